@@ -1,0 +1,1 @@
+"""Command-line programs: parse, build a configuration, call the pipeline."""

@@ -1,0 +1,1 @@
+"""MA-LMM in PyTorch over Hugging Face's InstructBLIP classes. Imports nothing else of this project."""

@@ -1,0 +1,1 @@
+"""Drawn videos to try things on."""

@@ -1,0 +1,1 @@
+"""Reading video files: what they are, and which frames they hold when."""

@@ -1,0 +1,169 @@
+"""What a run is told: prompts, the recipe and the settings of an indexing run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import asdict, dataclass, field
+
+from malmm.pipeline.errors import ConfigError
+
+__all__ = [
+    "CAPTION",
+    "IndexConfig",
+    "Prompt",
+    "Recipe",
+    "stable_id",
+]
+
+
+def stable_id(*parts: object) -> str:
+    """A 24-digit hexadecimal hash (96 bits) of the parts, the same on every machine and in every run."""
+    text = json.dumps([str(part) for part in parts], ensure_ascii=False)
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A named instruction: a caption, a question, or a classification when it has ``labels``."""
+
+    name: str
+    text: str
+    task: str = "question"
+    labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", self.name):
+            raise ConfigError(
+                f"prompt name {self.name!r} is not usable: up to 64 letters, digits, '_', '-' and '.'"
+            )
+        if not self.text.strip():
+            raise ConfigError(f"prompt {self.name!r} has no text: write --prompt {self.name}='What happens?'")
+        if self.task not in ("caption", "question", "classification"):
+            raise ConfigError(f"prompt {self.name!r} has task {self.task!r}: caption, question or classification")
+        if (self.task == "classification") != bool(self.labels):
+            raise ConfigError(f"prompt {self.name!r}: a classification has labels and nothing else has")
+
+    @property
+    def version(self) -> str:
+        """Changes whenever the text, the task or the labels do: another version is another prompt."""
+        return stable_id(self.name, self.task, self.text, *self.labels)
+
+    @classmethod
+    def parse(cls, option: str) -> Prompt:
+        """Read ``NAME=TEXT`` as given on the command line. Raises ConfigError."""
+        name, separator, text = option.partition("=")
+        if not separator:
+            raise ConfigError(f"--prompt {option!r} has no '=': write --prompt NAME='TEXT'")
+        return cls(name.strip(), text.strip())
+
+
+CAPTION = Prompt("caption", "Write a short description of the video.", task="caption")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a stored row contains. Prompts are not part of it: annotations carry
+    their own prompt version, and new prompts can be put to stored memory."""
+
+    model: str
+    model_fingerprint: str
+    retrieval_model: str
+    retrieval_fingerprint: str
+    fps: float
+    segment_s: float
+    bank_length: int
+    merge_policy: str
+    image_size: int
+
+    @property
+    def recipe_id(self) -> str:
+        # Where a checkpoint lies does not change what it computes, so the two names stay out of the hash.
+        content = asdict(self)
+        del content["model"], content["retrieval_model"]
+        return stable_id(json.dumps(content, sort_keys=True))
+
+    def to_json(self) -> str:
+        """The recipe as a JSON object."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        """The recipe that ``to_json`` wrote."""
+        return cls(**json.loads(text))
+
+    def differences(self, other: Recipe) -> list[tuple[str, str, str]]:
+        """Fields that tell the recipes apart: (name, this one's value, the other's value)."""
+        mine, theirs = asdict(self), asdict(other)
+        return [
+            (name, str(mine[name]), str(theirs[name]))
+            for name in mine
+            if name not in ("model", "retrieval_model") and mine[name] != theirs[name]
+        ]
+
+
+MERGE_POLICIES = ("token", "frame", "fifo", "average")
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """Settings of an indexing run. Raises ConfigError for values that cannot be."""
+
+    sources: tuple[str, ...]
+    archive: str
+    model: str = "debug"
+    retrieval_model: str | None = None
+    fps: float = 1.0
+    segment_s: float = 100.0
+    bank_length: int = 20
+    merge_policy: str = "token"
+    prompts: tuple[Prompt, ...] = field(default=())
+    decoder: str = "av"
+    batch_segments: int = 4
+    max_new_tokens: int = 40
+    num_gpus: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ConfigError("no sources: name at least one video, directory or glob")
+        if not self.archive:
+            raise ConfigError("no archive: give --archive a directory or an s3:// URI")
+        if not (math.isfinite(self.fps) and 0 < self.fps <= 1000):
+            raise ConfigError(f"--fps {self.fps:g}: sampled frames a second must be above 0 and at most 1000")
+        if not (math.isfinite(self.segment_s) and self.segment_s > 0):
+            raise ConfigError(f"--segment-s {self.segment_s:g}: a segment must be longer than 0 seconds")
+        if self.segment_s * self.fps < 1:
+            raise ConfigError(
+                f"--segment-s {self.segment_s:g} at --fps {self.fps:g} is less than one frame a segment: "
+                f"use segments of at least {1 / self.fps:g} s or a higher rate"
+            )
+        if self.segment_s * self.fps > 20_000:
+            raise ConfigError(
+                f"--segment-s {self.segment_s:g} at --fps {self.fps:g} is {self.segment_s * self.fps:.0f} frames a "
+                "segment, which are held in memory at once: at most 20000"
+            )
+        if not 1 <= self.bank_length <= 1000:
+            raise ConfigError(f"--bank-length {self.bank_length}: from 1 to 1000 slots")
+        if self.merge_policy not in MERGE_POLICIES:
+            raise ConfigError(f"--merge-policy {self.merge_policy!r}: one of {', '.join(MERGE_POLICIES)}")
+        if self.decoder not in ("av", "decord"):
+            raise ConfigError(f"--decoder {self.decoder!r}: av or decord")
+        if self.batch_segments < 1:
+            raise ConfigError(f"--batch-segments {self.batch_segments}: at least 1")
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"--max-new-tokens {self.max_new_tokens}: at least 1")
+        if self.num_gpus is not None and self.num_gpus < 0:
+            raise ConfigError(f"--num-gpus {self.num_gpus:g}: 0 or more")
+        names = [prompt.name for prompt in self.all_prompts]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigError(f"prompt {twice[0]!r} is given twice: each prompt needs a name of its own")
+
+    @property
+    def all_prompts(self) -> tuple[Prompt, ...]:
+        """The caption and then the user's prompts; a user's prompt named ``caption`` replaces the caption."""
+        if any(prompt.name == CAPTION.name for prompt in self.prompts):
+            return self.prompts
+        return (CAPTION, *self.prompts)

@@ -1,0 +1,82 @@
+"""What can go wrong, as exceptions that name the subject and the way out.
+
+::
+
+    MalmmError
+    ├── ConfigError          a number, a flag or a combination that cannot be
+    ├── SourceError          a source that cannot be listed (uri)
+    ├── MediaError           a file that cannot be decoded, or only in part (uri, kind)
+    └── ArchiveError         an archive that cannot be opened or written (uri)
+        └── RecipeMismatch   the archive was made with another recipe
+
+Every one survives pickling with its attributes, since they cross Ray's process boundaries.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["ArchiveError", "ConfigError", "MalmmError", "MediaError", "RecipeMismatch", "SourceError"]
+
+
+class MalmmError(Exception):
+    """Base of all errors that this project raises on purpose; the message is one clear sentence."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own __reduce__ calls the class with `args`, which drops keyword-only attributes.
+        return _rebuild, (type(self), self.__dict__.copy())
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def _rebuild(kind: type[MalmmError], state: dict[str, Any]) -> MalmmError:
+    error = kind.__new__(kind, state["message"])
+    error.args = (state["message"],)
+    error.__dict__.update(state)
+    return error
+
+
+class ConfigError(MalmmError):
+    """A value from the user that cannot be used: names the option, the value and what would do."""
+
+
+class SourceError(MalmmError):
+    """A source that gave no videos: missing, empty, or unreadable."""
+
+    def __init__(self, message: str, *, uri: str) -> None:
+        super().__init__(message)
+        self.uri = uri
+
+
+class MediaError(MalmmError):
+    """A file that cannot be decoded.
+
+    ``kind`` is one of ``missing``, ``empty_file``, ``not_a_video``, ``no_video_stream``, ``no_frames``,
+    ``truncated`` and ``decode_error``.
+    """
+
+    def __init__(self, message: str, *, uri: str, kind: str) -> None:
+        super().__init__(message)
+        self.uri = uri
+        self.kind = kind
+
+
+class ArchiveError(MalmmError):
+    """An archive that cannot be opened, created or written."""
+
+    def __init__(self, message: str, *, uri: str) -> None:
+        super().__init__(message)
+        self.uri = uri
+
+
+class RecipeMismatch(ArchiveError):
+    """The archive holds rows of another recipe; ``differences`` is a list of (field, stored, asked)."""
+
+    def __init__(self, message: str, *, uri: str, differences: list[tuple[str, str, str]]) -> None:
+        super().__init__(message, uri=uri)
+        self.differences = differences
