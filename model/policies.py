@@ -1,0 +1,81 @@
+"""How a full memory bank makes room: which entries go together, or which one goes.
+
+A policy is asked once a frame, when a bank holds one entry more than its length. It names, for each row
+and token position on its own, one index of the time order. Merging policies join the entry at that index
+with its successor, weighted by how many frames each holds; ``fifo`` forgets the entry instead.
+
+Shape suffixes: B rows, N token positions, S entries in time order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["POLICIES", "MergePolicy", "merge_policy"]
+
+
+@dataclass(frozen=True)
+class MergePolicy:
+    """One way to keep a bank within its length.
+
+    ``choose(similarity [B, N, S-1], sizes [B, N, S]) -> index [B, N]`` (int64, below S-1). ``similarity`` is
+    the cosine of neighbours and holds nothing when ``uses_similarity`` is false, which saves computing it.
+    ``merges`` tells a merge from forgetting; a policy that is not ``bounded`` is never asked.
+    """
+
+    name: str
+    choose: Callable[[Tensor, Tensor], Tensor]
+    uses_similarity: bool = False
+    merges: bool = True
+    bounded: bool = True
+
+
+def _most_similar_per_token(similarity_BNS: Tensor, sizes_BNS: Tensor) -> Tensor:
+    # argmax takes the first of equals, as the authors' code does.
+    return similarity_BNS.argmax(dim=-1)
+
+
+def _most_similar_frames(similarity_BNS: Tensor, sizes_BNS: Tensor) -> Tensor:
+    pair_B1 = similarity_BNS.mean(dim=1).argmax(dim=-1, keepdim=True)
+    return pair_B1.expand(-1, similarity_BNS.shape[1])
+
+
+def _oldest(similarity_BNS: Tensor, sizes_BNS: Tensor) -> Tensor:
+    return torch.zeros(sizes_BNS.shape[:2], dtype=torch.int64, device=sizes_BNS.device)
+
+
+def _fewest_frames(similarity_BNS: Tensor, sizes_BNS: Tensor) -> Tensor:
+    return (sizes_BNS[..., :-1] + sizes_BNS[..., 1:]).argmin(dim=-1)
+
+
+def _never(similarity_BNS: Tensor, sizes_BNS: Tensor) -> Tensor:
+    raise RuntimeError("an unbounded bank was asked to make room")
+
+
+POLICIES = {
+    policy.name: policy
+    for policy in (
+        # He et al., CVPR 2024, section 3.3: the most similar neighbours, each token position on its own.
+        MergePolicy("token", _most_similar_per_token, uses_similarity=True),
+        # The same at frame level: one pair for all positions, by the mean of their similarities.
+        MergePolicy("frame", _most_similar_frames, uses_similarity=True),
+        # First in, first out.
+        MergePolicy("fifo", _oldest, merges=False),
+        # Average pooling over time, online: join the neighbours that hold the fewest frames between them,
+        # so that all entries come to cover about the same number of frames, whatever they show.
+        MergePolicy("average", _fewest_frames),
+        MergePolicy("none", _never, bounded=False),
+    )
+}
+
+
+def merge_policy(name: str) -> MergePolicy:
+    """The policy called ``name``. Raises ValueError that lists the names there are."""
+    try:
+        return POLICIES[name]
+    except KeyError:
+        raise ValueError(f"no merge policy {name!r}: one of {', '.join(POLICIES)}") from None
