@@ -94,7 +94,9 @@ def _check_compression(name: str, tensors: dict[str, Tensor]) -> Iterator[CaseEr
 
 
 def _qformer(tensors: dict[str, Tensor], metadata: dict[str, str]) -> OnlineQFormer:
-    weights = {key.removeprefix("weights."): value for key, value in tensors.items() if key.startswith("weights.")}
+    weights = {
+        key.removeprefix("weights."): value for key, value in tensors.items() if key.startswith("weights.")
+    }
     config = InstructBlipQFormerConfig(
         vocab_size=int(metadata["vocab"]),
         hidden_size=int(metadata["hidden"]),
@@ -184,7 +186,9 @@ def main(argv: list[str] | None = None) -> int:
         description="Replay recorded outputs of the authors' MA-LMM implementation through this one.",
     )
     parser.add_argument("directory", type=Path, metavar="DIR", help="a directory of .safetensors files")
-    parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="largest absolute error (%(default)s)")
+    parser.add_argument(
+        "--tolerance", type=float, default=TOLERANCE, help="largest absolute error (%(default)s)"
+    )
     arguments = parser.parse_args(argv)
     try:
         errors = check_directory(arguments.directory)
@@ -192,12 +196,14 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     width = max(len(error.case) for error in errors)
-    for error in errors:
-        verdict = "ok" if error.error <= arguments.tolerance else "TOO LARGE"
-        print(f"{error.case:<{width}}  {error.compared:<16}  {error.error:.3e}  {verdict}")
+    for case in errors:
+        verdict = "ok" if case.error <= arguments.tolerance else "TOO LARGE"
+        print(f"{case.case:<{width}}  {case.compared:<16}  {case.error:.3e}  {verdict}")
     worst = max(errors, key=lambda error: error.error)
     failed = sum(error.error > arguments.tolerance for error in errors)
-    print(f"largest error {worst.error:.3e} ({worst.case}, {worst.compared}); {failed} of {len(errors)} too large")
+    print(
+        f"largest error {worst.error:.3e} ({worst.case}, {worst.compared}); {failed} of {len(errors)} too large"
+    )
     return 1 if failed else 0
 
 

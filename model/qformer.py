@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +67,7 @@ class OnlineState:
 
     @property
     def active_rows(self) -> int:
+        """R: segments still going, times prompts."""
         return self.active * self.prompts_per_segment
 
     def retire(self, active: int) -> None:
@@ -91,8 +93,9 @@ class OnlineQFormer(nn.Module):
         self.heads = int(config.num_attention_heads)
         self.hidden = int(config.hidden_size)
         self.visual_channels = int(config.encoder_hidden_size)
-        self._layers = list(qformer.encoder.layer)
-        self._crossing = [layer for layer in self._layers if layer.has_cross_attention]
+        # transformers' layers are untyped modules of modules
+        self._layers: list[Any] = list(qformer.encoder.layer)
+        self._crossing: list[Any] = [layer for layer in self._layers if layer.has_cross_attention]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -107,7 +110,7 @@ class OnlineQFormer(nn.Module):
     def start(
         self,
         input_ids_SKL: Tensor,
-        attention_mask_SKL: Tensor,
+        attention_mask_SKL: Tensor | None,
         *,
         steps: int,
         tokens_per_frame: int,
@@ -115,7 +118,7 @@ class OnlineQFormer(nn.Module):
     ) -> OnlineState:
         """Begin a pass of at most ``steps`` frames over S segments with K prompts each.
 
-        ``attention_mask_SKL`` is 1 for prompt tokens and 0 for padding. Raises ValueError for prompts that are
+        ``attention_mask_SKL`` is 1 for prompt tokens and 0 for padding, None for no padding. Raises ValueError for prompts that are
         longer than the Q-Former's position table.
         """
         segments, prompts, length = input_ids_SKL.shape
@@ -129,7 +132,7 @@ class OnlineQFormer(nn.Module):
         )
         queries = query_RQD.shape[1]
         padding_RP = None
-        if not bool(attention_mask_SKL.all()):
+        if attention_mask_SKL is not None and not bool(attention_mask_SKL.all()):
             present_RQ = attention_mask_SKL.new_ones(rows, queries)
             mask_RP = torch.cat([present_RQ, attention_mask_SKL.reshape(rows, length)], dim=1)
             padding_RP = mask_RP.to(torch.bool)
@@ -175,7 +178,12 @@ class OnlineQFormer(nn.Module):
         return state
 
     def step(
-        self, state: OnlineState, frame_SNC: Tensor, *, want_output: bool = True, sizes_SN: Tensor | None = None
+        self,
+        state: OnlineState,
+        frame_SNC: Tensor,
+        *,
+        want_output: bool = True,
+        sizes_SN: Tensor | None = None,
     ) -> Tensor | None:
         """Take one frame of every active segment: ``frame_SNC`` [active, N, C] visual tokens.
 
@@ -202,7 +210,9 @@ class OnlineQFormer(nn.Module):
         hidden_RPD = self._layer(0, state.first_attention_RPD[: state.active_rows], state, want_output)
         for index in range(1, len(self._layers)):
             last = index == len(self._layers) - 1
-            attention_RPD = self._banked_self_attention(index, hidden_RPD, state, only_store=last and not want_output)
+            attention_RPD = self._banked_self_attention(
+                index, hidden_RPD, state, only_store=last and not want_output
+            )
             if attention_RPD is None:
                 return None
             hidden_RPD = self._layer(index, attention_RPD, state, want_output)
@@ -247,7 +257,7 @@ class OnlineQFormer(nn.Module):
             return self._self_attention(index, hidden_RPD, state)
         attention = self._layers[index].attention
         inner = attention.attention
-        rows, positions, _ = hidden_RPD.shape
+        rows = hidden_RPD.shape[0]
         banked_layers = len(self._layers) - 1
         place = slice(index - 1, None, banked_layers)
         bank.write_rows(place, hidden_RPD, [inner.key(hidden_RPD), inner.value(hidden_RPD)])
@@ -276,7 +286,7 @@ class OnlineQFormer(nn.Module):
         text_RLD = layer.feed_forward_chunk(attention_RPD[:, state.query_length :])
         return torch.cat([query_RQD, text_RLD], dim=1)
 
-    def _cross_attention(self, layer: nn.Module, query_RQD: Tensor, state: OnlineState) -> Tensor:
+    def _cross_attention(self, layer: Any, query_RQD: Tensor, state: OnlineState) -> Tensor:
         attention = layer.crossattention
         inner = attention.attention
         bank = state.visual

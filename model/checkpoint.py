@@ -1,0 +1,268 @@
+"""Opening a checkpoint: where it lies, whether it is whole, and loading one part of it.
+
+A checkpoint is a directory in Hugging Face's format, or a hub id that is fetched into the hub's cache. Only
+safetensors files are read, no code of the checkpoint runs, and a tensor that is missing, left over or of
+another size is an error that names it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+__all__ = ["Checkpoint", "CheckpointError", "quiet_transformers"]
+
+# Buffers that older releases of transformers wrote out and newer ones compute.
+_COMPUTED = (".position_ids", ".inv_freq", ".masked_bias")
+_WANTED_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "qformer_tokenizer/*"]
+_SAMPLE_BYTES = 1 << 16
+_SAMPLES_PER_FILE = 64
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the checkpoint and what is wrong with it."""
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' loading reports and progress bars off the terminal; errors are raised, not logged."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(transformers_logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint directory. Make one with ``Checkpoint.open``."""
+
+    name: str
+    directory: Path
+    config: dict[str, Any] = field(repr=False)
+
+    @classmethod
+    def open(cls, name: str, *, model_types: tuple[str, ...]) -> Checkpoint:
+        """Find the directory of ``name``, a path or a hub id, and read its ``config.json``.
+
+        ``model_types`` are the values of ``model_type`` that will do. Raises CheckpointError.
+        """
+        directory = _resolve(name)
+        path = directory / "config.json"
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise CheckpointError(
+                f"model {name!r}: {directory} has no config.json, so it is no checkpoint"
+            ) from None
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise CheckpointError(f"model {name!r}: {path} cannot be read: {error}") from error
+        found = config.get("model_type") if isinstance(config, dict) else None
+        if found not in model_types:
+            raise CheckpointError(
+                f"model {name!r} is of type {found!r}; this needs {' or '.join(map(repr, model_types))}"
+            )
+        return cls(name, directory, config)
+
+    def parsed(self, kind: type[PreTrainedConfig]) -> Any:
+        """``config.json`` as one of transformers' configurations. Raises CheckpointError."""
+        try:
+            with quiet_transformers():
+                return kind.from_dict(self.config)
+        except Exception as error:  # transformers validates with exceptions of many libraries
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"model {self.name!r} has an unusable config.json: {reason}") from error
+
+    @cached_property
+    def files(self) -> dict[str, Path]:
+        """The file of every tensor. Raises CheckpointError when a listed file is not there."""
+        index_path = self.directory / "model.safetensors.index.json"
+        if index_path.exists():
+            try:
+                names = set(json.loads(index_path.read_text(encoding="utf-8"))["weight_map"].values())
+            except (OSError, ValueError, KeyError, AttributeError) as error:
+                raise CheckpointError(
+                    f"model {self.name!r}: {index_path} cannot be read: {error!r}"
+                ) from error
+        else:
+            names = {"model.safetensors"}
+        where: dict[str, Path] = {}
+        for name in sorted(names):
+            if not isinstance(name, str) or Path(name).name != name:
+                raise CheckpointError(
+                    f"model {self.name!r}: its index names {name!r}, which is no plain file name"
+                )
+            path = self.directory / name
+            if not path.is_file():
+                others = sorted(p.name for p in self.directory.glob("*.bin"))
+                hint = f" (it holds {', '.join(others)}, which is pickle and never read)" if others else ""
+                raise CheckpointError(f"model {self.name!r}: {path} is missing{hint}")
+            with _readable(self.name, path) as file:
+                where.update(dict.fromkeys(file.keys(), path))
+        return where
+
+    def check_prefixes(self, prefixes: tuple[str, ...]) -> None:
+        """Refuse tensors that belong to no part, and parts that have no tensor. Raises CheckpointError."""
+        strays = sorted(k for k in self.files if not k.startswith(prefixes) and not k.endswith(_COMPUTED))
+        if strays:
+            raise CheckpointError(f"model {self.name!r} has unexpected tensors: {_some(strays)}")
+        absent = [prefix for prefix in prefixes if not any(key.startswith(prefix) for key in self.files)]
+        if absent:
+            raise CheckpointError(f"model {self.name!r} lacks the tensors of {_some(absent)}")
+
+    def tensor(self, key: str) -> Tensor:
+        """One tensor on the CPU. Raises CheckpointError when there is none of that name."""
+        if key not in self.files:
+            raise CheckpointError(f"model {self.name!r} lacks the tensor {key}")
+        with _readable(self.name, self.files[key]) as file:
+            return file.get_tensor(key)
+
+    def keys(self, prefix: str) -> list[str]:
+        """Names of the tensors under ``prefix``, sorted."""
+        return sorted(key for key in self.files if key.startswith(prefix))
+
+    def fill(self, module: nn.Module, prefix: str) -> None:
+        """Copy the tensors under ``prefix`` into ``module``, strictly. Raises CheckpointError."""
+        keys = [key for key in self.keys(prefix) if not key.endswith(_COMPUTED)]
+        state = {key.removeprefix(prefix): self.tensor(key) for key in keys}
+        expected = module.state_dict()
+        missing = sorted(prefix + key for key in expected.keys() - state.keys())
+        unexpected = sorted(prefix + key for key in state.keys() - expected.keys())
+        sizes = sorted(
+            f"{prefix}{key} is {list(state[key].shape)}, not {list(expected[key].shape)}"
+            for key in expected.keys() & state.keys()
+            if state[key].shape != expected[key].shape
+        )
+        self._refuse(missing, unexpected, sizes)
+        module.load_state_dict(state)
+
+    def pretrained(
+        self, kind: type[PreTrainedModel], config: Any, prefix: str, dtype: torch.dtype
+    ) -> PreTrainedModel:
+        """One of transformers' classes with the tensors under ``prefix``, strictly. Raises CheckpointError."""
+        mapping = {f"^{prefix}".replace(".", r"\."): ""}
+        self.files  # noqa: B018 - reports missing and broken files with their names
+        try:
+            with quiet_transformers():
+                module, info = kind.from_pretrained(
+                    self.directory,
+                    config=config,
+                    key_mapping=mapping,
+                    output_loading_info=True,
+                    use_safetensors=True,
+                    local_files_only=True,
+                    ignore_mismatched_sizes=True,
+                    dtype=dtype,
+                )
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise CheckpointError(f"model {self.name!r} cannot be loaded: {error}") from error
+        # Other parts' tensors keep their names; those that lost the prefix had no place.
+        unexpected = sorted(
+            prefix + key
+            for key in info["unexpected_keys"]
+            if key not in self.files and not key.endswith(_COMPUTED)
+        )
+        sizes = sorted(
+            f"{prefix}{key} is {list(found)}, not {list(wanted)}"
+            for key, found, wanted in info["mismatched_keys"]
+        )
+        self._refuse(sorted(prefix + key for key in info["missing_keys"]), unexpected, sizes)
+        return module.eval()
+
+    def tokenizer(self, subfolder: str = "") -> PreTrainedTokenizerBase:
+        """The tokenizer of the checkpoint or of a folder in it. Raises CheckpointError."""
+        place = self.directory / subfolder
+        if not (place / "tokenizer_config.json").is_file() and not (place / "tokenizer.json").is_file():
+            raise CheckpointError(f"model {self.name!r}: {place} has no tokenizer")
+        try:
+            with quiet_transformers():
+                return AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+            raise CheckpointError(
+                f"model {self.name!r}: the tokenizer in {place} cannot be read: {error}"
+            ) from error
+        except Exception as error:  # the tokenizers library raises bare Exception on a broken file
+            raise CheckpointError(
+                f"model {self.name!r}: the tokenizer in {place} is broken: {error}"
+            ) from error
+
+    def fingerprint(self) -> str:
+        """A hash of what the checkpoint computes: its JSON files and samples of every weight file.
+
+        Weights are sampled at evenly spaced places instead of read whole, since a 7-billion model is 14 GB;
+        another training run moves all of them.
+        """
+        digest = hashlib.blake2b(digest_size=12)
+        described = sorted(p for p in self.directory.rglob("*") if p.suffix in (".json", ".txt", ".model"))
+        for path in described:
+            if path.is_file() and "retrieval" not in path.relative_to(self.directory).parts[:-1]:
+                digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+        for path in sorted(set(self.files.values())):
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size}".encode())
+            with path.open("rb") as file:
+                for sample in range(_SAMPLES_PER_FILE):
+                    file.seek(max(0, (size - _SAMPLE_BYTES) * sample // (_SAMPLES_PER_FILE - 1)))
+                    digest.update(file.read(_SAMPLE_BYTES))
+        return digest.hexdigest()
+
+    def _refuse(self, missing: list[str], unexpected: list[str], sizes: list[str]) -> None:
+        wrong = []
+        if missing:
+            wrong.append(f"lacks the tensors {_some(missing)}")
+        if unexpected:
+            wrong.append(f"has unexpected tensors {_some(unexpected)}")
+        if sizes:
+            wrong.append(f"has tensors of another size: {_some(sizes)}")
+        if wrong:
+            raise CheckpointError(f"model {self.name!r} {' and '.join(wrong)}")
+
+
+def _some(names: list[str], limit: int = 5) -> str:
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest
+
+
+def _resolve(name: str) -> Path:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise CheckpointError(f"model {name!r} is a file; give the directory that holds config.json")
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+        raise CheckpointError(f"model {name!r}: there is no such directory, and it is no hub id (owner/name)")
+    try:
+        return Path(snapshot_download(name, allow_patterns=_WANTED_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"model {name!r} is no local directory and could not be fetched from the hub: {reason}"
+        ) from error
+
+
+@contextmanager
+def _readable(name: str, path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"model {name!r}: {path} is broken: {error}") from error

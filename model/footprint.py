@@ -1,0 +1,158 @@
+"""What a worker needs in memory, part by part, from a configuration alone.
+
+``python -m malmm.model.footprint MODEL`` takes a checkpoint, or the name of a published size, and loads no
+weights: parts are built on torch's meta device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import InstructBlipConfig, InstructBlipQFormerModel, InstructBlipVisionModel
+
+from malmm.model.checkpoint import CheckpointError
+from malmm.model.language import language_classes
+from malmm.model.qformer import MemorySettings, OnlineQFormer
+from malmm.model.resolve import NO_RETRIEVAL, open_models
+
+__all__ = ["PUBLISHED_SIZES", "Footprint", "footprints", "main", "meta_parts"]
+
+_VICUNA: dict[str, Any] = {"model_type": "llama", "vocab_size": 32001, "pad_token_id": 0}
+_FLAN_T5: dict[str, Any] = {
+    "model_type": "t5",
+    "vocab_size": 32128,
+    "d_kv": 64,
+    "num_layers": 24,
+    "feed_forward_proj": "gated-gelu",
+    "tie_word_embeddings": False,
+    "decoder_start_token_id": 0,
+}
+# The language models' sizes are those of their published configurations; image encoder and Q-Former are
+# InstructBLIP's defaults (ViT-g/14, 12 layers of 768).
+PUBLISHED_SIZES: dict[str, dict[str, Any]] = {
+    "vicuna-7b": _VICUNA
+    | {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
+    "vicuna-13b": _VICUNA
+    | {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40},
+    "flan-t5-xl": _FLAN_T5 | {"d_model": 2048, "d_ff": 5120, "num_heads": 32},
+    "flan-t5-xxl": _FLAN_T5 | {"d_model": 4096, "d_ff": 10240, "num_heads": 64},
+}
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that one part takes; ``stage`` is the worker that loads it."""
+
+    stage: str
+    part: str
+    parameters: int
+    size_bytes: int
+
+
+def meta_parts(config: dict[str, Any]) -> dict[str, nn.Module | nn.Parameter]:
+    """The parts of an InstructBLIP model on the meta device, by the prefix of their parameters' names."""
+    full = InstructBlipConfig.from_dict(config)
+    text_config, language_class = language_classes(config["text_config"])
+    with torch.device("meta"):
+        query = torch.empty(1, full.num_query_tokens, full.qformer_config.hidden_size)
+        language = language_class._from_config(text_config)
+        hidden = language.get_input_embeddings().weight.shape[1]
+        return {
+            "vision_model": InstructBlipVisionModel._from_config(full.vision_config),
+            "qformer": InstructBlipQFormerModel._from_config(full.qformer_config),
+            "query_tokens": nn.Parameter(query),
+            "language_projection": nn.Linear(full.qformer_config.hidden_size, hidden),
+            "language_model": language,
+        }
+
+
+def _count(part: nn.Module | nn.Parameter) -> int:
+    if isinstance(part, nn.Parameter):
+        return part.numel()
+    return sum({id(p): p.numel() for p in part.parameters()}.values())
+
+
+def footprints(
+    config: dict[str, Any], *, half_bytes: int = 2, settings: MemorySettings | None = None, prompts: int = 1
+) -> list[Footprint]:
+    """Weights of every part and the banks of one segment.
+
+    The image encoder and the language model are held in ``half_bytes`` a parameter, the Q-Former and the
+    banks in 4. Activations are not counted.
+    """
+    settings = settings or MemorySettings()
+    parts = meta_parts(config)
+    vision, qformer, query = parts["vision_model"], parts["qformer"], parts["query_tokens"]
+    if not isinstance(qformer, InstructBlipQFormerModel) or not isinstance(query, nn.Parameter):
+        raise TypeError("the parts are not InstructBLIP's")
+    patches = (vision.config.image_size // vision.config.patch_size) ** 2 + 1
+    stepper = OnlineQFormer(qformer, query)
+    ids = torch.zeros(1, prompts, 32, dtype=torch.long, device="meta")
+    state = stepper.start(ids, None, steps=settings.length + 1, tokens_per_frame=patches, settings=settings)
+    query_bytes = state.query.nbytes if state.query is not None else 0
+    rows = [
+        Footprint("encode", "vision encoder", _count(vision), _count(vision) * half_bytes),
+        Footprint(
+            "encode", "Q-Former", _count(qformer) + query.numel(), (_count(qformer) + query.numel()) * 4
+        ),
+        Footprint("encode", "visual bank, a segment", 0, state.visual.nbytes),
+        Footprint("encode", f"query banks, a segment ({prompts} prompts)", 0, query_bytes),
+    ]
+    language = _count(parts["language_model"])
+    projection = _count(parts["language_projection"])
+    rows.append(Footprint("generate", "language model", language, language * half_bytes))
+    rows.append(Footprint("generate", "projection", projection, projection * 4))
+    return rows
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the table. Exit code 2 for a model that cannot be opened."""
+    parser = argparse.ArgumentParser(
+        prog="python -m malmm.model.footprint",
+        description="Print the memory that a worker needs for each part of a model, without loading weights.",
+    )
+    parser.add_argument(
+        "model", help=f"a checkpoint directory, a hub id, or one of {', '.join(PUBLISHED_SIZES)}"
+    )
+    parser.add_argument("--bank-length", type=int, default=20, help="slots a bank (%(default)s)")
+    parser.add_argument("--prompts", type=int, default=1, help="prompts a segment (%(default)s)")
+    parser.add_argument(
+        "--bytes", type=int, choices=(2, 4), default=2, help="bytes a vision or language weight"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON array")
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.model in PUBLISHED_SIZES:
+            config = {"model_type": "instructblip", "vision_config": {}, "qformer_config": {}}
+            config["text_config"] = PUBLISHED_SIZES[arguments.model]
+        else:
+            config = open_models(arguments.model, NO_RETRIEVAL).instructblip.config
+        rows = footprints(
+            config,
+            half_bytes=arguments.bytes,
+            settings=MemorySettings(length=arguments.bank_length),
+            prompts=arguments.prompts,
+        )
+    except (CheckpointError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if arguments.json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+        return 0
+    print(f"{'worker':<10}{'part':<40}{'parameters':>16}{'MiB':>12}")
+    for row in rows:
+        print(f"{row.stage:<10}{row.part:<40}{row.parameters:>16,}{row.size_bytes / 2**20:>12,.1f}")
+    for stage in ("encode", "generate"):
+        total = sum(row.size_bytes for row in rows if row.stage == stage)
+        print(f"{stage:<10}{'all':<40}{'':>16}{total / 2**20:>12,.1f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

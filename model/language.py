@@ -1,0 +1,198 @@
+"""The frozen language model: query outputs and prompts in, text out. It needs no vision and no Q-Former.
+
+Decoder-only (Vicuna) and encoder-decoder (FLAN-T5) checkpoints work alike: the projected query outputs stand
+before the prompt's own tokens, as InstructBLIP was trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    GenerationConfig,
+    InstructBlipConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from malmm.model.checkpoint import Checkpoint, CheckpointError
+from malmm.model.encoder import INSTRUCTBLIP_PREFIXES, half_precision
+
+__all__ = ["LabelScores", "LanguageModel", "language_class"]
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """A classification: the probability of each label, in the order they were given."""
+
+    labels: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+    @property
+    def best(self) -> tuple[str, float]:
+        """The likeliest label and its probability."""
+        place = max(range(len(self.labels)), key=lambda index: self.probabilities[index])
+        return self.labels[place], self.probabilities[place]
+
+
+def language_class(config: InstructBlipConfig) -> type[PreTrainedModel]:
+    """The transformers class of a checkpoint's language model, as InstructBLIP itself chooses it.
+
+    Raises CheckpointError for a type that cannot generate text.
+    """
+    auto = AutoModelForCausalLM if config.use_decoder_only_language_model else AutoModelForSeq2SeqLM
+    try:
+        return auto._model_mapping[type(config.text_config)]
+    except KeyError:
+        raise CheckpointError(
+            f"a language model of type {config.text_config.model_type!r} cannot generate text"
+        ) from None
+
+
+class LanguageModel(nn.Module):
+    """Generates and scores text for projected query outputs. Stateless between calls."""
+
+    def __init__(
+        self, projection: nn.Linear, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        super().__init__()
+        self.projection = projection
+        self.model = model
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def load(
+        cls, checkpoint: Checkpoint, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    ) -> LanguageModel:
+        """The language model of an InstructBLIP checkpoint. Raises CheckpointError."""
+        device = torch.device(device)
+        checkpoint.check_prefixes(INSTRUCTBLIP_PREFIXES)
+        config = checkpoint.parsed(InstructBlipConfig)
+        kind = language_class(config)
+        model = checkpoint.pretrained(
+            kind, config.text_config, "language_model.", dtype or half_precision(device)
+        )
+        # A composite checkpoint's generation_config.json describes the whole; the language model has its own.
+        model.generation_config = GenerationConfig.from_model_config(model.config)
+        hidden = int(model.get_input_embeddings().weight.shape[1])
+        projection = nn.Linear(int(config.qformer_config.hidden_size), hidden)
+        checkpoint.fill(projection, "language_projection.")
+        tokenizer = checkpoint.tokenizer()
+        rows = int(model.get_input_embeddings().weight.shape[0])
+        highest = max(tokenizer.get_vocab().values(), default=-1)
+        if highest >= rows:
+            raise CheckpointError(
+                f"model {checkpoint.name!r}: its tokenizer knows token {highest}, but the language model's "
+                f"table ends at {rows - 1}: the tokenizer is another model's"
+            )
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return cls(projection, model, tokenizer).to(device).eval().requires_grad_(False)
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """True for T5 kinds, whose prompt goes to the encoder."""
+        return bool(self.model.config.is_encoder_decoder)
+
+    def _prefix(self, query_BQD: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Input embeddings [B, Q+L, E] and their mask [B, Q+L]: queries, then the prompt.
+
+        Decoder-only batches are padded on the left, so that new tokens follow the prompt in every row.
+        """
+        embed = self.model.get_input_embeddings()
+        device, dtype = embed.weight.device, embed.weight.dtype
+        rows = []
+        for query_QD, prompt in zip(query_BQD, prompts, strict=True):
+            ids = torch.tensor(self.tokenizer(prompt)["input_ids"], device=device, dtype=torch.long)
+            projected = self.projection(query_QD.to(device, self.projection.weight.dtype)).to(dtype)
+            rows.append(torch.cat([projected, embed(ids)]))
+        longest = max(len(row) for row in rows)
+        embeds, mask = [], []
+        for row in rows:
+            gap = longest - len(row)
+            padding = (gap, 0) if not self.is_encoder_decoder else (0, gap)
+            embeds.append(F.pad(row, (0, 0, *padding)))
+            mask.append(F.pad(torch.ones(len(row), dtype=torch.long, device=device), padding))
+        return torch.stack(embeds), torch.stack(mask)
+
+    @torch.inference_mode()
+    def generate(
+        self, query_output: Tensor, prompts: Sequence[str], *, max_new_tokens: int = 40, num_beams: int = 1
+    ) -> list[str]:
+        """Texts for ``query_output`` [B, Q, D] under ``prompts``, one each; greedy with one beam."""
+        embeds, mask = self._prefix(query_output, prompts)
+        ids = self.model.generate(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            max_new_tokens=max_new_tokens,
+            num_beams=num_beams,
+            do_sample=False,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    @torch.inference_mode()
+    def classify(
+        self, query_output: Tensor, prompts: Sequence[str], labels: Sequence[str], *, batch_size: int = 32
+    ) -> list[LabelScores]:
+        """Score candidate labels as continuations of each prompt.
+
+        A label's score is the summed log-probability of its tokens and the end of the text; probabilities
+        are the softmax of the scores over the labels. Raises ValueError without labels or with equal ones.
+        """
+        if not labels or len(set(labels)) != len(labels):
+            raise ValueError("a classification needs labels that differ from each other")
+        pairs = [(row, label) for row in range(len(prompts)) for label in labels]
+        scores: list[float] = []
+        for begin in range(0, len(pairs), batch_size):
+            part = pairs[begin : begin + batch_size]
+            embeds, mask = self._prefix(
+                torch.stack([query_output[row] for row, _ in part]), [prompts[row] for row, _ in part]
+            )
+            scores += self._continuation_scores(embeds, mask, [label for _, label in part])
+        results = []
+        for row in range(len(prompts)):
+            of_row = torch.tensor(scores[row * len(labels) : (row + 1) * len(labels)], dtype=torch.float64)
+            results.append(LabelScores(tuple(labels), tuple(of_row.softmax(0).tolist())))
+        return results
+
+    def _label_ids(self, label: str) -> list[int]:
+        ids = list(self.tokenizer(label, add_special_tokens=False)["input_ids"])
+        if not ids:
+            raise ValueError(f"the label {label!r} has no tokens")
+        end = self.tokenizer.eos_token_id
+        return ids if end is None else [*ids, end]
+
+    def _continuation_scores(self, embeds: Tensor, mask: Tensor, labels: Sequence[str]) -> list[float]:
+        embed = self.model.get_input_embeddings()
+        sequences = [self._label_ids(label) for label in labels]
+        longest = max(map(len, sequences))
+        device = embeds.device
+        ids = torch.zeros(len(labels), longest, dtype=torch.long, device=device)
+        present = torch.zeros(len(labels), longest, dtype=torch.long, device=device)
+        for row, sequence in enumerate(sequences):
+            ids[row, : len(sequence)] = torch.tensor(sequence, device=device)
+            present[row, : len(sequence)] = 1
+        if self.is_encoder_decoder:
+            start = torch.full((len(labels), 1), self.model.config.decoder_start_token_id, device=device)
+            logits = self.model(
+                inputs_embeds=embeds,
+                attention_mask=mask,
+                decoder_input_ids=torch.cat([start, ids[:, :-1]], dim=1),
+            ).logits
+        else:
+            full_mask = torch.cat([mask, present], dim=1)
+            positions = (full_mask.cumsum(1) - 1).clamp(min=0)
+            logits = self.model(
+                inputs_embeds=torch.cat([embeds, embed(ids)], dim=1),
+                attention_mask=full_mask,
+                position_ids=positions,
+            ).logits[:, embeds.shape[1] - 1 : -1]
+        log_probabilities = logits.float().log_softmax(-1).gather(2, ids[..., None])[..., 0]
+        return (log_probabilities * present).sum(1).tolist()

@@ -1,0 +1,115 @@
+"""Finished visual memory: its spans in time, merging several into one, and its form for storage.
+
+Shape suffixes: S slots in time order, N visual tokens, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from malmm.model.bank import Bank, BankEntries
+from malmm.model.policies import merge_policy
+
+__all__ = ["Memory", "SlotSpan", "merge_memories"]
+
+
+@dataclass(frozen=True)
+class SlotSpan:
+    """What one slot covers: frames [first, first + frame_count) and seconds [start_s, end_s)."""
+
+    first: int
+    frame_count: int
+    start_s: float
+    end_s: float
+    middle: int
+    timestamp_s: float
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The visual memory of a segment, or of several merged: ``tokens`` [S, N, C], ``sizes`` [S, N].
+
+    ``first`` [S, N] is the ordinal of the first appended entry (a frame of a segment, a slot of merged
+    memories) that each position covers, and ``appended`` how many there were.
+    """
+
+    tokens: Tensor
+    sizes: Tensor
+    first: Tensor
+    appended: int
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def __repr__(self) -> str:
+        return f"Memory(tokens={tuple(self.tokens.shape)}, appended={self.appended})"
+
+    @classmethod
+    def of(cls, entries: BankEntries) -> Memory:
+        """The memory that a finished bank's row holds."""
+        return cls(entries.tokens, entries.sizes, entries.first, entries.appended)
+
+    @classmethod
+    def stored(cls, tokens: Tensor, sizes: Tensor) -> Memory:
+        """A memory read back from storage. With every frame in some slot, sizes say where each begins."""
+        first = sizes.cumsum(0) - sizes
+        return cls(tokens, sizes, first, int(sizes[:, 0].sum()))
+
+    def spans(self, timestamps_s: Sequence[float], start_s: float, end_s: float) -> list[SlotSpan]:
+        """The time span of every slot of a segment [start_s, end_s) whose frames had these timestamps.
+
+        Each token position parts time in its own way. A slot begins at the lower median, over positions, of
+        the frames where they begin; since every position begins a later slot at a later frame, so do the
+        medians, and the spans tile the segment without gap or overlap. ``timestamp_s`` is the slot's middle
+        frame. Where the policy forgot frames (first in, first out), the first slot begins at its own frame.
+        """
+        if len(timestamps_s) != self.appended:
+            raise ValueError(f"{len(timestamps_s)} timestamps for a memory of {self.appended} frames")
+        begins = self.first.to(torch.int64).median(dim=1).values.tolist()
+        ends = [*begins[1:], self.appended]
+        spans = []
+        for begin, end in zip(begins, ends, strict=True):
+            middle = (begin + end - 1) // 2
+            spans.append(
+                SlotSpan(
+                    first=begin,
+                    frame_count=end - begin,
+                    start_s=start_s if begin == 0 else timestamps_s[begin],
+                    end_s=end_s if end == self.appended else timestamps_s[end],
+                    middle=middle,
+                    timestamp_s=timestamps_s[middle],
+                )
+            )
+        return spans
+
+
+def merge_memories(memories: Sequence[Memory], *, length: int, policy: str = "token") -> Memory:
+    """One memory of at most ``length`` slots out of several, in time order, by the same compression.
+
+    Raises ValueError when there is none or they differ in shape.
+    """
+    if not memories:
+        raise ValueError("no memories to merge")
+    shapes = {tuple(memory.tokens.shape[1:]) for memory in memories}
+    if len(shapes) > 1:
+        raise ValueError(f"memories of different token shapes cannot be merged: {sorted(shapes)}")
+    positions, channels = memories[0].tokens.shape[1:]
+    bank = Bank(
+        rows=1,
+        length=length,
+        steps=sum(len(memory) for memory in memories),
+        positions=positions,
+        channels=channels,
+        policy=merge_policy(policy),
+        device=memories[0].tokens.device,
+        dtype=memories[0].tokens.dtype,
+    )
+    for memory in memories:
+        for slot in range(len(memory)):
+            bank.advance(memory.sizes[slot][None].to(bank.tokens_BSNC.device))
+            bank.write(memory.tokens[slot][None])
+    return Memory.of(bank.finish()[0])
