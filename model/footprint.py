@@ -17,7 +17,7 @@ from torch import nn
 from transformers import InstructBlipConfig, InstructBlipQFormerModel, InstructBlipVisionModel
 
 from malmm.model.checkpoint import CheckpointError
-from malmm.model.language import language_classes
+from malmm.model.language import language_class
 from malmm.model.qformer import MemorySettings, OnlineQFormer
 from malmm.model.resolve import NO_RETRIEVAL, open_models
 
@@ -44,6 +44,8 @@ PUBLISHED_SIZES: dict[str, dict[str, Any]] = {
     "flan-t5-xxl": _FLAN_T5 | {"d_model": 4096, "d_ff": 10240, "num_heads": 64},
 }
 
+_PROMPT_TOKENS = 32
+
 
 @dataclass(frozen=True)
 class Footprint:
@@ -55,31 +57,33 @@ class Footprint:
     size_bytes: int
 
 
-def meta_parts(config: dict[str, Any]) -> dict[str, nn.Module | nn.Parameter]:
+def meta_parts(config: InstructBlipConfig) -> dict[str, Any]:
     """The parts of an InstructBLIP model on the meta device, by the prefix of their parameters' names."""
-    full = InstructBlipConfig.from_dict(config)
-    text_config, language_class = language_classes(config["text_config"])
+    kind = language_class(config)
     with torch.device("meta"):
-        query = torch.empty(1, full.num_query_tokens, full.qformer_config.hidden_size)
-        language = language_class._from_config(text_config)
+        query = torch.empty(1, config.num_query_tokens, config.qformer_config.hidden_size)
+        language = kind._from_config(config.text_config)
         hidden = language.get_input_embeddings().weight.shape[1]
         return {
-            "vision_model": InstructBlipVisionModel._from_config(full.vision_config),
-            "qformer": InstructBlipQFormerModel._from_config(full.qformer_config),
+            "vision_model": InstructBlipVisionModel._from_config(config.vision_config),
+            "qformer": InstructBlipQFormerModel._from_config(config.qformer_config),
             "query_tokens": nn.Parameter(query),
-            "language_projection": nn.Linear(full.qformer_config.hidden_size, hidden),
+            "language_projection": nn.Linear(config.qformer_config.hidden_size, hidden),
             "language_model": language,
         }
 
 
-def _count(part: nn.Module | nn.Parameter) -> int:
-    if isinstance(part, nn.Parameter):
-        return part.numel()
+def _count(part: nn.Module) -> int:
+    # Tied weights are one tensor under several names.
     return sum({id(p): p.numel() for p in part.parameters()}.values())
 
 
 def footprints(
-    config: dict[str, Any], *, half_bytes: int = 2, settings: MemorySettings | None = None, prompts: int = 1
+    config: InstructBlipConfig,
+    *,
+    half_bytes: int = 2,
+    settings: MemorySettings | None = None,
+    prompts: int = 1,
 ) -> list[Footprint]:
     """Weights of every part and the banks of one segment.
 
@@ -88,27 +92,26 @@ def footprints(
     """
     settings = settings or MemorySettings()
     parts = meta_parts(config)
-    vision, qformer, query = parts["vision_model"], parts["qformer"], parts["query_tokens"]
-    if not isinstance(qformer, InstructBlipQFormerModel) or not isinstance(query, nn.Parameter):
-        raise TypeError("the parts are not InstructBLIP's")
-    patches = (vision.config.image_size // vision.config.patch_size) ** 2 + 1
-    stepper = OnlineQFormer(qformer, query)
-    ids = torch.zeros(1, prompts, 32, dtype=torch.long, device="meta")
-    state = stepper.start(ids, None, steps=settings.length + 1, tokens_per_frame=patches, settings=settings)
-    query_bytes = state.query.nbytes if state.query is not None else 0
-    rows = [
-        Footprint("encode", "vision encoder", _count(vision), _count(vision) * half_bytes),
-        Footprint(
-            "encode", "Q-Former", _count(qformer) + query.numel(), (_count(qformer) + query.numel()) * 4
-        ),
-        Footprint("encode", "visual bank, a segment", 0, state.visual.nbytes),
-        Footprint("encode", f"query banks, a segment ({prompts} prompts)", 0, query_bytes),
-    ]
-    language = _count(parts["language_model"])
+    vision = config.vision_config
+    state = OnlineQFormer(parts["qformer"], parts["query_tokens"]).start(
+        torch.zeros(1, prompts, _PROMPT_TOKENS, dtype=torch.long, device="meta"),
+        None,
+        steps=settings.length + 1,
+        tokens_per_frame=(vision.image_size // vision.patch_size) ** 2 + 1,
+        settings=settings,
+    )
+    images, language = _count(parts["vision_model"]), _count(parts["language_model"])
+    qformer = _count(parts["qformer"]) + parts["query_tokens"].numel()
     projection = _count(parts["language_projection"])
-    rows.append(Footprint("generate", "language model", language, language * half_bytes))
-    rows.append(Footprint("generate", "projection", projection, projection * 4))
-    return rows
+    query_bytes = state.query.nbytes if state.query is not None else 0
+    return [
+        Footprint("encode", "vision encoder", images, images * half_bytes),
+        Footprint("encode", "Q-Former", qformer, qformer * 4),
+        Footprint("encode", "visual bank, a segment", 0, state.visual.nbytes),
+        Footprint("encode", f"query banks, a segment, {prompts} prompt(s)", 0, query_bytes),
+        Footprint("generate", "language model", language, language * half_bytes),
+        Footprint("generate", "projection", projection, projection * 4),
+    ]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -129,10 +132,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         if arguments.model in PUBLISHED_SIZES:
-            config = {"model_type": "instructblip", "vision_config": {}, "qformer_config": {}}
-            config["text_config"] = PUBLISHED_SIZES[arguments.model]
+            config = InstructBlipConfig(text_config=PUBLISHED_SIZES[arguments.model])
         else:
-            config = open_models(arguments.model, NO_RETRIEVAL).instructblip.config
+            config = open_models(arguments.model, NO_RETRIEVAL).instructblip.parsed(InstructBlipConfig)
         rows = footprints(
             config,
             half_bytes=arguments.bytes,

@@ -118,8 +118,8 @@ class OnlineQFormer(nn.Module):
     ) -> OnlineState:
         """Begin a pass of at most ``steps`` frames over S segments with K prompts each.
 
-        ``attention_mask_SKL`` is 1 for prompt tokens and 0 for padding, None for no padding. Raises ValueError for prompts that are
-        longer than the Q-Former's position table.
+        ``attention_mask_SKL`` is 1 for prompt tokens and 0 for padding, None for no padding. Raises
+        ValueError for prompts that are longer than the Q-Former's position table.
         """
         segments, prompts, length = input_ids_SKL.shape
         longest = self.qformer.config.max_position_embeddings

@@ -105,18 +105,13 @@ class RetrievalModel(nn.Module):
         Raises CheckpointError, also when the two image encoders differ.
         """
         checkpoint.check_prefixes(_PREFIXES)
-        try:
-            config = Blip2Config.from_dict(checkpoint.config)
-            model = cls(
-                config,
-                checkpoint.tokenizer(),
-                checkpoint.tensor("query_tokens").to(torch.float32),
-                with_images=instructblip is not None,
-            )
-        except (TypeError, AttributeError) as error:
-            raise CheckpointError(
-                f"retrieval model {checkpoint.name!r} has an unusable config: {error}"
-            ) from error
+        config = checkpoint.parsed(Blip2Config)
+        model = cls(
+            config,
+            checkpoint.tokenizer(),
+            checkpoint.tensor("query_tokens").to(torch.float32),
+            with_images=instructblip is not None,
+        )
         highest = max(model.tokenizer.get_vocab().values(), default=-1)
         if highest >= config.qformer_config.vocab_size:
             raise CheckpointError(
