@@ -42,7 +42,9 @@ class Prompt:
         if not self.text.strip():
             raise ConfigError(f"prompt {self.name!r} has no text: write --prompt {self.name}='What happens?'")
         if self.task not in ("caption", "question", "classification"):
-            raise ConfigError(f"prompt {self.name!r} has task {self.task!r}: caption, question or classification")
+            raise ConfigError(
+                f"prompt {self.name!r} has task {self.task!r}: caption, question or classification"
+            )
         if (self.task == "classification") != bool(self.labels):
             raise ConfigError(f"prompt {self.name!r}: a classification has labels and nothing else has")
 

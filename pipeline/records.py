@@ -18,9 +18,11 @@ __all__ = [
     "RECIPES",
     "SEGMENTS",
     "VIDEOS",
+    "Failure",
     "Segment",
     "Video",
     "annotation_id",
+    "failure_id",
     "memories_schema",
     "memory_id",
     "segment_id",
@@ -159,6 +161,23 @@ def annotation_id(subject: str, prompt_version: str, model: str, mode: str) -> s
     return stable_id("annotation", subject, prompt_version, model, mode)
 
 
+def failure_id(video: str, segment: str | None, stage: str) -> str:
+    """The identity of what could not be done: the same stage failing again is the same failure."""
+    return stable_id("failure", video, segment or "", stage)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One attempt that failed, at a segment or, without ``segment_id``, at a whole video."""
+
+    video_id: str
+    segment_id: str | None
+    uri: str
+    stage: str
+    kind: str
+    message: str
+
+
 @dataclass(frozen=True)
 class Video:
     """A probed source file. ``width`` and ``height`` are as displayed, after rotation."""
@@ -176,7 +195,7 @@ class Video:
 
 @dataclass(frozen=True)
 class Segment:
-    """A time span [start_s, end_s) of a video."""
+    """A time span [start_s, end_s) of a video; the last one also has the frame at its end."""
 
     segment_id: str
     video_id: str
@@ -184,3 +203,4 @@ class Segment:
     index: int
     start_s: float
     end_s: float
+    is_last: bool

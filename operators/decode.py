@@ -1,0 +1,43 @@
+"""Decode: segments to sampled frames. One row a segment in, one row out. Runs on CPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from malmm.operators.media.reader import decode_span
+from malmm.pipeline.errors import MediaError
+from malmm.pipeline.flow import DECODED, carried, rows_table, with_arrays
+
+__all__ = ["decode_segments"]
+
+
+def decode_segments(
+    segments: pa.Table, *, fps: float, image_size: int, decoder: str, threads: int
+) -> Iterator[pa.Table]:
+    """``PLANNED`` to ``DECODED``, one table a segment, so that no two segments' frames are held at once."""
+    for row in carried(segments):
+        if row.segment is None or row.failure is not None:
+            yield rows_table([row.columns()], DECODED)
+            continue
+        try:
+            span = decode_span(
+                row.segment.uri,
+                row.segment.start_s,
+                row.segment.end_s,
+                fps,
+                image_size,
+                decoder=decoder,
+                threads=threads,
+                is_last=row.segment.is_last,
+            )
+        except MediaError as error:
+            yield rows_table([row.failed("decode", error.kind, str(error)).columns()], DECODED)
+            continue
+        columns = row.columns() | {
+            "timestamps_s": span.timestamps_s.tolist(),
+            "decoded_end_s": span.end_s,
+            "problem": span.problem,
+        }
+        yield rows_table([with_arrays(columns, frames=span.frames)], DECODED)

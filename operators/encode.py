@@ -1,0 +1,134 @@
+"""Encode: frames through the vision encoder and the Q-Former's memory banks. One row in, one row out."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image
+
+from malmm.model.encoder import Encoded, Encoder
+from malmm.model.memory import SlotSpan
+from malmm.model.qformer import MemorySettings
+from malmm.model.resolve import open_models
+from malmm.model.retrieval import RetrievalModel
+from malmm.operators.device import choose_device
+from malmm.pipeline.config import Prompt
+from malmm.pipeline.flow import DECODED, ENCODED, Carried, array_at, carried, rows_table, with_arrays
+from malmm.pipeline.records import Video
+
+__all__ = ["EncodeSegments"]
+
+_JPEG_QUALITY = 85
+
+
+class EncodeSegments:
+    """An actor that holds the vision encoder, the Q-Former and the retrieval model, and no language model.
+
+    ``DECODED`` to ``ENCODED``, all segments of a batch in lock step. Nothing carries over between batches.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        retrieval_model: str | None,
+        settings: MemorySettings,
+        prompts: tuple[Prompt, ...],
+        device: str | None = None,
+    ) -> None:
+        chosen = choose_device(device)
+        models = open_models(model, retrieval_model)
+        self.encoder = Encoder.load(models.instructblip, device=chosen)
+        self.retrieval = None
+        if models.retrieval is not None:
+            self.retrieval = RetrievalModel.load(
+                models.retrieval, instructblip=models.instructblip, device=chosen
+            )
+        self.settings = settings
+        self.prompts = prompts
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Encode a batch; a segment that fails in it is tried alone and then fails by itself."""
+        rows = rows.select(DECODED.names)
+        held = carried(rows)
+        results: list[dict[str, Any]] = [row.columns() for row in held]
+        good = [index for index, row in enumerate(held) if row.failure is None]
+        frames = {index: array_at(rows, "frames", index, np.uint8) for index in good}
+        for index, encoded in self._encode(good, frames).items():
+            row = held[index]
+            if isinstance(encoded, Exception):
+                results[index] = row.failed("encode", type(encoded).__name__, _sentence(encoded)).columns()
+            else:
+                results[index] = row.columns() | self._row(rows, index, row, frames[index], encoded)
+        return rows_table(results, ENCODED)
+
+    def _encode(self, indices: list[int], frames: dict[int, np.ndarray]) -> dict[int, Encoded | Exception]:
+        if not indices:
+            return {}
+        texts = [prompt.text for prompt in self.prompts]
+        try:
+            encoded = self.encoder.encode(
+                [frames[index] for index in indices], [texts] * len(indices), self.settings
+            )
+        except (RuntimeError, ValueError) as error:  # out of memory is a RuntimeError
+            if len(indices) == 1:
+                return {indices[0]: error}
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            return {index: result for one in indices for index, result in self._encode([one], frames).items()}
+        return dict(zip(indices, encoded, strict=True))
+
+    def _row(
+        self, rows: pa.Table, index: int, row: Carried, frames: np.ndarray, encoded: Encoded
+    ) -> dict[str, Any]:
+        if row.segment is None or row.video is None:
+            raise ValueError("a row without a failure has a video and a segment")
+        end_s = rows["decoded_end_s"][index].as_py()
+        spans = encoded.memory.spans(rows["timestamps_s"][index].as_py(), row.segment.start_s, end_s)
+        columns: dict[str, Any] = {
+            "frame_count": len(frames),
+            "decoded_end_s": end_s,
+            "problem": rows["problem"][index].as_py(),
+            "slots": [_slot(span, frames, row.video) for span in spans],
+            "prompts": list(range(len(self.prompts))),
+        }
+        arrays = {
+            "tokens": encoded.memory.tokens.to(torch.float16).cpu().numpy(),
+            "sizes": encoded.memory.sizes.to(torch.int32).cpu().numpy(),
+            "query_output": encoded.query_output.to(torch.float32).cpu().numpy(),
+        }
+        if self.retrieval is not None:
+            vectors = self.retrieval.slot_vectors(encoded.memory.tokens)
+            arrays["vectors"] = vectors.to(torch.float16).cpu().numpy()
+        return with_arrays(columns, **arrays)
+
+
+def _slot(span: SlotSpan, frames: np.ndarray, video: Video) -> dict[str, Any]:
+    return {
+        "start_s": span.start_s,
+        "end_s": span.end_s,
+        "timestamp_s": span.timestamp_s,
+        "frame_count": span.frame_count,
+        "thumbnail": _thumbnail(frames[span.middle], video),
+    }
+
+
+def _thumbnail(frame: np.ndarray, video: Video) -> bytes:
+    """The frame as a JPEG in the shape of the video: the model's picture is squashed to a square."""
+    side = frame.shape[0]
+    width, height = max(1, video.width), max(1, video.height)
+    scale = side / max(width, height)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    written = io.BytesIO()
+    Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC).save(
+        written, format="JPEG", quality=_JPEG_QUALITY
+    )
+    return written.getvalue()
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]

@@ -1,0 +1,81 @@
+"""Where a video ends, from its header where that can be believed, else from its packets."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import av
+from av.error import FFmpegError
+from av.stream import Discard
+
+from malmm.operators.media.container import OpenVideo, open_video
+
+__all__ = ["declared_end", "find_end"]
+
+# A header that claims more than this is checked against the packets before thousands of segments are made.
+BELIEVABLE = 24 * 3600
+SLACK = Fraction(1, 2)
+
+
+def declared_end(video: OpenVideo) -> Fraction | None:
+    """The end in seconds that the header tells; None if it tells none."""
+    stream, container = video.stream, video.container
+    if stream.duration is not None and stream.duration > 0:
+        return ((stream.start_time or 0) + stream.duration) * video.time_base
+    # Matroska and FLV have only the file's duration, counted from time zero whatever the first time is.
+    if container.duration is not None and container.duration > 0 and video.timed:
+        return Fraction(container.duration, av.time_base)
+    return None
+
+
+def find_end(uri: str) -> Fraction | None:
+    """The end of the video in seconds on its own clock; None if there is no packet.
+
+    What the header declares stays the end of a file that is cut short, so that the loss is noticed.
+    """
+    with open_video(uri) as video:
+        declared = declared_end(video)
+        if declared is not None and video.stream.duration is not None and declared < BELIEVABLE:
+            return declared
+        tail = _ends(video, seek=True)
+    if tail is None or tail[0] is None:
+        with open_video(uri) as video:
+            tail = _ends(video, seek=False)
+    video_end, file_end = tail if tail is not None else (None, None)
+    if declared is None or declared >= BELIEVABLE or video_end is None or file_end is None:
+        return video_end
+    # A file-wide duration may be that of the sound: if the file reaches it, the video's own end counts.
+    return video_end if file_end >= declared - SLACK else declared
+
+
+def _ends(video: OpenVideo, *, seek: bool) -> tuple[Fraction | None, Fraction | None] | None:
+    """Where the video's packets end, and where all packets do; None where seeking does not work."""
+    container, stream = video.container, video.stream
+    for other in container.streams:
+        other.discard = Discard.default
+    if seek:
+        if not video.timed or not container.duration:
+            return None
+        try:
+            container.seek(int((container.start_time or 0) + container.duration), backward=True)
+        except FFmpegError:
+            return None
+    ends: dict[int, Fraction] = {}
+    untimed = 0
+    try:
+        for packet in container.demux():
+            tick = video.packet_tick(packet)
+            if packet.size == 0 or packet.time_base is None:
+                continue
+            if tick is not None:
+                length = packet.duration or (video.period if packet.stream_index == stream.index else 0)
+                end = (tick + length) * packet.time_base
+                ends[packet.stream_index] = max(ends.get(packet.stream_index, end), end)
+            elif packet.stream_index == stream.index:
+                untimed += 1
+    except FFmpegError:
+        # A damaged tail: what was read up to here is where the file ends.
+        pass
+    if untimed and stream.index not in ends:
+        ends[stream.index] = untimed / video.rate
+    return ends.get(stream.index), max(ends.values(), default=None)

@@ -1,0 +1,80 @@
+"""From a decoded frame to the model's square picture."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
+from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
+
+__all__ = ["Orientation", "SquarePictures", "orientation_of"]
+
+# Bicubic as BLIP's image processor scales; the flags buy exact rounding and full chroma resolution.
+SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How a stored picture is turned for display: transposed first, then flipped."""
+
+    transpose: bool = False
+    flip_horizontal: bool = False
+    flip_vertical: bool = False
+
+    @property
+    def degrees(self) -> int:
+        """Clockwise rotation for display, 0, 90, 180 or 270, apart from any mirroring."""
+        if self.transpose:
+            return 90 if self.flip_horizontal else 270
+        return 180 if self.flip_vertical else 0
+
+    @property
+    def is_mirrored(self) -> bool:
+        """Whether no rotation alone gives this orientation."""
+        return self.transpose ^ self.flip_horizontal ^ self.flip_vertical
+
+    def apply(self, picture: np.ndarray) -> np.ndarray:
+        """A view of the picture [H, W, 3] as it is displayed."""
+        if self.transpose:
+            picture = picture.transpose(1, 0, 2)
+        if self.flip_horizontal:
+            picture = picture[:, ::-1]
+        if self.flip_vertical:
+            picture = picture[::-1]
+        return picture
+
+
+def orientation_of(frame: Any) -> Orientation:
+    """The orientation that a frame's display matrix asks for, to the nearest quarter turn."""
+    matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    if matrix is None:
+        return Orientation()
+    # The matrix is [[a, b, u], [c, d, v], [x, y, w]]: x' = a x + c y and y' = b x + d y.
+    a, b, _, c, d = struct.unpack("=9i", bytes(matrix)[:36])[:5]
+    if abs(b) > abs(a):
+        return Orientation(True, c < 0, b < 0)
+    return Orientation(False, a < 0, d < 0)
+
+
+class SquarePictures:
+    """Turns frames into uint8 [size, size, 3] RGB: the whole picture squashed, upright. One a thread."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._scaler = VideoReformatter()
+
+    def of(self, frame: Any) -> np.ndarray:
+        """The picture of a decoded frame, its display matrix applied."""
+        scaled = self._scaler.reformat(
+            frame,
+            width=self.size,
+            height=self.size,
+            format="rgb24",
+            interpolation=SCALING,
+            dst_color_range=ColorRange.JPEG,
+            threads=1,
+        )
+        return orientation_of(frame).apply(scaled.to_ndarray())

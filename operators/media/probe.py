@@ -1,0 +1,79 @@
+"""What a video file is, from its header and its first frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from malmm.operators.media.container import cut_short
+from malmm.operators.media.extent import find_end
+from malmm.operators.media.frames import Damaged, frames_from
+from malmm.operators.media.picture import orientation_of
+from malmm.pipeline.errors import MediaError
+
+__all__ = ["VideoInfo", "probe"]
+
+# A stream that cannot be decoded at all is given up after this many packets.
+MAX_DAMAGED = 1000
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """A video's extent and kind. Times are seconds on the video's own clock.
+
+    ``start_s`` is when the first frame is shown; ``fps`` the average rate; ``width`` and ``height`` are
+    as displayed, after the clockwise ``rotation`` (0, 90, 180 or 270 degrees) of the metadata.
+    """
+
+    start_s: float
+    duration_s: float
+    fps: float
+    width: int
+    height: int
+    codec: str
+    rotation: int
+
+    @property
+    def end_s(self) -> float:
+        """When the last frame stops being shown."""
+        return self.start_s + self.duration_s
+
+
+def probe(path: str) -> VideoInfo:
+    """Read the header and the first frame of a video file. ``path`` may be any URI that fsspec opens.
+
+    Raises MediaError with kind ``missing``, ``empty_file``, ``not_a_video``, ``no_video_stream``,
+    ``no_frames``, ``truncated`` or ``decode_error``.
+    """
+    damaged = 0
+    for item in frames_from(path, None):
+        if isinstance(item, Damaged):
+            damaged += 1
+            if damaged >= MAX_DAMAGED:
+                break
+            continue
+        video, turned = item.video, orientation_of(item.frame)
+        start = item.tick * video.time_base
+        end = find_end(path)
+        if end is not None and video.clock_is_dts:
+            # Timed in decoding order, everything is shown as much later as the first frame is.
+            end += start - (video.stream.start_time or 0) * video.time_base
+        width, height = item.frame.width, item.frame.height
+        return VideoInfo(
+            start_s=float(start),
+            duration_s=max(float(end - start), 0.0) if end is not None else 0.0,
+            fps=float(video.rate),
+            width=height if turned.transpose else width,
+            height=width if turned.transpose else height,
+            codec=video.stream.codec_context.codec.canonical_name,
+            rotation=turned.degrees,
+        )
+    cut = cut_short(path)
+    if cut is not None:
+        raise cut
+    if damaged:
+        raise MediaError(
+            f"{path}: no frame can be decoded, {damaged} packets are damaged; copy it again from its source",
+            uri=path,
+            kind="decode_error",
+        )
+    raise MediaError(f"{path} holds a video without a single frame: leave it out", uri=path, kind="no_frames")

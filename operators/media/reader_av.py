@@ -1,0 +1,147 @@
+"""Decoding a span with PyAV: one pass, and only what is sampled is converted."""
+
+from __future__ import annotations
+
+import bisect
+from fractions import Fraction
+
+import numpy as np
+
+from malmm.operators.media.extent import declared_end
+from malmm.operators.media.frames import Damaged, TimedFrame, frames_from
+from malmm.operators.media.picture import SquarePictures
+from malmm.operators.media.sampling import Cells
+from malmm.operators.media.span import DecodedSpan
+from malmm.pipeline.errors import MediaError
+
+__all__ = ["decode_span_av"]
+
+# How much earlier than declared a video may end without anybody missing a frame.
+SLACK_S = Fraction(1, 10)
+
+
+def decode_span_av(
+    path: str, start_s: float, end_s: float, fps: float, image_size: int, *, threads: int, is_last: bool
+) -> DecodedSpan:
+    """See ``malmm.operators.media.reader.decode_span``."""
+    decoding = _Decoding(path, start_s, end_s, fps, image_size, is_last)
+    decoding.run(threads)
+    if decoding.damaged and threads > 1:
+        # Frame threads report an error packets later and drop good frames with it: be exact instead.
+        decoding = _Decoding(path, start_s, end_s, fps, image_size, is_last)
+        decoding.run(1)
+    return decoding.result()
+
+
+class _Decoding:
+    """One pass over the frames of a span and what it found."""
+
+    def __init__(
+        self, path: str, start_s: float, end_s: float, fps: float, image_size: int, is_last: bool
+    ) -> None:
+        self.path, self.start_s, self.end_s, self.fps = path, start_s, end_s, fps
+        self.image_size, self.is_last = image_size, is_last
+        self.frames = np.empty((0, image_size, image_size, 3), np.uint8)
+        self.timestamps_s: list[float] = []
+        self.damaged: list[int] = []
+        self.healed: int | None = None
+        self.cells: Cells | None = None
+        self.reached: Fraction | None = None
+        self.declared: Fraction | None = None
+        self.slack = SLACK_S
+        self.passed_end = False
+        self.clock_broke_at: Fraction | None = None
+
+    def run(self, threads: int) -> None:
+        """Decode from the key frame before the span to its end, or to the end of the file."""
+        pictures = SquarePictures(self.image_size)
+        previous_cell = -1
+        for item in frames_from(self.path, self.start_s, threads=threads):
+            if isinstance(item, Damaged):
+                if item.tick not in self.damaged:
+                    bisect.insort(self.damaged, item.tick)
+                continue
+            cells = self.cells or self._begin(item)
+            if self.damaged and item.tick > self.damaged[-1] >= (self.healed or self.damaged[-1]):
+                self.healed = item.tick
+            if cells.is_past(item.tick):
+                self.passed_end = True
+                return
+            self._follow_clock(item)
+            cell = cells.cell(item.tick)
+            if cell is None or cell <= previous_cell:
+                continue
+            previous_cell = cell
+            self.frames[len(self.timestamps_s)] = pictures.of(item.frame)
+            self.timestamps_s.append(float(item.tick * cells.time_base))
+
+    def _begin(self, first: TimedFrame) -> Cells:
+        video = first.video
+        self.cells = Cells.of(self.start_s, self.end_s, self.fps, video.time_base, is_last=self.is_last)
+        self.frames = np.empty((self.cells.count, self.image_size, self.image_size, 3), np.uint8)
+        self.declared = declared_end(video)
+        self.slack = max(SLACK_S, 2 * video.period * video.time_base)
+        return self.cells
+
+    def _follow_clock(self, item: TimedFrame) -> None:
+        time = item.tick * item.video.time_base
+        if self.reached is not None and time < self.reached - 1 and self.clock_broke_at is None:
+            self.clock_broke_at = self.reached
+        end = time + item.length * item.video.time_base
+        self.reached = end if self.reached is None else max(self.reached, end)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the span was decoded to its end."""
+        return self.passed_end or (
+            self.reached is not None and self.reached >= Fraction(self.end_s) - self.slack
+        )
+
+    def result(self) -> DecodedSpan:
+        """What was decoded. Raises MediaError of kind ``no_frames`` when that is nothing."""
+        count = len(self.timestamps_s)
+        problem = self._problem()
+        if count == 0:
+            raise MediaError(
+                f"{self.path} gives no frame between {self.start_s:.1f} s and {self.end_s:.1f} s: "
+                f"{problem or 'no frame is shown anew in this span'}; "
+                "copy it again from its source if there should be one",
+                uri=self.path,
+                kind="no_frames",
+            )
+        reached_s = self.end_s if self.complete else min(self.end_s, float(self.reached or self.start_s))
+        return DecodedSpan(
+            self.frames[:count], np.array(self.timestamps_s, dtype=np.float64), problem, reached_s
+        )
+
+    def _problem(self) -> str | None:
+        found = []
+        if not self.complete:
+            whole_s = max(float(self.declared or 0), self.end_s)
+            if self.reached is None:
+                found.append("no frame could be decoded")
+            else:
+                found.append(f"the file ends at {float(self.reached):.1f} s of {whole_s:.1f} s")
+        found.extend(self._damage())
+        if self.clock_broke_at is not None:
+            found.append(f"the file's clock goes back at {float(self.clock_broke_at):.1f} s")
+        if self.passed_end and self.is_last:
+            found.append(f"the file goes on after {self.end_s:.1f} s, where its header says that it ends")
+        return "; ".join(found) or None
+
+    def _damage(self) -> list[str]:
+        """What is broken in the span; damage that precedes it belongs to the span before."""
+        if self.cells is None or not self.damaged:
+            return []
+        start, time_base = self.cells.start, self.cells.time_base
+        count = sum(tick * time_base >= start for tick in self.damaged)
+        # The hole that the last damage tore ends with the first good frame after it.
+        last = max(self.damaged[-1], self.healed or self.damaged[-1]) * time_base
+        if last <= start:
+            return []
+        first = max(start, self.damaged[-max(count, 1)] * time_base)
+        packets = f"{count} packets" if count > 1 else "1 packet"
+        return [
+            f"{packets} could not be decoded between {float(first):.1f} s and "
+            f"{min(float(last), self.end_s):.1f} s"
+        ]

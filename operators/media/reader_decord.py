@@ -1,0 +1,154 @@
+"""Decoding a span with decord, an alternative for comparison; PyAV is the default.
+
+decord's own timestamps are 32-bit floats counted from the first frame, which an hour into a video are wrong
+by more than a tick. They serve here to check that decord counts the frames as the container does; the times
+that are given out are the container's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import av
+import numpy as np
+from av.error import FFmpegError
+
+from malmm.operators.media.container import OpenVideo, local_path, open_video
+from malmm.operators.media.frames import TimedFrame, frames_from
+from malmm.operators.media.picture import SquarePictures, orientation_of
+from malmm.operators.media.sampling import Cells, sample_ticks
+from malmm.operators.media.span import DecodedSpan
+from malmm.pipeline.errors import MediaError
+
+__all__ = ["decode_span_decord"]
+
+# In other containers decord was found to land seconds away from the frame that was asked for.
+FORMATS = frozenset(("mov", "mp4", "matroska", "webm"))
+# Any frame that decord would fill in with a copy of another is an error: as a share of frames, above zero.
+FAULT_TOLERANCE = 1e-9
+
+
+def decode_span_decord(
+    path: str, start_s: float, end_s: float, fps: float, image_size: int, *, threads: int, is_last: bool
+) -> DecodedSpan:
+    """See ``malmm.operators.media.reader.decode_span``. Raises MediaError for all that decord cannot do,
+    which is files that are cut short, or damaged as far as it notices (not always), most formats beside
+    MP4 and Matroska, and open groups of pictures."""
+    with open_video(path) as video:
+        time_base = video.time_base
+        ticks, key_ticks = _frame_ticks(video)
+        file_end_s = float((int(ticks[-1]) + 3 * video.period) * time_base)
+    if file_end_s < end_s:
+        raise _refuse(path, f"the file ends at {file_end_s:.1f} s")
+    keys = np.searchsorted(ticks, key_ticks)
+    _check_orientation(path)
+    reader = _open(path, threads)
+    _check_agreement(path, reader, ticks, float(time_base))
+    cells = Cells.of(start_s, end_s, fps, time_base, is_last=is_last)
+    chosen = sample_ticks(ticks.tolist(), cells)
+    if not chosen:
+        raise MediaError(
+            f"{path} gives no frame between {start_s:.1f} s and {end_s:.1f} s", uri=path, kind="no_frames"
+        )
+    pictures = SquarePictures(image_size)
+    frames = np.empty((len(chosen), image_size, image_size, 3), np.uint8)
+    wanted = {index: position for position, index in enumerate(chosen)}
+    for index, picture in _pictures(path, reader, keys, chosen[0], chosen[-1]):
+        if index in wanted:
+            frames[wanted[index]] = pictures.of(av.VideoFrame.from_ndarray(picture.asnumpy(), "rgb24"))
+    timestamps_s = [float(int(ticks[index]) * time_base) for index in chosen]
+    return DecodedSpan(frames, np.array(timestamps_s, dtype=np.float64), None, end_s)
+
+
+def _refuse(path: str, why: str) -> MediaError:
+    return MediaError(f"decord cannot read {path}: {why}; use --decoder av", uri=path, kind="decode_error")
+
+
+def _frame_ticks(video: OpenVideo) -> tuple[np.ndarray, np.ndarray]:
+    """The times of all frames and of key frames, ascending, from the packets alone: int64 ticks."""
+    if FORMATS.isdisjoint(video.container.format.name.split(",")) or not video.timed:
+        raise _refuse(
+            video.uri, f"it does not find frames reliably in {video.container.format.long_name} files"
+        )
+    ticks: list[int] = []
+    keys: list[int] = []
+    try:
+        for packet in video.container.demux(video.stream):
+            if packet.size == 0 or packet.is_discard:
+                continue
+            if packet.is_corrupt:
+                raise _refuse(video.uri, "it is damaged or cut short")
+            if packet.pts is None:
+                raise _refuse(video.uri, "some of its packets have no presentation time")
+            if packet.is_keyframe:
+                keys.append(packet.pts)
+            elif keys and packet.pts < keys[-1]:
+                # After a seek decord counts these pictures although they are not decoded, and gives
+                # others in place of those that were asked for without a word.
+                raise _refuse(
+                    video.uri, "its groups of pictures are open, where decord seeks to wrong frames"
+                )
+            ticks.append(packet.pts)
+    except FFmpegError as error:
+        raise _refuse(video.uri, f"its packets cannot be read ({error})") from error
+    if not ticks:
+        raise _refuse(video.uri, "it has no packets")
+    if not keys or keys[0] != min(ticks):
+        raise _refuse(video.uri, "it does not begin with a key frame")
+    return np.sort(np.array(ticks, dtype=np.int64)), np.sort(np.array(keys, dtype=np.int64))
+
+
+def _check_orientation(path: str) -> None:
+    for item in frames_from(path, None):
+        if isinstance(item, TimedFrame):
+            if orientation_of(item.frame).is_mirrored:
+                raise _refuse(path, "its pictures are stored mirrored")
+            return
+
+
+def _open(path: str, threads: int) -> Any:
+    import decord
+
+    local = local_path(path)
+    if local is None:
+        raise _refuse(path, "it is not a local file")
+    decord.logging.set_level(decord.logging.QUIET)
+    try:
+        return decord.VideoReader(
+            str(local.absolute()), ctx=decord.cpu(0), num_threads=threads, fault_tol=FAULT_TOLERANCE
+        )
+    except (decord.DECORDError, RuntimeError, AssertionError) as error:
+        raise _refuse(path, _first_line(error)) from error
+
+
+def _check_agreement(path: str, reader: Any, ticks: np.ndarray, tick_s: float) -> None:
+    if len(reader) != len(ticks):
+        raise _refuse(path, f"it counts {len(reader)} frames where the file has {len(ticks)}")
+    theirs_s = reader.get_frame_timestamp(np.arange(len(ticks)))[:, 0].astype(np.float64)
+    ours_s = (ticks - ticks[0]) * tick_s
+    error_s = np.abs(theirs_s - theirs_s[0] - ours_s)
+    # Half a frame would be another frame; a 32-bit float's own rounding is far below that.
+    if len(ticks) > 1 and error_s.max() > max(float(np.diff(ours_s).mean()) / 2, 1e-3):
+        raise _refuse(path, "its timestamps differ from the file's")
+
+
+def _pictures(path: str, reader: Any, keys: np.ndarray, first: int, last: int) -> Iterator[tuple[int, Any]]:
+    """Every picture from the key frame before ``first`` to ``last``, [H, W, 3] and upright, with its index.
+
+    Going to frames by index would be quicker, but decord skips what lies between by polling, gives up
+    when the machine is busy, and then hands out another frame without an error.
+    """
+    import decord
+
+    key = int(keys[np.searchsorted(keys, first, side="right") - 1])
+    try:
+        reader.seek(key)
+        for index in range(key, last + 1):
+            yield index, reader.next()
+    except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, StopIteration) as error:
+        raise _refuse(path, _first_line(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].strip() if str(error).strip() else type(error).__name__

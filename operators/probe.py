@@ -1,0 +1,39 @@
+"""Probe: what each file is. One row a file in, one row out: a video, or why it is none."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from malmm.operators.media.probe import probe
+from malmm.pipeline.errors import MediaError
+from malmm.pipeline.flow import PROBED, Carried, rows_table
+from malmm.pipeline.records import Failure, Video, video_id
+
+__all__ = ["probe_files"]
+
+
+def probe_files(files: pa.Table) -> pa.Table:
+    """``FILES`` to ``PROBED``. Reads headers and first frames only."""
+    rows = []
+    for file in files.to_pylist():
+        uri = file["uri"]
+        identity = video_id(uri)
+        try:
+            info = probe(uri)
+        except MediaError as error:
+            failure = Failure(identity, None, uri, "probe", error.kind, str(error))
+            rows.append(Carried(None, None, failure).columns())
+            continue
+        video = Video(
+            video_id=identity,
+            uri=uri,
+            fingerprint=file["fingerprint"],
+            start_s=info.start_s,
+            duration_s=info.duration_s,
+            fps=info.fps,
+            width=info.width,
+            height=info.height,
+            codec=info.codec,
+        )
+        rows.append(Carried(video, None, None).columns())
+    return rows_table(rows, PROBED)

@@ -1,0 +1,143 @@
+"""Write: finished segments to Lance fragments. One row in, one receipt out; the driver commits them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from malmm.pipeline.config import Prompt
+from malmm.pipeline.errors import ArchiveError
+from malmm.pipeline.flow import RECEIPTS, Carried, array_at, carried, rows_table
+from malmm.pipeline.fragments import write_rows
+from malmm.pipeline.records import ANNOTATIONS, SEGMENTS, annotation_id, memory_id, stable_id
+
+__all__ = ["ONLINE", "REPLAY", "annotation_rows", "whole_video_subject", "write_segments"]
+
+ONLINE = "online"
+REPLAY = "replay"
+
+
+def whole_video_subject(video_id: str, fingerprint: str, recipe_id: str) -> str:
+    """What a whole video's annotations are about: its content as one recipe sees it."""
+    return stable_id("whole", video_id, fingerprint, recipe_id)
+
+
+def annotation_rows(
+    row: Carried,
+    *,
+    prompts: list[Prompt],
+    texts: list[str],
+    scores: list[float | None],
+    mode: str,
+    end_s: float,
+    model: str,
+    model_fingerprint: str,
+    recipe_id: str,
+) -> list[dict[str, Any]]:
+    """Rows of ``annotations`` for a segment, or for its whole video where the row has no segment."""
+    if row.video is None:
+        raise ValueError("an annotation is about a video")
+    if row.segment is not None:
+        subject, start_s = row.segment.segment_id, row.segment.start_s
+    else:
+        subject = whole_video_subject(row.video.video_id, row.video.fingerprint, recipe_id)
+        start_s = row.video.start_s
+    now = datetime.now(UTC)
+    return [
+        {
+            "annotation_id": annotation_id(subject, prompt.version, model_fingerprint, mode),
+            "video_id": row.video.video_id,
+            "segment_id": row.segment.segment_id if row.segment else None,
+            "start_s": start_s,
+            "end_s": end_s,
+            "task": prompt.task,
+            "prompt_name": prompt.name,
+            "prompt": prompt.text,
+            "prompt_version": prompt.version,
+            "text": text,
+            "score": score,
+            "mode": mode,
+            "model": model,
+            "created_at": now,
+        }
+        for prompt, text, score in zip(prompts, texts, scores, strict=True)
+    ]
+
+
+def write_segments(
+    rows: pa.Table,
+    *,
+    archive: str,
+    prompts: tuple[Prompt, ...],
+    model: str,
+    model_fingerprint: str,
+    recipe_id: str,
+    memories: pa.Schema,
+) -> pa.Table:
+    """``ANSWERED`` to ``RECEIPTS``: writes what can be committed and changes nothing that readers see."""
+    results = []
+    for index, row in enumerate(carried(rows)):
+        if row.failure is not None or row.segment is None:
+            results.append(row.columns())
+            continue
+        end_s = rows["decoded_end_s"][index].as_py()
+        annotations = annotation_rows(
+            row,
+            prompts=[prompts[prompt] for prompt in rows["prompts"][index].as_py()],
+            texts=rows["texts"][index].as_py(),
+            scores=rows["scores"][index].as_py(),
+            mode=ONLINE,
+            end_s=end_s,
+            model=model,
+            model_fingerprint=model_fingerprint,
+            recipe_id=recipe_id,
+        )
+        segment = {
+            "segment_id": row.segment.segment_id,
+            "video_id": row.segment.video_id,
+            "index": row.segment.index,
+            "start_s": row.segment.start_s,
+            "end_s": end_s,
+            "frame_count": rows["frame_count"][index].as_py(),
+            "recipe_id": recipe_id,
+        }
+        tables = {
+            "segments": pa.Table.from_pylist([segment], schema=SEGMENTS),
+            "annotations": pa.Table.from_pylist(annotations, schema=ANNOTATIONS),
+            "memories": pa.Table.from_pylist(_memory_rows(rows, index, row), schema=memories),
+        }
+        try:
+            receipt = write_rows(archive, tables)[0]
+        except ArchiveError as error:
+            results.append(row.failed("write", type(error).__name__, str(error)).columns())
+            continue
+        problem = rows["problem"][index].as_py()
+        results.append(row.columns() | {"problem": problem, "receipt": receipt.to_json()})
+    return rows_table(results, RECEIPTS)
+
+
+def _memory_rows(rows: pa.Table, index: int, row: Carried) -> list[dict[str, Any]]:
+    if row.segment is None:
+        raise ValueError("memory belongs to a segment")
+    tokens = array_at(rows, "tokens", index, np.float16)
+    sizes = array_at(rows, "sizes", index, np.int32)
+    vectors = None
+    if rows["vectors"][index].is_valid:
+        vectors = array_at(rows, "vectors", index, np.float16)
+    return [
+        {
+            "memory_id": memory_id(row.segment.segment_id, slot),
+            "segment_id": row.segment.segment_id,
+            "video_id": row.segment.video_id,
+            "slot": slot,
+            **span,
+            "vectors": None if vectors is None else list(vectors[slot]),
+            "tokens": tokens[slot].tobytes(),
+            "token_shape": list(tokens[slot].shape),
+            "sizes": sizes[slot],
+        }
+        for slot, span in enumerate(rows["slots"][index].as_py())
+    ]

@@ -1,0 +1,148 @@
+"""The Ray cluster that a run uses: the one that is there, or one on this machine that it starts itself."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from malmm.pipeline.errors import ConfigError
+
+__all__ = ["Resources", "choose_resources", "connected"]
+
+# A run of one machine holds a few decoded segments at a time; /dev/shm pages that are never touched cost
+# nothing, so this bounds what a slow consumer can pile up.
+_LOCAL_OBJECT_STORE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Resources:
+    """How many workers each stage has and what Ray reserves for one of them.
+
+    Rejects what cannot run. On a machine without GPUs the CPU shares are below 1, because actors hold theirs
+    for the whole run and decoding must find room beside them; torch still uses all cores.
+    """
+
+    decode_workers: int
+    decode_cpus: float
+    encode_workers: int
+    encode_cpus: float
+    encode_gpus: float
+    generate_workers: int
+    generate_cpus: float
+    generate_gpus: float
+
+    def __post_init__(self) -> None:
+        if min(self.decode_workers, self.encode_workers, self.generate_workers) < 1:
+            raise ConfigError("every stage needs at least one worker")
+        for name in ("decode_cpus", "encode_cpus", "encode_gpus", "generate_cpus", "generate_gpus"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} cannot be below 0")
+
+
+def choose_resources(cpus: float, gpus: float) -> Resources:
+    """Workers for a cluster of that size.
+
+    One GPU is shared by fractions; with more, encoding gets most, since a segment's frames cost far more than
+    its few sentences.
+    """
+    if gpus < 1:
+        # All shares together stay below the smallest machine's single CPU.
+        workers = max(1, int(cpus))
+        return Resources(workers, 0.2 * min(1.0, cpus / workers), 1, 0.3, 0.0, 1, 0.2, 0.0)
+    if gpus < 2:
+        decoders = max(1, int(cpus) - 2)
+        return Resources(decoders, 1.0, 1, 0.5, 0.4, 1, 0.5, 0.6)
+    generators = max(1, int(gpus) // 4)
+    encoders = int(gpus) - generators
+    decoders = max(1, int(cpus) - int(gpus))
+    return Resources(decoders, 1.0, encoders, 0.5, 1.0, generators, 0.5, 1.0)
+
+
+@contextmanager
+def connected(*, verbose: bool = False) -> Iterator[Resources]:
+    """Connect to a cluster for the time of a run and yield what to use of it.
+
+    A process that is connected already stays so, before and after. Otherwise ``RAY_ADDRESS`` or a cluster that
+    runs on this machine is used, and if there is none one is started and stopped again. ``verbose`` lets
+    Ray's own messages through.
+    """
+    with _quiet_ray(verbose=verbose):
+        if ray.is_initialized():
+            yield _of_cluster()
+            return
+        with _hushed(hush=not verbose):
+            _start(verbose=verbose)
+        try:
+            yield _of_cluster()
+        finally:
+            ray.shutdown()
+
+
+def _start(*, verbose: bool) -> None:
+    options: dict[str, Any] = {}
+    if not verbose:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        options = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        ray.init(address=address or "auto", **options)
+    except ConnectionError as error:
+        if address:
+            raise ConfigError(f"there is no Ray cluster at RAY_ADDRESS={address}: {error}") from error
+        ray.init(
+            address="local", include_dashboard=False, object_store_memory=_LOCAL_OBJECT_STORE_BYTES, **options
+        )
+
+
+@contextmanager
+def _quiet_ray(*, verbose: bool) -> Iterator[None]:
+    """Keep Ray Data's log lines and warnings off the terminal for a while; they stay in Ray's log files."""
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    with warnings.catch_warnings():
+        # Starting a process after Lance was loaded: Ray's are new programs, so nothing of Lance is used there.
+        warnings.filterwarnings("ignore", message=r".*lance is not fork-safe")
+        warnings.filterwarnings("ignore", message=r".*lancedb fork support")
+        if not verbose:
+            warnings.filterwarnings("ignore", message=r"The maximum number of concurrent tasks")
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+@contextmanager
+def _hushed(*, hush: bool) -> Iterator[None]:
+    """Hold back what Ray's C++ core writes to standard error while it starts; an error lets it out."""
+    if not hush:
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(kept, 2)
+            held.seek(0)
+            sys.stderr.write(held.read().decode(errors="replace"))
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _of_cluster() -> Resources:
+    total = ray.cluster_resources()
+    return choose_resources(total.get("CPU", 1.0), total.get("GPU", 0.0))

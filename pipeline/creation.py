@@ -1,0 +1,149 @@
+"""Making an archive, completing one whose creation was killed, and refusing what is not one.
+
+The table ``recipes`` comes last and with its row in it: where it is, everything else is too.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import lancedb
+import pyarrow as pa
+
+from malmm.pipeline.config import Recipe
+from malmm.pipeline.errors import ArchiveError, RecipeMismatch
+from malmm.pipeline.location import (
+    check_writable,
+    create_dataset,
+    is_local,
+    lance_errors,
+    open_dataset,
+    resolve,
+)
+from malmm.pipeline.reading import load_recipe
+from malmm.pipeline.records import RECIPES, table_schemas
+
+__all__ = ["create_or_load", "load_if_there"]
+
+# What a user calls the fields of a recipe. The image size comes with the model.
+OPTIONS = {
+    "model_fingerprint": "--model",
+    "retrieval_fingerprint": "--retrieval-model",
+    "fps": "--fps",
+    "segment_s": "--segment-s",
+    "bank_length": "--bank-length",
+    "merge_policy": "--merge-policy",
+    "image_size": "the model's image size",
+}
+
+
+def load_if_there(uri: str, recipe: Recipe, vector_size: int) -> tuple[str, Recipe] | None:
+    """The archive's address and recipe; None where there is none but one could be made. Makes nothing.
+
+    Raises what ``create_or_load`` would.
+    """
+    place = resolve(uri)
+    if load_recipe(place) is None:
+        check_writable(place)
+        _refuse_strangers(place, set(table_schemas(vector_size)))
+        return None
+    return create_or_load(uri, recipe, vector_size)
+
+
+def create_or_load(uri: str, recipe: Recipe, vector_size: int) -> tuple[str, Recipe]:
+    """The archive's resolved address and its recipe, after making whatever of it is missing.
+
+    Raises RecipeMismatch for an archive of another recipe, and ArchiveError when the place holds something
+    else, cannot be written or cannot be reached.
+    """
+    place = resolve(uri)
+    check_writable(place)
+    schemas = table_schemas(vector_size)
+    stored = load_recipe(place)
+    if stored is None:
+        _refuse_strangers(place, set(schemas))
+        _create_tables(place, schemas)
+        stored = _record_recipe(place, recipe)
+    if stored.recipe_id != recipe.recipe_id:
+        raise _mismatch(place, stored, recipe)
+    memories = open_dataset(place, "memories")
+    if memories is None or not memories.schema.equals(schemas["memories"]):
+        raise ArchiveError(
+            f"{place} has no memories with vectors of {vector_size} numbers: it is damaged or was made by "
+            "another version of malmm-ray; give another --archive",
+            uri=place,
+        )
+    return place, stored
+
+
+def _create_tables(place: str, schemas: dict[str, pa.Schema]) -> None:
+    for name, schema in schemas.items():
+        if name == "recipes":
+            continue
+        found = open_dataset(place, name)
+        if found is None:
+            create_dataset(place, name, schema.empty_table())
+        elif found.count_rows():
+            raise ArchiveError(
+                f"{place} holds a table {name!r} with rows but no recipe, so it is not an "
+                "archive of malmm-ray: give another --archive",
+                uri=place,
+            )
+        elif not found.schema.equals(schema):
+            # Left empty by a creation for another model, killed before it recorded its recipe.
+            create_dataset(place, name, schema.empty_table(), replace=True)
+
+
+def _record_recipe(place: str, recipe: Recipe) -> Recipe:
+    row = {"recipe_id": recipe.recipe_id, "recipe": recipe.to_json(), "created_at": datetime.now(UTC)}
+    try:
+        create_dataset(place, "recipes", pa.Table.from_pylist([row], schema=RECIPES))
+    except ArchiveError:
+        # Somebody else may have been quicker by a moment; then theirs is the archive's recipe.
+        stored = load_recipe(place)
+        if stored is None:
+            raise
+        return stored
+    return recipe
+
+
+def _refuse_strangers(place: str, names: set[str]) -> None:
+    """Refuse anything unknown in a directory; under an object store's prefix, unknown tables only."""
+    if is_local(place):
+        folder = Path(place)
+        present = (entry.name for entry in folder.iterdir()) if folder.exists() else iter(())
+        strangers = sorted(
+            name for name in present if not name.startswith(".") and name.removesuffix(".lance") not in names
+        )
+    else:
+        with lance_errors(place, "list the tables of"):
+            strangers = sorted(set(lancedb.connect(place).list_tables(limit=1000).tables) - names)
+    if strangers:
+        more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
+        raise ArchiveError(
+            f"{place} is not empty and not an archive (it holds {strangers[0]!r}{more}): "
+            "give --archive a new or empty directory",
+            uri=place,
+        )
+
+
+def _mismatch(place: str, stored: Recipe, asked: Recipe) -> RecipeMismatch:
+    differences = stored.differences(asked)
+    said = []
+    for field, before, now in differences:
+        option = OPTIONS.get(field, field)
+        if field.endswith("_fingerprint"):
+            name = "model" if field == "model_fingerprint" else "retrieval_model"
+            was, wanted = str(getattr(stored, name)), str(getattr(asked, name))
+            if was == wanted:
+                said.append(f"{option} {was} has other weights than when the archive was made")
+                continue
+            before, now = was, wanted
+        said.append(f"{option} {before} stored, {now} asked")
+    return RecipeMismatch(
+        f"{place} was made with other options ({'; '.join(said)}): "
+        "use the stored ones, or give another --archive",
+        uri=place,
+        differences=differences,
+    )

@@ -1,0 +1,228 @@
+"""The rows that flow between operators, as Arrow schemas.
+
+Every row names its video and, once planned, its segment. A row that could not be done carries a failure
+instead of the next stage's columns, passes the other stages untouched and reaches the end with its reason:
+nothing falls out of the flow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from malmm.pipeline.records import Failure, Segment, Video
+
+__all__ = [
+    "ANSWERED",
+    "DECODED",
+    "ENCODED",
+    "FILES",
+    "PLANNED",
+    "PROBED",
+    "RECEIPTS",
+    "REPLAYED",
+    "TO_PLAN",
+    "TO_REPLAY",
+    "Carried",
+    "array_at",
+    "carried",
+    "rows_table",
+]
+
+_VIDEO = pa.struct(
+    [
+        ("video_id", pa.string()),
+        ("uri", pa.string()),
+        ("fingerprint", pa.string()),
+        ("start_s", pa.float64()),
+        ("duration_s", pa.float64()),
+        ("fps", pa.float64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("codec", pa.string()),
+    ]
+)
+_SEGMENT = pa.struct(
+    [
+        ("segment_id", pa.string()),
+        ("video_id", pa.string()),
+        ("uri", pa.string()),
+        ("index", pa.int32()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("is_last", pa.bool_()),
+    ]
+)
+_FAILURE = pa.struct(
+    [
+        ("video_id", pa.string()),
+        ("segment_id", pa.string()),
+        ("uri", pa.string()),
+        ("stage", pa.string()),
+        ("kind", pa.string()),
+        ("message", pa.string()),
+    ]
+)
+_SLOTS = pa.list_(
+    pa.struct(
+        [
+            ("start_s", pa.float64()),
+            ("end_s", pa.float64()),
+            ("timestamp_s", pa.float64()),
+            ("frame_count", pa.int32()),
+            ("thumbnail", pa.binary()),
+        ]
+    )
+)
+_SHAPE = pa.list_(pa.int32())
+_CARRIED = [("video", _VIDEO), ("segment", _SEGMENT), ("failure", _FAILURE)]
+
+# list: one row a file
+FILES = pa.schema([("uri", pa.string()), ("fingerprint", pa.string())])
+# probe: one row a file, a video or a failure
+PROBED = pa.schema([("video", _VIDEO), ("failure", _FAILURE)])
+# what the driver gives to plan: a video and the segments of it that are committed
+TO_PLAN = pa.schema([("video", _VIDEO), ("done", pa.list_(pa.string()))])
+# plan: one row a segment
+PLANNED = pa.schema(_CARRIED)
+# decode: uint8 frames [T, H, W, 3] in C order and their times; `problem` says what could not be decoded
+DECODED = pa.schema(
+    [
+        *_CARRIED,
+        ("frames", pa.large_binary()),
+        ("frames_shape", _SHAPE),
+        ("timestamps_s", pa.list_(pa.float64())),
+        ("decoded_end_s", pa.float64()),
+        ("problem", pa.string()),
+    ]
+)
+# encode: memory and, for K prompts, query outputs float32 [K, Q, D]
+ENCODED = pa.schema(
+    [
+        *_CARRIED,
+        ("frame_count", pa.int32()),
+        ("decoded_end_s", pa.float64()),
+        ("problem", pa.string()),
+        ("slots", _SLOTS),
+        ("tokens", pa.large_binary()),  # float16 [S, N, C]
+        ("tokens_shape", _SHAPE),
+        ("sizes", pa.large_binary()),  # int32 [S, N]
+        ("sizes_shape", _SHAPE),
+        ("vectors", pa.large_binary()),  # float16 [S, Q, V], null without a retrieval model
+        ("vectors_shape", _SHAPE),
+        ("prompts", pa.list_(pa.int32())),  # which of the run's prompts
+        ("query_output", pa.large_binary()),
+        ("query_output_shape", _SHAPE),
+    ]
+)
+_TEXTS = [("texts", pa.list_(pa.string())), ("scores", pa.list_(pa.float32()))]
+# generate: texts and scores, one a prompt, in place of the query outputs
+ANSWERED = pa.schema(
+    [f for f in ENCODED if not f.name.startswith("query_output")] + [pa.field(*t) for t in _TEXTS]
+)
+# write: a receipt for the driver
+RECEIPTS = pa.schema([*_CARRIED, ("problem", pa.string()), ("receipt", pa.string())])
+
+# what the driver gives to replay: a segment, or a whole video by its segments, and which prompts
+TO_REPLAY = pa.schema([*_CARRIED, ("segment_ids", pa.list_(pa.string())), ("prompts", pa.list_(pa.int32()))])
+# replay: query outputs of those prompts on the stored memory
+REPLAYED = pa.schema(
+    [
+        *_CARRIED,
+        ("prompts", pa.list_(pa.int32())),
+        ("query_output", pa.large_binary()),
+        ("query_output_shape", _SHAPE),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What every row carries."""
+
+    video: Video | None
+    segment: Segment | None
+    failure: Failure | None
+
+    def failed(self, stage: str, kind: str, message: str) -> Carried:
+        """The same row with a failure."""
+        uri = self.video.uri if self.video else ""
+        video = self.video.video_id if self.video else ""
+        segment = self.segment.segment_id if self.segment else None
+        return Carried(self.video, self.segment, Failure(video, segment, uri, stage, kind, message))
+
+    def columns(self) -> dict[str, Any]:
+        """As values of the three columns."""
+        return {
+            "video": asdict(self.video) if self.video else None,
+            "segment": asdict(self.segment) if self.segment else None,
+            "failure": asdict(self.failure) if self.failure else None,
+        }
+
+
+def carried(rows: pa.Table) -> list[Carried]:
+    """What each row of a stage's output carries."""
+    names = [name for name in ("video", "segment", "failure") if name in rows.column_names]
+    return [
+        Carried(
+            Video(**row["video"]) if row.get("video") else None,
+            Segment(**row["segment"]) if row.get("segment") else None,
+            Failure(**row["failure"]) if row.get("failure") else None,
+        )
+        for row in rows.select(names).to_pylist()
+    ]
+
+
+def array_at(rows: pa.Table, name: str, row: int, dtype: Any) -> np.ndarray:
+    """The array in column ``name`` and its shape in ``{name}_shape``, without a copy and read-only."""
+    buffer = rows[name][row].as_buffer()
+    return np.frombuffer(buffer, dtype=dtype).reshape(rows[f"{name}_shape"][row].as_py())
+
+
+def _array_columns(name: str, array: np.ndarray) -> dict[str, Any]:
+    return {name: np.ascontiguousarray(array).data, f"{name}_shape": list(array.shape)}
+
+
+def with_arrays(columns: dict[str, Any], **arrays: np.ndarray) -> dict[str, Any]:
+    """``columns`` and arrays with their shapes, as one row for ``rows_table``."""
+    for name, array in arrays.items():
+        columns |= _array_columns(name, array)
+    return columns
+
+
+def rows_table(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows as a table of ``schema``; columns that a row lacks are null.
+
+    A large binary column of a single row is wrapped, not copied.
+    """
+    columns = []
+    for field in schema:
+        values = [row.get(field.name) for row in rows]
+        if pa.types.is_large_binary(field.type):
+            columns.append(_binary_column(values, field.type))
+        else:
+            columns.append(pa.array(values, field.type))
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _binary_column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    if len(values) == 1 and values[0] is not None:
+        data = pa.py_buffer(memoryview(values[0]).cast("B"))
+        offsets = pa.py_buffer(np.array([0, data.size], dtype=np.int64))
+        return pa.Array.from_buffers(kind, 1, [None, offsets, data])
+    return pa.array([None if value is None else bytes(value) for value in values], kind)
+
+
+def each_row(rows: pa.Table) -> Iterator[tuple[int, Carried]]:
+    """Row numbers with what they carry."""
+    return enumerate(carried(rows))
+
+
+def concat(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:
+    """Tables of one schema as one; none gives an empty table."""
+    given = list(tables)
+    return pa.concat_tables(given) if given else schema.empty_table()

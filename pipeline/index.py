@@ -1,0 +1,311 @@
+"""Indexing: from sources to a searchable archive, so that a run may be killed and run again.
+
+``index`` lists and probes the sources, leaves out what the archive has, runs the stages of
+``malmm.pipeline.stages``, commits their receipts every few seconds, and then puts the prompts to the memory
+of whole videos. All that it decides is a function of the sources and of what is committed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import pyarrow as pa
+
+from malmm.model.resolve import NO_RETRIEVAL, Models, open_models
+from malmm.operators.plan import segments_of
+from malmm.operators.write import REPLAY, annotation_rows
+from malmm.pipeline.cluster import Resources, connected
+from malmm.pipeline.config import IndexConfig, Recipe
+from malmm.pipeline.errors import SourceError
+from malmm.pipeline.flow import FILES, TO_PLAN, Carried, carried, rows_table
+from malmm.pipeline.fragments import Receipt
+from malmm.pipeline.ledger import Ledger
+from malmm.pipeline.missing import missing_annotations, something_missing
+from malmm.pipeline.receiving import received
+from malmm.pipeline.records import ANNOTATIONS, VIDEOS, Failure, Video, video_id
+from malmm.pipeline.report import IndexReport, Progress
+from malmm.pipeline.sources import SourceFile, list_sources
+from malmm.pipeline.stages import data_settings, indexing, probing, replaying
+from malmm.pipeline.store import Archive
+
+__all__ = ["index", "make_recipe"]
+
+COMMIT_EVERY_S = 3.0
+# The published models' vectors; the column's type must have a size even where no vectors are made.
+_VECTOR_SIZE = 256
+
+OnProgress = Callable[[Progress], None]
+
+
+def make_recipe(config: IndexConfig, models: Models) -> Recipe:
+    """What the rows of a run with these settings and checkpoints contain."""
+    return Recipe(
+        model=config.model,
+        model_fingerprint=models.instructblip.fingerprint(),
+        retrieval_model=models.retrieval.name if models.retrieval else NO_RETRIEVAL,
+        retrieval_fingerprint=models.retrieval.fingerprint() if models.retrieval else NO_RETRIEVAL,
+        fps=config.fps,
+        segment_s=config.segment_s,
+        bank_length=config.bank_length,
+        merge_policy=config.merge_policy,
+        image_size=int(models.instructblip.config["vision_config"].get("image_size", 224)),
+    )
+
+
+def index(
+    config: IndexConfig, *, on_progress: OnProgress | None = None, verbose: bool = False
+) -> IndexReport:
+    """Bring the archive to the state that the sources and prompts ask for, and say what was done.
+
+    Connects to a Ray cluster or starts one. Broken videos become failures in the report and in the archive;
+    the others are stored. Raises SourceError when no source gives a video, CheckpointError for a model that
+    cannot be used, ArchiveError and RecipeMismatch for the archive. Interrupted by Ctrl-C, it commits what is
+    ready and returns with ``interrupted`` set.
+    """
+    began = time.monotonic()
+    tell = on_progress or (lambda progress: None)
+    report = IndexReport(archive=config.archive, model=config.model)
+    tell(Progress("listing"))
+    files, refused = _list(config.sources)
+    if not files:
+        raise (
+            refused[0]
+            if len(refused) == 1
+            else SourceError("; ".join(str(error) for error in refused), uri=refused[0].uri)
+        )
+    report.videos_listed = len(files)
+    report.failures += [
+        Failure(video_id(error.uri), None, error.uri, "list", "source", str(error)) for error in refused
+    ]
+    models = open_models(config.model, config.retrieval_model)
+    report.notice = models.notice
+    run = _Run(config, make_recipe(config, models), _vector_size(models), report, tell)
+    try:
+        run.go(files, verbose=verbose)
+    except KeyboardInterrupt:
+        report.interrupted = True
+    report.elapsed_s = time.monotonic() - began
+    return report
+
+
+def _list(sources: Iterable[str]) -> tuple[list[SourceFile], list[SourceError]]:
+    files, refused = [], []
+    for found in list_sources(sources):
+        if isinstance(found, SourceError):
+            refused.append(found)
+        else:
+            files.append(found)
+    return files, refused
+
+
+def _vector_size(models: Models) -> int:
+    if models.retrieval is None:
+        return _VECTOR_SIZE
+    return int(models.retrieval.config.get("image_text_hidden_size", _VECTOR_SIZE))
+
+
+@dataclass
+class _Run:
+    """The driver's side of one run."""
+
+    config: IndexConfig
+    recipe: Recipe
+    vector_size: int
+    report: IndexReport
+    tell: OnProgress
+    ledger: Ledger = field(default_factory=Ledger)
+
+    def go(self, files: list[SourceFile], *, verbose: bool) -> None:
+        archive = Archive.open_if_there(self.config.archive, self.recipe, self.vector_size)
+        done = archive.completed_videos() if archive else {}
+        changed = [
+            file
+            for file in files
+            if done.get(video_id(file.uri)) != (file.fingerprint, self.recipe.recipe_id)
+        ]
+        self.report.videos_unchanged = len(files) - len(changed)
+        prompts = self.config.all_prompts
+        if not changed and (archive is None or not something_missing(archive, prompts)):
+            return
+        try:
+            with connected(verbose=verbose) as resources, data_settings(verbose=verbose):
+                videos = self._probe(changed, resources)
+                if archive is None and videos:
+                    archive = Archive.create_or_open(self.config.archive, self.recipe, self.vector_size)
+                if archive is not None:
+                    archive.sweep()
+                    self._index(archive, videos, resources)
+                    self._describe(archive, resources)
+        finally:
+            self.report.failures += self.ledger.failures
+            if archive is not None:
+                archive.record_failures(self.ledger.failures)
+
+    def _probe(self, files: list[SourceFile], resources: Resources) -> list[Video]:
+        if not files:
+            return []
+        began = time.monotonic()
+        rows = rows_table([{"uri": file.uri, "fingerprint": file.fingerprint} for file in files], FILES)
+        videos: list[Video] = []
+        seen: set[str] = set()
+        for block in received(probing(rows, resources)):
+            for row in carried(block) if block is not None else []:
+                self.ledger.failed(row)
+                if row.video is not None:
+                    videos.append(row.video)
+                    seen.add(row.video.uri)
+                elif row.failure is not None:
+                    seen.add(row.failure.uri)
+            self.tell(
+                Progress(
+                    "probing",
+                    videos_done=len(seen),
+                    videos_total=len(files),
+                    failures=len(self.ledger.failures),
+                    elapsed_s=time.monotonic() - began,
+                )
+            )
+        for file in files:
+            if file.uri not in seen:
+                reason = "the worker that probed it died; run again to retry"
+                lost = Failure(video_id(file.uri), None, file.uri, "probe", "worker_lost", reason)
+                self.ledger.failed(Carried(None, None, lost))
+        return sorted(videos, key=lambda video: video.uri)
+
+    def _index(self, archive: Archive, videos: list[Video], resources: Resources) -> None:
+        recipe = self.recipe
+        committed = archive.completed_segments() if videos else set()
+        to_plan = []
+        for video in videos:
+            segments = segments_of(video, recipe.recipe_id, recipe.segment_s, recipe.fps)
+            stored = self.ledger.plan(video, segments, committed)
+            self.report.segments_resumed += len(stored)
+            if len(stored) < len(segments):
+                to_plan.append(Carried(video, None, None).columns() | {"done": sorted(stored)})
+        waiting: list[tuple[Receipt, Carried]] = []
+        self._commit(archive, waiting)
+        if not to_plan:
+            return
+        began = last_commit = time.monotonic()
+        dataset = indexing(rows_table(to_plan, TO_PLAN), self.config, recipe, archive, resources)
+        try:
+            for block in received(dataset):
+                if block is not None:
+                    self._take(block, waiting)
+                if time.monotonic() - last_commit >= COMMIT_EVERY_S:
+                    self._commit(archive, waiting)
+                    last_commit = time.monotonic()
+                self._tell("indexing", began)
+            self._commit(archive, waiting)
+            self.ledger.lose_open("the worker that held it died; run again to retry")
+        finally:
+            # Also on Ctrl-C and when the cluster fails: what is written need not be made again.
+            self._commit(archive, waiting)
+            self.report.indexing_s = time.monotonic() - began
+            self._tell("indexing", began)
+
+    def _take(self, block: pa.Table, waiting: list[tuple[Receipt, Carried]]) -> None:
+        for index, row in enumerate(carried(block)):
+            if row.failure is not None:
+                self.ledger.failed(row)
+                continue
+            waiting.append((Receipt.from_json(block["receipt"][index].as_py()), row))
+            problem = block["problem"][index].as_py()
+            if problem is not None and (noted := row.failed("decode", "truncated", problem).failure):
+                self.ledger.failures.append(noted)
+
+    def _commit(self, archive: Archive, waiting: list[tuple[Receipt, Carried]]) -> None:
+        """Commit what is waiting and record the videos that are finished by it."""
+        if waiting:
+            outcome = archive.commit(receipt for receipt, _ in waiting)
+            self.report.memories += outcome.memories
+            self.report.annotations += outcome.annotations
+            for receipt, row in waiting:
+                if row.segment is not None and self.ledger.stored(row.segment):
+                    segment = receipt.segment_rows().to_pylist()[0]
+                    self.report.segments_indexed += 1
+                    self.report.frames += segment["frame_count"]
+                    self.report.video_s += segment["end_s"] - segment["start_s"]
+            waiting.clear()
+        now = datetime.now(UTC)
+        rows = []
+        for video, segment_ids in self.ledger.take_finished():
+            archive.replace_video(video.video_id, segment_ids)
+            rows.append(vars(video) | {"recipe_id": self.recipe.recipe_id, "indexed_at": now})
+        if rows:
+            archive.put_videos(pa.Table.from_pylist(rows, schema=VIDEOS))
+            archive.clear_failures(video_ids=self.ledger.clean(row["video_id"] for row in rows))
+            self.report.videos_indexed += len(rows)
+
+    def _describe(self, archive: Archive, resources: Resources) -> None:
+        """Put the prompts to the memory of whole videos, and new prompts to segments stored before."""
+        work = missing_annotations(archive, self.config.all_prompts, self.recipe)
+        if not work:
+            return
+        began = last_commit = time.monotonic()
+        total, done = sum(block.num_rows for block in work), 0
+        waiting: list[dict[str, object]] = []
+        try:
+            for block in received(replaying(work, self.config, self.recipe, archive, resources)):
+                if block is not None:
+                    done += block.num_rows
+                    self._take_texts(block, waiting)
+                if time.monotonic() - last_commit >= COMMIT_EVERY_S:
+                    self._add_texts(archive, waiting)
+                    last_commit = time.monotonic()
+                self.tell(
+                    Progress(
+                        "describing",
+                        videos_done=done,
+                        videos_total=total,
+                        failures=len(self.ledger.failures),
+                        elapsed_s=time.monotonic() - began,
+                    )
+                )
+        finally:
+            self._add_texts(archive, waiting)
+
+    def _take_texts(self, block: pa.Table, waiting: list[dict[str, object]]) -> None:
+        for index, row in enumerate(carried(block)):
+            if row.failure is not None or row.video is None:
+                self.ledger.failed(Carried(row.video, None, row.failure))
+                continue
+            prompts = [self.config.all_prompts[place] for place in block["prompts"][index].as_py()]
+            video_end_s = row.video.start_s + row.video.duration_s
+            waiting += annotation_rows(
+                row,
+                prompts=prompts,
+                texts=block["texts"][index].as_py(),
+                scores=block["scores"][index].as_py(),
+                mode=REPLAY,
+                end_s=row.segment.end_s if row.segment else video_end_s,
+                model=self.recipe.model,
+                model_fingerprint=self.recipe.model_fingerprint,
+                recipe_id=self.recipe.recipe_id,
+            )
+
+    def _add_texts(self, archive: Archive, waiting: list[dict[str, object]]) -> None:
+        if waiting:
+            self.report.annotations += archive.add_annotations(
+                pa.Table.from_pylist(waiting, schema=ANNOTATIONS)
+            )
+            waiting.clear()
+
+    def _tell(self, stage: str, began: float) -> None:
+        ledger = self.ledger
+        self.tell(
+            Progress(
+                stage,
+                videos_done=ledger.videos_done,
+                videos_total=ledger.videos_total,
+                segments_done=ledger.segments_done,
+                segments_total=ledger.segments_total,
+                video_s_done=ledger.video_s_done,
+                video_s_total=ledger.video_s_total,
+                failures=len(ledger.failures),
+                elapsed_s=time.monotonic() - began,
+            )
+        )

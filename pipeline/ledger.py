@@ -1,0 +1,108 @@
+"""What a run has to do and what became of it, video by video, kept on the driver.
+
+Pure bookkeeping: no Ray, no store. A video is finished when each of its segments is stored or has failed in
+a way that another try would only repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from malmm.pipeline.flow import Carried
+from malmm.pipeline.records import Failure, Segment, Video
+
+__all__ = ["PERMANENT_KINDS", "Ledger"]
+
+#: Kinds of failure that lie in the file and not in the circumstances.
+PERMANENT_KINDS = frozenset(
+    {"empty_file", "not_a_video", "no_video_stream", "no_frames", "truncated", "decode_error"}
+)
+
+
+@dataclass
+class _Entry:
+    video: Video
+    segments: list[Segment]
+    open: dict[str, Segment]
+    stored: int
+    retry: bool = False
+    finished: bool = False
+
+
+@dataclass
+class Ledger:
+    """The videos of a run. ``failures`` holds all that failed, in the order it was learnt."""
+
+    failures: list[Failure] = field(default_factory=list)
+    segments_total: int = 0
+    segments_done: int = 0
+    video_s_total: float = 0.0
+    video_s_done: float = 0.0
+    _entries: dict[str, _Entry] = field(default_factory=dict)
+    _touched: set[str] = field(default_factory=set)
+
+    def plan(self, video: Video, segments: list[Segment], committed: set[str]) -> set[str]:
+        """Enter a video; gives those of its segments that are committed already."""
+        stored = {segment.segment_id for segment in segments} & committed
+        missing = {s.segment_id: s for s in segments if s.segment_id not in stored}
+        self._entries[video.video_id] = _Entry(video, segments, missing, len(stored))
+        self._touched.add(video.video_id)
+        self.segments_total += len(missing)
+        self.video_s_total += sum(segment.end_s - segment.start_s for segment in missing.values())
+        return stored
+
+    def stored(self, segment: Segment) -> bool:
+        """Note that a segment is committed; False when that was known."""
+        return self._close(segment, stored=True)
+
+    def failed(self, row: Carried) -> None:
+        """Note a row's failure. A row of a segment closes it."""
+        if row.failure is None:
+            return
+        self.failures.append(row.failure)
+        if row.segment is not None and self._close(row.segment, stored=False):
+            entry = self._entries[row.segment.video_id]
+            entry.retry = entry.retry or row.failure.kind not in PERMANENT_KINDS
+
+    def lose_open(self, reason: str) -> None:
+        """Note segments that were planned and never came back as failures to retry."""
+        for entry in self._entries.values():
+            for segment in list(entry.open.values()):
+                self.failed(Carried(entry.video, segment, None).failed("index", "worker_lost", reason))
+
+    def take_finished(self) -> list[tuple[Video, list[str]]]:
+        """Videos finished since the last call, each with the ids of all its segments."""
+        done = []
+        for key in sorted(self._touched):
+            entry = self._entries[key]
+            if not entry.open and not entry.retry and entry.stored and not entry.finished:
+                entry.finished = True
+                done.append((entry.video, [segment.segment_id for segment in entry.segments]))
+        self._touched.clear()
+        return done
+
+    @property
+    def videos_total(self) -> int:
+        """Videos entered."""
+        return len(self._entries)
+
+    @property
+    def videos_done(self) -> int:
+        """Videos of which no segment is open."""
+        return sum(not entry.open for entry in self._entries.values())
+
+    def clean(self, video_ids: Iterable[str]) -> list[str]:
+        """Those of the videos with which nothing went wrong in this run."""
+        marked = {failure.video_id for failure in self.failures}
+        return [video_id for video_id in video_ids if video_id not in marked]
+
+    def _close(self, segment: Segment, *, stored: bool) -> bool:
+        entry = self._entries[segment.video_id]
+        if entry.open.pop(segment.segment_id, None) is None:
+            return False
+        entry.stored += stored
+        self._touched.add(segment.video_id)
+        self.segments_done += 1
+        self.video_s_done += segment.end_s - segment.start_s
+        return True

@@ -1,0 +1,77 @@
+"""Which texts an archive lacks: every prompt is owed one for each segment and one for each whole video."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from malmm.operators.write import ONLINE, REPLAY, whole_video_subject
+from malmm.pipeline.config import Prompt, Recipe
+from malmm.pipeline.flow import TO_REPLAY, Carried, rows_table
+from malmm.pipeline.reading import ArchiveReader
+from malmm.pipeline.records import Segment, Video, annotation_id
+
+__all__ = ["missing_annotations", "something_missing"]
+
+_ROWS_A_BLOCK = 16
+
+
+def something_missing(archive: ArchiveReader, prompts: Sequence[Prompt]) -> bool:
+    """Whether any prompt has fewer texts than there are segments and videos. Counts, and reads no rows."""
+    owed = archive.count("segments") + archive.count("videos")
+    texts = archive.table("annotations")
+    return any(texts.count_rows(f"prompt_version = '{prompt.version}'") < owed for prompt in prompts)
+
+
+def missing_annotations(archive: ArchiveReader, prompts: Sequence[Prompt], recipe: Recipe) -> list[pa.Table]:
+    """What to replay for the texts that the archive lacks, as blocks of ``TO_REPLAY``.
+
+    A segment that has a text from the online pass needs no replayed one. Whole videos are those of
+    ``videos``; others are not done.
+    """
+    there = {prompt.version: archive.annotation_ids(prompt_version=prompt.version) for prompt in prompts}
+
+    def lacking(subject: str, modes: tuple[str, ...]) -> list[int]:
+        return [
+            place
+            for place, prompt in enumerate(prompts)
+            if not any(
+                annotation_id(subject, prompt.version, recipe.model_fingerprint, mode)
+                in there[prompt.version]
+                for mode in modes
+            )
+        ]
+
+    segments = defaultdict(list)
+    for row in archive.segments().to_pylist():
+        segments[row["video_id"]].append(row)
+    rows = []
+    for video_row in archive.videos().to_pylist():
+        fields = {name: video_row[name] for name in Video.__dataclass_fields__}
+        video = Video(**fields)
+        own = segments[video.video_id]
+        subject = whole_video_subject(video.video_id, video.fingerprint, recipe.recipe_id)
+        if own and (prompts_left := lacking(subject, (REPLAY,))):
+            ids = [row["segment_id"] for row in own]
+            rows.append(Carried(video, None, None).columns() | {"segment_ids": ids, "prompts": prompts_left})
+        for row in own:
+            if prompts_left := lacking(row["segment_id"], (ONLINE, REPLAY)):
+                segment = Segment(
+                    segment_id=row["segment_id"],
+                    video_id=video.video_id,
+                    uri=video.uri,
+                    index=row["index"],
+                    start_s=row["start_s"],
+                    end_s=row["end_s"],
+                    is_last=row is own[-1],
+                )
+                rows.append(
+                    Carried(video, segment, None).columns()
+                    | {"segment_ids": [segment.segment_id], "prompts": prompts_left}
+                )
+    return [
+        rows_table(rows[begin : begin + _ROWS_A_BLOCK], TO_REPLAY)
+        for begin in range(0, len(rows), _ROWS_A_BLOCK)
+    ]

@@ -1,0 +1,96 @@
+"""What a run says of itself: progress while it goes, a report at its end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from malmm.pipeline.records import Failure
+
+__all__ = [
+    "EXIT_FAILED",
+    "EXIT_INTERRUPTED",
+    "EXIT_OK",
+    "EXIT_SOME_FAILED",
+    "EXIT_USAGE",
+    "IndexReport",
+    "Progress",
+]
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_SOME_FAILED = 3
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands. ``video_s`` are seconds of video, ``elapsed_s`` seconds since the stage began."""
+
+    stage: str
+    videos_done: int = 0
+    videos_total: int = 0
+    segments_done: int = 0
+    segments_total: int = 0
+    video_s_done: float = 0.0
+    video_s_total: float = 0.0
+    failures: int = 0
+    elapsed_s: float = 0.0
+
+    @property
+    def times_real_time(self) -> float | None:
+        """Seconds of video done in a second; None before the first segment."""
+        return self.video_s_done / self.elapsed_s if self.elapsed_s > 0 and self.video_s_done > 0 else None
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds to go at the pace so far; None before the first segment."""
+        pace = self.times_real_time
+        return (self.video_s_total - self.video_s_done) / pace if pace else None
+
+
+@dataclass
+class IndexReport:
+    """The outcome of an indexing run. Counts are of this run, but for ``videos_unchanged``."""
+
+    archive: str
+    model: str
+    videos_listed: int = 0
+    videos_unchanged: int = 0
+    videos_indexed: int = 0
+    segments_indexed: int = 0
+    segments_resumed: int = 0
+    frames: int = 0
+    video_s: float = 0.0
+    memories: int = 0
+    annotations: int = 0
+    elapsed_s: float = 0.0
+    indexing_s: float = 0.0
+    interrupted: bool = False
+    notice: str | None = None
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def times_real_time(self) -> float | None:
+        """Seconds of video indexed in a second of the indexing stage."""
+        return self.video_s / self.indexing_s if self.indexing_s > 0 and self.video_s > 0 else None
+
+    @property
+    def exit_code(self) -> int:
+        """0 when all is done, 3 when some was not, 1 when nothing could be done, 130 when interrupted."""
+        if self.interrupted:
+            return EXIT_INTERRUPTED
+        if not self.failures:
+            return EXIT_OK
+        done = self.segments_indexed or self.segments_resumed or self.videos_unchanged or self.videos_indexed
+        return EXIT_SOME_FAILED if done else EXIT_FAILED
+
+    def failures_by_kind(self) -> dict[str, int]:
+        """How many failures there are of each kind, the commonest first."""
+        return dict(Counter(failure.kind for failure in self.failures).most_common())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report for JSON."""
+        return asdict(self) | {"times_real_time": self.times_real_time, "exit_code": self.exit_code}

@@ -1,0 +1,176 @@
+"""The wiring: which operator follows which, how many rows go in and come out, and what each is given.
+
+Read top to bottom, this is the picture of the system.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
+
+from malmm.model.qformer import MemorySettings
+from malmm.operators.decode import decode_segments
+from malmm.operators.encode import EncodeSegments
+from malmm.operators.generate import GenerateTexts
+from malmm.operators.plan import plan_segments
+from malmm.operators.probe import probe_files
+from malmm.operators.replay import ReplayPrompts
+from malmm.operators.write import write_segments
+from malmm.pipeline.cluster import Resources
+from malmm.pipeline.config import IndexConfig, Recipe
+from malmm.pipeline.store import Archive
+
+__all__ = ["data_settings", "indexing", "probing", "replaying"]
+
+_FILES_A_BLOCK = 16
+_ROWS = {"batch_format": "pyarrow", "zero_copy_batch": True}
+# Stages with equal resources are fused into one task, and a video's segments would be decoded one after the
+# other in the task that planned them; a share that no other stage has keeps these light stages apart.
+_LIGHT_CPUS = 0.05
+
+
+@contextmanager
+def data_settings(*, verbose: bool) -> Iterator[None]:
+    """Ray Data's settings for our datasets, put back afterwards.
+
+    Blocks are cut after every row: a row is a segment, minutes of work, and must not wait for others. A block
+    that is lost (its worker died again and again) does not end the run: the driver knows what it planned and
+    reports what never came.
+    """
+    context = DataContext.get_current()
+    ours: dict[str, Any] = {"target_max_block_size": 1, "max_errored_blocks": -1}
+    if not verbose:
+        ours |= {"enable_progress_bars": False, "enable_rich_progress_bars": False}
+    before = {name: getattr(context, name) for name in ours}
+    for name, value in ours.items():
+        setattr(context, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(context, name, value)
+
+
+def _blocks(rows: pa.Table, rows_a_block: int) -> Dataset:
+    parts = [rows.slice(begin, rows_a_block) for begin in range(0, rows.num_rows, rows_a_block)]
+    return ray.data.from_arrow(parts)
+
+
+def probing(files: pa.Table, resources: Resources) -> Dataset:
+    """Files to videos: what each is, or why it is none."""
+    return _blocks(files, _FILES_A_BLOCK).map_batches(  # 1:1, headers only
+        probe_files,
+        batch_size=1,
+        num_cpus=resources.decode_cpus,
+        compute=TaskPoolStrategy(size=resources.decode_workers),
+        **_ROWS,
+    )
+
+
+def indexing(
+    videos: pa.Table, config: IndexConfig, recipe: Recipe, archive: Archive, resources: Resources
+) -> Dataset:
+    """Videos to receipts."""
+    settings = MemorySettings(length=recipe.bank_length, policy=recipe.merge_policy)
+    threads = max(1, round(resources.decode_cpus))
+    return (
+        _blocks(videos, 1)
+        # plan, 1:N: the segments of a video that are not committed
+        .map_batches(
+            plan_segments,
+            fn_kwargs={"recipe_id": recipe.recipe_id, "segment_s": recipe.segment_s, "fps": recipe.fps},
+            num_cpus=_LIGHT_CPUS,
+            **_ROWS,
+        )
+        # decode, 1:1 on CPUs: sampled frames at the model's image size
+        .map_batches(
+            decode_segments,
+            fn_kwargs={
+                "fps": recipe.fps,
+                "image_size": recipe.image_size,
+                "decoder": config.decoder,
+                "threads": threads,
+            },
+            batch_size=1,
+            num_cpus=resources.decode_cpus,
+            compute=TaskPoolStrategy(size=resources.decode_workers),
+            **_ROWS,
+        )
+        # encode, 1:1 on GPUs: memory, retrieval vectors, a query output a prompt
+        .map_batches(
+            EncodeSegments,
+            fn_constructor_kwargs={
+                "model": config.model,
+                "retrieval_model": config.retrieval_model,
+                "settings": settings,
+                "prompts": config.all_prompts,
+            },
+            batch_size=config.batch_segments,
+            num_cpus=resources.encode_cpus,
+            num_gpus=resources.encode_gpus,
+            compute=ActorPoolStrategy(size=resources.encode_workers),
+            **_ROWS,
+        )
+        # generate, 1:1 on GPUs: texts
+        .map_batches(GenerateTexts, batch_size=config.batch_segments, **_generating(config, resources))
+        # write, 1:1: fragments in the store, a receipt to the driver
+        .map_batches(
+            write_segments,
+            fn_kwargs={
+                "archive": archive.uri,
+                "prompts": config.all_prompts,
+                "model": recipe.model,
+                "model_fingerprint": recipe.model_fingerprint,
+                "recipe_id": recipe.recipe_id,
+                "memories": archive.schema("memories"),
+            },
+            batch_size=1,
+            num_cpus=_LIGHT_CPUS,
+            **_ROWS,
+        )
+    )
+
+
+def replaying(
+    work: Sequence[pa.Table], config: IndexConfig, recipe: Recipe, archive: Archive, resources: Resources
+) -> Dataset:
+    """Stored memory and prompts to texts, without a video."""
+    return (
+        ray.data.from_arrow(list(work))
+        # replay, 1:1 on GPUs: query outputs of new prompts on stored slots
+        .map_batches(
+            ReplayPrompts,
+            fn_constructor_kwargs={
+                "archive": archive.uri,
+                "model": config.model,
+                "settings": MemorySettings(length=recipe.bank_length, policy=recipe.merge_policy),
+                "prompts": config.all_prompts,
+            },
+            batch_size=config.batch_segments,
+            num_cpus=resources.encode_cpus,
+            num_gpus=resources.encode_gpus,
+            compute=ActorPoolStrategy(size=resources.encode_workers),
+            **_ROWS,
+        )
+        # generate, 1:1 on GPUs: texts
+        .map_batches(GenerateTexts, batch_size=4 * config.batch_segments, **_generating(config, resources))
+    )
+
+
+def _generating(config: IndexConfig, resources: Resources) -> dict[str, Any]:
+    return {
+        "fn_constructor_kwargs": {
+            "model": config.model,
+            "prompts": config.all_prompts,
+            "max_new_tokens": config.max_new_tokens,
+        },
+        "num_cpus": resources.generate_cpus,
+        "num_gpus": resources.generate_gpus,
+        "compute": ActorPoolStrategy(size=resources.generate_workers),
+        **_ROWS,
+    }

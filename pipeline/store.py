@@ -1,0 +1,235 @@
+"""The archive that a run writes: creation, commits that happen once, and clearing up after a crash.
+
+What makes a rerun exact: a segment is done when its row is in ``segments``, its memory and texts are
+committed before that row, and nothing but ``segments`` is asked whether it is done. Rows of segments that
+are not done are orphans, which readers of ``memories`` see, so a run calls ``sweep`` before its first commit.
+One writer at a time holds an archive; readers may come and go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Self
+
+import lance
+import pyarrow as pa
+import pyarrow.compute as pc
+from lance.fragment import FragmentMetadata
+
+from malmm.pipeline.config import Recipe
+from malmm.pipeline.creation import create_or_load, load_if_there
+from malmm.pipeline.fragments import Receipt, conform
+from malmm.pipeline.location import lance_errors
+from malmm.pipeline.maintenance import compact_dataset
+from malmm.pipeline.predicates import is_in
+from malmm.pipeline.reading import ArchiveReader
+from malmm.pipeline.records import ANNOTATIONS, FAILURES, VIDEOS, Failure, failure_id
+
+__all__ = ["Archive", "Committed"]
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What a commit did: the segments it made done, those it dropped as done before, and rows added."""
+
+    segment_ids: tuple[str, ...]
+    dropped: tuple[str, ...]
+    memories: int
+    annotations: int
+
+
+class Archive(ArchiveReader):
+    """An archive as its one writer sees it; whatever ``ArchiveReader`` reads, it reads too."""
+
+    def __init__(self, uri: str, recipe: Recipe) -> None:
+        super().__init__(uri, recipe)
+        self._unfinished: tuple[str, ...] = ()
+
+    @classmethod
+    def create_or_open(cls, uri: str, recipe: Recipe, vector_size: int) -> Self:
+        """Open the archive at a path or ``s3://`` URI, making it if there is none.
+
+        ``vector_size`` is the length of a retrieval vector. A creation that was killed is completed. A
+        directory that holds anything but an archive is refused. Raises RecipeMismatch when the archive was
+        made with other options, and ArchiveError when it cannot be made or reached.
+        """
+        return cls(*create_or_load(uri, recipe, vector_size))
+
+    @classmethod
+    def open_if_there(cls, uri: str, recipe: Recipe, vector_size: int) -> Self | None:
+        """Open an existing archive; None where there is none but one could be made, which this does not.
+
+        Raises as ``create_or_open`` does.
+        """
+        found = load_if_there(uri, recipe, vector_size)
+        return None if found is None else cls(*found)
+
+    def commit(self, receipts: Iterable[Receipt]) -> Committed:
+        """Make the receipts' segments done: memory and texts first, the ``segments`` rows last.
+
+        Receipts of segments that are done already, and second receipts of one segment, are dropped. After
+        an error the same receipts may be committed again. Raises ArchiveError.
+        """
+        given = list(receipts)
+        if self._unfinished:
+            self._discard_unless_done(self._unfinished)
+            self._unfinished = ()
+        done = self.completed_among(receipt.segment_id for receipt in given)
+        fresh: dict[str, Receipt] = {}
+        dropped = []
+        for receipt in given:
+            if receipt.segment_id in done or receipt.segment_id in fresh:
+                dropped.append(receipt.segment_id)
+            else:
+                fresh[receipt.segment_id] = receipt
+        if fresh:
+            # Whether a commit that raised has happened is unknown until the next look at `segments`.
+            self._unfinished = tuple(fresh)
+            self._append_fragments(
+                "memories", [text for receipt in fresh.values() for text in receipt.memories]
+            )
+            self._append("annotations", pa.concat_tables(r.annotation_rows() for r in fresh.values()))
+            self._append("segments", pa.concat_tables(r.segment_rows() for r in fresh.values()))
+            self._unfinished = ()
+        return Committed(
+            segment_ids=tuple(fresh),
+            dropped=tuple(dropped),
+            memories=sum(receipt.memory_count for receipt in fresh.values()),
+            annotations=sum(receipt.annotation_count for receipt in fresh.values()),
+        )
+
+    def put_videos(self, rows: pa.Table) -> None:
+        """Record videos as done, replacing the row of a video that has one.
+
+        The last step of a video: its segments are committed and, for a changed file, ``replace_video``
+        has been called.
+        """
+        self._upsert("videos", "video_id", conform(rows, VIDEOS, "videos", self._uri))
+
+    def add_annotations(self, rows: pa.Table) -> int:
+        """Add texts about stored memory, of segments or whole videos, and return how many were new.
+
+        A text whose annotation_id is there stays as it is, so a rerun does not duplicate. Texts of whole
+        videos belong after ``put_videos``: ``sweep`` deletes them while the video is not done.
+        """
+        rows = conform(rows, ANNOTATIONS, "annotations", self._uri)
+        rows = _first_of_each(rows, "annotation_id")
+        there = self._ids(
+            "annotations", "annotation_id", is_in("annotation_id", rows["annotation_id"].to_pylist())
+        )
+        value_set = pa.array(sorted(there), pa.string())
+        new = rows.filter(pc.invert(pc.is_in(rows["annotation_id"], value_set=value_set)))
+        self._append("annotations", new)
+        return new.num_rows
+
+    def sweep(self) -> dict[str, int]:
+        """Delete what a killed run left and return the rows deleted by table.
+
+        Orphans are memory and texts of segments that are not done, and texts of whole videos that are not
+        done. Reads only id columns. Not while receipts are being committed by another process.
+        """
+        done = self.completed_segments()
+        deleted = {}
+        for name in ("memories", "annotations"):
+            deleted[name] = self._delete_in(name, "segment_id", self._ids(name, "segment_id") - done)
+        whole = self._ids("annotations", "video_id", ["segment_id IS NULL"]) - set(self.completed_videos())
+        deleted["annotations"] += self._delete_in("annotations", "video_id", whole, "segment_id IS NULL")
+        return deleted
+
+    def replace_video(self, video_id: str, keep_segment_ids: Iterable[str]) -> dict[str, int]:
+        """Delete a changed video's old rows, once its new segments are committed; rows deleted by table.
+
+        Every segment of the video but ``keep_segment_ids`` goes, with its memory and texts, and with any of
+        them the texts about the whole video, which described the old content.
+        """
+        old = self.completed_segments(video_id) - set(keep_segment_ids)
+        if not old:
+            return {"segments": 0, "memories": 0, "annotations": 0}
+        whole = self._delete_in("annotations", "video_id", [video_id], "segment_id IS NULL")
+        # `segments` first: killed after it, the rest are orphans and the next sweep finds them.
+        segments = self._delete_in("segments", "segment_id", old)
+        memories = self._delete_in("memories", "segment_id", old)
+        annotations = self._delete_in("annotations", "segment_id", old)
+        return {"segments": segments, "memories": memories, "annotations": annotations + whole}
+
+    def record_failures(self, failures: Iterable[Failure]) -> None:
+        """Record attempts that failed. A failure seen before keeps its first time and counts up."""
+        attempts: dict[str, list[Failure]] = {}
+        for failure in failures:
+            key = failure_id(failure.video_id, failure.segment_id, failure.stage)
+            attempts.setdefault(key, []).append(failure)
+        before = {
+            row["failure_id"]: row
+            for row in self._rows("failures", is_in("failure_id", attempts)).to_pylist()
+        }
+        now = datetime.now(UTC)
+        rows = [
+            {
+                **vars(tries[-1]),
+                "failure_id": key,
+                "attempts": len(tries) + (before[key]["attempts"] if key in before else 0),
+                "first_seen": before[key]["first_seen"] if key in before else now,
+                "last_seen": now,
+            }
+            for key, tries in attempts.items()
+        ]
+        self._upsert("failures", "failure_id", pa.Table.from_pylist(rows, schema=FAILURES))
+
+    def clear_failures(self, *, video_ids: Iterable[str] = (), segment_ids: Iterable[str] = ()) -> int:
+        """Forget the failures of segments, and all those of videos, that have been done since."""
+        by_segment = self._delete_in("failures", "segment_id", segment_ids)
+        return by_segment + self._delete_in("failures", "video_id", video_ids)
+
+    def compact(self, keep_versions: timedelta = timedelta(hours=1)) -> dict[str, tuple[int, int]]:
+        """Merge small files and forget old versions; fragments before and after by table.
+
+        A reader that holds a table handle for longer than ``keep_versions`` has to open it anew.
+        """
+        names = ("memories", "annotations", "segments", "videos", "failures")
+        return {name: compact_dataset(self._dataset(name), self._uri, keep_versions) for name in names}
+
+    def _append_fragments(self, name: str, fragments: list[str]) -> None:
+        if not fragments:
+            return
+        dataset = self._dataset(name)
+        operation = lance.LanceOperation.Append([FragmentMetadata.from_json(text) for text in fragments])
+        with lance_errors(self._uri, f"commit rows of table {name!r} to"):
+            lance.LanceDataset.commit(dataset, operation, read_version=dataset.version)
+
+    def _append(self, name: str, rows: pa.Table) -> None:
+        if not rows.num_rows:
+            return
+        with lance_errors(self._uri, f"commit rows of table {name!r} to"):
+            lance.write_dataset(rows, self._dataset(name), mode="append")
+
+    def _upsert(self, name: str, key: str, rows: pa.Table) -> None:
+        # Two rows of one key would both be inserted, and no rows would still make a version.
+        rows = _first_of_each(rows, key)
+        if not rows.num_rows:
+            return
+        merge = self._dataset(name).merge_insert(key).when_matched_update_all().when_not_matched_insert_all()
+        with lance_errors(self._uri, f"write table {name!r} of"):
+            merge.execute(rows)
+
+    def _delete_in(self, name: str, column: str, ids: Iterable[str], also: str | None = None) -> int:
+        deleted = 0
+        dataset = self._dataset(name)
+        for part in is_in(column, ids):
+            condition = part if also is None else f"{part} AND {also}"
+            with lance_errors(self._uri, f"delete rows of table {name!r} of"):
+                # A delete that finds nothing would still make a version of the table.
+                if dataset.count_rows(filter=condition):
+                    deleted += dataset.delete(condition)["num_deleted_rows"]
+        return deleted
+
+    def _discard_unless_done(self, segment_ids: Iterable[str]) -> None:
+        orphans = set(segment_ids) - self.completed_among(segment_ids)
+        for name in ("memories", "annotations"):
+            self._delete_in(name, "segment_id", orphans)
+
+
+def _first_of_each(rows: pa.Table, key: str) -> pa.Table:
+    numbered = rows.select([key]).append_column("row", pa.array(range(rows.num_rows), pa.int64()))
+    return rows.take(numbered.group_by(key).aggregate([("row", "min")])["row_min"].combine_chunks().sort())
