@@ -1,0 +1,62 @@
+"""``malmm``: the command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+from malmm.jobs import demo_videos, index, show
+from malmm.jobs.text import printable
+from malmm.pipeline.errors import ConfigError, MalmmError
+from malmm.pipeline.report import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+
+__all__ = ["main"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="malmm",
+        description="Index long videos with MA-LMM on Ray Data into a LanceDB archive.",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in (index, show, demo_videos):
+        command.add_parser(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and give its exit code. Errors are one sentence on standard error."""
+    arguments = _parser().parse_args(argv)
+    # A scheduler stops a job with SIGTERM: end as cleanly as on Ctrl-C.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return int(arguments.run(arguments))
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output, such as `head`, has what it wanted.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MalmmError as error:
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
+    except ValueError as error:
+        # The model's own errors are ValueErrors of its package, which a light command never loads.
+        if type(error).__name__ != "CheckpointError":
+            raise
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        return EXIT_FAILED
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""``malmm index``: videos into an archive."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from malmm.jobs.text import clock, printable
+from malmm.pipeline.config import MERGE_POLICIES, IndexConfig, Prompt
+from malmm.pipeline.report import IndexReport
+
+__all__ = ["add_parser", "run", "summary"]
+
+_FAILURES_SHOWN = 20
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command and its options."""
+    parser = commands.add_parser(
+        "index",
+        help="index videos into an archive",
+        description="Index videos into a LanceDB archive: captions, answers to your prompts, and compressed memory "
+        "that can be searched and asked again. Run it again to add new videos or to go on after a stop: what "
+        "is stored is not done twice.",
+        epilog="examples:\n"
+        "  malmm index videos/ --archive archive\n"
+        "  malmm index 'shows/**/*.mp4' --archive archive --prompt people='Who is in the video?'\n"
+        "  malmm index talk.mp4 --archive archive --model Salesforce/instructblip-vicuna-7b\n\n"
+        "exit codes: 0 all done, 3 some videos failed, 1 nothing could be done, 2 wrong usage, 130 interrupted",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    defaults = IndexConfig(sources=("x",), archive="x")
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="a video, a directory, or a quoted glob")
+    parser.add_argument(
+        "--archive", required=True, metavar="URI", help="where the archive is or will be: a directory"
+    )
+    parser.add_argument(
+        "--model",
+        default=defaults.model,
+        metavar="ID|DIR",
+        help="an InstructBLIP checkpoint: a hub id or a directory (default: a tiny one with random weights)",
+    )
+    parser.add_argument(
+        "--retrieval-model",
+        metavar="ID|DIR",
+        help="a BLIP-2 image-text checkpoint with the same image encoder, or 'none' (default: the model's companion)",
+    )
+    parser.add_argument(
+        "--fps", type=float, default=defaults.fps, help="sampled frames a second of video (%(default)g)"
+    )
+    parser.add_argument(
+        "--segment-s",
+        type=float,
+        default=defaults.segment_s,
+        metavar="S",
+        help="seconds a segment (%(default)g)",
+    )
+    parser.add_argument(
+        "--bank-length",
+        type=int,
+        default=defaults.bank_length,
+        metavar="M",
+        help="memory slots kept of a segment (%(default)s)",
+    )
+    parser.add_argument(
+        "--merge-policy",
+        choices=MERGE_POLICIES,
+        default=defaults.merge_policy,
+        help="how a full memory bank makes room (%(default)s)",
+    )
+    parser.add_argument(
+        "--prompt",
+        action="append",
+        default=[],
+        metavar="NAME=TEXT",
+        help="a question to answer for every segment and video; may be repeated; 'caption=…' replaces the caption",
+    )
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=defaults.max_new_tokens,
+        metavar="N",
+        help="longest text, in tokens (%(default)s)",
+    )
+    parser.add_argument(
+        "--batch-segments",
+        type=int,
+        default=defaults.batch_segments,
+        metavar="N",
+        help="segments encoded in lock step (%(default)s)",
+    )
+    parser.add_argument(
+        "--decoder", choices=("av", "decord"), default=defaults.decoder, help="video decoder (%(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show Ray's own messages")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Index, showing progress, and print the summary."""
+    config = IndexConfig(
+        sources=tuple(arguments.sources),
+        archive=arguments.archive,
+        model=arguments.model,
+        retrieval_model=arguments.retrieval_model,
+        fps=arguments.fps,
+        segment_s=arguments.segment_s,
+        bank_length=arguments.bank_length,
+        merge_policy=arguments.merge_policy,
+        prompts=tuple(Prompt.parse(option) for option in arguments.prompt),
+        decoder=arguments.decoder,
+        batch_segments=arguments.batch_segments,
+        max_new_tokens=arguments.max_new_tokens,
+    )
+    # Loading torch and Ray takes seconds that --help and a wrong option need not wait for.
+    from malmm.jobs.progress import ProgressDisplay
+    from malmm.pipeline.index import index
+
+    with ProgressDisplay(quiet=arguments.quiet or arguments.verbose) as display:
+        report = index(config, on_progress=display, verbose=arguments.verbose)
+    print(json.dumps(report.to_dict(), indent=2) if arguments.json else summary(report))
+    return report.exit_code
+
+
+def summary(report: IndexReport) -> str:
+    """The report for people; its last lines say what failed and why."""
+    lines = []
+    if report.interrupted:
+        lines.append("Interrupted. What is stored stays; run the same command again to go on.")
+    speed = f", {report.times_real_time:.1f}x real time" if report.times_real_time else ""
+    lines += [
+        f"Archive   {printable(report.archive)}",
+        f"Videos    {report.videos_indexed} indexed, {report.videos_unchanged} unchanged, "
+        f"{report.videos_listed} listed",
+        f"Segments  {report.segments_indexed} stored"
+        + (f", {report.segments_resumed} stored by an earlier run" if report.segments_resumed else ""),
+        f"Video     {clock(report.video_s)} in {report.frames} frames{speed}",
+        f"Rows      {report.memories} memory slots, {report.annotations} texts",
+        f"Took      {clock(report.elapsed_s)}",
+    ]
+    if report.notice:
+        lines += ["", f"Note: {report.notice}"]
+    if report.failures:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in report.failures_by_kind().items())
+        lines += ["", f"Failed: {kinds}"]
+        lines += [f"  {printable(failure.message)}" for failure in report.failures[:_FAILURES_SHOWN]]
+        more = len(report.failures) - _FAILURES_SHOWN
+        if more > 0:
+            lines.append(f"  and {more} more, in the archive's table 'failures'")
+    return "\n".join(lines)

@@ -1,0 +1,36 @@
+"""Putting outside text, times and sizes on a terminal."""
+
+from __future__ import annotations
+
+__all__ = ["clock", "printable", "shortened", "size"]
+
+
+def printable(text: str) -> str:
+    """The text with control characters spelled out: names and captions must not steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shortened(text: str, width: int) -> str:
+    """The text on one line of at most ``width`` characters."""
+    line = printable(" ".join(text.split()))
+    return line if len(line) <= width else line[: max(0, width - 1)] + "…"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as ``M:SS`` or ``H:MM:SS``, with tenths where there are any."""
+    sign = "-" if seconds < 0 else ""
+    tenths = round(abs(seconds) * 10)
+    whole, tenth = divmod(tenths, 10)
+    minutes, second = divmod(whole, 60)
+    hours, minute = divmod(minutes, 60)
+    head = f"{hours}:{minute:02d}" if hours else f"{minute}"
+    return f"{sign}{head}:{second:02d}" + (f".{tenth}" if tenth else "")
+
+
+def size(count_bytes: float) -> str:
+    """Bytes with a unit: ``1.5 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count_bytes < 1000:
+            return f"{count_bytes:.0f} {unit}" if unit == "B" else f"{count_bytes:.1f} {unit}"
+        count_bytes /= 1000
+    return f"{count_bytes:.1f} TB"

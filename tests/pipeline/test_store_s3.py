@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import socket
+
+import boto3
+import numpy as np
+import pytest
+from moto.server import ThreadedMotoServer
+from support.archive_rows import RECIPE, VECTOR_SIZE, rows, segment, tokens, video, video_table
+
+from malmm.pipeline.errors import ArchiveError
+from malmm.pipeline.fragments import write_rows
+from malmm.pipeline.store import Archive
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ALLOW_HTTP": "true",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="archives")
+    yield "s3://archives"
+    server.stop()
+
+
+def test_an_archive_in_an_object_store(bucket):
+    place = f"{bucket}/films/"
+    with pytest.raises(ArchiveError, match="there is no archive at"):
+        Archive.open(place)
+    archive = Archive.create_or_open(place, RECIPE, VECTOR_SIZE)
+    receipts = write_rows(archive.uri, rows(0, 1))
+    assert archive.count("memories") == 0
+    archive.commit(receipts)
+    assert archive.commit(receipts).segment_ids == ()
+    archive.put_videos(video_table(0))
+    reader = Archive.open(place)
+    assert reader.recipe == RECIPE
+    for key, values, _ in reader.memory_tokens([segment(0), segment(1)]):
+        np.testing.assert_array_equal(values, tokens(key))
+    assert archive.replace_video(video(0), [segment(1)])["memories"] == 3
+    assert archive.sweep() == {"memories": 0, "annotations": 0}
+    archive.compact()
+    assert reader.table("memories").count_rows() == 3
+
+    with pytest.raises(ArchiveError, match=r"cannot .*s3://nowhere/films.*check the bucket"):
+        Archive.create_or_open("s3://nowhere/films", RECIPE, VECTOR_SIZE)
+
+
+def test_a_store_that_does_not_answer(bucket, monkeypatch):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    with pytest.raises(ArchiveError, match="AWS_ENDPOINT_URL"):
+        Archive.open("s3://archives/films")
