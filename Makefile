@@ -1,0 +1,67 @@
+# One verb a target. `make demo` and `make test` set up whatever they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := pipeline operators model jobs
+DEMO ?= build/demo
+
+.PHONY: demo test install format lint types wheel bench check clean help
+
+help:            ## say what each target does
+	@grep -hE '^[a-z]+: .*##|^[a-z]+:  *##' Makefile | sed -E 's/:.*##/ -/'
+
+demo: $(VENV)/.installed  ## draw a video, index it, show what is stored
+	$(BIN)/malmm demo-videos $(DEMO)/videos --minutes 2
+	$(BIN)/malmm index $(DEMO)/videos --archive $(DEMO)/archive --prompt shapes='Which shapes appear?'
+	$(BIN)/malmm show --archive $(DEMO)/archive drawn-0-0.mp4
+
+test: $(VENV)/.installed-dev  ## run the tests
+	$(BIN)/python -m pytest
+
+install: $(VENV)/.installed-dev  ## install for development
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@ $(VENV)/.installed
+
+format: $(VENV)/.installed-dev  ## rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(VENV)/.installed-dev  ## check format and style
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+# The folders import as malmm.*; the type checker needs to see them laid out so.
+types: $(VENV)/.installed-dev  ## check types
+	mkdir -p build/types/malmm
+	for package in $(PACKAGES); do ln -sfn ../../../$$package build/types/malmm/$$package; done
+	MYPYPATH=build/types:tests $(BIN)/mypy $(PACKAGES:%=-p malmm.%)
+	MYPYPATH=build/types:tests $(BIN)/mypy tests benchmarks
+
+# The wheel is tried in an environment of its own, which sees the dependencies but not the source tree.
+wheel: $(VENV)/.installed-dev  ## build the wheel and try it
+	rm -rf build/lib build/wheel dist
+	$(BIN)/python -m build --wheel --outdir dist .
+	$(PYTHON) -m venv --without-pip build/wheel
+	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" \
+		> "$$(build/wheel/bin/python -c 'import site; print(site.getsitepackages()[0])')/dependencies.pth"
+	$(BIN)/pip --python build/wheel/bin/python install --quiet --no-deps --force-reinstall dist/*.whl
+	cd build/wheel && ./bin/malmm demo-videos videos --minutes 0.2 \
+		&& ./bin/malmm index videos --archive archive --json > report.json \
+		&& ./bin/malmm show --archive archive \
+		&& ./bin/python -c "import malmm.pipeline.index as m; assert 'site-packages' in m.__file__, m.__file__"
+
+bench: $(VENV)/.installed-dev  ## run the benchmarks
+	$(BIN)/python benchmarks/decode.py $(DEMO)/videos/drawn-0-0.mp4
+
+check: lint types test wheel  ## all of the above that can fail
+
+clean:  ## remove what was built, but not the environment
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
