@@ -83,7 +83,7 @@ class Bank:
         self.active = rows
         self.count = 0
         self.appended = 0
-        self._compressions_done = 0
+        self._compressed = False
         self._row_count = [0] * rows
         self._row_appended = [0] * rows
         shape_BSN = (rows, self.capacity, positions)
@@ -143,7 +143,7 @@ class Bank:
         for row in range(active):
             self._row_count[row] = self.count
             self._row_appended[row] = self.appended
-        if self._compressions_done:
+        if self._compressed:
             self._write_BN = self._flat_BN(self._order_BNS[:active, :, newest])
 
     def write(self, tokens_BNC: Tensor, companions_BND: Sequence[Tensor] = ()) -> None:
@@ -230,7 +230,7 @@ class Bank:
         order_BNS[..., -1:] = freed_BN1
         if self.policy.uses_similarity and self.capacity > 2:
             self._close_similarity(pair_BN1)
-        self._compressions_done += 1
+        self._compressed = True
 
     def _merge(self, pair_BN1: Tensor) -> None:
         """Join the pair into its first entry: the mean weighted by how many frames each side holds."""
@@ -255,7 +255,7 @@ class Bank:
         sizes_BNS.scatter_(2, pair_BN1, total)
 
     def _close_similarity(self, pair_BN1: Tensor) -> None:
-        """Drop the pair's own similarity and renew those of the merged entry (or none, after a forgetting)."""
+        """Drop the pair's own similarity and renew those of the merged entry."""
         similarity_BNS = self._similarity_BNS[: self.active]
         kept_S = self._time_S[:-2]
         similarity_BNS[..., :-1] = similarity_BNS.gather(2, kept_S + (kept_S >= pair_BN1))

@@ -87,7 +87,7 @@ class Checkpoint:
         """``config.json`` as one of transformers' configurations. Raises CheckpointError."""
         try:
             with quiet_transformers():
-                return kind.from_dict(self.config)
+                return kind.from_dict(_without_code(self.config))
         except Exception as error:  # transformers validates with exceptions of many libraries
             reason = " ".join(str(error).split())
             raise CheckpointError(f"model {self.name!r} has an unusable config.json: {reason}") from error
@@ -99,7 +99,7 @@ class Checkpoint:
         if index_path.exists():
             try:
                 names = set(json.loads(index_path.read_text(encoding="utf-8"))["weight_map"].values())
-            except (OSError, ValueError, KeyError, AttributeError) as error:
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise CheckpointError(
                     f"model {self.name!r}: {index_path} cannot be read: {error!r}"
                 ) from error
@@ -173,8 +173,9 @@ class Checkpoint:
                     ignore_mismatched_sizes=True,
                     dtype=dtype,
                 )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise CheckpointError(f"model {self.name!r} cannot be loaded: {error}") from error
+        except Exception as error:  # a configuration can fail in as many ways as modules can be built
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise CheckpointError(f"model {self.name!r} cannot be loaded: {reason}") from error
         # Other parts' tensors keep their names; those that lost the prefix had no place.
         unexpected = sorted(
             prefix + key
@@ -196,13 +197,10 @@ class Checkpoint:
         try:
             with quiet_transformers():
                 return AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-            raise CheckpointError(
-                f"model {self.name!r}: the tokenizer in {place} cannot be read: {error}"
-            ) from error
         except Exception as error:  # the tokenizers library raises bare Exception on a broken file
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise CheckpointError(
-                f"model {self.name!r}: the tokenizer in {place} is broken: {error}"
+                f"model {self.name!r}: the tokenizer in {place} cannot be read: {reason}"
             ) from error
 
     def fingerprint(self) -> str:
@@ -237,6 +235,19 @@ class Checkpoint:
             raise CheckpointError(f"model {self.name!r} {' and '.join(wrong)}")
 
 
+def _without_code(settings: Any) -> Any:
+    """A configuration without what names code to run: an attention kernel can be a repository of the hub."""
+    if isinstance(settings, list):
+        return [_without_code(value) for value in settings]
+    if not isinstance(settings, dict):
+        return settings
+    return {
+        key: _without_code(value)
+        for key, value in settings.items()
+        if key != "auto_map" and not key.removesuffix("_internal").endswith("_implementation")
+    }
+
+
 def _some(names: list[str], limit: int = 5) -> str:
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + rest
@@ -264,5 +275,5 @@ def _readable(name: str, path: Path) -> Iterator[Any]:
     try:
         with safe_open(str(path), framework="pt") as file:
             yield file
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"model {name!r}: {path} is broken: {error}") from error
+    except (SafetensorError, OSError, RuntimeError) as error:  # RuntimeError: it cannot be mapped
+        raise CheckpointError(f"model {name!r}: {path} cannot be read: {error}") from error

@@ -164,8 +164,9 @@ def check_file(path: Path) -> list[CaseError]:
                 return list(_check_compression(path.stem, tensors))
     except KeyError as error:
         raise ValueError(f"{path} lacks {error}, which the format asks for") from error
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not fit the sizes it states: {error}") from error
+    except Exception as error:  # a size that is no number, an unknown word, weights of another shape, ...
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} does not fit the sizes it states: {reason}") from error
     raise ValueError(f"{path} holds neither a compression nor an online pass")
 
 

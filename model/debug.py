@@ -35,7 +35,7 @@ DEBUG_NOTICE = (
     "The debug model has random weights: its words mean nothing. "
     "Give --model an InstructBLIP checkpoint, such as Salesforce/instructblip-vicuna-7b, for real ones."
 )
-_VERSION = 1
+_VERSION = 2
 _CHARACTERS = string.ascii_letters + string.digits + string.punctuation + " "
 _IMAGE_SIZE = 56
 _VISION = {
@@ -67,7 +67,10 @@ def _letter_tokenizer(specials: list[str], template: str, roles: dict[str, str])
     tokenizer.decoder = decoders.Fuse()
     named = [(token, vocabulary[token]) for token in specials if token in template]
     tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=named)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, padding_side="right", **roles)
+    others = [token for token in specials if token not in roles.values()]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, padding_side="right", additional_special_tokens=others, **roles
+    )
 
 
 def _bert_like() -> PreTrainedTokenizerFast:

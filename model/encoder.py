@@ -115,10 +115,13 @@ class Encoder(nn.Module):
         """
         if self.vision is None:
             raise ValueError("this encoder was loaded without its vision encoder")
+        if len(frames) != len(prompts):
+            raise ValueError(f"{len(frames)} segments and the prompts of {len(prompts)}")
         order = falling_order([len(clip) for clip in frames])
         if not order or not len(frames[order[-1]]):
             raise ValueError("a segment without frames cannot be encoded")
-        clips = [torch.from_numpy(np.ascontiguousarray(frames[index])) for index in order]
+        # Arrays out of an object store are read-only, which torch has no word for; those are copied.
+        clips = [torch.from_numpy(np.require(frames[index], requirements=["C", "W"])) for index in order]
         lengths = [len(clip) for clip in clips]
 
         vision = self.vision
@@ -147,6 +150,8 @@ class Encoder(nn.Module):
 
         An approximation of the online pass: the query bank sees as many steps as there are slots.
         """
+        if len(memories) != len(prompts):
+            raise ValueError(f"{len(memories)} memories and the prompts of {len(prompts)}")
         order = falling_order([len(memory) for memory in memories])
         if not order or not len(memories[order[-1]]):
             raise ValueError("a memory without slots cannot be replayed")

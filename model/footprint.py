@@ -101,6 +101,11 @@ def footprints(
         settings=settings,
     )
     images, language = _count(parts["vision_model"]), _count(parts["language_model"])
+    text = config.text_config
+    if not getattr(text, "scale_decoder_outputs", True):
+        # T5 1.1, which FLAN-T5 is: transformers ties its output layer to the embeddings by configuration,
+        # and unties it when it loads weights that hold both.
+        language += text.vocab_size * text.d_model
     qformer = _count(parts["qformer"]) + parts["query_tokens"].numel()
     projection = _count(parts["language_projection"])
     query_bytes = state.query.nbytes if state.query is not None else 0

@@ -126,6 +126,8 @@ class LanguageModel(nn.Module):
         self, query_output: Tensor, prompts: Sequence[str], *, max_new_tokens: int = 40, num_beams: int = 1
     ) -> list[str]:
         """Texts for ``query_output`` [B, Q, D] under ``prompts``, one each; greedy with one beam."""
+        if not prompts:
+            return []
         embeds, mask = self._prefix(query_output, prompts)
         ids = self.model.generate(
             inputs_embeds=embeds,

@@ -56,8 +56,8 @@ class Memory:
     @classmethod
     def stored(cls, tokens: Tensor, sizes: Tensor) -> Memory:
         """A memory read back from storage. With every frame in some slot, sizes say where each begins."""
-        first = sizes.cumsum(0) - sizes
-        return cls(tokens, sizes, first, int(sizes[:, 0].sum()))
+        counts = sizes.to(torch.int64)
+        return cls(tokens, sizes, counts.cumsum(0) - counts, int(counts[:, 0].sum()))
 
     def spans(self, timestamps_s: Sequence[float], start_s: float, end_s: float) -> list[SlotSpan]:
         """The time span of every slot of a segment [start_s, end_s) whose frames had these timestamps.
@@ -69,7 +69,7 @@ class Memory:
         """
         if len(timestamps_s) != self.appended:
             raise ValueError(f"{len(timestamps_s)} timestamps for a memory of {self.appended} frames")
-        begins = self.first.to(torch.int64).median(dim=1).values.tolist()
+        begins = self.first.median(dim=1).values.tolist()
         ends = [*begins[1:], self.appended]
         spans = []
         for begin, end in zip(begins, ends, strict=True):
@@ -90,6 +90,9 @@ class Memory:
 def merge_memories(memories: Sequence[Memory], *, length: int, policy: str = "token") -> Memory:
     """One memory of at most ``length`` slots out of several, in time order, by the same compression.
 
+    Halves are merged as singles: cosines of like frames are equal in half precision, and which pair is most
+    similar is lost.
+
     Raises ValueError when there is none or they differ in shape.
     """
     if not memories:
@@ -106,7 +109,7 @@ def merge_memories(memories: Sequence[Memory], *, length: int, policy: str = "to
         channels=channels,
         policy=merge_policy(policy),
         device=memories[0].tokens.device,
-        dtype=memories[0].tokens.dtype,
+        dtype=torch.promote_types(memories[0].tokens.dtype, torch.float32),
     )
     for memory in memories:
         for slot in range(len(memory)):

@@ -24,7 +24,8 @@ class MergePolicy:
 
     ``choose(similarity [B, N, S-1], sizes [B, N, S]) -> index [B, N]`` (int64, below S-1). ``similarity`` is
     the cosine of neighbours and holds nothing when ``uses_similarity`` is false, which saves computing it.
-    ``merges`` tells a merge from forgetting; a policy that is not ``bounded`` is never asked.
+    ``merges`` tells a merge from forgetting, which may not use similarity; a policy that is not ``bounded`` is
+    never asked.
     """
 
     name: str

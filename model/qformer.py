@@ -61,7 +61,6 @@ class OnlineState:
     prompts_per_segment: int
     query_length: int
     active: int
-    embedded_RPD: Tensor
     padding_RP: Tensor | None
     first_attention_RPD: Tensor
 
@@ -75,7 +74,7 @@ class OnlineState:
         self.active = active
         self.visual.retire(active)
         if self.query is not None:
-            self.query.retire(self.active_rows * (self.query.rows // self.embedded_RPD.shape[0]))
+            self.query.retire(self.active_rows * (self.query.rows // self.first_attention_RPD.shape[0]))
 
     def finish(self) -> list[BankEntries]:
         """Each segment's visual memory, compressed to the bank's length. Ends the pass."""
@@ -138,21 +137,21 @@ class OnlineQFormer(nn.Module):
             padding_RP = mask_RP.to(torch.bool)
         positions = embedded_RPD.shape[1]
         policy = merge_policy(settings.policy)
-        crossings = [2 * self.hidden for _ in self._crossing] if settings.query else []
+        # Without query banks only frames whose output is wanted attend, so keys and values are not kept.
+        banked_layers = len(self._layers) - 1 if settings.query else 0
         visual = Bank(
             rows=segments,
             length=settings.length if settings.visual else 0,
             steps=steps if settings.visual else 1,
             positions=tokens_per_frame,
             channels=self.visual_channels,
-            companions=[width // 2 for width in crossings for _ in range(2)],
+            companions=[self.hidden] * (2 * len(self._crossing)) if banked_layers else [],
             policy=policy if settings.visual else merge_policy("token"),
             device=self.device,
             dtype=self.dtype,
         )
         query = None
-        banked_layers = len(self._layers) - 1
-        if settings.query and banked_layers:
+        if banked_layers:
             query = Bank(
                 rows=rows * banked_layers,
                 length=settings.length,
@@ -164,18 +163,15 @@ class OnlineQFormer(nn.Module):
                 device=self.device,
                 dtype=self.dtype,
             )
-        state = OnlineState(
+        return OnlineState(
             visual=visual,
             query=query,
             prompts_per_segment=prompts,
             query_length=queries,
             active=segments,
-            embedded_RPD=embedded_RPD,
             padding_RP=padding_RP,
-            first_attention_RPD=embedded_RPD,
+            first_attention_RPD=self._self_attention(0, embedded_RPD, padding_RP),
         )
-        state.first_attention_RPD = self._self_attention(0, embedded_RPD, state)
-        return state
 
     def step(
         self,
@@ -193,7 +189,7 @@ class OnlineQFormer(nn.Module):
         """
         frame_SNC = frame_SNC.to(self.dtype)
         state.visual.advance(sizes_SN)
-        if state.query is None and not self._banked(state):
+        if state.query is None:
             state.visual.write(frame_SNC)
             return self._run_without_query_bank(state) if want_output else None
         pairs = [
@@ -205,26 +201,22 @@ class OnlineQFormer(nn.Module):
             )
         ]
         state.visual.write(frame_SNC, pairs)
-        if state.query is not None:
-            state.query.advance()
-        hidden_RPD = self._layer(0, state.first_attention_RPD[: state.active_rows], state, want_output)
+        state.query.advance()
+        hidden_RPD = self._layer(0, state.first_attention_RPD[: state.active_rows], state)
         for index in range(1, len(self._layers)):
             last = index == len(self._layers) - 1
             attention_RPD = self._banked_self_attention(
-                index, hidden_RPD, state, only_store=last and not want_output
+                index, hidden_RPD, state.query, state.padding_RP, only_store=last and not want_output
             )
             if attention_RPD is None:
                 return None
-            hidden_RPD = self._layer(index, attention_RPD, state, want_output)
+            hidden_RPD = self._layer(index, attention_RPD, state)
         return hidden_RPD
 
-    def _banked(self, state: OnlineState) -> bool:
-        return bool(state.visual.companions_BSND)
-
     def _run_without_query_bank(self, state: OnlineState) -> Tensor:
-        hidden_RPD = self._layer(0, state.first_attention_RPD[: state.active_rows], state, True)
+        hidden_RPD = self._layer(0, state.first_attention_RPD[: state.active_rows], state)
         for index in range(1, len(self._layers)):
-            hidden_RPD = self._layer(index, self._self_attention(index, hidden_RPD, state), state, True)
+            hidden_RPD = self._layer(index, self._self_attention(index, hidden_RPD, state.padding_RP), state)
         return hidden_RPD
 
     def _split(self, x_BXD: Tensor) -> Tensor:
@@ -235,12 +227,12 @@ class OnlineQFormer(nn.Module):
         """[B, H, X, E] as [B, X, D]."""
         return x_BHXE.transpose(1, 2).flatten(2)
 
-    def _self_attention(self, index: int, hidden_RPD: Tensor, state: OnlineState) -> Tensor:
+    def _self_attention(self, index: int, hidden_RPD: Tensor, padding_RP: Tensor | None) -> Tensor:
         attention = self._layers[index].attention
         inner = attention.attention
         mask = None
-        if state.padding_RP is not None:
-            mask = state.padding_RP[: hidden_RPD.shape[0], None, None, :]
+        if padding_RP is not None:
+            mask = padding_RP[: hidden_RPD.shape[0], None, None, :]
         context_RHPE = F.scaled_dot_product_attention(
             self._split(inner.query(hidden_RPD)),
             self._split(inner.key(hidden_RPD)),
@@ -250,11 +242,8 @@ class OnlineQFormer(nn.Module):
         return attention.output(self._join(context_RHPE), hidden_RPD)
 
     def _banked_self_attention(
-        self, index: int, hidden_RPD: Tensor, state: OnlineState, *, only_store: bool
+        self, index: int, hidden_RPD: Tensor, bank: Bank, padding_RP: Tensor | None, *, only_store: bool
     ) -> Tensor | None:
-        bank = state.query
-        if bank is None:
-            return self._self_attention(index, hidden_RPD, state)
         attention = self._layers[index].attention
         inner = attention.attention
         rows = hidden_RPD.shape[0]
@@ -267,14 +256,14 @@ class OnlineQFormer(nn.Module):
             buffer[: bank.active][place, : bank.count].flatten(1, 2) for buffer in bank.companions_BSND
         )
         mask = None
-        if state.padding_RP is not None:
-            mask = state.padding_RP[:rows, None, None, :].repeat(1, 1, 1, bank.count)
+        if padding_RP is not None:
+            mask = padding_RP[:rows, None, None, :].repeat(1, 1, 1, bank.count)
         context_RHPE = F.scaled_dot_product_attention(
             self._split(inner.query(hidden_RPD)), self._split(key_RXD), self._split(value_RXD), attn_mask=mask
         )
         return attention.output(self._join(context_RHPE), hidden_RPD)
 
-    def _layer(self, index: int, attention_RPD: Tensor, state: OnlineState, want_output: bool) -> Tensor:
+    def _layer(self, index: int, attention_RPD: Tensor, state: OnlineState) -> Tensor:
         """Cross-attention and feed-forward of one layer, on the output of its self-attention."""
         layer = self._layers[index]
         query_RQD = attention_RPD[:, : state.query_length]
@@ -291,7 +280,7 @@ class OnlineQFormer(nn.Module):
         inner = attention.attention
         bank = state.visual
         active, count = bank.active, bank.count
-        if self._banked(state):
+        if bank.companions_BSND:
             place = 2 * self._crossing.index(layer)
             key_SXD, value_SXD = (
                 buffer[:active, :count].flatten(1, 2) for buffer in bank.companions_BSND[place : place + 2]

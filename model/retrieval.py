@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import Blip2Config, Blip2QFormerModel, PreTrainedTokenizerBase
+from transformers import Blip2Config, Blip2QFormerModel, InstructBlipConfig, PreTrainedTokenizerBase
 from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 
 from malmm.model.checkpoint import Checkpoint, CheckpointError
@@ -59,13 +59,15 @@ def check_same_vision(instructblip: Checkpoint, retrieval: Checkpoint) -> None:
                 f"{key} differs, so its vectors would not describe these tokens. Use the retrieval model that "
                 "was trained on the same image encoder, or --retrieval-model none"
             )
-    a_eps = instructblip.config.get("vision_config", {}).get("layer_norm_eps", 1e-6)
-    b_eps = retrieval.config.get("vision_config", {}).get("layer_norm_eps", 1e-6)
-    if a_eps != b_eps:
-        raise CheckpointError(
-            f"retrieval model {retrieval.name!r} normalises with epsilon {b_eps}, not {a_eps} as "
-            f"{instructblip.name!r} does"
-        )
+    a_config = instructblip.parsed(InstructBlipConfig).vision_config
+    b_config = retrieval.parsed(Blip2Config).vision_config
+    for name in ("layer_norm_eps", "num_attention_heads", "hidden_act"):
+        mine, other = getattr(a_config, name), getattr(b_config, name)
+        if mine != other:
+            raise CheckpointError(
+                f"retrieval model {retrieval.name!r} has another image encoder than {instructblip.name!r}: "
+                f"its {name} is {other!r}, not {mine!r}"
+            )
 
 
 class RetrievalModel(nn.Module):
@@ -106,12 +108,13 @@ class RetrievalModel(nn.Module):
         """
         checkpoint.check_prefixes(_PREFIXES)
         config = checkpoint.parsed(Blip2Config)
-        model = cls(
-            config,
-            checkpoint.tokenizer(),
-            checkpoint.tensor("query_tokens").to(torch.float32),
-            with_images=instructblip is not None,
-        )
+        queries = checkpoint.tensor("query_tokens").to(torch.float32)
+        if queries.ndim != 3 or queries.shape[2] != config.qformer_config.hidden_size:
+            raise CheckpointError(
+                f"retrieval model {checkpoint.name!r} has query_tokens {list(queries.shape)}, "
+                f"not [1, Q, {config.qformer_config.hidden_size}]"
+            )
+        model = cls(config, checkpoint.tokenizer(), queries, with_images=instructblip is not None)
         highest = max(model.tokenizer.get_vocab().values(), default=-1)
         if highest >= config.qformer_config.vocab_size:
             raise CheckpointError(

@@ -27,10 +27,16 @@ def image_normalisation(checkpoint: Checkpoint) -> tuple[tuple[float, ...], tupl
             settings = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise CheckpointError(f"model {checkpoint.name!r}: {path} cannot be read: {error}") from error
-        settings = settings.get("image_processor", settings)
+        if isinstance(settings, dict):
+            settings = settings.get("image_processor", settings)
+        if not isinstance(settings, dict):
+            raise CheckpointError(f"model {checkpoint.name!r}: {path} holds no settings")
         if "image_mean" in settings or "image_std" in settings:
-            mean = tuple(settings.get("image_mean") or _DEFAULT_MEAN)
-            std = tuple(settings.get("image_std") or _DEFAULT_STD)
+            try:
+                mean = tuple(map(float, settings.get("image_mean") or _DEFAULT_MEAN))
+                std = tuple(map(float, settings.get("image_std") or _DEFAULT_STD))
+            except (TypeError, ValueError):
+                mean = std = ()
             if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
                 raise CheckpointError(
                     f"model {checkpoint.name!r}: {path} has unusable image_mean or image_std"
@@ -79,8 +85,9 @@ class VisionEncoder(nn.Module):
     def pixels(self, frames_BHWC: Tensor) -> Tensor:
         """Normalised pixels [B, 3, H, W] of uint8 frames [B, H, W, 3], on the encoder's device."""
         device, dtype = self.mean.device, self.model.dtype
-        if device.type == "cuda":
-            frames_BHWC = frames_BHWC.pin_memory().to(device, non_blocking=True)
+        if device.type == "cuda" and not frames_BHWC.is_cuda:
+            frames_BHWC = frames_BHWC.pin_memory()
+        frames_BHWC = frames_BHWC.to(device, non_blocking=True)
         pixels_BHWC = (frames_BHWC.to(torch.float32) - self.mean) / self.std
         return pixels_BHWC.permute(0, 3, 1, 2).to(dtype)
 

@@ -21,6 +21,8 @@ __all__ = ["Resources", "choose_resources", "connected"]
 # A run of one machine holds a few decoded segments at a time; /dev/shm pages that are never touched cost
 # nothing, so this bounds what a slow consumer can pile up.
 _LOCAL_OBJECT_STORE_BYTES = 1 << 30
+# Room for a task of each of the stages that plan and write.
+_LIGHT_STAGES_CPUS = 0.1
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Resources:
 
 
 def choose_resources(cpus: float, gpus: float) -> Resources:
-    """Workers for a cluster of that size.
+    """Workers for a cluster of that size, such that one worker of each stage runs at once.
 
     One GPU is shared by fractions; with more, encoding gets most, since a segment's frames cost far more than
     its few sentences.
@@ -58,13 +60,16 @@ def choose_resources(cpus: float, gpus: float) -> Resources:
         # All shares together stay below the smallest machine's single CPU.
         workers = max(1, int(cpus))
         return Resources(workers, 0.2 * min(1.0, cpus / workers), 1, 0.3, 0.0, 1, 0.2, 0.0)
-    if gpus < 2:
-        decoders = max(1, int(cpus) - 2)
-        return Resources(decoders, 1.0, 1, 0.5, 0.4, 1, 0.5, 0.6)
     generators = max(1, int(gpus) // 4)
-    encoders = int(gpus) - generators
-    decoders = max(1, int(cpus) - int(gpus))
-    return Resources(decoders, 1.0, encoders, 0.5, 1.0, generators, 0.5, 1.0)
+    encoders = max(1, int(gpus) - generators)
+    # Actors hold their shares for the whole run: on few CPUs they leave half to decoding and the light stages.
+    actor_cpus = min(0.5, 0.5 * cpus / (encoders + generators))
+    left = cpus - actor_cpus * (encoders + generators) - _LIGHT_STAGES_CPUS
+    decoders, decode_cpus = max(1, int(left)), min(1.0, left)
+    encode_gpus, generate_gpus = (0.4, 0.6) if gpus < 2 else (1.0, 1.0)
+    return Resources(
+        decoders, decode_cpus, encoders, actor_cpus, encode_gpus, generators, actor_cpus, generate_gpus
+    )
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from malmm.pipeline.errors import ConfigError
 
 __all__ = [
     "CAPTION",
+    "MERGE_POLICIES",
     "IndexConfig",
     "Prompt",
     "Recipe",
@@ -82,6 +83,7 @@ class Recipe:
 
     @property
     def recipe_id(self) -> str:
+        """The hash of all fields but where the checkpoints lie."""
         # Where a checkpoint lies does not change what it computes, so the two names stay out of the hash.
         content = asdict(self)
         del content["model"], content["retrieval_model"]

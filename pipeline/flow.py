@@ -7,7 +7,8 @@ nothing falls out of the flow.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ __all__ = [
     "array_at",
     "carried",
     "rows_table",
+    "with_arrays",
 ]
 
 _VIDEO = pa.struct(
@@ -179,8 +181,17 @@ def carried(rows: pa.Table) -> list[Carried]:
 
 def array_at(rows: pa.Table, name: str, row: int, dtype: Any) -> np.ndarray:
     """The array in column ``name`` and its shape in ``{name}_shape``, without a copy and read-only."""
-    buffer = rows[name][row].as_buffer()
-    return np.frombuffer(buffer, dtype=dtype).reshape(rows[f"{name}_shape"][row].as_py())
+    shape, at = rows[f"{name}_shape"][row].as_py(), row
+    for chunk in rows[name].chunks:
+        if at < len(chunk):
+            break
+        at -= len(chunk)
+    # Not through the row's scalar: Arrow makes that by copying the bytes.
+    _, offsets, data = chunk.buffers()
+    begin = int(np.frombuffer(offsets, np.int64)[chunk.offset + at])
+    array = np.frombuffer(data, dtype, count=math.prod(shape), offset=begin).reshape(shape)
+    array.flags.writeable = False
+    return array
 
 
 def _array_columns(name: str, array: np.ndarray) -> dict[str, Any]:
@@ -211,18 +222,7 @@ def rows_table(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
 
 def _binary_column(values: list[Any], kind: pa.DataType) -> pa.Array:
     if len(values) == 1 and values[0] is not None:
-        data = pa.py_buffer(memoryview(values[0]).cast("B"))
+        data = pa.py_buffer(values[0])
         offsets = pa.py_buffer(np.array([0, data.size], dtype=np.int64))
         return pa.Array.from_buffers(kind, 1, [None, offsets, data])
     return pa.array([None if value is None else bytes(value) for value in values], kind)
-
-
-def each_row(rows: pa.Table) -> Iterator[tuple[int, Carried]]:
-    """Row numbers with what they carry."""
-    return enumerate(carried(rows))
-
-
-def concat(tables: Iterable[pa.Table], schema: pa.Schema) -> pa.Table:
-    """Tables of one schema as one; none gives an empty table."""
-    given = list(tables)
-    return pa.concat_tables(given) if given else schema.empty_table()

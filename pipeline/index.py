@@ -117,6 +117,7 @@ class _Run:
     report: IndexReport
     tell: OnProgress
     ledger: Ledger = field(default_factory=Ledger)
+    warm: tuple[float, float] | None = None
 
     def go(self, files: list[SourceFile], *, verbose: bool) -> None:
         archive = Archive.open_if_there(self.config.archive, self.recipe, self.vector_size)
@@ -296,6 +297,10 @@ class _Run:
 
     def _tell(self, stage: str, began: float) -> None:
         ledger = self.ledger
+        elapsed_s = time.monotonic() - began
+        if self.warm is None and ledger.video_s_done:
+            self.warm = (elapsed_s, ledger.video_s_done)
+        warm_s, warm_video_s = self.warm or (0.0, 0.0)
         self.tell(
             Progress(
                 stage,
@@ -306,6 +311,8 @@ class _Run:
                 video_s_done=ledger.video_s_done,
                 video_s_total=ledger.video_s_total,
                 failures=len(ledger.failures),
-                elapsed_s=time.monotonic() - began,
+                elapsed_s=elapsed_s,
+                warm_s=warm_s,
+                warm_video_s=warm_video_s,
             )
         )

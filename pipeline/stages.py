@@ -131,6 +131,7 @@ def indexing(
             },
             batch_size=1,
             num_cpus=_LIGHT_CPUS,
+            compute=TaskPoolStrategy(size=2 * resources.encode_workers),
             **_ROWS,
         )
     )

@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.models import BOUNDED, MERGING, PlainBank
+
+from malmm.model.bank import Bank
+from malmm.model.policies import POLICIES, merge_policy
+
+
+def make_bank(rows=1, length=4, steps=10, positions=3, channels=5, policy="token", companions=(), **more):
+    options = {"device": "cpu", "dtype": torch.float64} | more
+    return Bank(
+        rows=rows,
+        length=length,
+        steps=steps,
+        positions=positions,
+        channels=channels,
+        companions=companions,
+        policy=merge_policy(policy),
+        **options,
+    )
+
+
+@st.composite
+def runs(draw, policies=tuple(POLICIES)):
+    """Rows that end at different times, with their tokens, sizes and two affine companions."""
+    rows = draw(st.integers(1, 4))
+    lengths = sorted((draw(st.integers(1, 14)) for _ in range(rows)), reverse=True)
+    positions, channels = draw(st.integers(1, 4)), draw(st.integers(3, 6))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    shape = (rows, lengths[0], positions)
+    tokens = torch.randn(*shape, channels, generator=generator, dtype=torch.float64)
+    sizes = None
+    if draw(st.booleans()):
+        sizes = torch.randint(1, 6, shape, generator=generator).double()
+    maps = [
+        torch.randn(channels + 1, width, generator=generator, dtype=torch.float64)
+        for width in draw(st.lists(st.integers(1, 4), max_size=2))
+    ]
+    return {
+        "lengths": lengths,
+        "tokens": tokens,
+        "sizes": sizes,
+        "maps": maps,
+        "length": draw(st.integers(1, 6)),
+        "policy": draw(st.sampled_from(policies)),
+    }
+
+
+def companion(tokens, weights):
+    return tokens @ weights[:-1] + weights[-1]
+
+
+def run(case, after_step=None):
+    tokens, sizes, maps, lengths = case["tokens"], case["sizes"], case["maps"], case["lengths"]
+    rows, steps, positions, channels = tokens.shape
+    bank = make_bank(
+        rows=rows,
+        length=case["length"],
+        steps=steps,
+        positions=positions,
+        channels=channels,
+        policy=case["policy"],
+        companions=[weights.shape[1] for weights in maps],
+    )
+    for step in range(steps):
+        active = sum(length > step for length in lengths)
+        if active < bank.active:
+            bank.retire(active)
+        bank.advance(None if sizes is None else sizes[:active, step])
+        new = tokens[:active, step]
+        bank.write(new, [companion(new, weights) for weights in maps])
+        if after_step is not None:
+            after_step(bank, step)
+    return bank
+
+
+class PlainRows:
+    """The same rows as plain lists."""
+
+    def __init__(self, case):
+        self.case = case
+        self.memories = [PlainBank(case["length"], case["policy"]) for _ in case["lengths"]]
+
+    def step(self, step):
+        for row, memory in enumerate(self.memories):
+            if step < self.case["lengths"][row]:
+                sizes = None if self.case["sizes"] is None else self.case["sizes"][row, step].numpy()
+                memory.append(self.case["tokens"][row, step].numpy(), sizes)
+
+
+def assert_same(entries, memory):
+    assert len(entries) == len(memory.entries)
+    assert entries.appended == memory.appended
+    np.testing.assert_allclose(entries.tokens.numpy(), memory.tokens, rtol=0, atol=1e-10)
+    np.testing.assert_array_equal(entries.sizes.numpy(), memory.sizes)
+    np.testing.assert_array_equal(entries.first.numpy(), memory.first)
+
+
+@settings(max_examples=80, deadline=None)
+@given(runs())
+def test_a_bank_holds_what_a_plain_list_would(case):
+    rows = PlainRows(case)
+
+    def check(bank, step):
+        rows.step(step)
+        for entries, memory in zip(bank.entries(), rows.memories, strict=True):
+            assert_same(entries, memory)
+
+    bank = run(case, check)
+    for entries, memory in zip(bank.finish(), rows.memories, strict=True):
+        memory.finish()
+        assert_same(entries, memory)
+
+
+@settings(max_examples=40, deadline=None)
+@given(runs())
+def test_companions_stay_the_affine_map_of_their_entries(case):
+    def check(bank, step):
+        held = bank.tokens_BSNC[: bank.active, : bank.count]
+        for weights, buffer in zip(case["maps"], bank.companions_BSND, strict=True):
+            torch.testing.assert_close(
+                buffer[: bank.active, : bank.count], companion(held, weights), rtol=0, atol=1e-10
+            )
+
+    run(case, check)
+
+
+@settings(max_examples=40, deadline=None)
+@given(runs(policies=BOUNDED))
+def test_a_finished_bank_is_never_longer_than_its_length(case):
+    for entries, length in zip(run(case).finish(), case["lengths"], strict=True):
+        assert len(entries) == min(length, case["length"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(runs(policies=MERGING))
+def test_merging_loses_no_frame_and_parts_time_at_every_position(case):
+    total = torch.ones_like(case["tokens"][..., 0]) if case["sizes"] is None else case["sizes"]
+    for row, entries in enumerate(run(case).finish()):
+        length = case["lengths"][row]
+        assert torch.equal(entries.sizes.sum(0), total[row, :length].sum(0))
+        assert (entries.first[0] == 0).all()
+        ends = torch.cat([entries.first[1:], torch.full_like(entries.first[:1], length)])
+        assert (ends > entries.first).all()
+        if case["sizes"] is None:
+            assert torch.equal(entries.sizes, (ends - entries.first).double())
+
+
+@settings(max_examples=30, deadline=None)
+@given(runs())
+def test_a_row_that_ended_stays_as_it_is(case):
+    ended = {}
+
+    def check(bank, step):
+        for row, entries in enumerate(bank.entries()):
+            if row >= bank.active:
+                before = ended.setdefault(row, entries)
+                assert torch.equal(before.tokens, entries.tokens)
+                assert torch.equal(before.sizes, entries.sizes)
+                assert torch.equal(before.first, entries.first)
+
+    run(case, check)
+
+
+@settings(max_examples=25, deadline=None)
+@given(runs())
+def test_a_row_does_not_depend_on_the_others(case):
+    together = run(case).finish()
+    for row, length in enumerate(case["lengths"]):
+        alone = case | {
+            "lengths": [length],
+            "tokens": case["tokens"][row : row + 1, :length],
+            "sizes": None if case["sizes"] is None else case["sizes"][row : row + 1, :length],
+        }
+        (entries,) = run(alone).finish()
+        assert torch.equal(entries.tokens, together[row].tokens)
+        assert torch.equal(entries.first, together[row].first)
+
+
+@pytest.mark.parametrize("policy", ["token", "none"])
+def test_writing_rows_apart_is_writing_them_at_once(policy):
+    tokens = torch.randn(4, 9, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    whole, parts = (make_bank(rows=4, length=2, steps=9, policy=policy) for _ in range(2))
+    for step in range(9):
+        whole.advance()
+        whole.write(tokens[:, step])
+        parts.advance()
+        for begin in range(2):
+            parts.write_rows(slice(begin, None, 2), tokens[begin::2, step])
+    for a, b in zip(whole.finish(), parts.finish(), strict=True):
+        assert torch.equal(a.tokens, b.tokens)
+
+
+@pytest.mark.parametrize(("policy", "steps"), [("none", 3), ("none", 1), ("token", 3)])
+def test_more_entries_than_were_announced_is_an_error(policy, steps):
+    bank = make_bank(steps=steps, length=5, policy=policy)
+    for _ in range(steps):
+        bank.advance()
+        bank.write(torch.zeros(1, 3, 5, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"one more"):
+        bank.advance()
+
+
+def test_length_zero_holds_the_newest_entry_only():
+    bank = make_bank(length=0, steps=1)
+    for step in range(3):
+        bank.advance()
+        bank.write(torch.full((1, 3, 5), float(step), dtype=torch.float64))
+        (entries,) = bank.entries()
+        assert len(entries) == 1
+        assert (entries.tokens == step).all()
+        assert (entries.first == step).all()
+    assert len(bank.finish()[0]) == 1
+
+
+@pytest.mark.parametrize("wrong", [{"length": -1}, {"steps": 0}, {"rows": 0}])
+def test_a_bank_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ValueError, match="cannot be"):
+        make_bank(**wrong)
+
+
+def test_rows_cannot_come_back():
+    bank = make_bank(rows=2)
+    bank.retire(1)
+    with pytest.raises(ValueError, match="2 rows cannot be active of 1"):
+        bank.retire(2)
+
+
+def test_every_companion_must_be_written():
+    bank = make_bank(companions=[2])
+    bank.advance()
+    with pytest.raises(ValueError, match="zip"):
+        bank.write(torch.zeros(1, 3, 5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("steps", [1, 5, 100_000])
+def test_memory_is_bounded_by_length_not_by_steps(steps):
+    bank = make_bank(rows=2, length=4, steps=steps, companions=[7], device="meta", dtype=torch.float32)
+    assert bank.nbytes == 2 * min(steps, 5) * 3 * (5 + 7) * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_sizes_stay_exact_in_half_precision(dtype):
+    bank = make_bank(length=1, steps=500, dtype=dtype)  # bfloat16 counts to 256
+    for _ in range(500):
+        bank.advance()
+        bank.write(torch.ones(1, 3, 5, dtype=dtype))
+    (entries,) = bank.finish()
+    assert (entries.sizes == 500).all()
+    assert entries.tokens.dtype == dtype
+    assert (entries.tokens == 1).all()
+
+
+def test_printing_a_row_shows_shapes():
+    bank = make_bank()
+    bank.advance()
+    bank.write(torch.zeros(1, 3, 5, dtype=torch.float64))
+    assert repr(bank.finish()[0]) == "BankEntries(tokens=(1, 3, 5), appended=1)"

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.models import BOUNDED, MERGING, PlainBank
+
+from malmm.model.bank import Bank
+from malmm.model.memory import Memory, merge_memories
+from malmm.model.policies import merge_policy
+
+
+def remember(seed, frames, length, policy="token", positions=5, channels=4):
+    generator = torch.Generator().manual_seed(seed)
+    bank = Bank(
+        rows=1,
+        length=length,
+        steps=frames,
+        positions=positions,
+        channels=channels,
+        policy=merge_policy(policy),
+        device="cpu",
+        dtype=torch.float64,
+    )
+    for _ in range(frames):
+        bank.advance()
+        bank.write(torch.randn(1, positions, channels, generator=generator, dtype=torch.float64))
+    return Memory.of(bank.finish()[0])
+
+
+SEEDS = st.integers(0, 2**32)
+
+
+@settings(max_examples=80, deadline=None)
+@given(SEEDS, st.integers(1, 25), st.integers(1, 6), st.sampled_from([*MERGING, "none"]), st.integers(1, 6))
+def test_spans_tile_the_segment(seed, frames, length, policy, positions):
+    memory = remember(seed, frames, length, policy, positions)
+    steps = np.random.default_rng(seed).uniform(0.01, 2, frames)
+    timestamps = (100 + steps.cumsum()).tolist()
+    start_s, end_s = 100.0, timestamps[-1] + 0.5
+    spans = memory.spans(timestamps, start_s, end_s)
+    assert len(spans) == len(memory)
+    assert spans[0].start_s == start_s
+    assert spans[-1].end_s == end_s
+    assert sum(span.frame_count for span in spans) == frames
+    for span, following in itertools.pairwise(spans):
+        assert span.end_s == following.start_s == timestamps[following.first]
+        assert span.first + span.frame_count == following.first
+    for span in spans:
+        assert span.frame_count >= 1
+        assert span.start_s < span.end_s
+        assert span.first <= span.middle < span.first + span.frame_count
+        assert span.timestamp_s == timestamps[span.middle]
+        assert span.start_s <= span.timestamp_s < span.end_s
+
+
+@settings(max_examples=30, deadline=None)
+@given(SEEDS, st.integers(1, 25), st.integers(1, 6))
+def test_whole_frames_have_the_spans_of_every_position(seed, frames, length):
+    memory = remember(seed, frames, length, "frame")
+    assert [span.first for span in memory.spans(range(frames), 0, frames)] == memory.first[:, 0].tolist()
+    assert (memory.first == memory.first[:, :1]).all()
+
+
+def test_where_frames_were_forgotten_the_first_slot_begins_at_its_own():
+    spans = remember(1, 10, 4, "fifo").spans([float(t) for t in range(10)], 0.0, 10.0)
+    assert [(span.start_s, span.end_s) for span in spans] == [(6, 7), (7, 8), (8, 9), (9, 10)]
+
+
+def test_a_slot_begins_where_the_lower_median_of_its_positions_does():
+    first = torch.tensor([[0, 0, 0, 0], [1, 2, 4, 5], [3, 3, 6, 6]])
+    memory = Memory(torch.zeros(3, 4, 2), torch.ones(3, 4), first, 8)
+    spans = memory.spans([10.0 + t for t in range(8)], 9.5, 18.0)
+    assert [(span.first, span.frame_count, span.middle) for span in spans] == [
+        (0, 2, 0),
+        (2, 1, 2),
+        (3, 5, 5),
+    ]
+    assert [(span.start_s, span.end_s, span.timestamp_s) for span in spans] == [
+        (9.5, 12.0, 10.0),
+        (12.0, 13.0, 12.0),
+        (13.0, 18.0, 15.0),
+    ]
+
+
+def test_timestamps_must_be_those_of_the_frames():
+    with pytest.raises(ValueError, match="3 timestamps for a memory of 10 frames"):
+        remember(1, 10, 4).spans([0.0, 1.0, 2.0], 0.0, 10.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS, st.integers(1, 25), st.integers(1, 6), st.sampled_from(MERGING))
+def test_storage_keeps_all_there_is_to_know(seed, frames, length, policy):
+    memory = remember(seed, frames, length, policy)
+    again = Memory.stored(memory.tokens, memory.sizes)
+    assert torch.equal(again.first, memory.first)
+    assert again.first.dtype == torch.int64
+    assert again.appended == memory.appended
+    timestamps = [float(t) for t in range(frames)]
+    assert again.spans(timestamps, 0, frames) == memory.spans(timestamps, 0, frames)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    SEEDS,
+    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 4)), min_size=1, max_size=4),
+    st.integers(1, 6),
+    st.sampled_from(BOUNDED),
+)
+def test_merging_memories_is_the_same_compression_of_their_slots(seed, shapes, length, policy):
+    memories = [remember(seed + i, frames, slots) for i, (frames, slots) in enumerate(shapes)]
+    plain = PlainBank(length, policy)
+    for memory in memories:
+        for slot in range(len(memory)):
+            plain.append(memory.tokens[slot].numpy(), memory.sizes[slot].numpy())
+    plain.finish()
+    merged = merge_memories(memories, length=length, policy=policy)
+    np.testing.assert_allclose(merged.tokens.numpy(), plain.tokens, rtol=0, atol=1e-10)
+    np.testing.assert_array_equal(merged.sizes.numpy(), plain.sizes)
+    np.testing.assert_array_equal(merged.first.numpy(), plain.first)
+    assert merged.appended == sum(map(len, memories))
+    if policy != "fifo":
+        assert (merged.sizes.sum(0) == sum(frames for frames, _ in shapes)).all()
+
+
+def test_one_memory_that_fits_comes_back_as_it_is():
+    memory = remember(3, 12, 4)
+    merged = merge_memories([memory], length=4)
+    assert torch.equal(merged.tokens, memory.tokens)
+    assert torch.equal(merged.sizes, memory.sizes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_memories_stored_in_half_precision_are_merged_in_single(dtype):
+    """In half, the cosines of like frames are equal, and the first pair would win whatever it is."""
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(1, 6, 32, generator=generator)
+    tokens = (base + 0.03 * torch.randn(12, 6, 32, generator=generator).cumsum(0)).to(dtype)
+    memory = Memory.stored(tokens, torch.ones(12, 6))
+    expected = merge_memories([Memory.stored(tokens.double(), torch.ones(12, 6))], length=4)
+    merged = merge_memories([memory], length=4)
+    assert torch.equal(merged.sizes, expected.sizes.float())
+    torch.testing.assert_close(merged.tokens.double(), expected.tokens, rtol=0, atol=1e-5)
+
+
+def test_what_cannot_be_merged_is_refused():
+    with pytest.raises(ValueError, match="no memories to merge"):
+        merge_memories([], length=3)
+    with pytest.raises(ValueError, match="different token shapes"):
+        merge_memories([remember(0, 2, 2), remember(0, 2, 2, positions=3)], length=3)
+
+
+def test_printing_a_memory_shows_shapes():
+    assert repr(remember(0, 9, 4)) == "Memory(tokens=(4, 5, 4), appended=9)"
