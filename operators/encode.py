@@ -60,10 +60,12 @@ class EncodeSegments:
         frames = {index: array_at(rows, "frames", index, np.uint8) for index in good}
         for index, encoded in self._encode(good, frames).items():
             row = held[index]
-            if isinstance(encoded, Exception):
-                results[index] = row.failed("encode", type(encoded).__name__, _sentence(encoded)).columns()
-            else:
+            try:
+                if isinstance(encoded, Exception):
+                    raise encoded
                 results[index] = row.columns() | self._row(rows, index, row, frames[index], encoded)
+            except (RuntimeError, ValueError) as error:
+                results[index] = row.failed("encode", type(error).__name__, _sentence(error)).columns()
         return rows_table(results, ENCODED)
 
     def _encode(self, indices: list[int], frames: dict[int, np.ndarray]) -> dict[int, Encoded | Exception]:

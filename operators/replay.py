@@ -53,6 +53,8 @@ class ReplayPrompts:
         )
 
     def _replay(self, row: Carried, segment_ids: list[str], prompts: list[int]) -> dict[str, Any]:
+        if row.failure is not None:
+            return row.columns()
         try:
             memories = [
                 Memory.stored(torch.from_numpy(tokens.astype(np.float32)), torch.from_numpy(sizes.copy()))

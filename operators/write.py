@@ -104,14 +104,14 @@ def write_segments(
             "frame_count": rows["frame_count"][index].as_py(),
             "recipe_id": recipe_id,
         }
-        tables = {
-            "segments": pa.Table.from_pylist([segment], schema=SEGMENTS),
-            "annotations": pa.Table.from_pylist(annotations, schema=ANNOTATIONS),
-            "memories": pa.Table.from_pylist(_memory_rows(rows, index, row), schema=memories),
-        }
         try:
+            tables = {
+                "segments": pa.Table.from_pylist([segment], schema=SEGMENTS),
+                "annotations": pa.Table.from_pylist(annotations, schema=ANNOTATIONS),
+                "memories": pa.Table.from_pylist(_memory_rows(rows, index, row), schema=memories),
+            }
             receipt = write_rows(archive, tables)[0]
-        except ArchiveError as error:
+        except (ArchiveError, ValueError) as error:  # Arrow's errors are ValueErrors
             results.append(row.failed("write", type(error).__name__, str(error)).columns())
             continue
         problem = rows["problem"][index].as_py()

@@ -48,7 +48,16 @@ class Orientation:
 
 
 def orientation_of(frame: Any) -> Orientation:
-    """The orientation that a frame's display matrix asks for, to the nearest quarter turn."""
+    """The orientation that a frame's display matrix asks for, to the nearest quarter turn.
+
+    Raises FFmpegError for a frame in colours that cannot be converted.
+    """
+    # Looking at side data ties a frame into a reference cycle: the decoder's large pictures would wait for
+    # the garbage collector. A small copy has the same side data.
+    return _orientation(frame.reformat(width=8, height=8, format="gray", threads=1))
+
+
+def _orientation(frame: Any) -> Orientation:
     matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
     if matrix is None:
         return Orientation()
@@ -60,14 +69,16 @@ def orientation_of(frame: Any) -> Orientation:
 
 
 class SquarePictures:
-    """Turns frames into uint8 [size, size, 3] RGB: the whole picture squashed, upright. One a thread."""
+    """Turns the frames of one video into uint8 [size, size, 3] RGB: the whole picture squashed, upright."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self._scaler = VideoReformatter()
+        self._turned: Orientation | None = None
 
     def of(self, frame: Any) -> np.ndarray:
-        """The picture of a decoded frame, its display matrix applied."""
+        """The picture of a decoded frame, the video's display matrix applied. Raises FFmpegError for a
+        frame in colours that cannot be converted."""
         scaled = self._scaler.reformat(
             frame,
             width=self.size,
@@ -77,4 +88,6 @@ class SquarePictures:
             dst_color_range=ColorRange.JPEG,
             threads=1,
         )
-        return orientation_of(frame).apply(scaled.to_ndarray())
+        if self._turned is None:
+            self._turned = _orientation(scaled)
+        return self._turned.apply(scaled.to_ndarray())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from av.error import FFmpegError
+
 from malmm.operators.media.container import cut_short
 from malmm.operators.media.extent import find_end
-from malmm.operators.media.frames import Damaged, frames_from
-from malmm.operators.media.picture import orientation_of
+from malmm.operators.media.frames import Damaged, TimedFrame, frames_from
+from malmm.operators.media.picture import Orientation, orientation_of
 from malmm.pipeline.errors import MediaError
 
 __all__ = ["VideoInfo", "probe"]
@@ -46,12 +48,13 @@ def probe(path: str) -> VideoInfo:
     """
     damaged = 0
     for item in frames_from(path, None):
-        if isinstance(item, Damaged):
+        turned = None if isinstance(item, Damaged) else _orientation(item)
+        if isinstance(item, Damaged) or turned is None:
             damaged += 1
             if damaged >= MAX_DAMAGED:
                 break
             continue
-        video, turned = item.video, orientation_of(item.frame)
+        video = item.video
         start = item.tick * video.time_base
         end = find_end(path)
         if end is not None and video.clock_is_dts:
@@ -77,3 +80,11 @@ def probe(path: str) -> VideoInfo:
             kind="decode_error",
         )
     raise MediaError(f"{path} holds a video without a single frame: leave it out", uri=path, kind="no_frames")
+
+
+def _orientation(item: TimedFrame) -> Orientation | None:
+    """How the frame is turned; None for one that is too damaged to be converted."""
+    try:
+        return orientation_of(item.frame)
+    except FFmpegError:
+        return None

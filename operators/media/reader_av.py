@@ -6,6 +6,7 @@ import bisect
 from fractions import Fraction
 
 import numpy as np
+from av.error import FFmpegError
 
 from malmm.operators.media.extent import declared_end
 from malmm.operators.media.frames import Damaged, TimedFrame, frames_from
@@ -71,8 +72,13 @@ class _Decoding:
             cell = cells.cell(item.tick)
             if cell is None or cell <= previous_cell:
                 continue
+            try:
+                self.frames[len(self.timestamps_s)] = pictures.of(item.frame)
+            except FFmpegError:
+                # A damaged header can give a frame colours that no conversion knows.
+                bisect.insort(self.damaged, item.tick)
+                continue
             previous_cell = cell
-            self.frames[len(self.timestamps_s)] = pictures.of(item.frame)
             self.timestamps_s.append(float(item.tick * cells.time_base))
 
     def _begin(self, first: TimedFrame) -> Cells:
@@ -137,7 +143,7 @@ class _Decoding:
         count = sum(tick * time_base >= start for tick in self.damaged)
         # The hole that the last damage tore ends with the first good frame after it.
         last = max(self.damaged[-1], self.healed or self.damaged[-1]) * time_base
-        if last <= start:
+        if count == 0 and last <= start:
             return []
         first = max(start, self.damaged[-max(count, 1)] * time_base)
         packets = f"{count} packets" if count > 1 else "1 packet"

@@ -136,8 +136,8 @@ def _check_agreement(path: str, reader: Any, ticks: np.ndarray, tick_s: float) -
 def _pictures(path: str, reader: Any, keys: np.ndarray, first: int, last: int) -> Iterator[tuple[int, Any]]:
     """Every picture from the key frame before ``first`` to ``last``, [H, W, 3] and upright, with its index.
 
-    Going to frames by index would be quicker, but decord skips what lies between by polling, gives up
-    when the machine is busy, and then hands out another frame without an error.
+    Going to frames by index would be quicker, but decord skips what lies between by polling, and on a busy
+    machine it was seen to give up short of the frame without raising.
     """
     import decord
 
