@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
@@ -18,8 +19,15 @@ from malmm.pipeline.report import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 __all__ = ["main"]
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"error: {printable(message)}; see `{self.prog} --help`\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="malmm",
         description="Index long videos with MA-LMM on Ray Data into a LanceDB archive.",
     )
@@ -44,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except MalmmError as error:
+        if getattr(arguments, "verbose", False):
+            traceback.print_exc()
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
     except ValueError as error:

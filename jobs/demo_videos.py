@@ -37,6 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--count {arguments.count}: at least 1")
     if not 0.05 <= arguments.minutes <= 600:
         raise ConfigError(f"--minutes {arguments.minutes:g}: from 0.05 to 600")
+    if arguments.seed < 0:
+        raise ConfigError(f"--seed {arguments.seed}: 0 or more")
     from malmm.model.demo.videos import draw_video
 
     try:

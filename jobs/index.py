@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from malmm.jobs.text import clock, printable
+from malmm.jobs.text import about, clock, printable
 from malmm.pipeline.config import MERGE_POLICIES, IndexConfig, Prompt
 from malmm.pipeline.report import IndexReport
 
@@ -116,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     # Loading torch and Ray takes seconds that --help and a wrong option need not wait for.
     from malmm.jobs.progress import ProgressDisplay
-    from malmm.pipeline.index import index
+    from malmm.pipeline.indexing import index
 
     with ProgressDisplay(quiet=arguments.quiet or arguments.verbose) as display:
         report = index(config, on_progress=display, verbose=arguments.verbose)
@@ -145,7 +145,7 @@ def summary(report: IndexReport) -> str:
     if report.failures:
         kinds = ", ".join(f"{count} {kind}" for kind, count in report.failures_by_kind().items())
         lines += ["", f"Failed: {kinds}"]
-        lines += [f"  {printable(failure.message)}" for failure in report.failures[:_FAILURES_SHOWN]]
+        lines += [f"  {about(failure.uri, failure.message)}" for failure in report.failures[:_FAILURES_SHOWN]]
         more = len(report.failures) - _FAILURES_SHOWN
         if more > 0:
             lines.append(f"  and {more} more, in the archive's table 'failures'")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
-from malmm.jobs.text import clock, printable, shortened
+from malmm.jobs.text import about, clock, printable, shortened
 from malmm.pipeline.config import CAPTION
 from malmm.pipeline.errors import ConfigError
 
@@ -108,7 +108,7 @@ def _overview_lines(content: dict[str, Any], width: int) -> list[str]:
             lines.append(f"{'':>30}{shortened(video['caption'], max(20, width - 30))}")
     if content["failures"]:
         lines += ["", f"Failed: {len(content['failures'])}"]
-        lines += [f"  {printable(failure['message'])}" for failure in content["failures"]]
+        lines += [f"  {about(failure['uri'], failure['message'])}" for failure in content["failures"]]
     return lines
 
 
@@ -159,7 +159,7 @@ def timeline(spans: Sequence[tuple[float, float]], start_s: float, end_s: float,
     line = [" "] * width
     length = max(end_s - start_s, 1e-9)
     for number, (begin, end) in enumerate(spans):
-        first = min(width - 1, int((begin - start_s) / length * width))
+        first = max(0, min(width - 1, int((begin - start_s) / length * width)))
         last = min(width, max(first + 1, round((end - start_s) / length * width)))
         line[first:last] = _SHADES[number % len(_SHADES)] * (last - first)
     return "".join(line)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["clock", "printable", "shortened", "size"]
+__all__ = ["about", "clock", "printable", "shortened", "size"]
 
 
 def printable(text: str) -> str:
@@ -14,6 +14,11 @@ def shortened(text: str, width: int) -> str:
     """The text on one line of at most ``width`` characters."""
     line = printable(" ".join(text.split()))
     return line if len(line) <= width else line[: max(0, width - 1)] + "…"
+
+
+def about(uri: str, message: str) -> str:
+    """The message as it is printed, behind the file's name where it does not name the file itself."""
+    return printable(message if uri in message else f"{uri}: {message}")
 
 
 def clock(seconds: float) -> str:

@@ -14,15 +14,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+# torch and transformers take seconds to load. A run that finds nothing to do opens its checkpoints to compare
+# fingerprints and needs neither, so they are imported where a part is loaded.
 
 __all__ = ["Checkpoint", "CheckpointError", "quiet_transformers"]
 
@@ -40,6 +42,8 @@ class CheckpointError(ValueError):
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Keep transformers' loading reports and progress bars off the terminal; errors are raised, not logged."""
+    from transformers.utils import logging as transformers_logging
+
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(transformers_logging.CRITICAL)
@@ -92,9 +96,18 @@ class Checkpoint:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"model {self.name!r} has an unusable config.json: {reason}") from error
 
-    @cached_property
+    @property
     def files(self) -> dict[str, Path]:
         """The file of every tensor. Raises CheckpointError when a listed file is not there."""
+        return self._headers[0]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor, from the files' headers. Raises CheckpointError as ``files`` does."""
+        return self._headers[1]
+
+    @cached_property
+    def _headers(self) -> tuple[dict[str, Path], dict[str, tuple[int, ...]]]:
         index_path = self.directory / "model.safetensors.index.json"
         if index_path.exists():
             try:
@@ -106,6 +119,7 @@ class Checkpoint:
         else:
             names = {"model.safetensors"}
         where: dict[str, Path] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
         for name in sorted(names):
             if not isinstance(name, str) or Path(name).name != name:
                 raise CheckpointError(
@@ -116,9 +130,11 @@ class Checkpoint:
                 others = sorted(p.name for p in self.directory.glob("*.bin"))
                 hint = f" (it holds {', '.join(others)}, which is pickle and never read)" if others else ""
                 raise CheckpointError(f"model {self.name!r}: {path} is missing{hint}")
-            with _readable(self.name, path) as file:
-                where.update(dict.fromkeys(file.keys(), path))
-        return where
+            with _readable(self.name, path, "np") as file:
+                for key in file.keys():  # noqa: SIM118 - not a mapping
+                    where[key] = path
+                    shapes[key] = tuple(file.get_slice(key).get_shape())
+        return where, shapes
 
     def check_prefixes(self, prefixes: tuple[str, ...]) -> None:
         """Refuse tensors that belong to no part, and parts that have no tensor. Raises CheckpointError."""
@@ -140,20 +156,29 @@ class Checkpoint:
         """Names of the tensors under ``prefix``, sorted."""
         return sorted(key for key in self.files if key.startswith(prefix))
 
+    def check(self, module: nn.Module, prefix: str) -> None:
+        """Compare the tensors under ``prefix`` with a module's, from headers alone. Raises CheckpointError.
+
+        The module may be on the meta device. Of tied weights one name is enough.
+        """
+        theirs = {key: shape for key, shape in self.shapes.items() if key.startswith(prefix)}
+        ours = {prefix + key: value for key, value in module.state_dict(keep_vars=True).items()}
+        present = {id(value) for key, value in ours.items() if key in theirs}
+        self._refuse(
+            sorted(key for key, value in ours.items() if key not in theirs and id(value) not in present),
+            sorted(key for key in theirs if key not in ours and not key.endswith(_COMPUTED)),
+            sorted(
+                f"{key} is {list(theirs[key])}, not {list(value.shape)}"
+                for key, value in ours.items()
+                if key in theirs and theirs[key] != tuple(value.shape)
+            ),
+        )
+
     def fill(self, module: nn.Module, prefix: str) -> None:
         """Copy the tensors under ``prefix`` into ``module``, strictly. Raises CheckpointError."""
+        self.check(module, prefix)
         keys = [key for key in self.keys(prefix) if not key.endswith(_COMPUTED)]
-        state = {key.removeprefix(prefix): self.tensor(key) for key in keys}
-        expected = module.state_dict()
-        missing = sorted(prefix + key for key in expected.keys() - state.keys())
-        unexpected = sorted(prefix + key for key in state.keys() - expected.keys())
-        sizes = sorted(
-            f"{prefix}{key} is {list(state[key].shape)}, not {list(expected[key].shape)}"
-            for key in expected.keys() & state.keys()
-            if state[key].shape != expected[key].shape
-        )
-        self._refuse(missing, unexpected, sizes)
-        module.load_state_dict(state)
+        module.load_state_dict({key.removeprefix(prefix): self.tensor(key) for key in keys})
 
     def pretrained(
         self, kind: type[PreTrainedModel], config: Any, prefix: str, dtype: torch.dtype
@@ -194,6 +219,8 @@ class Checkpoint:
         place = self.directory / subfolder
         if not (place / "tokenizer_config.json").is_file() and not (place / "tokenizer.json").is_file():
             raise CheckpointError(f"model {self.name!r}: {place} has no tokenizer")
+        from transformers import AutoTokenizer
+
         try:
             with quiet_transformers():
                 return AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
@@ -261,6 +288,9 @@ def _resolve(name: str) -> Path:
         raise CheckpointError(f"model {name!r} is a file; give the directory that holds config.json")
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise CheckpointError(f"model {name!r}: there is no such directory, and it is no hub id (owner/name)")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     try:
         return Path(snapshot_download(name, allow_patterns=_WANTED_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -271,9 +301,9 @@ def _resolve(name: str) -> Path:
 
 
 @contextmanager
-def _readable(name: str, path: Path) -> Iterator[Any]:
+def _readable(name: str, path: Path, framework: str = "pt") -> Iterator[Any]:
     try:
-        with safe_open(str(path), framework="pt") as file:
+        with safe_open(str(path), framework=framework) as file:
             yield file
     except (SafetensorError, OSError, RuntimeError) as error:  # RuntimeError: it cannot be mapped
         raise CheckpointError(f"model {name!r}: {path} cannot be read: {error}") from error

@@ -6,10 +6,7 @@ ASCII, letter by letter.
 
 from __future__ import annotations
 
-import os
-import shutil
 import string
-import tempfile
 from pathlib import Path
 
 import torch
@@ -28,14 +25,8 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 
 from malmm.model.checkpoint import quiet_transformers
 
-__all__ = ["DEBUG", "DEBUG_NOTICE", "debug_checkpoint", "save_debug_checkpoint"]
+__all__ = ["save_debug_checkpoint"]
 
-DEBUG = "debug"
-DEBUG_NOTICE = (
-    "The debug model has random weights: its words mean nothing. "
-    "Give --model an InstructBLIP checkpoint, such as Salesforce/instructblip-vicuna-7b, for real ones."
-)
-_VERSION = 2
 _CHARACTERS = string.ascii_letters + string.digits + string.punctuation + " "
 _IMAGE_SIZE = 56
 _VISION = {
@@ -164,23 +155,3 @@ def save_debug_checkpoint(directory: Path, *, kind: str = "decoder", seed: int =
         retrieval.save_pretrained(directory / "retrieval")
         bert.save_pretrained(directory / "retrieval")
         image_processor.save_pretrained(directory / "retrieval")
-
-
-def debug_checkpoint(kind: str = "decoder") -> Path:
-    """The debug checkpoint in the user's cache, made on first use. Safe with several processes at once."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "malmm"
-    target = cache / f"debug-{kind}-{_VERSION}-{torch.__version__.split('+')[0]}"
-    if (target / "retrieval" / "config.json").is_file():
-        return target
-    cache.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=".debug-", dir=cache))
-    try:
-        save_debug_checkpoint(made, kind=kind)
-        try:
-            made.rename(target)
-        except OSError:
-            if not (target / "retrieval" / "config.json").is_file():
-                raise
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-    return target

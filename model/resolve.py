@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
 
 from malmm.model.checkpoint import Checkpoint, CheckpointError
-from malmm.model.debug import DEBUG, DEBUG_NOTICE, debug_checkpoint
-from malmm.model.retrieval import RETRIEVAL_MODEL_TYPES
 
-__all__ = ["NO_RETRIEVAL", "PUBLISHED_RETRIEVAL", "Models", "open_models"]
+__all__ = [
+    "DEBUG",
+    "DEBUG_NOTICE",
+    "NO_RETRIEVAL",
+    "PUBLISHED_RETRIEVAL",
+    "Models",
+    "debug_checkpoint",
+    "open_models",
+]
 
+DEBUG = "debug"
+DEBUG_NOTICE = (
+    "The debug model has random weights: its words mean nothing. "
+    "Give --model an InstructBLIP checkpoint, such as Salesforce/instructblip-vicuna-7b, for real ones."
+)
+_DEBUG_VERSION = 2
+RETRIEVAL_MODEL_TYPES = ("blip-2",)
 NO_RETRIEVAL = "none"
 # Trained on the same frozen ViT-g/14 as the published InstructBLIP checkpoints.
 PUBLISHED_RETRIEVAL = "Salesforce/blip2-itm-vit-g"
@@ -58,3 +76,28 @@ def open_models(model: str, retrieval_model: str | None = None) -> Models:
     elif retrieval_model == DEBUG:
         retrieval_model = str(debug_checkpoint() / "retrieval")
     return Models(instructblip, Checkpoint.open(retrieval_model, model_types=RETRIEVAL_MODEL_TYPES), notice)
+
+
+def debug_checkpoint(kind: str = "decoder") -> Path:
+    """The debug checkpoint in the user's cache, made on first use. Safe with several processes at once."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "malmm"
+    # Another release of torch may draw other weights from the same seed, one of transformers another format.
+    releases = "-".join(version(name).split("+")[0] for name in ("torch", "transformers"))
+    target = cache / f"debug-{kind}-{_DEBUG_VERSION}-{releases}"
+    if (target / "retrieval" / "config.json").is_file():
+        return target
+    # Needs torch and transformers, which take seconds to load.
+    from malmm.model.debug import save_debug_checkpoint
+
+    cache.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=".debug-", dir=cache))
+    try:
+        save_debug_checkpoint(made, kind=kind)
+        try:
+            made.rename(target)
+        except OSError:
+            if not (target / "retrieval" / "config.json").is_file():
+                raise
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return target

@@ -21,10 +21,9 @@ from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 
 from malmm.model.checkpoint import Checkpoint, CheckpointError
 
-__all__ = ["RETRIEVAL_MODEL_TYPES", "RetrievalModel", "check_same_vision"]
+__all__ = ["RETRIEVAL_PREFIXES", "RetrievalModel", "check_same_vision"]
 
-RETRIEVAL_MODEL_TYPES = ("blip-2",)
-_PREFIXES = (
+RETRIEVAL_PREFIXES = (
     "vision_model.",
     "query_tokens",
     "embeddings.",
@@ -100,13 +99,17 @@ class RetrievalModel(nn.Module):
         checkpoint: Checkpoint,
         *,
         instructblip: Checkpoint | None = None,
+        check_vision: bool = True,
         device: torch.device | str = "cpu",
     ) -> RetrievalModel:
         """Load for tokens of ``instructblip``'s image encoder, or without it for text vectors alone.
 
+        ``check_vision`` compares the two image encoders, which reads both whole; a caller that has done so
+        with ``check_same_vision`` may leave it out.
+
         Raises CheckpointError, also when the two image encoders differ.
         """
-        checkpoint.check_prefixes(_PREFIXES)
+        checkpoint.check_prefixes(RETRIEVAL_PREFIXES)
         config = checkpoint.parsed(Blip2Config)
         queries = checkpoint.tensor("query_tokens").to(torch.float32)
         if queries.ndim != 3 or queries.shape[2] != config.qformer_config.hidden_size:
@@ -124,7 +127,8 @@ class RetrievalModel(nn.Module):
         for name in ("embeddings", "qformer", "vision_projection", "text_projection", "itm_head"):
             checkpoint.fill(getattr(model, name), f"{name}.")
         if instructblip is not None:
-            check_same_vision(instructblip, checkpoint)
+            if check_vision:
+                check_same_vision(instructblip, checkpoint)
             model._map_norm(instructblip, checkpoint)
         return model.to(device).eval().requires_grad_(False)
 

@@ -29,6 +29,7 @@ class EncodeSegments:
     """An actor that holds the vision encoder, the Q-Former and the retrieval model, and no language model.
 
     ``DECODED`` to ``ENCODED``, all segments of a batch in lock step. Nothing carries over between batches.
+    ``check_vision=False`` is for a driver that has called ``malmm.model.verify.verify_models``.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class EncodeSegments:
         retrieval_model: str | None,
         settings: MemorySettings,
         prompts: tuple[Prompt, ...],
+        check_vision: bool = True,
         device: str | None = None,
     ) -> None:
         chosen = choose_device(device)
@@ -46,7 +48,10 @@ class EncodeSegments:
         self.retrieval = None
         if models.retrieval is not None:
             self.retrieval = RetrievalModel.load(
-                models.retrieval, instructblip=models.instructblip, device=chosen
+                models.retrieval,
+                instructblip=models.instructblip,
+                check_vision=check_vision,
+                device=chosen,
             )
         self.settings = settings
         self.prompts = prompts

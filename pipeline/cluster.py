@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,7 +86,7 @@ def connected(*, verbose: bool = False) -> Iterator[Resources]:
         if ray.is_initialized():
             yield _of_cluster()
             return
-        with _hushed(hush=not verbose):
+        with _hushed(hush=not verbose), _own_sigterm():
             _start(verbose=verbose)
         try:
             yield _of_cluster()
@@ -109,6 +111,17 @@ def _start(*, verbose: bool) -> None:
 
 
 @contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Put back what the program does on SIGTERM: connecting to Ray replaces it by leaving at once."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def _quiet_ray(*, verbose: bool) -> Iterator[None]:
     """Keep Ray Data's log lines and warnings off the terminal for a while; they stay in Ray's log files."""
     logger = logging.getLogger("ray.data")
@@ -119,7 +132,7 @@ def _quiet_ray(*, verbose: bool) -> Iterator[None]:
         warnings.filterwarnings("ignore", message=r".*lancedb fork support")
         if not verbose:
             warnings.filterwarnings("ignore", message=r"The maximum number of concurrent tasks")
-            logger.setLevel(logging.ERROR)
+            logger.setLevel(logging.CRITICAL)
         try:
             yield
         finally:

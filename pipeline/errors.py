@@ -6,8 +6,9 @@
     ├── ConfigError          a number, a flag or a combination that cannot be
     ├── SourceError          a source that cannot be listed (uri)
     ├── MediaError           a file that cannot be decoded, or only in part (uri, kind)
-    └── ArchiveError         an archive that cannot be opened or written (uri)
-        └── RecipeMismatch   the archive was made with another recipe
+    ├── ArchiveError         an archive that cannot be opened or written (uri)
+    │   └── RecipeMismatch   the archive was made with another recipe
+    └── WorkerError          the cluster's workers cannot do their work at all
 
 Every one survives pickling with its attributes, since they cross Ray's process boundaries.
 """
@@ -16,7 +17,15 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["ArchiveError", "ConfigError", "MalmmError", "MediaError", "RecipeMismatch", "SourceError"]
+__all__ = [
+    "ArchiveError",
+    "ConfigError",
+    "MalmmError",
+    "MediaError",
+    "RecipeMismatch",
+    "SourceError",
+    "WorkerError",
+]
 
 
 class MalmmError(Exception):
@@ -74,9 +83,13 @@ class ArchiveError(MalmmError):
         self.uri = uri
 
 
-class RecipeMismatch(ArchiveError):
+class RecipeMismatch(ArchiveError):  # noqa: N818 - it says what it is
     """The archive holds rows of another recipe; ``differences`` is a list of (field, stored, asked)."""
 
     def __init__(self, message: str, *, uri: str, differences: list[tuple[str, str, str]]) -> None:
         super().__init__(message, uri=uri)
         self.differences = differences
+
+
+class WorkerError(MalmmError):
+    """Workers that could not start or a cluster that went away: the run ended, what was committed stays."""

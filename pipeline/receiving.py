@@ -7,11 +7,15 @@ commit, to show progress and to answer Ctrl-C meanwhile.
 from __future__ import annotations
 
 import queue
+import re
 import threading
 from collections.abc import Iterator
 
 import pyarrow as pa
 import ray.data
+from ray.exceptions import RayError
+
+from malmm.pipeline.errors import WorkerError
 
 __all__ = ["received"]
 
@@ -19,7 +23,7 @@ __all__ = ["received"]
 def received(dataset: ray.data.Dataset, *, every_s: float = 0.5) -> Iterator[pa.Table | None]:
     """Blocks of the dataset as they are ready, and None whenever ``every_s`` seconds pass without one.
 
-    Errors of the dataset are raised here.
+    Errors of the dataset are raised here; Ray's own as a WorkerError that says what went wrong in the worker.
     """
     ready: queue.SimpleQueue[pa.Table | BaseException | None] = queue.SimpleQueue()
 
@@ -41,6 +45,15 @@ def received(dataset: ray.data.Dataset, *, every_s: float = 0.5) -> Iterator[pa.
             continue
         if item is None:
             return
+        if isinstance(item, RayError):
+            raise WorkerError(f"a worker failed: {_innermost(str(item))}") from item
         if isinstance(item, BaseException):
             raise item
         yield item
+
+
+def _innermost(trace: str) -> str:
+    """The last exception in a worker's trace; its own lines are indented, or drawn with carets."""
+    found = re.findall(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Interrupt)): (.+)$", trace, re.MULTILINE)
+    kind, message = found[-1] if found else ("", " ".join(trace.split())[-300:])
+    return message if kind == "CheckpointError" or not kind else f"{kind}: {message}"

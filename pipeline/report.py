@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ __all__ = [
     "EXIT_SOME_FAILED",
     "EXIT_USAGE",
     "IndexReport",
+    "OnProgress",
     "Progress",
 ]
 
@@ -56,6 +58,9 @@ class Progress:
         """Seconds to go at the pace so far; None before there is one."""
         pace = self.times_real_time
         return (self.video_s_total - self.video_s_done) / pace if pace else None
+
+
+OnProgress = Callable[[Progress], None]
 
 
 @dataclass

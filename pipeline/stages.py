@@ -28,10 +28,11 @@ from malmm.pipeline.store import Archive
 __all__ = ["data_settings", "indexing", "probing", "replaying"]
 
 _FILES_A_BLOCK = 16
-_ROWS = {"batch_format": "pyarrow", "zero_copy_batch": True}
+_ROWS: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
 # Stages with equal resources are fused into one task, and a video's segments would be decoded one after the
 # other in the task that planned them; a share that no other stage has keeps these light stages apart.
 _LIGHT_CPUS = 0.05
+# Ray's types of a function know only its first argument, so those with `fn_kwargs` are marked for mypy below.
 
 
 @contextmanager
@@ -82,14 +83,14 @@ def indexing(
         _blocks(videos, 1)
         # plan, 1:N: the segments of a video that are not committed
         .map_batches(
-            plan_segments,
+            plan_segments,  # type: ignore[arg-type]
             fn_kwargs={"recipe_id": recipe.recipe_id, "segment_s": recipe.segment_s, "fps": recipe.fps},
             num_cpus=_LIGHT_CPUS,
             **_ROWS,
         )
         # decode, 1:1 on CPUs: sampled frames at the model's image size
         .map_batches(
-            decode_segments,
+            decode_segments,  # type: ignore[arg-type]
             fn_kwargs={
                 "fps": recipe.fps,
                 "image_size": recipe.image_size,
@@ -109,6 +110,7 @@ def indexing(
                 "retrieval_model": config.retrieval_model,
                 "settings": settings,
                 "prompts": config.all_prompts,
+                "check_vision": False,
             },
             batch_size=config.batch_segments,
             num_cpus=resources.encode_cpus,
@@ -120,7 +122,7 @@ def indexing(
         .map_batches(GenerateTexts, batch_size=config.batch_segments, **_generating(config, resources))
         # write, 1:1: fragments in the store, a receipt to the driver
         .map_batches(
-            write_segments,
+            write_segments,  # type: ignore[arg-type]
             fn_kwargs={
                 "archive": archive.uri,
                 "prompts": config.all_prompts,

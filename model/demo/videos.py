@@ -77,8 +77,8 @@ def draw_video(path: Path, *, seconds: float, seed: tuple[int, ...]) -> list[Sce
             time_s = number / _FPS
             scene = next((s for s in scenes if s.start_s <= time_s < s.end_s), scenes[-1])
             picture = np.asarray(_picture(scene, time_s - scene.start_s), dtype=np.float32)
-            picture = picture + noise.normal(0, _NOISE, picture.shape[:2])[..., None]
-            frame = av.VideoFrame.from_ndarray(picture.clip(0, 255).astype(np.uint8), format="rgb24")
+            noisy = picture + noise.normal(0, _NOISE, picture.shape[:2])[..., None]
+            frame = av.VideoFrame.from_ndarray(noisy.clip(0, 255).astype(np.uint8), format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, _FPS)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

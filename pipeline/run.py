@@ -1,139 +1,59 @@
-"""Indexing: from sources to a searchable archive, so that a run may be killed and run again.
+"""A run with something to do: probes, indexes, commits as receipts come, and describes whole videos.
 
-``index`` lists and probes the sources, leaves out what the archive has, runs the stages of
-``malmm.pipeline.stages``, commits their receipts every few seconds, and then puts the prompts to the memory
-of whole videos. All that it decides is a function of the sources and of what is committed.
+It may be killed at any moment and run again: all that it decides is a function of the sources and of what is
+committed.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow as pa
 
-from malmm.model.resolve import NO_RETRIEVAL, Models, open_models
+from malmm.model.resolve import Models
+from malmm.model.verify import verify_models
 from malmm.operators.plan import segments_of
 from malmm.operators.write import REPLAY, annotation_rows
 from malmm.pipeline.cluster import Resources, connected
 from malmm.pipeline.config import IndexConfig, Recipe
-from malmm.pipeline.errors import SourceError
 from malmm.pipeline.flow import FILES, TO_PLAN, Carried, carried, rows_table
 from malmm.pipeline.fragments import Receipt
 from malmm.pipeline.ledger import Ledger
-from malmm.pipeline.missing import missing_annotations, something_missing
+from malmm.pipeline.missing import missing_annotations
 from malmm.pipeline.receiving import received
 from malmm.pipeline.records import ANNOTATIONS, VIDEOS, Failure, Video, video_id
-from malmm.pipeline.report import IndexReport, Progress
-from malmm.pipeline.sources import SourceFile, list_sources
+from malmm.pipeline.report import IndexReport, OnProgress, Progress
+from malmm.pipeline.sources import SourceFile
 from malmm.pipeline.stages import data_settings, indexing, probing, replaying
 from malmm.pipeline.store import Archive
 
-__all__ = ["index", "make_recipe"]
+__all__ = ["Run"]
 
 COMMIT_EVERY_S = 3.0
-# The published models' vectors; the column's type must have a size even where no vectors are made.
-_VECTOR_SIZE = 256
-
-OnProgress = Callable[[Progress], None]
-
-
-def make_recipe(config: IndexConfig, models: Models) -> Recipe:
-    """What the rows of a run with these settings and checkpoints contain."""
-    return Recipe(
-        model=config.model,
-        model_fingerprint=models.instructblip.fingerprint(),
-        retrieval_model=models.retrieval.name if models.retrieval else NO_RETRIEVAL,
-        retrieval_fingerprint=models.retrieval.fingerprint() if models.retrieval else NO_RETRIEVAL,
-        fps=config.fps,
-        segment_s=config.segment_s,
-        bank_length=config.bank_length,
-        merge_policy=config.merge_policy,
-        image_size=int(models.instructblip.config["vision_config"].get("image_size", 224)),
-    )
-
-
-def index(
-    config: IndexConfig, *, on_progress: OnProgress | None = None, verbose: bool = False
-) -> IndexReport:
-    """Bring the archive to the state that the sources and prompts ask for, and say what was done.
-
-    Connects to a Ray cluster or starts one. Broken videos become failures in the report and in the archive;
-    the others are stored. Raises SourceError when no source gives a video, CheckpointError for a model that
-    cannot be used, ArchiveError and RecipeMismatch for the archive. Interrupted by Ctrl-C, it commits what is
-    ready and returns with ``interrupted`` set.
-    """
-    began = time.monotonic()
-    tell = on_progress or (lambda progress: None)
-    report = IndexReport(archive=config.archive, model=config.model)
-    tell(Progress("listing"))
-    files, refused = _list(config.sources)
-    if not files:
-        raise (
-            refused[0]
-            if len(refused) == 1
-            else SourceError("; ".join(str(error) for error in refused), uri=refused[0].uri)
-        )
-    report.videos_listed = len(files)
-    report.failures += [
-        Failure(video_id(error.uri), None, error.uri, "list", "source", str(error)) for error in refused
-    ]
-    models = open_models(config.model, config.retrieval_model)
-    report.notice = models.notice
-    run = _Run(config, make_recipe(config, models), _vector_size(models), report, tell)
-    try:
-        run.go(files, verbose=verbose)
-    except KeyboardInterrupt:
-        report.interrupted = True
-    report.elapsed_s = time.monotonic() - began
-    return report
-
-
-def _list(sources: Iterable[str]) -> tuple[list[SourceFile], list[SourceError]]:
-    files, refused = [], []
-    for found in list_sources(sources):
-        if isinstance(found, SourceError):
-            refused.append(found)
-        else:
-            files.append(found)
-    return files, refused
-
-
-def _vector_size(models: Models) -> int:
-    if models.retrieval is None:
-        return _VECTOR_SIZE
-    return int(models.retrieval.config.get("image_text_hidden_size", _VECTOR_SIZE))
 
 
 @dataclass
-class _Run:
+class Run:
     """The driver's side of one run."""
 
     config: IndexConfig
     recipe: Recipe
+    models: Models
     vector_size: int
     report: IndexReport
     tell: OnProgress
     ledger: Ledger = field(default_factory=Ledger)
     warm: tuple[float, float] | None = None
 
-    def go(self, files: list[SourceFile], *, verbose: bool) -> None:
-        archive = Archive.open_if_there(self.config.archive, self.recipe, self.vector_size)
-        done = archive.completed_videos() if archive else {}
-        changed = [
-            file
-            for file in files
-            if done.get(video_id(file.uri)) != (file.fingerprint, self.recipe.recipe_id)
-        ]
-        self.report.videos_unchanged = len(files) - len(changed)
-        prompts = self.config.all_prompts
-        if not changed and (archive is None or not something_missing(archive, prompts)):
-            return
+    def go(self, archive: Archive | None, files: list[SourceFile], *, verbose: bool) -> None:
+        """Index ``files``, and owe no prompt a text. The archive is made once there is a video to store."""
+        verify_models(self.models)
         try:
             with connected(verbose=verbose) as resources, data_settings(verbose=verbose):
-                videos = self._probe(changed, resources)
+                videos = self._probe(files, resources)
                 if archive is None and videos:
                     archive = Archive.create_or_open(self.config.archive, self.recipe, self.vector_size)
                 if archive is not None:
@@ -248,7 +168,7 @@ class _Run:
             return
         began = last_commit = time.monotonic()
         total, done = sum(block.num_rows for block in work), 0
-        waiting: list[dict[str, object]] = []
+        waiting: list[dict[str, Any]] = []
         try:
             for block in received(replaying(work, self.config, self.recipe, archive, resources)):
                 if block is not None:
@@ -269,7 +189,7 @@ class _Run:
         finally:
             self._add_texts(archive, waiting)
 
-    def _take_texts(self, block: pa.Table, waiting: list[dict[str, object]]) -> None:
+    def _take_texts(self, block: pa.Table, waiting: list[dict[str, Any]]) -> None:
         for index, row in enumerate(carried(block)):
             if row.failure is not None or row.video is None:
                 self.ledger.failed(Carried(row.video, None, row.failure))
@@ -288,7 +208,7 @@ class _Run:
                 recipe_id=self.recipe.recipe_id,
             )
 
-    def _add_texts(self, archive: Archive, waiting: list[dict[str, object]]) -> None:
+    def _add_texts(self, archive: Archive, waiting: list[dict[str, Any]]) -> None:
         if waiting:
             self.report.annotations += archive.add_annotations(
                 pa.Table.from_pylist(waiting, schema=ANNOTATIONS)

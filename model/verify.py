@@ -1,0 +1,44 @@
+"""Checking a run's checkpoints before any worker loads them: whole, of one kind with each other, readable.
+
+Reads files' headers and builds modules on torch's meta device, so that a wrong checkpoint is one sentence on the
+driver at once instead of a worker that dies minutes later. Of the weights only the image encoders' are read, to
+compare them.
+"""
+
+from __future__ import annotations
+
+import torch
+from transformers import Blip2Config, InstructBlipConfig
+
+from malmm.model.encoder import INSTRUCTBLIP_PREFIXES
+from malmm.model.footprint import meta_parts
+from malmm.model.resolve import Models
+from malmm.model.retrieval import RETRIEVAL_PREFIXES, RetrievalModel, check_same_vision
+
+__all__ = ["verify_models"]
+
+
+def verify_models(models: Models) -> None:
+    """Raise CheckpointError for a missing, unexpected or wrongly sized tensor, an unreadable tokenizer, or a
+    retrieval model of another image encoder.
+    """
+    instructblip = models.instructblip
+    instructblip.check_prefixes(INSTRUCTBLIP_PREFIXES)
+    parts = meta_parts(instructblip.parsed(InstructBlipConfig))
+    for name, part in parts.items():
+        if name != "query_tokens":
+            instructblip.check(part, f"{name}.")
+    instructblip.tokenizer()
+    instructblip.tokenizer("qformer_tokenizer")
+    retrieval = models.retrieval
+    if retrieval is None:
+        return
+    retrieval.check_prefixes(RETRIEVAL_PREFIXES)
+    config = retrieval.parsed(Blip2Config)
+    tokenizer = retrieval.tokenizer()
+    with torch.device("meta"):
+        queries = torch.empty(1, config.num_query_tokens, config.qformer_config.hidden_size)
+        model = RetrievalModel(config, tokenizer, queries, with_images=True)
+    for name, part in model.named_children():
+        retrieval.check(part, f"{name}.")
+    check_same_vision(instructblip, retrieval)

@@ -1,0 +1,98 @@
+"""Indexing: from sources to a searchable archive.
+
+``index`` lists the sources and leaves out what the archive has. Only if something is left does it load Ray and
+torch, in ``malmm.pipeline.run``: a rerun with nothing to do costs its listing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from malmm.model.resolve import NO_RETRIEVAL, Models, open_models
+from malmm.pipeline.config import IndexConfig, Recipe
+from malmm.pipeline.errors import SourceError
+from malmm.pipeline.missing import something_missing
+from malmm.pipeline.records import Failure, video_id
+from malmm.pipeline.report import IndexReport, OnProgress, Progress
+from malmm.pipeline.sources import SourceFile, list_sources
+from malmm.pipeline.store import Archive
+
+__all__ = ["index", "make_recipe"]
+
+# The published models' vectors; the column's type must have a size even where no vectors are made.
+_VECTOR_SIZE = 256
+
+
+def make_recipe(config: IndexConfig, models: Models) -> Recipe:
+    """What the rows of a run with these settings and checkpoints contain."""
+    return Recipe(
+        model=config.model,
+        model_fingerprint=models.instructblip.fingerprint(),
+        retrieval_model=models.retrieval.name if models.retrieval else NO_RETRIEVAL,
+        retrieval_fingerprint=models.retrieval.fingerprint() if models.retrieval else NO_RETRIEVAL,
+        fps=config.fps,
+        segment_s=config.segment_s,
+        bank_length=config.bank_length,
+        merge_policy=config.merge_policy,
+        image_size=int(models.instructblip.config["vision_config"].get("image_size", 224)),
+    )
+
+
+def index(
+    config: IndexConfig, *, on_progress: OnProgress | None = None, verbose: bool = False
+) -> IndexReport:
+    """Bring the archive to the state that the sources and prompts ask for, and say what was done.
+
+    Connects to a Ray cluster or starts one. Broken videos become failures in the report and in the archive;
+    the others are stored. Raises SourceError when no source gives a video, CheckpointError for a model that
+    cannot be used, ArchiveError and RecipeMismatch for the archive, WorkerError when workers cannot start.
+    Interrupted by Ctrl-C, it commits what is ready and returns with ``interrupted`` set.
+    """
+    began = time.monotonic()
+    tell = on_progress or (lambda progress: None)
+    report = IndexReport(archive=config.archive, model=config.model)
+    tell(Progress("listing"))
+    files, refused = _list(config.sources)
+    if not files:
+        raise (
+            refused[0]
+            if len(refused) == 1
+            else SourceError("; ".join(str(error) for error in refused), uri=refused[0].uri)
+        )
+    report.videos_listed = len(files)
+    report.failures += [
+        Failure(video_id(error.uri), None, error.uri, "list", "source", str(error)) for error in refused
+    ]
+    models = open_models(config.model, config.retrieval_model)
+    report.notice = models.notice
+    recipe, vector_size = make_recipe(config, models), _vector_size(models)
+    archive = Archive.open_if_there(config.archive, recipe, vector_size)
+    done = archive.completed_videos() if archive else {}
+    changed = [file for file in files if done.get(video_id(file.uri)) != (file.fingerprint, recipe.recipe_id)]
+    report.videos_unchanged = len(files) - len(changed)
+    if changed or (archive is not None and something_missing(archive, config.all_prompts)):
+        from malmm.pipeline.run import Run
+
+        try:
+            Run(config, recipe, models, vector_size, report, tell).go(archive, changed, verbose=verbose)
+        except KeyboardInterrupt:
+            report.interrupted = True
+    report.elapsed_s = time.monotonic() - began
+    return report
+
+
+def _list(sources: Sequence[str]) -> tuple[list[SourceFile], list[SourceError]]:
+    files, refused = [], []
+    for found in list_sources(sources):
+        if isinstance(found, SourceError):
+            refused.append(found)
+        else:
+            files.append(found)
+    return files, refused
+
+
+def _vector_size(models: Models) -> int:
+    if models.retrieval is None:
+        return _VECTOR_SIZE
+    return int(models.retrieval.config.get("image_text_hidden_size", _VECTOR_SIZE))
