@@ -16,6 +16,7 @@ __all__ = [
     "DEBUG_NOTICE",
     "NO_RETRIEVAL",
     "PUBLISHED_RETRIEVAL",
+    "RETRIEVAL_MODEL_TYPES",
     "Models",
     "debug_checkpoint",
     "open_models",

@@ -44,8 +44,8 @@ def load_if_there(uri: str, recipe: Recipe, vector_size: int) -> tuple[str, Reci
     Raises what ``create_or_load`` would.
     """
     place = resolve(uri)
+    check_writable(place)
     if load_recipe(place) is None:
-        check_writable(place)
         _refuse_strangers(place, set(table_schemas(vector_size)))
         return None
     return create_or_load(uri, recipe, vector_size)

@@ -91,7 +91,7 @@ class Run:
             )
         for file in files:
             if file.uri not in seen:
-                reason = "the worker that probed it died; run again to retry"
+                reason = "the worker that probed it failed or died: run again to retry, with -v to see why"
                 lost = Failure(video_id(file.uri), None, file.uri, "probe", "worker_lost", reason)
                 self.ledger.failed(Carried(None, None, lost))
         return sorted(videos, key=lambda video: video.uri)
@@ -121,7 +121,9 @@ class Run:
                     last_commit = time.monotonic()
                 self._tell("indexing", began)
             self._commit(archive, waiting)
-            self.ledger.lose_open("the worker that held it died; run again to retry")
+            self.ledger.lose_open(
+                "the worker that held it failed or died: run again to retry, with -v to see why"
+            )
         finally:
             # Also on Ctrl-C and when the cluster fails: what is written need not be made again.
             self._commit(archive, waiting)

@@ -216,7 +216,7 @@ def test_only_safetensors_and_text_are_fetched(monkeypatch, checkpoint_directory
         asked[name] = options
         return str(checkpoint_directory())
 
-    monkeypatch.setattr("malmm.model.checkpoint.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert opened_at("owner/name").directory == checkpoint_directory()
     patterns = asked["owner/name"]["allow_patterns"]
     assert not any(Path("model.bin").match(pattern) or Path("code.py").match(pattern) for pattern in patterns)

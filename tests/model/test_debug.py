@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from malmm.model import debug
 from malmm.model.checkpoint import Checkpoint
+from malmm.model.resolve import debug_checkpoint
 
 PRINTABLE = string.ascii_letters + string.digits + string.punctuation + " "
 
@@ -62,13 +63,13 @@ def test_another_kind_is_refused(tmp_path):
 
 def test_the_cached_checkpoint_is_made_once(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    first = debug.debug_checkpoint()
+    first = debug_checkpoint()
     assert first.is_relative_to(tmp_path)
     Checkpoint.open(str(first), model_types=("instructblip",)).check_prefixes(
         ("vision_model.", "query_tokens", "qformer.", "language_projection.", "language_model.")
     )
     monkeypatch.setattr(debug, "save_debug_checkpoint", None)
-    assert debug.debug_checkpoint() == first
+    assert debug_checkpoint() == first
     assert [path.name for path in (tmp_path / "malmm").iterdir()] == [first.name]
 
 
@@ -81,14 +82,14 @@ def test_a_failed_making_leaves_nothing(monkeypatch, tmp_path):
 
     monkeypatch.setattr(debug, "save_debug_checkpoint", fail)
     with pytest.raises(OSError, match="no space left"):
-        debug.debug_checkpoint()
+        debug_checkpoint()
     assert list((tmp_path / "malmm").iterdir()) == []
 
 
 RACE = """
 import os, sys, torch
 torch.set_num_threads(1)
-from malmm.model.debug import debug_checkpoint
+from malmm.model.resolve import debug_checkpoint
 go, ready = os.pipe(), os.pipe()
 children = []
 for _ in range(3):

@@ -7,8 +7,7 @@ from support.models import edit_json
 
 from malmm.model import resolve
 from malmm.model.checkpoint import CheckpointError
-from malmm.model.debug import DEBUG_NOTICE
-from malmm.model.resolve import open_models
+from malmm.model.resolve import DEBUG_NOTICE, open_models
 
 
 @pytest.fixture
@@ -23,7 +22,7 @@ def hub(monkeypatch, checkpoint_directory):
             raise OSError("no such repository\nand more about it")
         return str(companion)
 
-    monkeypatch.setattr("malmm.model.checkpoint.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     return asked
 
 

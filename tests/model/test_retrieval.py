@@ -9,7 +9,8 @@ from transformers import AutoImageProcessor, Blip2ForImageTextRetrieval
 from malmm.model.checkpoint import Checkpoint, CheckpointError, quiet_transformers
 from malmm.model.encoder import Encoder
 from malmm.model.qformer import MemorySettings
-from malmm.model.retrieval import RETRIEVAL_MODEL_TYPES, RetrievalModel, check_same_vision
+from malmm.model.resolve import RETRIEVAL_MODEL_TYPES
+from malmm.model.retrieval import RetrievalModel, check_same_vision
 
 TEXTS = ["a man on a bicycle", "rain", "x", "Two dogs, one of them asleep."]
 

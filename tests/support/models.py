@@ -226,7 +226,7 @@ def shard(directory: Path, parts: Mapping[str, Sequence[str]]) -> None:
     """Split ``model.safetensors`` into files, each with the tensors whose names begin with its prefixes."""
     whole = directory / "model.safetensors"
     tensors = load_file(whole)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for name, prefixes in parts.items():
         chosen = {key: value for key, value in tensors.items() if key.startswith(tuple(prefixes))}
         save_file(chosen, directory / name, metadata={"format": "pt"})

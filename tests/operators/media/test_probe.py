@@ -178,7 +178,18 @@ def test_sound_only(tmp_path: Path, name: str) -> None:
 def test_sound_with_a_cover_picture(tmp_path: Path) -> None:
     run_ffmpeg("-f", "lavfi", "-i", "testsrc2=size=64x64", "-frames:v", "1", tmp_path / "cover.jpg")
     path = tmp_path / "sound.mp3"
-    sound = ["-f", "lavfi", "-i", "sine=duration=1", "-i", tmp_path / "cover.jpg", "-map", "0", "-map", "1"]
+    sound: list[str | Path] = [
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=duration=1",
+        "-i",
+        tmp_path / "cover.jpg",
+        "-map",
+        "0",
+        "-map",
+        "1",
+    ]
     run_ffmpeg(*sound, "-c:v", "copy", "-disposition:v", "attached_pic", path)
     assert "cover picture" in check_refused(path, "no_video_stream")
 

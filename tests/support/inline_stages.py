@@ -1,0 +1,132 @@
+"""The stages of a run in this process, one after the other: the driver and the operators without Ray."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from malmm.model.qformer import MemorySettings
+from malmm.operators.decode import decode_segments
+from malmm.operators.encode import EncodeSegments
+from malmm.operators.generate import GenerateTexts
+from malmm.operators.plan import plan_segments
+from malmm.operators.probe import probe_files
+from malmm.operators.replay import ReplayPrompts
+from malmm.operators.write import write_segments
+from malmm.pipeline import run
+from malmm.pipeline.cluster import choose_resources
+from malmm.pipeline.config import IndexConfig, Recipe
+from malmm.pipeline.flow import DECODED, Carried, carried, rows_table
+from malmm.pipeline.store import Archive
+
+# What happens to a decoded row: None to go on, a kind of failure, or "lost" with its worker.
+Mishap = Callable[[Carried], str | None]
+
+
+class InlineStages:
+    """Stands in for ``malmm.pipeline.stages``. ``calls`` counts the stages' runs and the segments decoded."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+        self.mishap: Mishap = lambda row: None
+        self.lost_files: set[str] = set()
+        self.interrupt_after: int | None = None
+        self._actors: dict[Any, Any] = {}
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Have runs use this from now on."""
+        for name in ("probing", "indexing", "replaying"):
+            monkeypatch.setattr(run, name, getattr(self, name))
+        monkeypatch.setattr(run, "received", self.received)
+        monkeypatch.setattr(run, "connected", lambda verbose: contextlib.nullcontext(choose_resources(2, 0)))
+        monkeypatch.setattr(run, "data_settings", lambda verbose: contextlib.nullcontext())
+
+    def received(self, blocks: Iterator[pa.Table]) -> Iterator[pa.Table | None]:
+        for block in blocks:
+            yield None
+            yield block
+
+    def probing(self, files: pa.Table, resources: Any) -> Iterator[pa.Table]:
+        self.calls["probing"] += 1
+        for index in range(files.num_rows):
+            self.calls["probed"] += 1
+            if files["uri"][index].as_py() not in self.lost_files:
+                yield probe_files(files.slice(index, 1))
+
+    def indexing(
+        self, videos: pa.Table, config: IndexConfig, recipe: Recipe, archive: Archive, resources: Any
+    ) -> Iterator[pa.Table]:
+        self.calls["indexing"] += 1
+        encode = self._actor(
+            EncodeSegments,
+            model=config.model,
+            retrieval_model=config.retrieval_model,
+            settings=MemorySettings(recipe.bank_length, recipe.merge_policy),
+            prompts=config.all_prompts,
+            device="cpu",
+        )
+        segments = plan_segments(
+            videos, recipe_id=recipe.recipe_id, segment_s=recipe.segment_s, fps=recipe.fps
+        )
+        for number in range(segments.num_rows):
+            if number == self.interrupt_after:
+                raise KeyboardInterrupt
+            self.calls["decoded"] += 1
+            [rows] = decode_segments(
+                segments.slice(number, 1),
+                fps=recipe.fps,
+                image_size=recipe.image_size,
+                decoder=config.decoder,
+                threads=1,
+            )
+            [row] = carried(rows)
+            kind = self.mishap(row)
+            if kind == "lost":
+                continue
+            if kind is not None:
+                rows = rows_table([row.failed("encode", kind, "it went wrong").columns()], DECODED)
+            yield write_segments(
+                self._generator(config)(encode(rows)),
+                archive=archive.uri,
+                prompts=config.all_prompts,
+                model=recipe.model,
+                model_fingerprint=recipe.model_fingerprint,
+                recipe_id=recipe.recipe_id,
+                memories=archive.schema("memories"),
+            )
+
+    def replaying(
+        self, work: Sequence[pa.Table], config: IndexConfig, recipe: Recipe, archive: Archive, resources: Any
+    ) -> Iterator[pa.Table]:
+        self.calls["replaying"] += 1
+        replay = self._actor(
+            ReplayPrompts,
+            archive=archive.uri,
+            model=config.model,
+            settings=MemorySettings(recipe.bank_length, recipe.merge_policy),
+            prompts=config.all_prompts,
+            device="cpu",
+        )
+        for block in work:
+            self.calls["replayed"] += sum(len(prompts) for prompts in block["prompts"].to_pylist())
+            yield self._generator(config)(replay(block))
+
+    def _generator(self, config: IndexConfig) -> Any:
+        return self._actor(
+            GenerateTexts,
+            model=config.model,
+            prompts=config.all_prompts,
+            max_new_tokens=config.max_new_tokens,
+            device="cpu",
+        )
+
+    def _actor(self, kind: Any, **options: Any) -> Any:
+        key = (kind, tuple(options.items()))
+        if key not in self._actors:
+            self._actors[key] = kind(**options)
+        return self._actors[key]

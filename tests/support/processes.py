@@ -1,0 +1,71 @@
+"""Running the command line as a process of its own, and ending it with all that it started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def command(*options: str | Path) -> list[str]:
+    return [sys.executable, "-m", "malmm.jobs.cli", *map(str, options)]
+
+
+def run_cli(*options: str | Path, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run ``malmm`` to its end, offline."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        command(*options), capture_output=True, text=True, check=False, timeout=timeout_s, env=environment
+    )
+
+
+class Session:
+    """A ``malmm`` process in a session of its own, so that whatever it starts can be found and ended."""
+
+    def __init__(self, options: Sequence[str | Path], folder: Path) -> None:
+        self.output, self.errors = folder / "stdout.txt", folder / "stderr.txt"
+        with self.output.open("w") as output, self.errors.open("w") as errors:
+            self.process = subprocess.Popen(
+                command(*options), stdout=output, stderr=errors, start_new_session=True
+            )
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def wait(self, timeout_s: float = 240) -> int:
+        return self.process.wait(timeout_s)
+
+    def signal_group(self, number: int) -> None:
+        """To the process group, as a terminal's Ctrl-C or a scheduler's kill goes."""
+        os.killpg(self.process.pid, number)
+
+    def members(self) -> list[int]:
+        """The processes of the session that are still there, zombies left out."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                state, _, _, session = entry.joinpath("stat").read_text().rpartition(")")[2].split()[:4]
+            except OSError:
+                continue
+            if int(session) == self.process.pid and state != "Z":
+                found.append(int(entry.name))
+        return found
+
+    def end(self, within_s: float = 20) -> list[int]:
+        """Wait for the session's processes to end by themselves; kill the rest and give their ids."""
+        until = time.monotonic() + within_s
+        while (left := self.members()) and time.monotonic() < until:
+            time.sleep(0.1)
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        return left
