@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
 
 from malmm.jobs.text import about, clock, printable
 from malmm.pipeline.config import MERGE_POLICIES, IndexConfig, Prompt
@@ -114,11 +118,18 @@ def run(arguments: argparse.Namespace) -> int:
         batch_segments=arguments.batch_segments,
         max_new_tokens=arguments.max_new_tokens,
     )
+    # A thread that still waits for Ray after Ctrl-C has ended it would have Ray start a second cluster.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     # Loading torch and Ray takes seconds that --help and a wrong option need not wait for.
     from malmm.jobs.progress import ProgressDisplay
     from malmm.pipeline.indexing import index
 
-    with ProgressDisplay(quiet=arguments.quiet or arguments.verbose) as display:
+    with (
+        ProgressDisplay(quiet=arguments.quiet or arguments.verbose) as display,
+        Path(os.devnull).open("w") as nowhere,
+        # Ray prints its workers' troubles on standard output, which is for the summary alone.
+        redirect_stdout(sys.stderr if arguments.verbose else nowhere),
+    ):
         report = index(config, on_progress=display, verbose=arguments.verbose)
     print(json.dumps(report.to_dict(), indent=2) if arguments.json else summary(report))
     return report.exit_code

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -16,7 +17,7 @@ from typing import Any
 
 import ray
 
-from malmm.pipeline.errors import ConfigError
+from malmm.pipeline.errors import ConfigError, MalmmError, WorkerError
 
 __all__ = ["Resources", "choose_resources", "connected"]
 
@@ -25,6 +26,7 @@ __all__ = ["Resources", "choose_resources", "connected"]
 _LOCAL_OBJECT_STORE_BYTES = 1 << 30
 # Room for a task of each of the stages that plan and write.
 _LIGHT_STAGES_CPUS = 0.1
+_REACHABLE_WITHIN_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,9 @@ def choose_resources(cpus: float, gpus: float) -> Resources:
 def connected(*, verbose: bool = False) -> Iterator[Resources]:
     """Connect to a cluster for the time of a run and yield what to use of it.
 
-    A process that is connected already stays so, before and after. Otherwise ``RAY_ADDRESS`` or a cluster that
-    runs on this machine is used, and if there is none one is started and stopped again. ``verbose`` lets
-    Ray's own messages through.
+    A process that is connected already stays so, before and after. Otherwise ``RAY_ADDRESS`` or the cluster that
+    ``ray start`` made on this machine is used, and if there is none one is started and stopped again.
+    ``verbose`` lets Ray's own messages through.
     """
     with _quiet_ray(verbose=verbose):
         if ray.is_initialized():
@@ -99,15 +101,30 @@ def _start(*, verbose: bool) -> None:
     if not verbose:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         options = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-    address = os.environ.get("RAY_ADDRESS")
+    _check_reachable(os.environ.get("RAY_ADDRESS", ""))
+    # Without an address, Ray takes RAY_ADDRESS or the cluster that `ray start` made on this machine, and not one
+    # that some other program keeps for itself; then it refuses the options of a cluster that it is to start.
     try:
-        ray.init(address=address or "auto", **options)
-    except ConnectionError as error:
-        if address:
-            raise ConfigError(f"there is no Ray cluster at RAY_ADDRESS={address}: {error}") from error
-        ray.init(
-            address="local", include_dashboard=False, object_store_memory=_LOCAL_OBJECT_STORE_BYTES, **options
-        )
+        try:
+            ray.init(include_dashboard=False, object_store_memory=_LOCAL_OBJECT_STORE_BYTES, **options)
+        except ValueError:
+            ray.init(**options)
+    except (ConnectionError, RuntimeError) as error:
+        address = os.environ.get("RAY_ADDRESS")
+        place = f"to the Ray cluster at RAY_ADDRESS={address}" if address else "to or start a Ray cluster"
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise WorkerError(f"cannot connect {place}: {reason[-600:]}") from error
+
+
+def _check_reachable(address: str) -> None:
+    """Raise WorkerError if nothing listens at ``HOST:PORT``: Ray itself would try for a quarter of an hour."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACHABLE_WITHIN_S).close()
+    except (OSError, OverflowError) as error:
+        raise WorkerError(f"there is no Ray cluster at RAY_ADDRESS={address}: {error}") from error
 
 
 @contextmanager
@@ -151,6 +168,8 @@ def _hushed(*, hush: bool) -> Iterator[None]:
         os.dup2(held.fileno(), 2)
         try:
             yield
+        except MalmmError:
+            raise
         except BaseException:
             os.dup2(kept, 2)
             held.seek(0)

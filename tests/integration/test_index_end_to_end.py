@@ -1,0 +1,435 @@
+"""Indexing real files on a local Ray cluster, from the folder to what a plain LanceDB client reads."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+from support.archive_contents import contents, versions
+from support.flow_rows import picture
+from support.media import VideoSpec, cut, make_video, run_ffmpeg
+
+from malmm.model.encoder import Encoder
+from malmm.model.language import LanguageModel
+from malmm.model.memory import Memory, merge_memories
+from malmm.model.qformer import MemorySettings
+from malmm.model.resolve import open_models
+from malmm.model.retrieval import RetrievalModel
+from malmm.operators.media.probe import probe
+from malmm.operators.media.reader import decode_span
+from malmm.operators.media.sampling import plan_spans
+from malmm.pipeline.config import IndexConfig, Prompt
+from malmm.pipeline.errors import RecipeMismatch
+from malmm.pipeline.indexing import index
+from malmm.pipeline.reading import ArchiveReader
+from malmm.pipeline.records import video_id
+from malmm.pipeline.report import IndexReport, Progress
+
+# Ray warns of settings of its own.
+pytestmark = pytest.mark.filterwarnings("ignore:`use_\\w+` is deprecated:DeprecationWarning:ray.data.context")
+
+SEGMENT_S, FPS, LENGTH = 5.0, 2.0, 4
+PROMPTS = (
+    Prompt("people", "How many people are there?"),
+    Prompt("place", "Where is it?", task="classification", labels=("indoors", "outdoors")),
+)
+NEW_PROMPT = Prompt("colour", "Which colour is it?")
+NAMES = {"caption", "people", "place"}
+SPECS = [
+    VideoSpec("constant.mp4", duration_s=12.0, b_frames=2),
+    VideoSpec("variable.mp4", duration_s=11.0, keep="not(mod(n\\,7))+gt(t\\,4)*not(mod(n\\,3))"),
+    VideoSpec("turned.mp4", duration_s=3.0, rotation=90),
+    VideoSpec("late.ts", duration_s=8.0, offset_s=5.0, source="smptebars"),
+    VideoSpec("one-frame.mp4", duration_s=1 / 24),
+]
+BROKEN = {"sound.mp4": "no_video_stream", "text.mp4": "not_a_video", "empty.mp4": "empty_file"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("videos")
+    for spec in SPECS:
+        make_video(made, spec)
+    whole = make_video(tmp_path_factory.mktemp("whole"), VideoSpec("whole.mkv", duration_s=12.0))
+    shutil.copy(cut(whole, 0.92, "short.mkv"), made)
+    run_ffmpeg("-f", "lavfi", "-i", "sine=d=2", made / "sound.mp4")
+    (made / "text.mp4").write_text("This is not a video.\n")
+    (made / "empty.mp4").touch()
+    (made / "notes.txt").write_text("not looked at")
+    return made
+
+
+@pytest.fixture(scope="module")
+def _cluster(_own_cache: None) -> Iterator[None]:
+    """One small Ray for all tests of this file."""
+    with warnings.catch_warnings():
+        # Ray starts new programs; nothing of Lance is used between fork and exec.
+        warnings.filterwarnings("ignore", message=r".*(lance is not fork-safe|lancedb fork support)")
+        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=300_000_000, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def go(archive: Path, *sources: Path, **changes: Any) -> IndexReport:
+    options: dict[str, Any] = {
+        "sources": tuple(map(str, sources)),
+        "archive": str(archive),
+        "fps": FPS,
+        "segment_s": SEGMENT_S,
+        "bank_length": LENGTH,
+        "prompts": PROMPTS,
+        "batch_segments": 3,
+        "max_new_tokens": 6,
+    }
+    on_progress = changes.pop("on_progress", None)
+    return index(IndexConfig(**(options | changes)), on_progress=on_progress)
+
+
+@pytest.fixture(scope="module")
+def told() -> list[Progress]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def first(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, _cluster: None, told: list[Progress]
+) -> tuple[ArchiveReader, IndexReport]:
+    """The folder, indexed once. Copy the archive to go on with it."""
+    place = tmp_path_factory.mktemp("archives") / "first"
+    report = go(place, folder, on_progress=told.append)
+    return ArchiveReader.open(str(place)), report
+
+
+@pytest.fixture
+def copied(first: tuple[ArchiveReader, IndexReport], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(first[0].uri, tmp_path / "archive"))
+
+
+def good(folder: Path) -> list[Path]:
+    return [folder / spec.name for spec in SPECS]
+
+
+def test_every_good_video_is_stored(first: tuple[ArchiveReader, IndexReport], folder: Path) -> None:
+    archive, _ = first
+    stored = {row["uri"]: row for row in archive.videos().to_pylist()}
+    assert set(stored) == {str(path) for path in [*good(folder), folder / "short.mkv"]}
+    for path in good(folder):
+        info, row = probe(str(path)), stored[str(path)]
+        for name in ("start_s", "duration_s", "fps", "width", "height", "codec"):
+            assert row[name] == getattr(info, name)
+        spans = [(part["start_s"], part["end_s"]) for part in archive.segments(row["video_id"]).to_pylist()]
+        assert spans == plan_spans(info.start_s, info.duration_s, SEGMENT_S, FPS)
+
+
+def test_each_broken_file_fails_once_and_says_why(
+    first: tuple[ArchiveReader, IndexReport], folder: Path
+) -> None:
+    archive, report = first
+    assert report.exit_code == 3
+    expected = {str(folder / name): kind for name, kind in BROKEN.items()} | {
+        str(folder / "short.mkv"): "truncated"
+    }
+    assert sorted((failure.uri, failure.kind) for failure in report.failures) == sorted(expected.items())
+    rows = archive.failures().to_pylist()
+    assert sorted((row["uri"], row["kind"]) for row in rows) == sorted(expected.items())
+    assert {row["attempts"] for row in rows} == {1}
+
+
+def test_a_file_that_is_cut_short_is_stored_as_far_as_it_goes(
+    first: tuple[ArchiveReader, IndexReport], folder: Path
+) -> None:
+    archive, report = first
+    segments = archive.segments(video_id(str(folder / "short.mkv"))).to_pylist()
+    assert [part["start_s"] for part in segments] == [0.0, 5.0, 10.0]
+    end_s = segments[-1]["end_s"]
+    assert 10.0 < end_s < 12.0
+    [note] = [failure for failure in report.failures if failure.kind == "truncated"]
+    assert note.segment_id == segments[-1]["segment_id"]
+    assert f"{end_s:.1f} s" in note.message
+    slots = archive.memory_rows([segments[-1]["segment_id"]]).to_pylist()
+    assert slots[-1]["end_s"] == end_s
+    assert max(slot["timestamp_s"] for slot in slots) < end_s
+
+
+def test_slots_tile_each_video(first: tuple[ArchiveReader, IndexReport]) -> None:
+    archive, _ = first
+    for video in archive.videos().to_pylist():
+        segments = archive.segments(video["video_id"]).to_pylist()
+        slots = archive.memory_rows([part["segment_id"] for part in segments]).to_pylist()
+        assert slots[0]["start_s"] == video["start_s"]
+        assert slots[-1]["end_s"] == segments[-1]["end_s"]
+        for before, after in itertools.pairwise(slots):
+            assert before["end_s"] == after["start_s"]
+        for part in segments:
+            own = [slot for slot in slots if slot["segment_id"] == part["segment_id"]]
+            assert [slot["slot"] for slot in own] == list(range(len(own)))
+            assert len(own) == min(LENGTH, part["frame_count"])
+            assert sum(slot["frame_count"] for slot in own) == part["frame_count"]
+            assert (own[0]["start_s"], own[-1]["end_s"]) == (part["start_s"], part["end_s"])
+            for slot in own:
+                assert slot["start_s"] <= slot["timestamp_s"] <= slot["end_s"]
+
+
+def test_counts_are_those_of_the_rows(
+    first: tuple[ArchiveReader, IndexReport], folder: Path, told: list[Progress]
+) -> None:
+    archive, report = first
+    segments = archive.segments().to_pylist()
+    assert report.videos_listed == len(SPECS) + len(BROKEN) + 1
+    assert report.videos_indexed == archive.count("videos") == len(SPECS) + 1
+    assert report.segments_indexed == len(segments)
+    assert report.frames == sum(part["frame_count"] for part in segments)
+    assert report.video_s == pytest.approx(sum(part["end_s"] - part["start_s"] for part in segments))
+    assert report.memories == archive.count("memories")
+    assert report.annotations == archive.count("annotations") == len(NAMES) * (len(segments) + len(SPECS) + 1)
+    assert (report.segments_resumed, report.videos_unchanged, report.interrupted) == (0, 0, False)
+    assert list(dict.fromkeys(progress.stage for progress in told)) == [
+        "listing",
+        "probing",
+        "indexing",
+        "describing",
+    ]
+    last = [progress for progress in told if progress.stage == "indexing"][-1]
+    assert last.segments_done == last.segments_total == len(segments)
+
+
+def test_every_prompt_is_answered_for_every_segment_and_whole_video(
+    first: tuple[ArchiveReader, IndexReport],
+) -> None:
+    archive, _ = first
+    texts = archive.annotations().to_pylist()
+    for video in archive.videos().to_pylist():
+        of_video = [text for text in texts if text["video_id"] == video["video_id"]]
+        subjects = {None, *(part["segment_id"] for part in archive.segments(video["video_id"]).to_pylist())}
+        assert {text["segment_id"] for text in of_video} == subjects
+        for subject in subjects:
+            of_subject = [text for text in of_video if text["segment_id"] == subject]
+            assert sorted(text["prompt_name"] for text in of_subject) == sorted(NAMES)
+            assert {text["mode"] for text in of_subject} == {"replay" if subject is None else "online"}
+    for text in texts:
+        labelled = text["prompt_name"] == "place"
+        assert labelled == (text["score"] is not None)
+        assert not labelled or text["text"] in ("indoors", "outdoors")
+
+
+def test_rows_are_what_a_plain_pass_over_each_segment_gives(
+    first: tuple[ArchiveReader, IndexReport], folder: Path
+) -> None:
+    """Decode, encode and answer each segment alone, with neither batches nor Ray."""
+    archive, _ = first
+    models = open_models("debug")
+    assert models.retrieval is not None
+    encoder = Encoder.load(models.instructblip)
+    retrieval = RetrievalModel.load(models.retrieval, instructblip=models.instructblip)
+    language = LanguageModel.load(models.instructblip)
+    settings = MemorySettings(LENGTH, "token")
+    stored_texts = {
+        (text["segment_id"] or text["video_id"], text["prompt_name"]): text["text"]
+        for text in archive.annotations().to_pylist()
+    }
+    prompts = [*PROMPTS[:1], Prompt("caption", "Write a short description of the video.", task="caption")]
+
+    def check_texts(subject: str, outputs: torch.Tensor) -> None:
+        for prompt, output in zip(prompts, outputs, strict=True):
+            [text] = language.generate(output[None], [prompt.text], max_new_tokens=6)
+            assert stored_texts[subject, prompt.name] == text
+
+    for path in [*good(folder), folder / "short.mkv"]:
+        own_segments = archive.segments(video_id(str(path))).to_pylist()
+        memories = []
+        for part in own_segments:
+            # The planned end of the last segment of a file that is cut short is another than the stored one.
+            planned_end_s = (
+                min(part["start_s"] + SEGMENT_S, 12.0) if path.name == "short.mkv" else part["end_s"]
+            )
+            last = part is own_segments[-1]
+            span = decode_span(str(path), part["start_s"], planned_end_s, FPS, 56, is_last=last)
+            [encoded] = encoder.encode([span.frames], [[prompt.text for prompt in prompts]], settings)
+            rows = archive.memory_rows(
+                [part["segment_id"]], ("vectors", "timestamp_s", "start_s", "end_s", "thumbnail")
+            ).to_pylist()
+            [(_, tokens, sizes)] = archive.memory_tokens([part["segment_id"]])
+            np.testing.assert_array_equal(sizes, encoded.memory.sizes.numpy())
+            expected = encoded.memory.tokens.numpy().astype(np.float16)
+            np.testing.assert_allclose(
+                tokens.astype(np.float32), expected.astype(np.float32), rtol=2e-3, atol=1e-3
+            )
+            vectors = retrieval.slot_vectors(encoded.memory.tokens).numpy()
+            np.testing.assert_allclose(
+                np.array([row["vectors"] for row in rows], np.float32), vectors, atol=2e-3
+            )
+            spans = encoded.memory.spans(span.timestamps_s.tolist(), part["start_s"], part["end_s"])
+            assert [(row["start_s"], row["end_s"], row["timestamp_s"]) for row in rows] == [
+                (slot.start_s, slot.end_s, slot.timestamp_s) for slot in spans
+            ]
+            check_texts(part["segment_id"], encoded.query_output)
+            memories.append(
+                Memory.stored(torch.from_numpy(tokens.astype(np.float32)), torch.from_numpy(sizes))
+            )
+            info = probe(str(path))
+            image = picture(rows[0]["thumbnail"])
+            assert image.width / image.height == pytest.approx(info.width / info.height, rel=0.03)
+        merged = merge_memories(memories, length=LENGTH) if len(memories) > 1 else memories[0]
+        [output] = encoder.replay([merged], [[prompt.text for prompt in prompts]], settings)
+        check_texts(video_id(str(path)), output)
+
+
+PLAIN_CLIENT = """
+import json, sys
+import lancedb
+assert not {"malmm", "ray", "torch"} & sys.modules.keys()
+archive = lancedb.connect(sys.argv[1])
+memories = archive.open_table("memories")
+vector = json.loads(sys.argv[2])
+found = memories.search(vector, vector_column_name="vectors").distance_type("cosine").limit(3)
+found = found.select(["memory_id", "segment_id", "video_id", "slot", "start_s", "end_s", "timestamp_s",
+                      "frame_count", "sizes", "token_shape", "thumbnail"]).to_list()
+tokens = memories.search().limit(1).select(["memory_id", "tokens"]).to_list()
+print(json.dumps({
+    "tables": sorted(archive.list_tables().tables),
+    "columns": {name: archive.open_table(name).schema.names for name in archive.list_tables().tables},
+    "rows": {name: archive.open_table(name).count_rows() for name in archive.list_tables().tables},
+    "nearest": [[row["memory_id"], row["_distance"], len(row["thumbnail"])] for row in found],
+    "texts": archive.open_table("annotations").search().where("segment_id IS NULL").limit(1000).to_arrow()
+        .select(["prompt_name", "text"]).to_pylist(),
+}))
+"""
+
+
+def test_a_plain_lancedb_client_reads_it(first: tuple[ArchiveReader, IndexReport]) -> None:
+    archive, report = first
+    segment = archive.segments().to_pylist()[0]["segment_id"]
+    [row, *_] = archive.memory_rows([segment], ("memory_id", "vectors")).to_pylist()
+    query = [float(value) for value in row["vectors"][3]]
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN_CLIENT, archive.uri, json.dumps(query)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    read = json.loads(done.stdout)
+    assert {"videos", "segments", "memories", "annotations", "failures"} <= set(read["tables"])
+    documented = {
+        "videos": "video_id uri fingerprint duration_s fps width height codec recipe_id indexed_at",
+        "segments": "segment_id video_id index start_s end_s frame_count recipe_id",
+        "memories": "memory_id segment_id video_id slot start_s end_s timestamp_s frame_count vectors tokens "
+        "sizes thumbnail",
+        "annotations": "annotation_id video_id segment_id start_s end_s task prompt_name prompt text score mode "
+        "model created_at",
+        "failures": "video_id segment_id uri stage kind message attempts first_seen last_seen",
+    }
+    for table, columns in documented.items():
+        assert set(columns.split()) <= set(read["columns"][table]), table
+    assert read["rows"]["memories"] == report.memories
+    assert read["nearest"][0][0] == row["memory_id"]
+    assert read["nearest"][0][1] == pytest.approx(0, abs=1e-2)
+    assert all(length > 100 for _, _, length in read["nearest"])
+    assert len(read["texts"]) == len(NAMES) * report.videos_indexed
+
+
+def test_a_rerun_does_nothing(
+    first: tuple[ArchiveReader, IndexReport], folder: Path, told: list[Progress]
+) -> None:
+    archive, _ = first
+    before, before_rows = versions(archive), contents(archive)
+    began = time.monotonic()
+    report = go(Path(archive.uri), *good(folder), folder / "short.mkv")
+    assert time.monotonic() - began < 5
+    assert report.exit_code == 0
+    assert (report.videos_unchanged, report.videos_indexed, report.segments_indexed) == (len(SPECS) + 1, 0, 0)
+    assert report.annotations == report.memories == 0
+    assert versions(archive) == before
+    assert contents(archive) == before_rows
+
+
+def test_a_rerun_tries_what_failed_again_and_touches_nothing_else(copied: Path, folder: Path) -> None:
+    archive = ArchiveReader.open(str(copied))
+    kept = ("videos", "segments", "memories", "annotations", "recipes")
+    before = versions(archive, *kept)
+    report = go(copied, folder)
+    assert report.exit_code == 3
+    assert sorted(failure.kind for failure in report.failures) == sorted(BROKEN.values())
+    assert versions(archive, *kept) == before
+    attempts = {row["kind"]: row["attempts"] for row in archive.failures().to_pylist()}
+    assert attempts == dict.fromkeys(BROKEN.values(), 2) | {"truncated": 1}
+
+
+def test_one_more_video_is_indexed_alone(copied: Path, folder: Path, tmp_path: Path) -> None:
+    extra = make_video(tmp_path, VideoSpec("extra.mp4", duration_s=7.0))
+    archive = ArchiveReader.open(str(copied))
+    before = contents(archive)
+    report = go(copied, *good(folder), extra)
+    assert report.exit_code == 0
+    assert (report.videos_unchanged, report.videos_indexed, report.segments_indexed) == (len(SPECS), 1, 2)
+    after = contents(archive)
+    for name, rows in before.items():
+        assert rows.items() <= after[name].items(), name
+    new = {row["video_id"] for key, row in after["memories"].items() if key not in before["memories"]}
+    assert new == {video_id(str(extra))}
+    assert len(after["annotations"]) - len(before["annotations"]) == 3 * len(NAMES)
+
+
+def test_a_changed_file_replaces_its_rows(copied: Path, folder: Path, tmp_path: Path) -> None:
+    path = folder / "late.ts"
+    archive = ArchiveReader.open(str(copied))
+    before = contents(archive)
+    kept = tmp_path / "kept.ts"
+    shutil.copy2(path, kept)
+    shutil.copy(make_video(tmp_path, VideoSpec("changed.ts", duration_s=13.0)), path)
+    try:
+        report = go(copied, *good(folder))
+    finally:
+        shutil.copy2(kept, path)
+    assert (report.exit_code, report.videos_indexed, report.segments_indexed) == (0, 1, 3)
+    after = contents(archive)
+    key = video_id(str(path))
+    for name in ("segments", "memories", "annotations"):
+        others = {row_id: row for row_id, row in before[name].items() if row["video_id"] != key}
+        assert others.items() <= after[name].items()
+        old = before[name].keys() - others.keys()
+        assert old
+        assert not old & after[name].keys()
+    assert before["videos"].keys() == after["videos"].keys()
+    assert after["videos"][key]["duration_s"] == pytest.approx(13.0, abs=0.1)
+    of_video = [row for row in after["annotations"].values() if row["video_id"] == key]
+    assert len(of_video) == len(NAMES) * (3 + 1)
+    assert os.stat(path).st_mtime == os.stat(kept).st_mtime  # noqa: PTH116
+
+
+def test_a_new_prompt_is_put_to_stored_memory(copied: Path, folder: Path) -> None:
+    archive = ArchiveReader.open(str(copied))
+    before = contents(archive)
+    untouched = versions(archive, "videos", "segments", "memories")
+    report = go(copied, *good(folder), prompts=(*PROMPTS, NEW_PROMPT))
+    after = contents(archive)
+    assert report.exit_code == 0
+    assert report.segments_indexed == 0
+    new = [row for key, row in after["annotations"].items() if key not in before["annotations"]]
+    subjects = archive.count("segments") + archive.count("videos")
+    assert report.annotations == len(new) == subjects
+    assert {(row["prompt_name"], row["mode"]) for row in new} == {("colour", "replay")}
+    assert len({row["segment_id"] or row["video_id"] for row in new}) == subjects
+    assert before["annotations"].items() <= after["annotations"].items()
+    assert versions(archive, "videos", "segments", "memories") == untouched
+
+
+def test_another_recipe_is_refused(first: tuple[ArchiveReader, IndexReport], folder: Path) -> None:
+    archive, _ = first
+    before = versions(archive)
+    with pytest.raises(RecipeMismatch, match=r"--bank-length 4 stored, 5 asked; give|--bank-length 4 stored"):
+        go(Path(archive.uri), folder, bank_length=LENGTH + 1)
+    assert versions(archive) == before

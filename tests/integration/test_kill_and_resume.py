@@ -1,0 +1,124 @@
+"""A run that is killed, interrupted and terminated ends, run again, with the rows of one clean run."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from support.archive_contents import contents
+from support.inline_stages import InlineStages
+from support.media import VideoSpec, make_video
+from support.processes import Session
+
+from malmm.pipeline.config import IndexConfig, Prompt
+from malmm.pipeline.errors import ArchiveError
+from malmm.pipeline.indexing import index
+from malmm.pipeline.reading import ArchiveReader
+
+# One segment at a time, so that no batch depends on when its run was stopped.
+SETTINGS = {"segment_s": 1.0, "fps": 4.0, "bank_length": 2, "max_new_tokens": 4, "batch_segments": 1}
+PEOPLE = Prompt("people", "How many people are there?")
+LENGTHS_S = (35.0, 20.0, 45.0, 20.0)
+SEGMENTS = 120
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("videos")
+    for number, duration_s in enumerate(LENGTHS_S):
+        source = ("testsrc2", "smptebars", "testsrc")[number % 3]
+        spec = VideoSpec(
+            f"{number}.mp4", rate="12", duration_s=duration_s, width=64, height=48, source=source
+        )
+        make_video(made, spec)
+    return made
+
+
+def committed(place: Path) -> int:
+    """Segments that are done; 0 while there is no archive."""
+    try:
+        return ArchiveReader.open(str(place)).count("segments")
+    except ArchiveError:
+        return 0
+
+
+def start(folder: Path, place: Path) -> Session:
+    notes = place.parent / f"notes-{time.monotonic_ns()}"
+    notes.mkdir()
+    options: list[str | Path] = ["index", folder, "--archive", place, "--json"]
+    options += ["--prompt", f"{PEOPLE.name}={PEOPLE.text}"]
+    for name, value in SETTINGS.items():
+        options += [f"--{name.replace('_', '-')}", str(value)]
+    return Session(options, notes)
+
+
+def until_more_is_committed(session: Session, place: Path) -> int:
+    """Wait until a run has committed something of its own; gives how many are done then."""
+    before = committed(place)
+    deadline = time.monotonic() + 150
+    while session.alive and time.monotonic() < deadline and committed(place) == before:
+        time.sleep(0.05)
+    assert session.alive, session.errors.read_text()
+    return committed(place)
+
+
+def test_rows_are_those_of_a_clean_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = random.Random(11)  # noqa: S311
+    place = tmp_path / "archive"
+
+    # Killed while it starts, before or while the archive is made.
+    session = start(folder, place)
+    time.sleep(chance.uniform(4, 14))
+    session.signal_group(signal.SIGKILL)
+    assert session.wait() == -signal.SIGKILL
+    assert session.end() == []
+
+    # Killed between commits, or in the middle of one.
+    session = start(folder, place)
+    until_more_is_committed(session, place)
+    time.sleep(chance.uniform(0, 0.5))
+    session.signal_group(signal.SIGKILL)
+    session.wait()
+    assert session.end() == []
+    stored = committed(place)
+    assert stored > 0
+
+    # Told to stop: what is ready is committed, and it says so.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        session = start(folder, place)
+        stored = until_more_is_committed(session, place)
+        if number == signal.SIGINT:
+            session.signal_group(number)
+        else:
+            session.process.send_signal(number)
+        assert session.wait() == 130, session.errors.read_text()
+        assert session.end() == []
+        errors = session.errors.read_text()
+        assert "Traceback" not in errors
+        assert "Error" not in errors
+        report = json.loads(session.output.read_text())
+        assert report["interrupted"]
+        assert report["exit_code"] == 130
+        assert report["failures"] == []
+        assert committed(place) >= stored
+        stored = committed(place)
+
+    session = start(folder, place)
+    assert session.wait() == 0, session.errors.read_text()
+    assert session.end() == []
+    report = json.loads(session.output.read_text())
+    assert report["failures"] == []
+
+    clean = str(tmp_path / "clean")
+    InlineStages().install(monkeypatch)
+    config = IndexConfig(sources=(str(folder),), archive=clean, prompts=(PEOPLE,), **SETTINGS)  # type: ignore[arg-type]
+    assert index(config).segments_indexed == SEGMENTS
+    found, expected = contents(ArchiveReader.open(str(place))), contents(ArchiveReader.open(clean))
+    assert len(expected["segments"]) == SEGMENTS
+    for name, rows in expected.items():
+        assert found[name].keys() == rows.keys(), name
+    assert found == expected

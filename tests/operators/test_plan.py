@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import itertools
+
+import hypothesis.strategies as st
+from hypothesis import given
+from support.flow_rows import RECIPE_ID, video_at
+
+from malmm.operators.plan import plan_segments, segments_of
+from malmm.pipeline.flow import PLANNED, TO_PLAN, Carried, carried, rows_table
+from malmm.pipeline.records import Video
+
+seconds = st.floats(0, 1000, allow_nan=False).map(lambda value: round(value, 3))
+
+
+def plan(
+    *videos: Video, done: set[str] | None = None, segment_s: float = 5.0, fps: float = 2.0
+) -> list[Carried]:
+    rows = [Carried(video, None, None).columns() | {"done": sorted(done or set())} for video in videos]
+    table = plan_segments(rows_table(rows, TO_PLAN), recipe_id=RECIPE_ID, segment_s=segment_s, fps=fps)
+    assert table.schema == PLANNED
+    return carried(table)
+
+
+@given(start_s=seconds, duration_s=seconds, segment_s=st.floats(1, 400), fps=st.floats(0.5, 30))
+def test_segments_tile_the_video(start_s: float, duration_s: float, segment_s: float, fps: float) -> None:
+    video = video_at(start_s=start_s, duration_s=duration_s)
+    segments = segments_of(video, RECIPE_ID, segment_s, fps)
+    assert segments[0].start_s == start_s
+    assert segments[-1].end_s == start_s + duration_s
+    for before, after in itertools.pairwise(segments):
+        assert before.end_s == after.start_s
+    assert [segment.index for segment in segments] == list(range(len(segments)))
+    assert [segment.is_last for segment in segments] == [False] * (len(segments) - 1) + [True]
+    assert len({segment.segment_id for segment in segments}) == len(segments)
+
+
+def test_one_row_for_each_segment() -> None:
+    rows = plan(video_at(duration_s=12.0), video_at("/videos/b.mp4", duration_s=3.0))
+    spans = [(row.segment.uri, row.segment.start_s, row.segment.end_s) for row in rows if row.segment]
+    assert spans == [
+        ("/videos/a.mp4", 0.0, 5.0),
+        ("/videos/a.mp4", 5.0, 10.0),
+        ("/videos/a.mp4", 10.0, 12.0),
+        ("/videos/b.mp4", 0.0, 3.0),
+    ]
+    assert all(row.failure is None and row.video is not None for row in rows)
+
+
+def test_segments_that_are_done_are_left_out_and_the_others_keep_their_place() -> None:
+    every = plan(video_at())
+    done = {every[1].segment.segment_id, "of another recipe"}  # type: ignore[union-attr]
+    assert plan(video_at(), done=done) == [every[0], every[2]]
+    assert plan(video_at(), done={row.segment.segment_id for row in every if row.segment}) == []
+
+
+def test_ids_depend_on_content_and_recipe_and_on_nothing_else() -> None:
+    ids = {segment.segment_id for segment in segments_of(video_at(), RECIPE_ID, 5.0, 2.0)}
+    moved = video_at(width=1, codec="vp9", fps=1.0)
+    assert {segment.segment_id for segment in segments_of(moved, RECIPE_ID, 5.0, 2.0)} == ids
+    changed = video_at(fingerprint="second")
+    assert not {segment.segment_id for segment in segments_of(changed, RECIPE_ID, 5.0, 2.0)} & ids
+    assert not {segment.segment_id for segment in segments_of(video_at(), RECIPE_ID[::-1], 5.0, 2.0)} & ids
+
+
+def test_no_videos_give_no_segments() -> None:
+    assert plan() == []

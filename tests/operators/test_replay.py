@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from support.flow_rows import (
+    BROKEN,
+    PROMPTS,
+    RECIPE_ID,
+    decoded,
+    decoded_table,
+    failing_row,
+    planned,
+    video_at,
+)
+from support.models import random_frames
+
+from malmm.model.memory import Memory, merge_memories
+from malmm.model.qformer import MemorySettings
+from malmm.operators.encode import EncodeSegments
+from malmm.operators.generate import GenerateTexts
+from malmm.operators.replay import ReplayPrompts
+from malmm.operators.write import write_segments
+from malmm.pipeline.config import Recipe
+from malmm.pipeline.flow import REPLAYED, TO_REPLAY, Carried, array_at, carried, rows_table
+from malmm.pipeline.fragments import Receipt
+from malmm.pipeline.store import Archive
+
+SETTINGS = MemorySettings(4, "token")
+RECIPE = Recipe("debug", "weights", "debug", "weights", 2.0, 5.0, 4, "token", 56)
+ROWS = planned(video_at())
+WHOLE = Carried(video_at(), None, None)
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+    """One video of three segments, of 6, 3 and 4 slots' worth of frames."""
+    made = Archive.create_or_open(str(tmp_path_factory.mktemp("archive")), RECIPE, 32)
+    encode = EncodeSegments(
+        model="debug", retrieval_model=None, settings=SETTINGS, prompts=PROMPTS, device="cpu"
+    )
+    generate = GenerateTexts(model="debug", prompts=PROMPTS, max_new_tokens=3, device="cpu")
+    rows = [
+        decoded(row, random_frames(n, count))
+        for n, (row, count) in enumerate(zip(ROWS, (6, 3, 4), strict=True))
+    ]
+    table = write_segments(
+        generate(encode(decoded_table(rows))),
+        archive=made.uri,
+        prompts=PROMPTS,
+        model="debug",
+        model_fingerprint="weights",
+        recipe_id=RECIPE_ID,
+        memories=made.schema("memories"),
+    )
+    made.commit(Receipt.from_json(text) for text in table["receipt"].to_pylist())
+    return made
+
+
+def actor(archive: Archive) -> ReplayPrompts:
+    return ReplayPrompts(archive=archive.uri, model="debug", settings=SETTINGS, prompts=PROMPTS, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def replay(archive: Archive) -> ReplayPrompts:
+    return actor(archive)
+
+
+def ids(*rows: Carried) -> list[str]:
+    return [row.segment.segment_id for row in rows if row.segment is not None]
+
+
+def work(row: Carried, segment_ids: list[str], prompts: list[int]) -> dict[str, Any]:
+    return row.columns() | {"segment_ids": segment_ids, "prompts": prompts}
+
+
+def table_of(*rows: dict[str, Any]) -> pa.Table:
+    return rows_table(rows, TO_REPLAY)
+
+
+WORK = [
+    work(WHOLE, ids(*ROWS), [0, 1, 2]),
+    work(ROWS[0], ids(ROWS[0]), [1]),
+    work(ROWS[1], ids(ROWS[1]), [2, 0]),
+]
+
+
+def stored(archive: Archive, *rows: Carried) -> list[Memory]:
+    return [
+        Memory.stored(torch.from_numpy(tokens.astype(np.float32)), torch.from_numpy(sizes))
+        for _, tokens, sizes in archive.memory_tokens(ids(*rows))
+    ]
+
+
+def output(table: pa.Table, row: int) -> np.ndarray:
+    return array_at(table, "query_output", row, np.float32)
+
+
+def test_an_output_for_each_prompt_asked(replay: ReplayPrompts) -> None:
+    table = replay(table_of(*WORK))
+    assert table.schema == REPLAYED
+    assert carried(table) == [WHOLE, ROWS[0], ROWS[1]]
+    assert table["prompts"].to_pylist() == [[0, 1, 2], [1], [2, 0]]
+    assert [output(table, index).shape[0] for index in range(3)] == [3, 1, 2]
+
+
+def test_a_segment_is_replayed_on_its_stored_memory(replay: ReplayPrompts, archive: Archive) -> None:
+    table = replay(table_of(*WORK))
+    [expected] = replay.encoder.replay(
+        stored(archive, ROWS[1]), [[PROMPTS[2].text, PROMPTS[0].text]], SETTINGS
+    )
+    np.testing.assert_array_equal(output(table, 2), expected.numpy())
+
+
+def test_a_whole_video_is_its_segments_compressed_together(replay: ReplayPrompts, archive: Archive) -> None:
+    table = replay(table_of(*WORK))
+    merged = merge_memories(stored(archive, *ROWS), length=4)
+    assert len(merged) == 4
+    [expected] = replay.encoder.replay([merged], [[prompt.text for prompt in PROMPTS]], SETTINGS)
+    np.testing.assert_array_equal(output(table, 0), expected.numpy())
+
+
+def test_failures_pass_through_untouched(replay: ReplayPrompts) -> None:
+    table = replay(table_of(work(failing_row(), [], []), WORK[1], work(BROKEN, [], [])))
+    assert table.schema == REPLAYED
+    held = carried(table)
+    assert (held[0], held[2]) == (failing_row(), BROKEN)
+    assert held[1].failure is None
+
+
+def test_one_row_without_memory_fails_alone(replay: ReplayPrompts) -> None:
+    gone = planned(video_at("/videos/gone.mp4"))[0]
+    table = replay(table_of(WORK[1], work(gone, ids(gone), [0]), WORK[2]))
+    held = carried(table)
+    assert [row.failure is None for row in held] == [True, False, True]
+    assert held[1].failure is not None
+    assert (held[1].failure.stage, held[1].failure.uri) == ("replay", "/videos/gone.mp4")
+    assert held[1].failure.segment_id == gone.segment.segment_id  # type: ignore[union-attr]
+    assert "no memory" in held[1].failure.message
+    assert not table["query_output"][1].is_valid
+
+
+def test_a_batch_gives_what_each_row_gives_alone(replay: ReplayPrompts) -> None:
+    table = replay(table_of(*WORK))
+    for index, row in enumerate(WORK):
+        np.testing.assert_array_equal(output(table, index), output(replay(table_of(row)), 0))
+
+
+def test_batches_one_after_the_other_give_what_fresh_actors_give(archive: Archive) -> None:
+    one = actor(archive)
+    for rows in (WORK, WORK[1:], WORK):
+        assert one(table_of(*rows)) == actor(archive)(table_of(*rows))
+
+
+def test_what_is_committed_later_is_seen(replay: ReplayPrompts, archive: Archive) -> None:
+    later = planned(video_at("/videos/later.mp4"))[0]
+    assert carried(replay(table_of(work(later, ids(later), [0]))))[0].failure is not None
+    encode = EncodeSegments(
+        model="debug", retrieval_model=None, settings=SETTINGS, prompts=PROMPTS, device="cpu"
+    )
+    generate = GenerateTexts(model="debug", prompts=PROMPTS, max_new_tokens=3, device="cpu")
+    table = write_segments(
+        generate(encode(decoded_table([decoded(later, random_frames(9, 5))]))),
+        archive=archive.uri,
+        prompts=PROMPTS,
+        model="debug",
+        model_fingerprint="weights",
+        recipe_id=RECIPE_ID,
+        memories=archive.schema("memories"),
+    )
+    archive.commit(Receipt.from_json(text) for text in table["receipt"].to_pylist())
+    assert carried(replay(table_of(work(later, ids(later), [0]))))[0].failure is None

@@ -1,0 +1,139 @@
+"""The folders are the architecture: who may import whom, read from the sources."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("pipeline", "operators", "model", "jobs")
+LEAVES = {"records", "config", "errors", "flow", "fragments", "reading", "location", "predicates"}
+
+
+def sources() -> list[Path]:
+    return sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(("malmm", *parts)).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in sources()}
+
+
+def imports(path: Path) -> Iterator[tuple[str, int, tuple[str, ...]]]:
+    """What a file imports, at its top or within: module, level of a relative import, names."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, 0, ()
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or "", node.level, tuple(alias.name for alias in node.names)
+
+
+def own_imports(path: Path) -> set[str]:
+    """Our modules that a file imports."""
+    found = set()
+    for name, _, names in imports(path):
+        if name.split(".")[0] == "malmm":
+            inner = {f"{name}.{part}" for part in names} & MODULES.keys()
+            found |= inner or {name}
+    return found
+
+
+def is_under(module: str, *packages: str) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def may_import(module: str, other: str) -> bool:
+    leaves = {f"malmm.pipeline.{name}" for name in LEAVES}
+    if is_under(module, "malmm.model"):
+        return is_under(other, "malmm.model")
+    if module in leaves:
+        return other in leaves
+    if is_under(module, "malmm.operators"):
+        return is_under(other, "malmm.model", "malmm.operators") or other in leaves
+    if is_under(module, "malmm.pipeline"):
+        return is_under(other, "malmm.pipeline", "malmm.operators", "malmm.model")
+    return is_under(other, "malmm.jobs", "malmm.pipeline", "malmm.model.demo")
+
+
+def test_there_is_something_to_look_at() -> None:
+    assert {f"malmm.{folder}" for folder in FOLDERS} < MODULES.keys()
+    assert {f"malmm.pipeline.{name}" for name in LEAVES} < MODULES.keys()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_follow_the_rules(module: str) -> None:
+    for name, level, _ in imports(MODULES[module]):
+        assert level == 0, "a relative import"
+        assert name.split(".")[0] not in (*FOLDERS, "tests", "support"), f"{name} without malmm"
+    wrong = {other for other in own_imports(MODULES[module]) if not may_import(module, other)}
+    assert not wrong
+
+
+def test_nothing_imports_in_a_circle() -> None:
+    graph = {module: own_imports(path) & MODULES.keys() for module, path in MODULES.items()}
+    while leaves := {module for module, others in graph.items() if not others}:
+        graph = {module: others - leaves for module, others in graph.items() if module not in leaves}
+    assert not graph
+
+
+def exported(tree: ast.Module) -> list[str] | None:
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["__all__"]:
+            return list(ast.literal_eval(node.value))
+    return None
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_says_what_it_offers(module: str) -> None:
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree)
+    names = exported(tree)
+    if names is None:
+        # A package may hold its docstring and nothing else.
+        assert MODULES[module].name == "__init__.py"
+        assert len(tree.body) == 1
+        return
+    assert len(set(names)) == len(names)
+    loaded = importlib.import_module(module)
+    assert [name for name in names if not hasattr(loaded, name)] == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_other_folders_import_only_what_is_offered(module: str) -> None:
+    for name, _, names in imports(MODULES[module]):
+        if name in MODULES and name.split(".")[:2] != module.split(".")[:2]:
+            offered = exported(ast.parse(MODULES[name].read_text(encoding="utf-8"))) or []
+            inner = {part for part in names if f"{name}.{part}" in MODULES}
+            assert set(names) - set(offered) - inner == set(), f"from {name}"
+
+
+@pytest.mark.parametrize("module", ["malmm.pipeline.reading", "malmm.pipeline.store", "malmm.jobs.show"])
+def test_reading_an_archive_needs_neither_ray_nor_a_model(module: str) -> None:
+    script = (
+        f"import sys, {module}; print(sorted({{'ray', 'torch', 'transformers', 'av'}} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_packages_are_listed_and_lie_where_they_are_said_to() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    packages, places = settings["packages"], settings["package-dir"]
+    assert sorted(packages) == sorted(places)
+    for package in packages:
+        assert places[package] == "/".join(package.split(".")[1:])
+        assert (ROOT / places[package] / "__init__.py").is_file()
+        assert (ROOT / places[package] / "py.typed").is_file()
+    with_code = {str(path.parent.relative_to(ROOT)) for path in sources()}
+    assert with_code == set(places.values())
