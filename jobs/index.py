@@ -6,11 +6,13 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
 from malmm.jobs.text import about, clock, printable
 from malmm.pipeline.config import MERGE_POLICIES, IndexConfig, Prompt
+from malmm.pipeline.records import Failure
 from malmm.pipeline.report import IndexReport
 
 __all__ = ["add_parser", "run", "summary"]
@@ -156,8 +158,20 @@ def summary(report: IndexReport) -> str:
     if report.failures:
         kinds = ", ".join(f"{count} {kind}" for kind, count in report.failures_by_kind().items())
         lines += ["", f"Failed: {kinds}"]
-        lines += [f"  {about(failure.uri, failure.message)}" for failure in report.failures[:_FAILURES_SHOWN]]
-        more = len(report.failures) - _FAILURES_SHOWN
+        groups = _grouped(report.failures)
+        lines += [f"  {line}" for line in groups[:_FAILURES_SHOWN]]
+        more = len(groups) - _FAILURES_SHOWN
         if more > 0:
             lines.append(f"  and {more} more, in the archive's table 'failures'")
     return "\n".join(lines)
+
+
+def _grouped(failures: Sequence[Failure]) -> list[str]:
+    """A line for each video and kind: an hour that ends after a minute is one fault and not thirty-six."""
+    groups: dict[tuple[str, str], list[Failure]] = {}
+    for failure in failures:
+        groups.setdefault((failure.uri, failure.kind), []).append(failure)
+    return [
+        about(first.uri, first.message) + (f" (and {len(rest)} segments more)" if rest else "")
+        for first, *rest in groups.values()
+    ]

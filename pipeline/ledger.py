@@ -6,7 +6,6 @@ a way that another try would only repeat.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from malmm.pipeline.flow import Carried
@@ -65,6 +64,11 @@ class Ledger:
             entry = self._entries[row.segment.video_id]
             entry.retry = entry.retry or row.failure.kind not in PERMANENT_KINDS
 
+    def noted(self, row: Carried) -> None:
+        """Note what was wrong with a row that is stored all the same."""
+        if row.failure is not None:
+            self.failures.append(row.failure)
+
     def lose_open(self, reason: str) -> None:
         """Note segments that were planned and never came back as failures to retry."""
         for entry in self._entries.values():
@@ -91,11 +95,6 @@ class Ledger:
     def videos_done(self) -> int:
         """Videos of which no segment is open."""
         return sum(not entry.open for entry in self._entries.values())
-
-    def clean(self, video_ids: Iterable[str]) -> list[str]:
-        """Those of the videos with which nothing went wrong in this run."""
-        marked = {failure.video_id for failure in self.failures}
-        return [video_id for video_id in video_ids if video_id not in marked]
 
     def _close(self, segment: Segment, *, stored: bool) -> bool:
         entry = self._entries[segment.video_id]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from malmm.operators.plan import segments_of
 from malmm.operators.write import ONLINE, REPLAY, whole_video_subject
 from malmm.pipeline.config import Prompt, Recipe
 from malmm.pipeline.flow import TO_REPLAY, Carried, rows_table
@@ -51,7 +52,9 @@ def missing_annotations(archive: ArchiveReader, prompts: Sequence[Prompt], recip
     for video_row in archive.videos().to_pylist():
         fields = {name: video_row[name] for name in Video.__dataclass_fields__}
         video = Video(**fields)
-        own = segments[video.video_id]
+        # Of a changed video that is not finished, segments of the new content are there beside the old ones.
+        planned = {s.segment_id for s in segments_of(video, recipe.recipe_id, recipe.segment_s, recipe.fps)}
+        own = [row for row in segments[video.video_id] if row["segment_id"] in planned]
         subject = whole_video_subject(video.video_id, video.fingerprint, recipe.recipe_id)
         if own and (prompts_left := lacking(subject, (REPLAY,))):
             ids = [row["segment_id"] for row in own]

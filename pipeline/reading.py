@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Self
 
 import lance
@@ -13,7 +14,7 @@ import pyarrow.compute as pc
 
 from malmm.pipeline.config import Recipe
 from malmm.pipeline.errors import ArchiveError
-from malmm.pipeline.location import lance_errors, open_dataset, resolve
+from malmm.pipeline.location import is_local, lance_errors, open_dataset, resolve
 from malmm.pipeline.predicates import equals, is_in
 
 __all__ = ["MEMORY_COLUMNS", "ArchiveReader", "load_recipe"]
@@ -63,6 +64,8 @@ class ArchiveReader:
     def open(cls, uri: str) -> Self:
         """Open an existing archive. Raises ArchiveError when there is none or it cannot be reached."""
         place = resolve(uri)
+        if is_local(place) and Path(place).is_file():
+            raise ArchiveError(f"{uri} is a file, and an archive is a directory", uri=place)
         recipe = load_recipe(place)
         if recipe is None:
             raise ArchiveError(

@@ -24,7 +24,7 @@ from malmm.pipeline.fragments import Receipt
 from malmm.pipeline.ledger import Ledger
 from malmm.pipeline.missing import missing_annotations
 from malmm.pipeline.receiving import received
-from malmm.pipeline.records import ANNOTATIONS, VIDEOS, Failure, Video, video_id
+from malmm.pipeline.records import ANNOTATIONS, VIDEOS, Failure, Video, failure_id, video_id
 from malmm.pipeline.report import IndexReport, OnProgress, Progress
 from malmm.pipeline.sources import SourceFile
 from malmm.pipeline.stages import data_settings, indexing, probing, replaying
@@ -33,6 +33,23 @@ from malmm.pipeline.store import Archive
 __all__ = ["Run"]
 
 COMMIT_EVERY_S = 3.0
+_SEGMENT_STAGES = ("decode", "encode", "generate", "write", "index")
+_VIDEO_STAGES = ("list", "probe")
+_REPLAY_STAGES = ("replay", "generate")
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A segment that can be committed; ``cut`` says that not all of it could be decoded."""
+
+    receipt: Receipt
+    row: Carried
+    cut: bool
+
+    def settled(self) -> list[str]:
+        """Ids of the failures that this segment may have had and now has no more."""
+        stages = _SEGMENT_STAGES[1:] if self.cut else _SEGMENT_STAGES
+        return [failure_id(self.receipt.video_id, self.receipt.segment_id, stage) for stage in stages]
 
 
 @dataclass
@@ -47,6 +64,8 @@ class Run:
     tell: OnProgress
     ledger: Ledger = field(default_factory=Ledger)
     warm: tuple[float, float] | None = None
+    recorded: int = 0
+    had_failures: bool = False
 
     def go(self, archive: Archive | None, files: list[SourceFile], *, verbose: bool) -> None:
         """Index ``files``, and owe no prompt a text. The archive is made once there is a video to store."""
@@ -58,12 +77,20 @@ class Run:
                     archive = Archive.create_or_open(self.config.archive, self.recipe, self.vector_size)
                 if archive is not None:
                     archive.sweep()
+                    self.had_failures = archive.count("failures") > 0
                     self._index(archive, videos, resources)
                     self._describe(archive, resources)
         finally:
             self.report.failures += self.ledger.failures
             if archive is not None:
-                archive.record_failures(self.ledger.failures)
+                self._record(archive)
+
+    def _record(self, archive: Archive) -> None:
+        """Put what failed since the last time into the archive."""
+        failures = self.ledger.failures
+        if len(failures) > self.recorded:
+            archive.record_failures(failures[self.recorded :])
+            self.recorded = len(failures)
 
     def _probe(self, files: list[SourceFile], resources: Resources) -> list[Video]:
         if not files:
@@ -106,7 +133,7 @@ class Run:
             self.report.segments_resumed += len(stored)
             if len(stored) < len(segments):
                 to_plan.append(Carried(video, None, None).columns() | {"done": sorted(stored)})
-        waiting: list[tuple[Receipt, Carried]] = []
+        waiting: list[_Written] = []
         self._commit(archive, waiting)
         if not to_plan:
             return
@@ -130,25 +157,32 @@ class Run:
             self.report.indexing_s = time.monotonic() - began
             self._tell("indexing", began)
 
-    def _take(self, block: pa.Table, waiting: list[tuple[Receipt, Carried]]) -> None:
+    def _take(self, block: pa.Table, waiting: list[_Written]) -> None:
         for index, row in enumerate(carried(block)):
-            if row.failure is not None:
+            if row.failure is not None or row.segment is None:
                 self.ledger.failed(row)
                 continue
-            waiting.append((Receipt.from_json(block["receipt"][index].as_py()), row))
+            receipt = Receipt.from_json(block["receipt"][index].as_py())
             problem = block["problem"][index].as_py()
-            if problem is not None and (noted := row.failed("decode", "truncated", problem).failure):
-                self.ledger.failures.append(noted)
+            waiting.append(_Written(receipt, row, cut=problem is not None))
+            if problem is not None:
+                end_s = receipt.segment_rows()["end_s"][0].as_py()
+                kind = "truncated" if end_s < row.segment.end_s else "damaged"
+                self.ledger.noted(row.failed("decode", kind, problem))
 
-    def _commit(self, archive: Archive, waiting: list[tuple[Receipt, Carried]]) -> None:
+    def _commit(self, archive: Archive, waiting: list[_Written]) -> None:
         """Commit what is waiting and record the videos that are finished by it."""
+        # Failures first: a segment that was cut short must not be stored without its note by a kill.
+        self._record(archive)
+        settled = []
         if waiting:
-            outcome = archive.commit(receipt for receipt, _ in waiting)
+            outcome = archive.commit(written.receipt for written in waiting)
             self.report.memories += outcome.memories
             self.report.annotations += outcome.annotations
-            for receipt, row in waiting:
-                if row.segment is not None and self.ledger.stored(row.segment):
-                    segment = receipt.segment_rows().to_pylist()[0]
+            for written in waiting:
+                settled += written.settled()
+                if written.row.segment is not None and self.ledger.stored(written.row.segment):
+                    segment = written.receipt.segment_rows().to_pylist()[0]
                     self.report.segments_indexed += 1
                     self.report.frames += segment["frame_count"]
                     self.report.video_s += segment["end_s"] - segment["start_s"]
@@ -157,11 +191,15 @@ class Run:
         rows = []
         for video, segment_ids in self.ledger.take_finished():
             archive.replace_video(video.video_id, segment_ids)
+            settled += [failure_id(video.video_id, None, stage) for stage in _VIDEO_STAGES]
+            if self.had_failures:
+                archive.clear_stale_failures(video.video_id, segment_ids)
             rows.append(vars(video) | {"recipe_id": self.recipe.recipe_id, "indexed_at": now})
         if rows:
             archive.put_videos(pa.Table.from_pylist(rows, schema=VIDEOS))
-            archive.clear_failures(video_ids=self.ledger.clean(row["video_id"] for row in rows))
             self.report.videos_indexed += len(rows)
+        if self.had_failures:
+            archive.clear_failures(settled)
 
     def _describe(self, archive: Archive, resources: Resources) -> None:
         """Put the prompts to the memory of whole videos, and new prompts to segments stored before."""
@@ -215,6 +253,13 @@ class Run:
             self.report.annotations += archive.add_annotations(
                 pa.Table.from_pylist(waiting, schema=ANNOTATIONS)
             )
+            if self.had_failures:
+                subjects = {(row["video_id"], row["segment_id"]) for row in waiting}
+                archive.clear_failures(
+                    failure_id(video, segment, stage)
+                    for video, segment in subjects
+                    for stage in _REPLAY_STAGES
+                )
             waiting.clear()
 
     def _tell(self, stage: str, began: float) -> None:

@@ -23,7 +23,7 @@ from malmm.pipeline.creation import create_or_load, load_if_there
 from malmm.pipeline.fragments import Receipt, conform
 from malmm.pipeline.location import lance_errors
 from malmm.pipeline.maintenance import compact_dataset
-from malmm.pipeline.predicates import is_in
+from malmm.pipeline.predicates import equals, is_in
 from malmm.pipeline.reading import ArchiveReader
 from malmm.pipeline.records import ANNOTATIONS, FAILURES, VIDEOS, Failure, failure_id
 
@@ -177,10 +177,18 @@ class Archive(ArchiveReader):
         ]
         self._upsert("failures", "failure_id", pa.Table.from_pylist(rows, schema=FAILURES))
 
-    def clear_failures(self, *, video_ids: Iterable[str] = (), segment_ids: Iterable[str] = ()) -> int:
-        """Forget the failures of segments, and all those of videos, that have been done since."""
-        by_segment = self._delete_in("failures", "segment_id", segment_ids)
-        return by_segment + self._delete_in("failures", "video_id", video_ids)
+    def clear_failures(self, failure_ids: Iterable[str]) -> int:
+        """Forget failures of what has been done since, by their ids; gives how many there were."""
+        return self._delete_in("failures", "failure_id", failure_ids)
+
+    def clear_stale_failures(self, video_id: str, segment_ids: Iterable[str]) -> int:
+        """Forget a video's failures of segments other than these: its file or its plan was another then."""
+        kept = set(segment_ids)
+        rows = self._rows(
+            "failures", [equals("video_id", video_id)], ["failure_id", "segment_id"]
+        ).to_pylist()
+        stale = [row["failure_id"] for row in rows if row["segment_id"] and row["segment_id"] not in kept]
+        return self.clear_failures(stale)
 
     def compact(self, keep_versions: timedelta = timedelta(hours=1)) -> dict[str, tuple[int, int]]:
         """Merge small files and forget old versions; fragments before and after by table.

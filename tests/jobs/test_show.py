@@ -65,7 +65,7 @@ def shown(capsys: pytest.CaptureFixture[str], archive: Archive, *options: str) -
 def test_an_archive_at_a_glance(archive: Archive, capsys: pytest.CaptureFixture[str]) -> None:
     said = shown(capsys, archive)
     assert archive.uri in said
-    assert "2 videos (10:00), 6 segments, 18 memory slots, 8 texts" in said
+    assert "2 videos (13:20), 6 segments, 18 memory slots, 8 texts" in said
     assert "1 more videos are begun" in said
     assert "/videos/talk.mp4" in said
     assert "a whole red" in said
@@ -84,7 +84,7 @@ def test_an_archive_as_json(archive: Archive, capsys: pytest.CaptureFixture[str]
 
 def test_a_video_on_its_time_line(archive: Archive, capsys: pytest.CaptureFixture[str]) -> None:
     said = shown(capsys, archive, "talk.mp4")
-    assert said.startswith("/videos/talk.mp4\n  5:00 from 0:00, 64x48, 25 frames a second, h264, id ")
+    assert said.startswith("/videos/talk.mp4\n  6:40 from 0:00, 64x48, 25 frames a second, h264, id ")
     assert "Segment 0  0:00 to 1:40, 100 frames in 3 slots" in said
     assert "Segment 1  1:40 to 3:20" in said
     assert "place: indoors (0.75)" in said

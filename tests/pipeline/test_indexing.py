@@ -271,9 +271,6 @@ def test_an_interrupted_run_keeps_what_is_ready_and_is_resumed(
     assert contents(archive) == clean(go, place, videos["two"], videos["three"])
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a video that is finished by a later run loses what an earlier one noted"
-)
 def test_what_was_cut_short_is_still_known_after_another_try(
     go: Go, stages: InlineStages, place: str, videos: dict[str, Path]
 ) -> None:

@@ -133,14 +133,3 @@ def test_a_failure_without_a_segment_closes_none() -> None:
     ledger.failed(rows[0])
     assert ledger.segments_done == 0
     assert len(ledger.failures) == 1
-
-
-def test_clean_are_those_with_which_nothing_went_wrong() -> None:
-    ledger = Ledger()
-    good, _ = plan(ledger, "good", 1, set())
-    bad, _ = plan(ledger, "bad", 2, {0})
-    ledger.stored(segment_of(good[0]))
-    ledger.failed(bad[1].failed("decode", "no_frames", "why"))
-    finished = [video.video_id for video, _ in ledger.take_finished()]
-    assert len(finished) == 2
-    assert ledger.clean(finished) == [segment_of(good[0]).video_id]

@@ -135,8 +135,10 @@ def test_a_video_that_is_not_finished_has_to_wait(archive: Archive) -> None:
 def test_a_changed_video_is_asked_anew_as_a_whole(archive: Archive) -> None:
     store(archive, 0, range(1), [CAPTION])
     archive.add_annotations(texts(carried_row(0, None), [CAPTION], REPLAY))
+    archive.commit(write_rows(archive.uri, rows(0, fingerprint="second")))
+    assert wanted(archive, CAPTION) == {}, "as long as its new content is not all there, it is the old video"
     archive.put_videos(video_table(0, fingerprint="second"))
-    assert wanted(archive, CAPTION) == {(video(0), None): ["caption"]}
+    assert set(wanted(archive, CAPTION)) == {(video(0), None), (video(0), segment(0, fingerprint="second"))}
 
 
 def test_what_is_owed_comes_in_small_blocks_and_leaves_nothing_owed(archive: Archive) -> None:

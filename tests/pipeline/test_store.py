@@ -178,7 +178,8 @@ class TestCommit:
         before = [archive.table(name).version for name in names]
         archive.commit([])
         archive.sweep()
-        archive.clear_failures(video_ids=[video(0)], segment_ids=[segment(0)])
+        archive.clear_failures([records.failure_id(video(0), segment(0), "decode")])
+        archive.clear_stale_failures(video(0), [])
         archive.record_failures([])
         archive.put_videos(records.VIDEOS.empty_table())
         archive.add_annotations(rows(0)["annotations"])
@@ -278,6 +279,16 @@ class TestFailures:
         assert rows_[segment(0)]["message"] == "it's still cut"
         assert rows_[segment(0)]["first_seen"] == first["first_seen"] < rows_[segment(0)]["last_seen"]
         assert rows_[None]["attempts"] == 1
-        assert archive.clear_failures(segment_ids=[segment(0)]) == 1
-        assert archive.clear_failures(video_ids=[video(0)]) == 1
+        whole, part = (records.failure_id(video(0), key, "decode") for key in (None, segment(0)))
+        assert archive.clear_failures([part, stable_id("unknown")]) == 1
+        assert archive.clear_failures([whole]) == 1
         assert archive.failures().num_rows == 0
+
+    def test_failures_of_segments_that_are_no_more_are_forgotten(self, archive):
+        kept, gone = (dataclasses.replace(self.FAILURE, segment_id=segment(n)) for n in (0, 1))
+        whole = dataclasses.replace(self.FAILURE, segment_id=None)
+        other = dataclasses.replace(gone, video_id=video(1))
+        archive.record_failures([kept, gone, whole, other])
+        assert archive.clear_stale_failures(video(0), [segment(0)]) == 1
+        left = {(row["video_id"], row["segment_id"]) for row in archive.failures().to_pylist()}
+        assert left == {(video(0), segment(0)), (video(0), None), (video(1), segment(1))}

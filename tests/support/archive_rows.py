@@ -131,7 +131,7 @@ def video_table(*numbers: int, fingerprint: str = "first") -> pa.Table:
                 "uri": f"file:///videos/{number}.mp4",
                 "fingerprint": fingerprint,
                 "start_s": 0.0,
-                "duration_s": 300.0,
+                "duration_s": 400.0,
                 "fps": 25.0,
                 "width": 64,
                 "height": 48,

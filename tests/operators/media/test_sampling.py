@@ -6,7 +6,7 @@ import itertools
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from malmm.operators.media.sampling import Cells, exact_rate, exact_seconds, plan_spans, sample_ticks
@@ -53,8 +53,7 @@ def test_spans_together_sample_what_one_by_one_the_rule_says(
 ) -> None:
     start_s, end_s = float(ticks[0] * time_base), float((ticks[-1] + 1) * time_base)
     spans = plan_spans(start_s, end_s - start_s, max(segment_s, 1 / fps), fps)
-    if len(spans) > 2000:
-        return
+    assume(len(spans) <= 200)
     chosen = []
     for number, (low, high) in enumerate(spans):
         cells = Cells.of(low, high, fps, time_base, is_last=number == len(spans) - 1)
@@ -68,11 +67,19 @@ def test_spans_together_sample_what_one_by_one_the_rule_says(
         assert all((tick - before) * time_base < period for tick in between)
 
 
-@pytest.mark.parametrize("rate", [Fraction(24), Fraction(30000, 1001), Fraction(24000, 1001), Fraction(60)])
-@pytest.mark.parametrize("time_base", [Fraction(1, 90000), Fraction(1, 30000), Fraction(1, 24000)])
+RATES = (Fraction(24), Fraction(30000, 1001), Fraction(24000, 1001), Fraction(60))
+TIME_BASES = (Fraction(1, 90000), Fraction(1, 30000), Fraction(1, 24000))
+
+
+@pytest.mark.parametrize(
+    ("rate", "time_base"),
+    [
+        (rate, time_base)
+        for rate, time_base in itertools.product(RATES, TIME_BASES)
+        if (1 / rate / time_base).denominator == 1  # the others cannot hold the rate
+    ],
+)
 def test_sampling_at_the_rate_of_the_video_takes_every_frame(rate: Fraction, time_base: Fraction) -> None:
-    if (1 / rate / time_base).denominator != 1:
-        pytest.skip("this time base cannot hold this rate")
     ticks = [int(number / rate / time_base) for number in range(10_000)]
     end_s = float(10_000 / rate)
     assert len(sample_ticks(ticks, Cells.of(0.0, end_s, float(rate), time_base, is_last=True))) == 10_000
