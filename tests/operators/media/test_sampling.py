@@ -67,15 +67,15 @@ def test_spans_together_sample_what_one_by_one_the_rule_says(
         assert all((tick - before) * time_base < period for tick in between)
 
 
-RATES = (Fraction(24), Fraction(30000, 1001), Fraction(24000, 1001), Fraction(60))
-TIME_BASES = (Fraction(1, 90000), Fraction(1, 30000), Fraction(1, 24000))
+FRAME_RATES = (Fraction(24), Fraction(30000, 1001), Fraction(24000, 1001), Fraction(60))
+CLOCKS = (Fraction(1, 90000), Fraction(1, 30000), Fraction(1, 24000))
 
 
 @pytest.mark.parametrize(
     ("rate", "time_base"),
     [
         (rate, time_base)
-        for rate, time_base in itertools.product(RATES, TIME_BASES)
+        for rate, time_base in itertools.product(FRAME_RATES, CLOCKS)
         if (1 / rate / time_base).denominator == 1  # the others cannot hold the rate
     ],
 )
