@@ -59,7 +59,10 @@ wheel: $(VENV)/.installed-dev  ## build the wheel and try it
 		&& ./bin/python -c "import malmm.pipeline.indexing as m; assert 'site-packages' in m.__file__, m.__file__"
 
 bench: $(VENV)/.installed-dev  ## run the benchmarks
-	$(BIN)/python benchmarks/decode.py $(DEMO)/videos/drawn-0-0.mp4
+	$(BIN)/malmm demo-videos $(DEMO)/bench --minutes 2
+	$(BIN)/python benchmarks/qformer.py --frames 30 --rounds 1
+	$(BIN)/python benchmarks/decode.py $(DEMO)/bench/drawn-0-0.mp4
+	$(BIN)/python benchmarks/memory.py $(DEMO)/bench/drawn-0-0.mp4 --loops 30
 
 check: lint types test wheel  ## all of the above that can fail
 

@@ -1,0 +1,157 @@
+"""The Q-Former with both memory banks, against a plain implementation and against no memory at all.
+
+    python benchmarks/qformer.py [--bank-length 10 20 40] [--frames 100] [--rounds 3]
+
+Paper size unless told otherwise: 12 layers of 768, 257 visual tokens of 1408 a frame, 32 queries, 12 prompt
+tokens, float32, random weights, one segment. ``plain`` does what the paper describes: it concatenates the banks,
+projects all of them to keys and values at every frame and computes every similarity anew. ``floor`` is the same
+Q-Former on the same frames, one by one, with no memory: what any online method with these weights must pay.
+All three run in turns in one process; medians are printed, and the largest difference between ours and plain.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import InstructBlipQFormerConfig, InstructBlipQFormerModel
+
+from malmm.model.qformer import MemorySettings, OnlineQFormer
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--bank-length", type=int, nargs="+", default=[10, 20, 40])
+    parser.add_argument("--frames", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    config = InstructBlipQFormerConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    qformer = InstructBlipQFormerModel(config).eval()
+    online = OnlineQFormer(qformer, nn.Parameter(torch.randn(1, 32, config.hidden_size)))
+    # Neighbouring frames resemble each other, as in a video.
+    frames = (
+        torch.randn(options.frames, 257, 1408).cumsum(0)
+        / torch.arange(1, options.frames + 1)[:, None, None] ** 0.5
+    )
+    ids = torch.randint(5, 1000, (1, 12))
+    print(f"{options.frames} frames, {options.threads} threads, medians of {options.rounds} rounds")
+    print(
+        f"{'M':>4}{'plain s':>10}{'ours s':>10}{'floor s':>10}{'plain/ours':>12}{'ours/floor':>12}{'difference':>12}"
+    )
+    with torch.inference_mode():
+        for length in options.bank_length:
+            took: dict[str, list[float]] = {"plain": [], "ours": [], "floor": []}
+            outputs: dict[str, Tensor] = {}
+            for _ in range(options.rounds):
+                for name, run in (("plain", _plain), ("ours", _ours), ("floor", _floor)):
+                    began = time.perf_counter()
+                    outputs[name] = run(online, frames, ids, length)
+                    took[name].append(time.perf_counter() - began)
+            plain, ours, floor = (statistics.median(took[name]) for name in ("plain", "ours", "floor"))
+            difference = (outputs["plain"] - outputs["ours"]).abs().max().item()
+            print(
+                f"{length:>4}{plain:>10.2f}{ours:>10.2f}{floor:>10.2f}{plain / ours:>12.2f}{ours / floor:>12.2f}"
+                f"{difference:>12.1e}",
+                flush=True,
+            )
+
+
+def _ours(online: OnlineQFormer, frames: Tensor, ids: Tensor, length: int) -> Tensor:
+    """Output after the last frame [Q, D]."""
+    state = online.start(
+        ids[:, None],
+        None,
+        steps=len(frames),
+        tokens_per_frame=frames.shape[1],
+        settings=MemorySettings(length=length),
+    )
+    for frame in frames[:-1]:
+        online.step(state, frame[None], want_output=False)
+    output = online.step(state, frames[-1:])
+    if output is None:
+        raise RuntimeError("the last step gives an output")
+    return output[0, :32]
+
+
+def _floor(online: OnlineQFormer, frames: Tensor, ids: Tensor, length: int) -> Tensor:
+    """The Q-Former on each frame by itself."""
+    mask = torch.ones(1, 32 + ids.shape[1], dtype=torch.long)
+    for frame in frames:
+        output = online.qformer(
+            input_ids=ids,
+            attention_mask=mask,
+            query_embeds=online.query_tokens,
+            encoder_hidden_states=frame[None],
+        ).last_hidden_state
+    return output[0, :32]
+
+
+def _compress(bank_TNC: Tensor, size_TN: Tensor) -> tuple[Tensor, Tensor]:
+    """Merge the most similar neighbours of every position, all similarities computed anew."""
+    pair_1N = F.cosine_similarity(bank_TNC[:-1], bank_TNC[1:], dim=-1).argmax(0, keepdim=True)
+    place_T1 = torch.arange(len(bank_TNC) - 1)[:, None]
+    source_TN = place_T1 + (place_T1 > pair_1N)
+    channels = bank_TNC.shape[-1]
+    weighted = bank_TNC * size_TN[..., None]
+    kept = weighted.gather(0, source_TN[..., None].expand(-1, -1, channels))
+    sizes = size_TN.gather(0, source_TN)
+    gone = weighted.gather(0, (pair_1N + 1)[..., None].expand(-1, -1, channels))
+    kept.scatter_add_(0, pair_1N[..., None].expand(-1, -1, channels), gone)
+    sizes.scatter_add_(0, pair_1N, size_TN.gather(0, pair_1N + 1))
+    return kept / sizes[..., None], sizes
+
+
+def _plain(online: OnlineQFormer, frames: Tensor, ids: Tensor, length: int) -> Tensor:
+    """Section 3 of the paper as it is written, over the same weights."""
+    qformer, heads = online.qformer, online.heads
+    layers = qformer.encoder.layer
+    visual, visual_size = frames[:0], torch.zeros(0, frames.shape[1])
+    query: list[Tensor] = []
+    query_size: list[Tensor] = []
+
+    def attend(inner: Any, hidden: Tensor, memory: Tensor) -> Tensor:
+        split = [
+            x.view(len(x), heads, -1).transpose(0, 1)
+            for x in (inner.query(hidden), inner.key(memory), inner.value(memory))
+        ]
+        return F.scaled_dot_product_attention(*(x[None] for x in split))[0].transpose(0, 1).flatten(1)
+
+    embedded = qformer.embeddings(input_ids=ids, query_embeds=online.query_tokens)[0]
+    for frame in frames:
+        visual = torch.cat([visual, frame[None]])
+        visual_size = torch.cat([visual_size, torch.ones(1, frame.shape[0])])
+        hidden = embedded
+        for place, layer in enumerate(layers):
+            if len(query) <= place:
+                query.append(hidden[None])
+                query_size.append(torch.ones(1, len(hidden)))
+            else:
+                query[place] = torch.cat([query[place], hidden[None]])
+                query_size[place] = torch.cat([query_size[place], torch.ones(1, len(hidden))])
+            context = attend(layer.attention.attention, hidden, query[place].flatten(0, 1))
+            hidden = layer.attention.output(context, hidden)
+            asking, text = hidden[:32], hidden[32:]
+            if layer.has_cross_attention:
+                context = attend(layer.crossattention.attention, asking, visual.flatten(0, 1))
+                asking = layer.crossattention.output(context, asking)
+            hidden = torch.cat([layer.feed_forward_chunk_query(asking), layer.feed_forward_chunk(text)])
+            if len(query[place]) > length:
+                query[place], query_size[place] = _compress(query[place], query_size[place])
+        if len(visual) > length:
+            visual, visual_size = _compress(visual, visual_size)
+    return hidden[:32]
+
+
+if __name__ == "__main__":
+    main()
