@@ -57,7 +57,8 @@ class Bank:
     ``finish()``. Rows that have ended are the last ones: ``retire(active)`` leaves them as they are.
 
     ``length`` 0 switches the memory off: only the newest entry is held. ``steps`` is the largest number of
-    entries that will be appended, which bounds the allocation.
+    entries that will be appended, which bounds the allocation. ``present_BN`` is false at positions that are
+    padding: they count for nothing where a policy looks at all positions of an entry together.
     """
 
     def __init__(
@@ -72,11 +73,13 @@ class Bank:
         policy: MergePolicy,
         device: torch.device | str,
         dtype: torch.dtype,
+        present_BN: Tensor | None = None,
     ) -> None:
         if length < 0 or steps < 1 or rows < 1:
             raise ValueError(f"a bank of {rows} rows, length {length}, {steps} steps cannot be")
         self.policy = policy
         self.length = length
+        self._present_BN = present_BN
         self.capacity = steps if not policy.bounded else min(steps, length + 1)
         self.positions = positions
         self.rows = rows
@@ -200,7 +203,14 @@ class Bank:
         newest = self.count - 1
         a_BNC = self._at_time(torch.full((), newest - 1, device=self._time_S.device))
         b_BNC = self._at_time(torch.full((), newest, device=self._time_S.device))
-        self._similarity_BNS[: self.active, :, newest - 1] = F.cosine_similarity(a_BNC, b_BNC, dim=-1)
+        self._similarity_BNS[: self.active, :, newest - 1] = self._similarity(a_BNC, b_BNC)
+
+    def _similarity(self, a_BNC: Tensor, b_BNC: Tensor) -> Tensor:
+        """Cosine [B, N] of the active rows' entries, 0 at padding."""
+        similarity_BN = F.cosine_similarity(a_BNC, b_BNC, dim=-1)
+        if self._present_BN is not None:
+            similarity_BN = similarity_BN.masked_fill(~self._present_BN[: self.active], 0)
+        return similarity_BN
 
     def _at_time(self, time: Tensor) -> Tensor:
         """Entries [B, N, C] of the active rows at ``time``, an index or a [B, N] of them."""
@@ -264,8 +274,8 @@ class Bank:
         merged_BNC = self._at_time(pair_BN)
         before_BN = (pair_BN - 1).clamp(min=0)
         after_BN = (pair_BN + 1).clamp(max=last)
-        left_BN = F.cosine_similarity(self._at_time(before_BN), merged_BNC, dim=-1)
-        right_BN = F.cosine_similarity(merged_BNC, self._at_time(after_BN), dim=-1)
+        left_BN = self._similarity(self._at_time(before_BN), merged_BNC)
+        right_BN = self._similarity(merged_BNC, self._at_time(after_BN))
         # Where the merged entry is the first, the left value is written over by the right one; where it is
         # the last, the right value lands where the next append puts its own.
         similarity_BNS.scatter_(2, before_BN[..., None], left_BN[..., None])

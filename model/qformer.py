@@ -162,6 +162,7 @@ class OnlineQFormer(nn.Module):
                 policy=policy,
                 device=self.device,
                 dtype=self.dtype,
+                present_BN=None if padding_RP is None else padding_RP.repeat_interleave(banked_layers, dim=0),
             )
         return OnlineState(
             visual=visual,

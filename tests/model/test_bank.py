@@ -218,6 +218,17 @@ def test_length_zero_holds_the_newest_entry_only():
     assert len(bank.finish()[0]) == 1
 
 
+def test_padding_has_no_say_in_which_frames_are_joined():
+    """Position 0 says that the last two frames are alike, position 1, which is padding, the first two."""
+    bank = make_bank(length=2, steps=3, positions=2, policy="frame", present_BN=torch.tensor([[True, False]]))
+    shown = torch.eye(5, dtype=torch.float64)
+    for at_0, at_1 in ((0, 3), (1, 3), (1, 4)):
+        bank.advance()
+        bank.write(torch.stack([shown[at_0], shown[at_1]])[None])
+    (entries,) = bank.finish()
+    assert entries.sizes.tolist() == [[1, 1], [2, 2]]
+
+
 @pytest.mark.parametrize("wrong", [{"length": -1}, {"steps": 0}, {"rows": 0}])
 def test_a_bank_that_cannot_be_is_refused(wrong):
     with pytest.raises(ValueError, match="cannot be"):
