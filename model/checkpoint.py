@@ -136,9 +136,16 @@ class Checkpoint:
                     shapes[key] = tuple(file.get_slice(key).get_shape())
         return where, shapes
 
-    def check_prefixes(self, prefixes: tuple[str, ...]) -> None:
-        """Refuse tensors that belong to no part, and parts that have no tensor. Raises CheckpointError."""
-        strays = sorted(k for k in self.files if not k.startswith(prefixes) and not k.endswith(_COMPUTED))
+    def check_prefixes(self, prefixes: tuple[str, ...], *, optional: tuple[str, ...] = ()) -> None:
+        """Refuse tensors that belong to no part, and parts that have no tensor. Raises CheckpointError.
+
+        ``optional`` are whole names of tensors that may be there or not.
+        """
+        strays = sorted(
+            key
+            for key in self.files
+            if not key.startswith(prefixes) and key not in optional and not key.endswith(_COMPUTED)
+        )
         if strays:
             raise CheckpointError(f"model {self.name!r} has unexpected tensors: {_some(strays)}")
         absent = [prefix for prefix in prefixes if not any(key.startswith(prefix) for key in self.files)]

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from transformers import InstructBlipConfig, InstructBlipQFormerModel, PreTrainedTokenizerBase
 
 from malmm.model.checkpoint import Checkpoint, CheckpointError
-from malmm.model.memory import Memory
+from malmm.model.memory import Memory, merge_memories
+from malmm.model.positions import POSITIONS_KEY, TimePositions
 from malmm.model.qformer import MemorySettings, OnlineQFormer, falling_order
 from malmm.model.vision import VisionEncoder
 
-__all__ = ["INSTRUCTBLIP_PREFIXES", "Encoded", "Encoder", "half_precision"]
+__all__ = ["INSTRUCTBLIP_OPTIONAL", "INSTRUCTBLIP_PREFIXES", "Encoded", "Encoder", "half_precision"]
 
 INSTRUCTBLIP_PREFIXES = (
     "vision_model.",
@@ -28,6 +29,8 @@ INSTRUCTBLIP_PREFIXES = (
     "language_projection.",
     "language_model.",
 )
+#: Tensors that published weights do not have.
+INSTRUCTBLIP_OPTIONAL = (POSITIONS_KEY,)
 
 
 def half_precision(device: torch.device) -> torch.dtype:
@@ -39,22 +42,33 @@ def half_precision(device: torch.device) -> torch.dtype:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What came of one segment: ``query_output`` [K, Q, D] float32, one per prompt, and its memory."""
+    """What came of one segment: ``query_output`` [K, Q, D] float32, one per prompt, and its memory.
+
+    The memory is of what was seen alone: positions in time, where the encoder has them, are taken out.
+    """
 
     query_output: Tensor
     memory: Memory
 
 
 class Encoder(nn.Module):
-    """Frames and prompts in, query outputs and memory out. Nothing carries over between calls."""
+    """Frames and prompts in, query outputs and memory out. Nothing carries over between calls.
+
+    With ``positions``, a frame's visual tokens get the vector of its place in time before the memory bank.
+    """
 
     def __init__(
-        self, vision: VisionEncoder | None, qformer: OnlineQFormer, tokenizer: PreTrainedTokenizerBase
+        self,
+        vision: VisionEncoder | None,
+        qformer: OnlineQFormer,
+        tokenizer: PreTrainedTokenizerBase,
+        positions: TimePositions | None = None,
     ) -> None:
         super().__init__()
         self.vision = vision
         self.qformer = qformer
         self.tokenizer = tokenizer
+        self.positions = positions
 
     @classmethod
     def load(
@@ -67,11 +81,11 @@ class Encoder(nn.Module):
     ) -> Encoder:
         """The encoder of an InstructBLIP checkpoint; ``with_vision=False`` for replay, which needs no frames.
 
-        ``dtype`` is the vision encoder's; the Q-Former and the banks are float32, as the authors run them.
+        ``dtype`` is the vision encoder's; all else is float32, as the authors run it.
         Raises CheckpointError.
         """
         device = torch.device(device)
-        checkpoint.check_prefixes(INSTRUCTBLIP_PREFIXES)
+        checkpoint.check_prefixes(INSTRUCTBLIP_PREFIXES, optional=INSTRUCTBLIP_OPTIONAL)
         config = checkpoint.parsed(InstructBlipConfig).qformer_config
         qformer = checkpoint.pretrained(InstructBlipQFormerModel, config, "qformer.", torch.float32)
         query_tokens = checkpoint.tensor("query_tokens").to(torch.float32)
@@ -85,7 +99,8 @@ class Encoder(nn.Module):
             vision = VisionEncoder.load(checkpoint, dtype=dtype or half_precision(device))
         tokenizer = checkpoint.tokenizer("qformer_tokenizer")
         _check_vocabulary(checkpoint, tokenizer, int(config.vocab_size))
-        encoder = cls(vision, OnlineQFormer(qformer, nn.Parameter(query_tokens)), tokenizer)
+        positions = TimePositions.load(checkpoint, int(config.encoder_hidden_size))
+        encoder = cls(vision, OnlineQFormer(qformer, nn.Parameter(query_tokens)), tokenizer, positions)
         return encoder.to(device).eval().requires_grad_(False)
 
     def prompt_tokens(self, prompts: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
@@ -125,18 +140,26 @@ class Encoder(nn.Module):
         lengths = [len(clip) for clip in clips]
 
         vision = self.vision
+        of_frames = {}
+        if self.positions is not None:
+            of_frames = {length: self.positions.of_frames(length)[:, None] for length in set(lengths)}
 
         def entries(begin: int, end: int) -> list[Tensor]:
             """Visual tokens of frames [begin, end) of every segment that has any, in one pass."""
             parts = [clip[begin:end] for clip in clips if len(clip) > begin]
-            tokens = vision(torch.cat(parts))
-            return list(tokens.split([len(part) for part in parts]))
+            tokens = vision(torch.cat(parts)).split([len(part) for part in parts])
+            if not of_frames:
+                return list(tokens)
+            ends = [length for length in lengths if length > begin]
+            return [seen + of_frames[count][begin:end] for seen, count in zip(tokens, ends, strict=True)]
 
         chunk = max(1, vision_batch // len(clips))
         ordered = [prompts[index] for index in order]
         outputs, memories = self._run(
             lengths, ordered, settings, entries, chunk, tokens_per_frame=vision.tokens_per_frame
         )
+        if self.positions is not None:
+            memories = [self.positions.removed(memory) for memory in memories]
         results: list[Encoded | None] = [None] * len(clips)
         for place, index in enumerate(order):
             results[index] = Encoded(outputs[place], memories[place])
@@ -156,6 +179,8 @@ class Encoder(nn.Module):
         if not order or not len(memories[order[-1]]):
             raise ValueError("a memory without slots cannot be replayed")
         ordered = [memories[index] for index in order]
+        if self.positions is not None:
+            ordered = [self.positions.added(memory) for memory in ordered]
         device, dtype = self.qformer.device, self.qformer.dtype
 
         def entries(begin: int, end: int) -> list[Tensor]:
@@ -174,6 +199,24 @@ class Encoder(nn.Module):
         for place, index in enumerate(order):
             results[index] = outputs[place]
         return [result for result in results if result is not None]
+
+    @torch.inference_mode()
+    def merge(self, memories: Sequence[Memory], settings: MemorySettings) -> Memory:
+        """One memory of the segments of a video, in time order, compressed to the bank's length.
+
+        What is similar is judged with each frame's place in the whole video. Raises ValueError when there is no
+        memory or they differ in shape.
+        """
+        positions = self.positions
+        if positions is None:
+            return merge_memories(memories, length=settings.length, policy=settings.policy)
+        total = sum(memory.appended for memory in memories)
+        placed = []
+        before = 0
+        for memory in memories:
+            placed.append(positions.added(memory, before=before, total=total))
+            before += memory.appended
+        return positions.removed(merge_memories(placed, length=settings.length, policy=settings.policy))
 
     def _run(
         self,

@@ -18,6 +18,7 @@ from transformers import InstructBlipConfig, InstructBlipQFormerModel, InstructB
 
 from malmm.model.checkpoint import CheckpointError
 from malmm.model.language import language_class
+from malmm.model.positions import table_rows
 from malmm.model.qformer import MemorySettings, OnlineQFormer
 from malmm.model.resolve import NO_RETRIEVAL, open_models
 
@@ -84,11 +85,13 @@ def footprints(
     half_bytes: int = 2,
     settings: MemorySettings | None = None,
     prompts: int = 1,
+    position_rows: int = 0,
 ) -> list[Footprint]:
     """Weights of every part and the banks of one segment.
 
     The image encoder and the language model are held in ``half_bytes`` a parameter, the Q-Former and the
-    banks in 4. Activations are not counted.
+    banks in 4. ``position_rows`` are those of the checkpoint's ``time_positions.weight``, if it has one.
+    Activations are not counted.
     """
     settings = settings or MemorySettings()
     parts = meta_parts(config)
@@ -109,9 +112,11 @@ def footprints(
     qformer = _count(parts["qformer"]) + parts["query_tokens"].numel()
     projection = _count(parts["language_projection"])
     query_bytes = state.query.nbytes if state.query is not None else 0
+    places = position_rows * parts["qformer"].config.encoder_hidden_size
     return [
         Footprint("encode", "vision encoder", images, images * half_bytes),
         Footprint("encode", "Q-Former", qformer, qformer * 4),
+        *([Footprint("encode", "time positions", places, places * 4)] if places else []),
         Footprint("encode", "visual bank, a segment", 0, state.visual.nbytes),
         Footprint("encode", f"query banks, a segment, {prompts} prompt(s)", 0, query_bytes),
         Footprint("generate", "language model", language, language * half_bytes),
@@ -136,15 +141,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON array")
     arguments = parser.parse_args(argv)
     try:
+        position_rows = 0
         if arguments.model in PUBLISHED_SIZES:
             config = InstructBlipConfig(text_config=PUBLISHED_SIZES[arguments.model])
         else:
-            config = open_models(arguments.model, NO_RETRIEVAL).instructblip.parsed(InstructBlipConfig)
+            checkpoint = open_models(arguments.model, NO_RETRIEVAL).instructblip
+            config = checkpoint.parsed(InstructBlipConfig)
+            channels = int(config.qformer_config.encoder_hidden_size)
+            position_rows = table_rows(checkpoint, channels) or 0
         rows = footprints(
             config,
             half_bytes=arguments.bytes,
             settings=MemorySettings(length=arguments.bank_length),
             prompts=arguments.prompts,
+            position_rows=position_rows,
         )
     except (CheckpointError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from malmm.model.checkpoint import Checkpoint, CheckpointError
-from malmm.model.encoder import INSTRUCTBLIP_PREFIXES, half_precision
+from malmm.model.encoder import INSTRUCTBLIP_OPTIONAL, INSTRUCTBLIP_PREFIXES, half_precision
 
 __all__ = ["LabelScores", "LanguageModel", "language_class"]
 
@@ -72,7 +72,7 @@ class LanguageModel(nn.Module):
     ) -> LanguageModel:
         """The language model of an InstructBLIP checkpoint. Raises CheckpointError."""
         device = torch.device(device)
-        checkpoint.check_prefixes(INSTRUCTBLIP_PREFIXES)
+        checkpoint.check_prefixes(INSTRUCTBLIP_PREFIXES, optional=INSTRUCTBLIP_OPTIONAL)
         config = checkpoint.parsed(InstructBlipConfig)
         kind = language_class(config)
         model = checkpoint.pretrained(

@@ -33,8 +33,11 @@ class SlotSpan:
 class Memory:
     """The visual memory of a segment, or of several merged: ``tokens`` [S, N, C], ``sizes`` [S, N].
 
-    ``first`` [S, N] is the ordinal of the first appended entry (a frame of a segment, a slot of merged
-    memories) that each position covers, and ``appended`` how many there were.
+    Provenance is in frames of the whole, be it a segment or several one after the other: ``first`` [S, N] int64
+    is the first frame that each position covers, ``sizes`` how many it holds, and ``appended`` how many frames
+    there were, whether a slot holds them or a policy forgot them. Policies join neighbours only, so a position is
+    the mean of the unbroken run of frames [first, first + sizes). The one exception is a policy that merges what
+    another has forgotten frames of: ``sizes`` then counts what is left of a longer run.
     """
 
     tokens: Tensor
@@ -54,10 +57,17 @@ class Memory:
         return cls(entries.tokens, entries.sizes, entries.first, entries.appended)
 
     @classmethod
-    def stored(cls, tokens: Tensor, sizes: Tensor) -> Memory:
-        """A memory read back from storage. With every frame in some slot, sizes say where each begins."""
+    def stored(cls, tokens: Tensor, sizes: Tensor, frames: int) -> Memory:
+        """The memory of a segment of so many frames, read back from storage.
+
+        Sizes say where each slot begins: frames that are in no slot were forgotten, and the oldest are forgotten
+        first. Raises ValueError when slots hold more frames than there were.
+        """
         counts = sizes.to(torch.int64)
-        return cls(tokens, sizes, counts.cumsum(0) - counts, int(counts[:, 0].sum()))
+        held = counts.sum(0)
+        if int(held.max()) > frames:
+            raise ValueError(f"slots that hold {int(held.max())} frames, of a segment of {frames}")
+        return cls(tokens, sizes, frames - held + counts.cumsum(0) - counts, frames)
 
     def spans(self, timestamps_s: Sequence[float], start_s: float, end_s: float) -> list[SlotSpan]:
         """The time span of every slot of a segment [start_s, end_s) whose frames had these timestamps.
@@ -90,6 +100,8 @@ class Memory:
 def merge_memories(memories: Sequence[Memory], *, length: int, policy: str = "token") -> Memory:
     """One memory of at most ``length`` slots out of several, in time order, by the same compression.
 
+    Its frames are those of the memories, one memory after the other.
+
     Halves are merged as singles: cosines of like frames are equal in half precision, and which pair is most
     similar is lost.
 
@@ -111,8 +123,15 @@ def merge_memories(memories: Sequence[Memory], *, length: int, policy: str = "to
         device=memories[0].tokens.device,
         dtype=torch.promote_types(memories[0].tokens.dtype, torch.float32),
     )
+    frames = 0
+    firsts = []
     for memory in memories:
         for slot in range(len(memory)):
             bank.advance(memory.sizes[slot][None].to(bank.tokens_BSNC.device))
             bank.write(memory.tokens[slot][None])
-    return Memory.of(bank.finish()[0])
+        firsts.append(memory.first.to(bank.tokens_BSNC.device) + frames)
+        frames += memory.appended
+    merged = bank.finish()[0]
+    # The bank counts slots; the first slot that a position covers says the first frame.
+    first = torch.cat(firsts).gather(0, merged.first)
+    return Memory(merged.tokens, merged.sizes, first, frames)

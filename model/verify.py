@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 from transformers import Blip2Config, InstructBlipConfig
 
-from malmm.model.encoder import INSTRUCTBLIP_PREFIXES
+from malmm.model.encoder import INSTRUCTBLIP_OPTIONAL, INSTRUCTBLIP_PREFIXES
 from malmm.model.footprint import meta_parts
+from malmm.model.positions import table_rows
 from malmm.model.resolve import Models
 from malmm.model.retrieval import RETRIEVAL_PREFIXES, RetrievalModel, check_same_vision
 
@@ -23,11 +24,12 @@ def verify_models(models: Models) -> None:
     retrieval model of another image encoder.
     """
     instructblip = models.instructblip
-    instructblip.check_prefixes(INSTRUCTBLIP_PREFIXES)
-    parts = meta_parts(instructblip.parsed(InstructBlipConfig))
-    for name, part in parts.items():
+    instructblip.check_prefixes(INSTRUCTBLIP_PREFIXES, optional=INSTRUCTBLIP_OPTIONAL)
+    config = instructblip.parsed(InstructBlipConfig)
+    for name, part in meta_parts(config).items():
         if name != "query_tokens":
             instructblip.check(part, f"{name}.")
+    table_rows(instructblip, int(config.qformer_config.encoder_hidden_size))
     instructblip.tokenizer()
     instructblip.tokenizer("qformer_tokenizer")
     retrieval = models.retrieval

@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 
 from malmm.model.encoder import Encoder
-from malmm.model.memory import Memory, merge_memories
+from malmm.model.memory import Memory
 from malmm.model.qformer import MemorySettings
 from malmm.model.resolve import NO_RETRIEVAL, open_models
 from malmm.operators.device import choose_device
@@ -56,15 +56,18 @@ class ReplayPrompts:
         if row.failure is not None:
             return row.columns()
         try:
+            frames = self.archive.frame_counts(segment_ids)
             memories = [
-                Memory.stored(torch.from_numpy(tokens.astype(np.float32)), torch.from_numpy(sizes.copy()))
-                for _, tokens, sizes in self.archive.memory_tokens(segment_ids)
+                Memory.stored(
+                    torch.from_numpy(tokens.astype(np.float32)),
+                    torch.from_numpy(sizes.copy()),
+                    frames[segment],
+                )
+                for segment, tokens, sizes in self.archive.memory_tokens(frames)
             ]
             if not memories:
                 raise ValueError("the archive holds no memory of it")
-            memory = memories[0]
-            if len(memories) > 1:
-                memory = merge_memories(memories, length=self.settings.length, policy=self.settings.policy)
+            memory = memories[0] if len(memories) == 1 else self.encoder.merge(memories, self.settings)
             output = self.encoder.replay(
                 [memory], [[self.prompts[prompt].text for prompt in prompts]], self.settings
             )[0]

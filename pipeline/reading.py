@@ -109,6 +109,13 @@ class ArchiveReader:
         """Those of the given segments that are done."""
         return self._ids("segments", "segment_id", is_in("segment_id", segment_ids))
 
+    def frame_counts(self, segment_ids: Iterable[str]) -> dict[str, int]:
+        """How many frames each of the given segments has, in the order given; only of those that are done."""
+        ids = list(dict.fromkeys(segment_ids))
+        rows = self._rows("segments", is_in("segment_id", ids), ["segment_id", "frame_count"])
+        counts = dict(zip(rows["segment_id"].to_pylist(), rows["frame_count"].to_pylist(), strict=True))
+        return {segment: counts[segment] for segment in ids if segment in counts}
+
     def completed_videos(self) -> dict[str, tuple[str, str]]:
         """The videos that are done: video_id to (fingerprint, recipe_id)."""
         done: dict[str, tuple[str, str]] = {}

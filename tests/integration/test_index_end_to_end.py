@@ -277,7 +277,9 @@ def test_rows_are_what_a_plain_pass_over_each_segment_gives(
             ]
             check_texts(part["segment_id"], encoded.query_output)
             memories.append(
-                Memory.stored(torch.from_numpy(tokens.astype(np.float32)), torch.from_numpy(sizes))
+                Memory.stored(
+                    torch.from_numpy(tokens.astype(np.float32)), torch.from_numpy(sizes), part["frame_count"]
+                )
             )
             info = probe(str(path))
             image = picture(rows[0]["thumbnail"])

@@ -63,6 +63,8 @@ def test_a_missing_tensor_is_named(copied, key):
         "language_model.model.layers.0.extra",
         "language_projection.scale",
         "adapter.weight",
+        "time_positions.bias",
+        "time_positions.weight.more",
     ],
 )
 def test_an_unexpected_tensor_is_named(copied, key):
@@ -71,6 +73,15 @@ def test_an_unexpected_tensor_is_named(copied, key):
     message = refusal(directory)
     assert "unexpected tensors" in message
     assert key in message
+
+
+@pytest.mark.parametrize("key", ["adapter.weight", "time_positions.bias"])
+def test_what_belongs_to_no_part_is_refused_by_every_part(copied, key):
+    directory = copied()
+    edit_weights(directory, lambda tensors: tensors.update({key: torch.zeros(2)}))
+    for part in (Encoder, LanguageModel):
+        with pytest.raises(CheckpointError, match=f"unexpected tensors: {key}"):
+            part.load(opened_at(directory))
 
 
 @pytest.mark.parametrize("key", [VISION, QFORMER, LANGUAGE, "language_projection.weight"])

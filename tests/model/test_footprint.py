@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from support.models import give_positions
 from transformers import InstructBlipConfig, InstructBlipForConditionalGeneration
 
 from malmm.model.footprint import PUBLISHED_SIZES, footprints, main, meta_parts
@@ -67,6 +68,17 @@ def test_a_table_is_printed(checkpoint_directory, capsys):
     assert len(lines) == 1 + 6 + 2
     assert lines[0].split() == ["worker", "part", "parameters", "MiB"]
     assert [line.split()[0] for line in lines[-2:]] == ["encode", "generate"]
+
+
+def test_positions_are_counted_where_there_are_any(copied, capsys):
+    directory = copied()
+    give_positions(directory, torch.zeros(9, 48))
+    assert main([str(directory), "--json"]) == 0
+    (row,) = (row for row in json.loads(capsys.readouterr().out) if row["part"] == "time positions")
+    assert (row["stage"], row["parameters"], row["size_bytes"]) == ("encode", 9 * 48, 9 * 48 * 4)
+    give_positions(directory, torch.zeros(9, 49))
+    assert main([str(directory)]) == 2
+    assert "time_positions.weight" in capsys.readouterr().err
 
 
 def test_the_numbers_can_be_had_as_json(checkpoint_directory, capsys):

@@ -93,15 +93,23 @@ def test_timestamps_must_be_those_of_the_frames():
 
 
 @settings(max_examples=40, deadline=None)
-@given(SEEDS, st.integers(1, 25), st.integers(1, 6), st.sampled_from(MERGING))
+@given(SEEDS, st.integers(1, 25), st.integers(0, 6), st.sampled_from([*BOUNDED, "none"]))
 def test_storage_keeps_all_there_is_to_know(seed, frames, length, policy):
     memory = remember(seed, frames, length, policy)
-    again = Memory.stored(memory.tokens, memory.sizes)
+    again = Memory.stored(memory.tokens, memory.sizes, frames)
     assert torch.equal(again.first, memory.first)
     assert again.first.dtype == torch.int64
     assert again.appended == memory.appended
     timestamps = [float(t) for t in range(frames)]
     assert again.spans(timestamps, 0, frames) == memory.spans(timestamps, 0, frames)
+
+
+def test_storage_knows_that_the_oldest_frames_were_forgotten():
+    again = Memory.stored(torch.zeros(3, 2, 4), torch.tensor([[1, 1], [1, 2], [2, 1]]), 9)
+    assert again.first.tolist() == [[5, 5], [6, 6], [7, 8]]
+    assert again.appended == 9
+    with pytest.raises(ValueError, match="slots that hold 4 frames, of a segment of 3"):
+        Memory.stored(torch.zeros(3, 2, 4), torch.tensor([[1, 1], [1, 2], [2, 1]]), 3)
 
 
 @settings(max_examples=50, deadline=None)
@@ -112,19 +120,53 @@ def test_storage_keeps_all_there_is_to_know(seed, frames, length, policy):
     st.sampled_from(BOUNDED),
 )
 def test_merging_memories_is_the_same_compression_of_their_slots(seed, shapes, length, policy):
-    memories = [remember(seed + i, frames, slots) for i, (frames, slots) in enumerate(shapes)]
+    memories = [remember(seed + i, frames, slots, policy) for i, (frames, slots) in enumerate(shapes)]
     plain = PlainBank(length, policy)
+    before = 0
     for memory in memories:
         for slot in range(len(memory)):
-            plain.append(memory.tokens[slot].numpy(), memory.sizes[slot].numpy())
+            plain.append(
+                memory.tokens[slot].numpy(), memory.sizes[slot].numpy(), memory.first[slot].numpy() + before
+            )
+        before += memory.appended
     plain.finish()
     merged = merge_memories(memories, length=length, policy=policy)
     np.testing.assert_allclose(merged.tokens.numpy(), plain.tokens, rtol=0, atol=1e-10)
     np.testing.assert_array_equal(merged.sizes.numpy(), plain.sizes)
     np.testing.assert_array_equal(merged.first.numpy(), plain.first)
-    assert merged.appended == sum(map(len, memories))
+    assert merged.first.dtype == torch.int64
+    assert merged.appended == before == sum(frames for frames, _ in shapes)
     if policy != "fifo":
-        assert (merged.sizes.sum(0) == sum(frames for frames, _ in shapes)).all()
+        ends = torch.cat([merged.first[1:], torch.full_like(merged.first[:1], merged.appended)])
+        assert torch.equal(merged.sizes, (ends - merged.first).double())
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    SEEDS, st.lists(st.integers(1, 7), min_size=1, max_size=4), st.integers(1, 6), st.sampled_from(MERGING)
+)
+def test_merging_what_lost_nothing_is_the_memory_of_the_whole(seed, counts, length, policy):
+    whole = remember(seed, sum(counts), sum(counts), policy)
+    bounds = np.cumsum([0, *counts])
+    parts = [
+        Memory.stored(whole.tokens[begin:end], whole.sizes[begin:end], int(end - begin))
+        for begin, end in itertools.pairwise(bounds)
+    ]
+    merged, expected = (
+        merge_memories(parts, length=length, policy=policy),
+        remember(seed, sum(counts), length, policy),
+    )
+    assert torch.equal(merged.tokens, expected.tokens)
+    assert torch.equal(merged.sizes, expected.sizes)
+    assert torch.equal(merged.first, expected.first)
+    assert merged.appended == expected.appended
+
+
+def test_what_segments_forgot_stays_a_gap_when_they_are_merged():
+    merged = merge_memories([remember(1, 6, 2, "fifo"), remember(2, 5, 2, "fifo")], length=3, policy="fifo")
+    assert merged.first[:, 0].tolist() == [5, 9, 10]
+    assert merged.sizes[:, 0].tolist() == [1, 1, 1]
+    assert merged.appended == 11
 
 
 def test_one_memory_that_fits_comes_back_as_it_is():
@@ -132,6 +174,8 @@ def test_one_memory_that_fits_comes_back_as_it_is():
     merged = merge_memories([memory], length=4)
     assert torch.equal(merged.tokens, memory.tokens)
     assert torch.equal(merged.sizes, memory.sizes)
+    assert torch.equal(merged.first, memory.first)
+    assert merged.appended == memory.appended
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -140,8 +184,8 @@ def test_memories_stored_in_half_precision_are_merged_in_single(dtype):
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(1, 6, 32, generator=generator)
     tokens = (base + 0.03 * torch.randn(12, 6, 32, generator=generator).cumsum(0)).to(dtype)
-    memory = Memory.stored(tokens, torch.ones(12, 6))
-    expected = merge_memories([Memory.stored(tokens.double(), torch.ones(12, 6))], length=4)
+    memory = Memory.stored(tokens, torch.ones(12, 6), 12)
+    expected = merge_memories([Memory.stored(tokens.double(), torch.ones(12, 6), 12)], length=4)
     merged = merge_memories([memory], length=4)
     assert torch.equal(merged.sizes, expected.sizes.float())
     torch.testing.assert_close(merged.tokens.double(), expected.tokens, rtol=0, atol=1e-5)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.models import give_positions
 
 from malmm.model.checkpoint import CheckpointError
 from malmm.model.resolve import open_models
@@ -51,6 +52,18 @@ def test_a_wrong_tensor_is_named(
     assert said in str(caught.value)
     assert first in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_positions_may_be_there_in_the_right_shape(copied: Copied) -> None:
+    copy = copied()
+    give_positions(copy, torch.zeros(9, 48))
+    verify_models(open_models(str(copy)))
+    give_positions(copy, torch.zeros(9, 49))
+    with pytest.raises(CheckpointError, match=r"time_positions\.weight is \[9, 49\], not \[P, 48\]"):
+        verify_models(open_models(str(copy)))
+    give_positions(copy, torch.zeros(48), "bias")
+    with pytest.raises(CheckpointError, match=r"unexpected tensors: time_positions\.bias"):
+        verify_models(open_models(str(copy)))
 
 
 @pytest.mark.parametrize(

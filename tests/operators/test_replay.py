@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from support.flow_rows import (
     planned,
     video_at,
 )
-from support.models import random_frames
+from support.models import give_positions, random_frames, random_table
 
+from malmm.model.debug import save_debug_checkpoint
 from malmm.model.memory import Memory, merge_memories
 from malmm.model.qformer import MemorySettings
 from malmm.operators.encode import EncodeSegments
@@ -89,9 +91,10 @@ WORK = [
 
 
 def stored(archive: Archive, *rows: Carried) -> list[Memory]:
+    frames = {row["segment_id"]: row["frame_count"] for row in archive.segments().to_pylist()}
     return [
-        Memory.stored(torch.from_numpy(tokens.astype(np.float32)), torch.from_numpy(sizes))
-        for _, tokens, sizes in archive.memory_tokens(ids(*rows))
+        Memory.stored(torch.from_numpy(tokens.astype(np.float32)), torch.from_numpy(sizes), frames[segment])
+        for segment, tokens, sizes in archive.memory_tokens(ids(*rows))
     ]
 
 
@@ -121,6 +124,25 @@ def test_a_whole_video_is_its_segments_compressed_together(replay: ReplayPrompts
     assert len(merged) == 4
     [expected] = replay.encoder.replay([merged], [[prompt.text for prompt in PROMPTS]], SETTINGS)
     np.testing.assert_array_equal(output(table, 0), expected.numpy())
+
+
+def test_a_model_with_positions_places_segments_in_their_video(
+    replay: ReplayPrompts, archive: Archive, tmp_path: Path
+) -> None:
+    save_debug_checkpoint(tmp_path)
+    give_positions(tmp_path, random_table(3, 5, replay.encoder.qformer.visual_channels))
+    placing = ReplayPrompts(
+        archive=archive.uri, model=str(tmp_path), settings=SETTINGS, prompts=PROMPTS, device="cpu"
+    )
+    table, without = placing(table_of(*WORK)), replay(table_of(*WORK))
+    memories = stored(archive, *ROWS)
+    merged = placing.encoder.merge(memories, SETTINGS)
+    assert merged.appended == 13
+    texts = [prompt.text for prompt in PROMPTS]
+    for index, memory, asked in ((0, merged, texts), (1, memories[0], texts[1:2])):
+        [expected] = placing.encoder.replay([memory], [asked], SETTINGS)
+        np.testing.assert_array_equal(output(table, index), expected.numpy())
+        assert np.abs(output(table, index) - output(without, index)).max() > 1e-3
 
 
 def test_failures_pass_through_untouched(replay: ReplayPrompts) -> None:

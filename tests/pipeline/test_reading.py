@@ -37,6 +37,13 @@ def test_memory_comes_back_as_it_went_in(archive):
     assert list(archive.memory_tokens([])) == []
 
 
+def test_frame_counts_are_of_done_segments_in_the_order_asked(archive):
+    index(archive, 0, 1)
+    asked = [segment(1), segment(9), segment(0), segment(1)]
+    assert list(archive.frame_counts(asked).items()) == [(segment(1), 100), (segment(0), 100)]
+    assert archive.frame_counts([]) == {}
+
+
 def test_slots_come_in_order_whatever_order_they_were_written_in(archive):
     tables = rows(0)
     tables["memories"] = tables["memories"].take([2, 0, 1])

@@ -30,13 +30,16 @@ class PlainBank:
         self.entries: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self.appended = 0
 
-    def append(self, tokens: np.ndarray, sizes: np.ndarray | None = None) -> None:
+    def append(
+        self, tokens: np.ndarray, sizes: np.ndarray | None = None, first: np.ndarray | None = None
+    ) -> None:
         if self.policy != "none" and self.length and len(self.entries) > self.length:
             self.compress()
         if not self.length:
             self.entries = []
         count = np.ones(len(tokens)) if sizes is None else np.asarray(sizes, dtype=np.float64)
-        self.entries.append((tokens, count, np.full(len(tokens), self.appended)))
+        begin = np.full(len(tokens), self.appended) if first is None else first
+        self.entries.append((tokens, count, begin))
         self.appended += 1
 
     def finish(self) -> None:
@@ -213,6 +216,17 @@ def edit_weights(directory: Path, edit: Callable[[dict[str, Tensor]], None]) -> 
     tensors = load_file(path)
     edit(tensors)
     save_file(tensors, path, metadata={"format": "pt"})
+
+
+def random_table(seed: int, rows: int, channels: int) -> Tensor:
+    """A table of time positions [rows, channels], in float64 and large enough to matter."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, channels, generator=generator, dtype=torch.float64)
+
+
+def give_positions(directory: Path, table: Tensor, name: str = "weight") -> None:
+    """Add ``time_positions.weight``, or another tensor beside it, to a checkpoint."""
+    edit_weights(directory, lambda tensors: tensors.update({f"time_positions.{name}": table.float()}))
 
 
 def edit_json(path: Path, edit: Callable[[dict], None]) -> None:
