@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PACKAGES := pipeline operators model jobs
 DEMO ?= build/demo
 
-.PHONY: demo test install format lint types wheel bench check clean help
+.PHONY: demo test install format lint types wheel bench train check clean help
 
 help:            ## say what each target does
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  *##' Makefile | sed -E 's/:.*##/ -/'
@@ -63,6 +63,9 @@ bench: $(VENV)/.installed-dev  ## run the benchmarks
 	$(BIN)/python benchmarks/qformer.py --frames 30 --rounds 1
 	$(BIN)/python benchmarks/decode.py $(DEMO)/bench/drawn-0-0.mp4
 	$(BIN)/python benchmarks/memory.py $(DEMO)/bench/drawn-0-0.mp4 --loops 30
+
+train: $(VENV)/.installed  ## train a checkpoint on drawn videos (hours)
+	$(BIN)/python -m malmm.model.demo.training build/training
 
 check: lint types test wheel  ## all of the above that can fail
 

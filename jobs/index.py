@@ -15,7 +15,7 @@ from malmm.pipeline.config import MERGE_POLICIES, IndexConfig, Prompt
 from malmm.pipeline.records import Failure
 from malmm.pipeline.report import IndexReport
 
-__all__ = ["add_parser", "run", "summary"]
+__all__ = ["add_parser", "indexed", "run", "summary"]
 
 _FAILURES_SHOWN = 20
 
@@ -120,6 +120,13 @@ def run(arguments: argparse.Namespace) -> int:
         batch_segments=arguments.batch_segments,
         max_new_tokens=arguments.max_new_tokens,
     )
+    report = indexed(config, quiet=arguments.quiet, verbose=arguments.verbose)
+    print(json.dumps(report.to_dict(), indent=2) if arguments.json else summary(report))
+    return report.exit_code
+
+
+def indexed(config: IndexConfig, *, quiet: bool, verbose: bool = False) -> IndexReport:
+    """Index with live progress, and nothing of Ray's on standard output."""
     # A thread that still waits for Ray after Ctrl-C has ended it would have Ray start a second cluster.
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     # Loading torch and Ray takes seconds that --help and a wrong option need not wait for.
@@ -127,14 +134,12 @@ def run(arguments: argparse.Namespace) -> int:
     from malmm.pipeline.indexing import index
 
     with (
-        ProgressDisplay(quiet=arguments.quiet or arguments.verbose) as display,
+        ProgressDisplay(quiet=quiet or verbose) as display,
         Path(os.devnull).open("w") as nowhere,
         # Ray prints its workers' troubles on standard output, which is for the summary alone.
-        redirect_stdout(sys.stderr if arguments.verbose else nowhere),
+        redirect_stdout(sys.stderr if verbose else nowhere),
     ):
-        report = index(config, on_progress=display, verbose=arguments.verbose)
-    print(json.dumps(report.to_dict(), indent=2) if arguments.json else summary(report))
-    return report.exit_code
+        return index(config, on_progress=display, verbose=verbose)
 
 
 def summary(report: IndexReport) -> str:

@@ -67,7 +67,7 @@ def until_more_is_committed(session: Session, place: Path) -> int:
 
 
 def test_rows_are_those_of_a_clean_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chance = random.Random(11)  # noqa: S311
+    chance = random.Random(11)
     place = tmp_path / "archive"
 
     # Killed while it starts, before or while the archive is made.

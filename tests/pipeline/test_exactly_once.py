@@ -170,7 +170,7 @@ run(Archive.create_or_open(sys.argv[1], RECIPE, VECTOR_SIZE))
 
 
 def test_killed_at_random_and_run_again(tmp_path, clean):
-    chance = random.Random(5)  # noqa: S311
+    chance = random.Random(5)
     place = str(tmp_path / "archive")
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     for _ in range(4):

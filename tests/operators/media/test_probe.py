@@ -14,7 +14,7 @@ from support.media import VideoSpec, cut, damage, frame_times, make_video, run_f
 from malmm.operators.media.probe import probe
 from malmm.pipeline.errors import MediaError
 
-NOISE = random.Random(5).randbytes(200_000)  # noqa: S311
+NOISE = random.Random(5).randbytes(200_000)
 
 SPECS = [
     VideoSpec(),

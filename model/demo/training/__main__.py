@@ -1,0 +1,236 @@
+"""Train the demo checkpoint: ``python -m malmm.model.demo.training DIR``.
+
+Five stages, each from a fixed seed, each kept in DIR/work when it is done; a run that was stopped goes on with
+the first stage that is not. The checkpoint ends in DIR/checkpoint. docs/demo-model.md tells what each stage
+is for and what was tried.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import (
+    Blip2ForImageTextRetrieval,
+    InstructBlipForConditionalGeneration,
+    InstructBlipQFormerModel,
+    LlamaForCausalLM,
+)
+
+from malmm.model.demo.checkpoint import (
+    GRID,
+    QUERIES,
+    VISION,
+    initial_time_positions,
+    instructblip_config,
+    language_tokenizer,
+    qformer_tokenizer,
+    retrieval_config,
+    save_instructblip,
+    save_retrieval,
+)
+from malmm.model.demo.training.films import Reel
+from malmm.model.demo.training.lessons import Tokens
+from malmm.model.demo.training.matching import train_matching
+from malmm.model.demo.training.pool import Pool, make_pool
+from malmm.model.demo.training.seeing import new_vision, train_vision
+from malmm.model.demo.training.speaking import Speaker, TimeLine, train_speaker
+from malmm.model.demo.training.watching import PARTS, Teacher, train_watching
+from malmm.model.positions import TimePositions
+from malmm.model.qformer import OnlineQFormer
+from malmm.model.retrieval import RetrievalModel
+from malmm.model.vision import VisionEncoder
+
+__all__ = ["Stages", "main"]
+
+_ENCODED_AT_ONCE = 256
+_FEWEST_SCENES = 64
+
+
+class Stages:
+    """The stages in order. ``effort`` scales their lengths: 1 for the checkpoint that ships."""
+
+    def __init__(self, directory: Path, effort: float) -> None:
+        self.directory, self.effort = directory, effort
+        self.work = directory / "work"
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.tokens = Tokens(qformer_tokenizer(), language_tokenizer())
+        self.config = instructblip_config()
+        self.positions = TimePositions(initial_time_positions(VISION["hidden_size"])).requires_grad_(False)
+
+    def run(self) -> None:
+        """All that is not done yet."""
+        pool = self._pool()
+        vision = self._vision(pool)
+        speaker, line = self._speaker()
+        tokens = self._tokens(pool, vision)
+        qformer = self._qformer(pool, tokens, speaker, line)
+        retrieval = self._retrieval(pool, tokens)
+        self._save(vision, qformer, speaker, retrieval)
+
+    def _count(self, steps: int) -> int:
+        return max(2, round(steps * self.effort))
+
+    def _file(self, name: str) -> Path:
+        return self.work / f"{name}.safetensors"
+
+    def _done(self, name: str, module: nn.Module) -> bool:
+        if not self._file(name).exists():
+            return False
+        module.load_state_dict(load_file(self._file(name)))
+        return True
+
+    def _keep(self, name: str, tensors: dict[str, Tensor]) -> None:
+        unfinished = self._file(name).with_suffix(".part")
+        save_file({key: value.contiguous() for key, value in tensors.items()}, unfinished)
+        unfinished.rename(self._file(name))
+
+    def _pool(self) -> Pool:
+        path = self._file("pool")
+        if not path.exists():
+            pool = make_pool(
+                max(_FEWEST_SCENES, self._count(3500)), side=VISION["image_size"], grid=GRID, seed=1
+            )
+            pool.save(path.with_suffix(".part"))
+            path.with_suffix(".part").rename(path)
+            say(f"drew {len(pool.frames)} pictures of {len(pool.attributes)} scenes")
+        return Pool.load(path)
+
+    def _vision(self, pool: Pool) -> VisionEncoder:
+        torch.manual_seed(0)
+        vision = new_vision()
+        if not self._done("vision", vision.model):
+            train_vision(vision, pool, steps=self._count(2600), batch=64, rate=1e-3, seed=2, say=say)
+            self._keep("vision", vision.model.state_dict())
+        return vision.eval().requires_grad_(False)
+
+    def _speaker(self) -> tuple[Speaker, TimeLine]:
+        torch.manual_seed(3)
+        hidden = self.config.qformer_config.hidden_size
+        speaker = Speaker(
+            nn.Linear(hidden, self.config.text_config.hidden_size), LlamaForCausalLM(self.config.text_config)
+        )
+        line = TimeLine(QUERIES, hidden)
+        both = nn.ModuleDict({"speaker": speaker, "line": line})
+        # Up to long films first, then at home in those of a minute.
+        for number, (steps, rate, begin_s, end_s) in enumerate(
+            ((1400, 2e-3, 12, 110), (600, 1.5e-3, 60, 60))
+        ):
+            name = f"speaking-{number + 1}"
+            if not self._done(name, both):
+                train_speaker(
+                    speaker,
+                    line,
+                    self.tokens,
+                    steps=self._count(steps),
+                    videos=24,
+                    each=8,
+                    rate=rate,
+                    begin_s=begin_s,
+                    end_s=end_s,
+                    seed=4 + number,
+                    say=say,
+                )
+                self._keep(name, both.state_dict())
+        return speaker, line
+
+    def _tokens(self, pool: Pool, vision: VisionEncoder) -> Tensor:
+        path = self._file("tokens")
+        if not path.exists():
+            frames = torch.from_numpy(pool.frames)
+            with torch.inference_mode():
+                tokens = torch.cat([vision(part).half() for part in frames.split(_ENCODED_AT_ONCE)])
+            self._keep("tokens", {"tokens": tokens})
+        return load_file(path)["tokens"]
+
+    def _qformer(self, pool: Pool, tokens: Tensor, speaker: Speaker, line: TimeLine) -> OnlineQFormer:
+        torch.manual_seed(5)
+        config = self.config.qformer_config
+        queries = nn.Parameter(0.5 * torch.randn(1, QUERIES, config.hidden_size))
+        qformer = OnlineQFormer(InstructBlipQFormerModel(config), queries)
+        both = nn.ModuleDict({"qformer": qformer, "speaker": speaker})
+        # Each part's own seeds, so that a run that goes on does what an unbroken one does.
+        for number, part in enumerate(PARTS):
+            name = f"watching-{number + 1}"
+            if self._done(name, both):
+                continue
+            chance = random.Random(100 + number)  # noqa: S311 - training, not secrets
+            reel = Reel(pool, tokens, chance)
+            teacher = Teacher(reel, qformer, self.positions, self.tokens, chance)
+            train_watching(
+                qformer, speaker, line, teacher, part, steps=self._count(part.steps), seed=number, say=say
+            )
+            self._keep(name, both.state_dict())
+        return qformer
+
+    def _retrieval(self, pool: Pool, tokens: Tensor) -> RetrievalModel:
+        torch.manual_seed(6)
+        config = retrieval_config()
+        queries = 0.5 * torch.randn(1, config.num_query_tokens, config.qformer_config.hidden_size)
+        model = RetrievalModel(config, self.tokens.qformer, queries, with_images=True)
+        if not self._done("matching", model):
+            reel = Reel(pool, tokens, random.Random(7))  # noqa: S311 - training, not secrets
+            train_matching(
+                model,
+                reel,
+                self.positions,
+                steps=self._count(600),
+                films=12,
+                texts=96,
+                rate=1e-3,
+                seed=8,
+                say=say,
+            )
+            self._keep("matching", model.state_dict())
+        return model
+
+    def _save(
+        self, vision: VisionEncoder, qformer: OnlineQFormer, speaker: Speaker, retrieval: RetrievalModel
+    ) -> None:
+        directory = self.directory / "checkpoint"
+        whole = InstructBlipForConditionalGeneration(self.config)
+        whole.vision_model.load_state_dict(vision.model.state_dict())
+        whole.qformer.load_state_dict(qformer.qformer.state_dict())
+        whole.query_tokens.data.copy_(qformer.query_tokens.data)
+        whole.language_projection.load_state_dict(speaker.projection.state_dict())
+        whole.language_model.load_state_dict(speaker.model.state_dict())
+        save_instructblip(directory, whole, self.positions.weight.data)
+        companion = Blip2ForImageTextRetrieval(retrieval_config())
+        companion.vision_model.load_state_dict(vision.model.state_dict())
+        companion.query_tokens.data.copy_(retrieval.query_tokens.data)
+        for name in ("embeddings", "qformer", "vision_projection", "text_projection", "itm_head"):
+            getattr(companion, name).load_state_dict(getattr(retrieval, name).state_dict())
+        save_retrieval(directory / "retrieval", companion)
+        size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+        say(f"wrote {directory}, {size / 1e6:.1f} MB")
+
+
+def say(text: str) -> None:
+    """Print with the time of day."""
+    print(time.strftime("%H:%M:%S"), text, flush=True)
+
+
+def main() -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(
+        prog="python -m malmm.model.demo.training",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("directory", type=Path, metavar="DIR", help="where the work and the checkpoint go")
+    parser.add_argument(
+        "--effort", type=float, default=1.0, help="scale every stage's length; 0.01 to try it (%(default)g)"
+    )
+    options = parser.parse_args()
+    if not 0 < options.effort <= 10:
+        parser.error(f"--effort {options.effort:g}: above 0 and at most 10")
+    Stages(options.directory, options.effort).run()
+
+
+if __name__ == "__main__":
+    main()

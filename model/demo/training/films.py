@@ -1,0 +1,151 @@
+"""Videos put together from the pool's scenes, as visual tokens, and what the banks remember of them."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from malmm.model.bank import Bank
+from malmm.model.demo.training.lessons import scene_of
+from malmm.model.demo.training.pool import Pool
+from malmm.model.demo.world import Scene
+from malmm.model.memory import Memory, merge_memories
+from malmm.model.policies import merge_policy
+from malmm.model.positions import TimePositions
+
+__all__ = ["Film", "Reel", "online_memory", "stored_memory", "together"]
+
+
+@dataclass(frozen=True)
+class Film:
+    """A video of T frames: its visual tokens [T, N, C] without positions, its scenes, where they begin."""
+
+    tokens: Tensor
+    scenes: list[Scene]
+    begins: list[int]
+    attributes: Tensor
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+class Reel:
+    """Deals films from a pool whose frames went through the vision encoder once."""
+
+    def __init__(self, pool: Pool, tokens: Tensor, chance: random.Random) -> None:
+        self.attributes = pool.attributes
+        self.begins = pool.begins
+        self.tokens = tokens
+        self.chance = chance
+        looks = pool.attributes[:, :, 0] * 100 + pool.attributes[:, :, 1]
+        self._looks = [set(row.tolist()) for row in looks]
+        self._none = 100 * 6 + 5
+
+    def film(self, scenes: int, longest: int) -> Film:
+        """``scenes`` scenes at random, fewer if they would be more than ``longest`` frames together.
+
+        No object appears twice.
+        """
+        chosen: list[tuple[int, int]] = []
+        seen: set[int] = set()
+        total = 0
+        while len(chosen) < scenes:
+            number = self.chance.randrange(len(self.attributes))
+            looks = self._looks[number] - {self._none}
+            if looks & seen:
+                continue
+            length = int(self.begins[number + 1] - self.begins[number])
+            # A video's last scene may be cut short.
+            if total + length > longest:
+                if chosen and longest - total < 3:
+                    break
+                length = max(1, longest - total)
+            seen |= looks
+            chosen.append((number, length))
+            total += length
+            if total >= longest:
+                break
+        begins = np.cumsum([0, *(length for _, length in chosen)]).tolist()
+        parts = [self.tokens[self.begins[n] : self.begins[n] + length] for n, length in chosen]
+        attributes = self.attributes[[n for n, _ in chosen]]
+        made = [
+            scene_of(attributes[place].tolist(), float(begins[place]), float(begins[place + 1]))
+            for place in range(len(chosen))
+        ]
+        return Film(torch.cat(parts).float(), made, begins[:-1], torch.from_numpy(attributes))
+
+
+@torch.no_grad()
+def online_memory(films: Sequence[Tensor], length: int) -> list[Tensor]:
+    """What the visual bank holds at each film's last frame [S, N, C].
+
+    ``films`` are their frames' tokens [T, N, C], positions included, in order of falling length.
+    """
+    bank = Bank(
+        rows=len(films),
+        length=length,
+        steps=len(films[0]),
+        positions=films[0].shape[1],
+        channels=films[0].shape[2],
+        policy=merge_policy("token"),
+        device="cpu",
+        dtype=torch.float32,
+    )
+    for step in range(len(films[0])):
+        active = sum(len(film) > step for film in films)
+        if active < bank.active:
+            bank.retire(active)
+        bank.advance()
+        bank.write(torch.stack([film[step] for film in films[:active]]))
+    return [entries.tokens for entries in bank.entries()]
+
+
+@torch.no_grad()
+def stored_memory(film: Film, positions: TimePositions, length: int, segments: int) -> Memory:
+    """What an archive would give back of a film that was cut into ``segments`` alike, positions removed."""
+    edges = [len(film) * part // segments for part in range(segments + 1)]
+    memories = []
+    for begin, end in itertools.pairwise(edges):
+        part = Film(film.tokens[begin:end], [], [], film.attributes)
+        if not len(part):
+            continue
+        bank = Bank(
+            rows=1,
+            length=length,
+            steps=len(part),
+            positions=part.tokens.shape[1],
+            channels=part.tokens.shape[2],
+            policy=merge_policy("token"),
+            device="cpu",
+            dtype=torch.float32,
+        )
+        placed = part.tokens + positions.of_frames(len(part))[:, None]
+        for frame in placed:
+            bank.advance()
+            bank.write(frame[None])
+        memory = positions.removed(Memory.of(bank.finish()[0]))
+        memories.append(Memory(memory.tokens.half().float(), memory.sizes, memory.first, memory.appended))
+    if len(memories) == 1:
+        return memories[0]
+    total, before, placed_parts = len(film), 0, []
+    for memory in memories:
+        placed_parts.append(positions.added(memory, before=before, total=total))
+        before += memory.appended
+    return positions.removed(merge_memories(placed_parts, length=length))
+
+
+def together(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Memories of unlike length as one tensor [V, S, ...], aligned at the end, and which entries are there."""
+    longest = max(map(len, rows))
+    stacked = rows[0].new_zeros(len(rows), longest, *rows[0].shape[1:])
+    present = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for place, row in enumerate(rows):
+        stacked[place, longest - len(row) :] = row
+        present[place, longest - len(row) :] = True
+    return stacked, present

@@ -1,0 +1,166 @@
+"""Stage 4: the retrieval companion, contrastive and matching, on memory slots and single frames.
+
+As BLIP-2's first stage (Li et al., 2023), with two changes for a small world in which most phrases are true
+of several slots: a phrase has all slots that it is true of as positives, and pairs whose slot is partly of a
+scene that it is true of are left out.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from malmm.model.demo.questions import describe_object
+from malmm.model.demo.training.films import Film, Reel, stored_memory
+from malmm.model.demo.training.seeing import warm_cosine
+from malmm.model.demo.world import Object, Scene
+from malmm.model.positions import TimePositions
+from malmm.model.retrieval import RetrievalModel
+
+__all__ = ["Phrase", "train_matching"]
+
+# A phrase: what it says of colour, shape and motion, None where it says nothing.
+Phrase = tuple[str | None, str | None, str | None]
+_TEMPERATURE = 0.05
+
+
+def phrase_of(thing: Object, chance: random.Random) -> tuple[str, Phrase]:
+    """Words for an object, more or less precise, and what they say."""
+    form = chance.random()
+    if form < 0.5 or (form < 0.7 and thing.motion == "still"):
+        moving = thing.motion if thing.motion != "still" else None
+        return describe_object(thing), (thing.colour, thing.shape, moving)
+    if form < 0.7:
+        return f"a {thing.shape} moving {thing.motion}", (None, thing.shape, thing.motion)
+    if form < 0.9:
+        article = chance.choice(("a ", "the ", ""))
+        return article + thing.name, (thing.colour, thing.shape, None)
+    if form < 0.95:
+        return chance.choice((f"a {thing.shape}", thing.shape)), (None, thing.shape, None)
+    return chance.choice((f"something {thing.colour}", thing.colour)), (thing.colour, None, None)
+
+
+def is_true(phrase: Phrase, scene: Scene) -> bool:
+    """Whether some object of the scene is as the phrase says."""
+    return any(
+        all(
+            said is None or said == value
+            for said, value in zip(phrase, (o.colour, o.shape, o.motion), strict=True)
+        )
+        for o in scene.objects
+    )
+
+
+def slots_of(
+    film: Film, positions: TimePositions, length: int
+) -> tuple[Tensor, list[tuple[Scene, list[Scene]]]]:
+    """Slots [S, N, C] of a film's memory, and for each its scene and all that any position of it covers."""
+    memory = stored_memory(film, positions, length, 1)
+    scene_at = np.searchsorted(film.begins, np.arange(len(film)), side="right") - 1
+    spans = memory.spans([float(t) for t in range(len(film))], 0.0, float(len(film)))
+    about = []
+    for slot, span in enumerate(spans):
+        first = int(memory.first[slot].min())
+        last = int((memory.first[slot] + memory.sizes[slot].long()).max()) - 1
+        covered = [film.scenes[i] for i in range(scene_at[first], scene_at[last] + 1)]
+        about.append((film.scenes[scene_at[span.middle]], covered))
+    return memory.tokens, about
+
+
+def train_matching(
+    model: RetrievalModel,
+    reel: Reel,
+    positions: TimePositions,
+    *,
+    steps: int,
+    films: int,
+    texts: int,
+    rate: float,
+    seed: int,
+    say: Callable[[str], None],
+) -> None:
+    """Train in place."""
+    chance = random.Random(seed)  # noqa: S311 - training, not secrets
+    parameters = list(model.parameters())
+    optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.02, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: warm_cosine(step, 100, steps))
+    seen, began = [], time.monotonic()
+    for step in range(steps):
+        tokens, about = [], []
+        for _ in range(films):
+            film = reel.film(chance.randint(1, 8), 100)
+            part, scenes = slots_of(film, positions, chance.choice((5, 10, 20, 40)))
+            tokens.append(part)
+            about += scenes
+        slots = torch.cat(tokens)
+        said = [
+            phrase_of(chance.choice(scene.objects), chance) for scene, _ in chance.choices(about, k=texts)
+        ]
+        true, unsure = _truth(said, about)
+        loss, first, matched = _losses(model, slots, [text for text, _ in said], true, unsure)
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        schedule.step()
+        seen.append((loss.item(), first, matched))
+        if step % 100 == 99:
+            loss_, first_, matched_ = np.mean(seen[-100:], axis=0)
+            say(
+                f"matching step {step + 1}/{steps} loss {loss_:.3f} recall@1 {first_:.3f} matched {matched_:.3f} "
+                f"{(time.monotonic() - began) / (step + 1):.2f} s/step"
+            )
+
+
+def _truth(
+    said: Sequence[tuple[str, Phrase]], about: Sequence[tuple[Scene, list[Scene]]]
+) -> tuple[Tensor, Tensor]:
+    true = torch.tensor([[is_true(phrase, scene) for _, phrase in said] for scene, _ in about])
+    touched = torch.tensor(
+        [[any(is_true(phrase, other) for other in covered) for _, phrase in said] for _, covered in about]
+    )
+    return true, touched & ~true
+
+
+def _losses(
+    model: RetrievalModel, slots: Tensor, texts: list[str], true: Tensor, unsure: Tensor
+) -> tuple[Tensor, float, float]:
+    queries = model.query_tokens.expand(len(slots), -1, -1)
+    seen = model.qformer(query_embeds=queries, encoder_hidden_states=slots).last_hidden_state
+    vectors_SQV = F.normalize(model.vision_projection(seen), dim=-1)
+    batch = model.tokenizer(texts, padding=True, return_tensors="pt")
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    read = model.qformer(
+        query_embeds=model.embeddings(input_ids=ids), query_length=0, attention_mask=mask
+    ).last_hidden_state
+    words_BV = F.normalize(model.text_projection(read[:, 0]), dim=-1)
+    score_SB = torch.einsum("sqv,bv->sqb", vectors_SQV, words_BV).amax(1)
+    logits_SB = (score_SB / _TEMPERATURE).masked_fill(unsure, -torch.inf)
+    hit_SB = logits_SB.masked_fill(~true, -torch.inf)
+    by_text = (logits_SB.logsumexp(0) - hit_SB.logsumexp(0)).mean()
+    told = true.any(1)
+    by_slot = (logits_SB[told].logsumexp(1) - hit_SB[told].logsumexp(1)).mean()
+    with torch.no_grad():
+        first = true.gather(0, logits_SB.argmax(0)[None]).float().mean().item()
+        wrong_SB = (logits_SB / 2).masked_fill(true, -torch.inf).softmax(0)
+        right_SB = true.float() / true.sum(0)
+        chosen = torch.cat([torch.multinomial(right_SB.T, 1)[:, 0], torch.multinomial(wrong_SB.T, 1)[:, 0]])
+    answer = torch.cat([torch.ones(len(texts)), torch.zeros(len(texts))]).long()
+    pair_ids, pair_mask = ids.repeat(2, 1), mask.repeat(2, 1)
+    pair_queries = model.query_tokens.expand(len(chosen), -1, -1)
+    count = pair_queries.shape[1]
+    both = model.qformer(
+        query_embeds=model.embeddings(input_ids=pair_ids, query_embeds=pair_queries),
+        query_length=count,
+        attention_mask=torch.cat([pair_mask.new_ones(len(chosen), count), pair_mask], dim=1),
+        encoder_hidden_states=slots[chosen],
+    ).last_hidden_state[:, :count]
+    match = model.itm_head(both).mean(1)
+    loss = by_text + by_slot + F.cross_entropy(match, answer)
+    return loss, first, (match.argmax(-1) == answer).float().mean().item()
