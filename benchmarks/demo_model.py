@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import multiprocessing
 import random
 import statistics
@@ -293,9 +294,9 @@ def replays(bench: Bench) -> None:
 
 
 def retrieval(bench: Bench) -> None:
-    """Table 7: the right scene among all slots of 50 videos, for a phrase that one scene fits."""
+    """Table 7: the right scene among all slots of the videos, for a phrase that one scene fits."""
     assert bench.retrieval is not None, "the model has no retrieval companion"
-    clips = bench.clips("several", 60, 50, lambda scenes: 4 <= scenes <= 6)
+    clips = bench.clips("several", 60, bench.videos, lambda scenes: 4 <= scenes <= 6)
     rows = []
     for length in (10, 20):
         vectors, slots = [], []
@@ -310,7 +311,7 @@ def retrieval(bench: Bench) -> None:
             for kind, motion in (("with motion", True), ("colour and shape", False)):
                 rows.append([f"{length}", name, kind, *_recall(bench.retrieval, clips, slots, held, motion)])
     table(
-        "7. Retrieval among all slots of 50 videos of a minute",
+        f"7. Retrieval among all slots of {len(clips)} videos of a minute",
         ["M", "vectors", "phrases", "asked", "recall@1", "recall@5", "mean overlap of the first"],
         rows,
     )
@@ -338,9 +339,9 @@ def _recall(
     for phrase, row in zip(phrases, scores, strict=True):
         best = row.argsort(descending=True)[:5].tolist()
         hits = [max(_overlap(slots[slot], scene) for scene in right[phrase]) for slot in best]
-        first.append(hits[0] > 0)
-        five.append(max(hits) > 0)
-        overlaps.append(hits[0])
+        first.append(float(hits[0] > 0))
+        five.append(float(max(hits) > 0))
+        overlaps.append(float(hits[0]))
     return [
         f"{len(phrases)}",
         _percent(statistics.mean(first)),
@@ -383,7 +384,7 @@ def _draw(path: Path, seconds: float, seed: tuple[int, int]) -> None:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return "none asked" if math.isnan(share) else f"{100 * share:.1f} %"
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,4 +1,4 @@
-"""Stage 1: the vision encoder, supervised patch by patch on colour, shape and motion."""
+"""Stage 1: the vision encoder, supervised on colour, shape and motion: patch by patch, and whole pictures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from malmm.model.demo.training.optimising import warm_cosine
 from malmm.model.demo.training.pool import ABSENT, IGNORED, Pool
 from malmm.model.vision import VisionEncoder
 
-__all__ = ["PatchHeads", "new_vision", "train_vision"]
+__all__ = ["Heads", "new_vision", "train_vision"]
 
 
 def new_vision() -> VisionEncoder:
@@ -27,34 +27,42 @@ def new_vision() -> VisionEncoder:
     return VisionEncoder(model, IMAGE_MEAN, IMAGE_STD)
 
 
-class PatchHeads(nn.Module):
-    """Linear readings of a patch's token: no object, the left or only one, or the right one of two; and its
-    colour, shape and motion.
+class Heads(nn.Module):
+    """Linear readings of tokens.
 
-    Which of two it is must be in the token: nothing after the vision encoder knows where a patch lies.
+    Of a patch's: no object, the left or only one, or the right one of two; and its colour, shape and motion. Of
+    the class token: those of both objects. Telling two objects apart is learned here, where every picture says
+    so, and not by the Q-Former, for which the mean of the two is hard to leave.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.there = nn.Linear(channels, 3)
         self.attributes = nn.ModuleList(nn.Linear(channels, count) for count in ABSENT)
+        self.whole = nn.ModuleList(nn.Linear(channels, count + 1) for _ in range(2) for count in ABSENT)
 
-    def loss(self, tokens: Tensor, patches: Tensor, attributes: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss, and the share of object patches with all three right.
+    def loss(self, tokens: Tensor, patches: Tensor, attributes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, the share of object patches with all three right, and of pictures with all six.
 
-        ``tokens`` [B, P, C] of ``patches`` [B, P], ``attributes`` [B, 2, 3].
+        ``tokens`` [B, 1 + P, C], the class token first, of ``patches`` [B, P], ``attributes`` [B, 2, 3].
         """
         known = patches != IGNORED
-        loss = F.cross_entropy(self.there(tokens[known]), patches[known] + 1)
+        loss = F.cross_entropy(self.there(tokens[:, 1:][known]), patches[known] + 1)
         row, place = (patches >= 0).nonzero(as_tuple=True)
-        shown = tokens[row, place]
+        shown = tokens[row, place + 1]
         truth = attributes[row, patches[row, place]]
         right = torch.ones(len(truth), dtype=torch.bool)
         for index, head in enumerate(self.attributes):
             logits = head(shown)
             loss = loss + F.cross_entropy(logits, truth[:, index])
             right &= logits.argmax(-1) == truth[:, index]
-        return loss, right.float().mean()
+        both = attributes.flatten(1)
+        whole = torch.ones(len(both), dtype=torch.bool)
+        for index, head in enumerate(self.whole):
+            logits = head(tokens[:, 0])
+            loss = loss + F.cross_entropy(logits, both[:, index])
+            whole &= logits.argmax(-1) == both[:, index]
+        return loss, right.float().mean(), whole.float().mean()
 
 
 def train_vision(
@@ -66,9 +74,9 @@ def train_vision(
     rate: float,
     seed: int,
     say: Callable[[str], None],
-) -> PatchHeads:
+) -> Heads:
     """Train in place; gives the heads, which are not shipped."""
-    heads = PatchHeads(vision.channels)
+    heads = Heads(vision.channels)
     parameters = [*vision.model.parameters(), *heads.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.02, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -80,8 +88,8 @@ def train_vision(
     for step in range(steps):
         chosen = random.integers(0, len(pool.frames), batch)
         frames = torch.from_numpy(pool.frames[chosen])
-        tokens = vision(frames)[:, 1:]
-        loss, right = heads.loss(
+        tokens = vision(frames)
+        loss, right, whole = heads.loss(
             tokens,
             torch.from_numpy(pool.patches[chosen]),
             torch.from_numpy(pool.attributes[pool.scene_of[chosen]]),
@@ -91,12 +99,13 @@ def train_vision(
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         schedule.step()
-        seen.append((loss.item(), right.item()))
+        seen.append((loss.item(), right.item(), whole.item()))
         if step % 100 == 99:
-            mean_loss, mean_right = np.mean(seen[-100:], axis=0)
+            mean_loss, mean_right, mean_whole = np.mean(seen[-100:], axis=0)
+            pace = batch * (step + 1) / (time.monotonic() - began)
             say(
-                f"vision step {step + 1}/{steps} loss {mean_loss:.3f} right {mean_right:.4f} "
-                f"{batch * (step + 1) / (time.monotonic() - began):.0f} images/s"
+                f"vision step {step + 1}/{steps} loss {mean_loss:.3f} patches {mean_right:.4f} "
+                f"pictures {mean_whole:.4f} {pace:.0f} images/s"
             )
     vision.eval().requires_grad_(False)
     return heads
