@@ -4,7 +4,7 @@
 
 Draws the videos into WORK_DIR, H.264 files that are kept for the next run, and takes the path of a run with each: file,
 decoder, vision encoder, banks, Q-Former, language model, text. An answer counts when it equals the truth to
-the letter. Prints the tables of docs/demo-model.md.
+the letter. Prints its tables in Markdown.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,7 @@ from typing import Any
 from malmm.jobs.index import indexed, summary
 from malmm.jobs.text import clock, printable
 from malmm.pipeline.config import CAPTION, IndexConfig, Prompt
-from malmm.pipeline.errors import ConfigError
-from malmm.pipeline.report import EXIT_FAILED
+from malmm.pipeline.errors import ArchiveError, ConfigError
 
 __all__ = ["Answer", "add_parser", "run", "scored"]
 
@@ -89,14 +89,13 @@ def run(arguments: argparse.Namespace) -> int:
     )
     report = indexed(config, quiet=arguments.quiet)
     if report.exit_code:
-        print(summary(report))
+        print(summary(report), file=sys.stderr)
         return report.exit_code
     from malmm.pipeline.reading import ArchiveReader
 
     answers = scored(videos, ArchiveReader.open(archive))
     if not answers:
-        print(f"error: {archive} has no answers to compare")
-        return EXIT_FAILED
+        raise ArchiveError(f"{archive} has no answers to compare: remove it and run again", uri=archive)
     if arguments.json:
         shown = {"archive": archive, "notice": report.notice, "answers": [vars(answer) for answer in answers]}
         print(json.dumps(shown, indent=2))

@@ -1,7 +1,7 @@
 """Train the demo checkpoint: ``python -m malmm.model.demo.training DIR``.
 
-Five stages, each from a fixed seed, each kept in DIR/work when it is done; a run that was stopped goes on with
-the first stage that is not. The checkpoint ends in DIR/checkpoint. docs/demo-model.md tells what each stage
+Each stage has a fixed seed and is kept in DIR/work when it is done; a run that was stopped goes on with the
+first that is not. The checkpoint ends in DIR/checkpoint. docs/demo-model.md tells what each stage
 is for and what was tried.
 """
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from malmm.model.bank import Bank
 from malmm.model.demo.training.lessons import scene_of
-from malmm.model.demo.training.pool import Pool
+from malmm.model.demo.training.pool import ABSENT, Pool
 from malmm.model.demo.world import Scene
 from malmm.model.memory import Memory, merge_memories
 from malmm.model.policies import merge_policy
@@ -45,7 +45,7 @@ class Reel:
         self.chance = chance
         looks = pool.attributes[:, :, 0] * 100 + pool.attributes[:, :, 1]
         self._looks = [set(row.tolist()) for row in looks]
-        self._none = 100 * 6 + 5
+        self._none = ABSENT[0] * 100 + ABSENT[1]
 
     def film(self, scenes: int, longest: int) -> Film:
         """``scenes`` scenes at random, fewer if they would be more than ``longest`` frames together.

@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from malmm.model.demo.questions import describe_object
 from malmm.model.demo.training.films import Film, Reel, stored_memory
-from malmm.model.demo.training.seeing import warm_cosine
+from malmm.model.demo.training.optimising import Optimiser
 from malmm.model.demo.world import Object, Scene
 from malmm.model.positions import TimePositions
 from malmm.model.retrieval import RetrievalModel
@@ -87,9 +87,7 @@ def train_matching(
 ) -> None:
     """Train in place."""
     chance = random.Random(seed)  # noqa: S311 - training, not secrets
-    parameters = list(model.parameters())
-    optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.02, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: warm_cosine(step, 100, steps))
+    optimiser = Optimiser([model], rate=rate, steps=steps, warm=100)
     seen, began = [], time.monotonic()
     for step in range(steps):
         tokens, about = [], []
@@ -104,11 +102,7 @@ def train_matching(
         ]
         true, unsure = _truth(said, about)
         loss, first, matched = _losses(model, slots, [text for text, _ in said], true, unsure)
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        schedule.step()
+        optimiser.step(loss)
         seen.append((loss.item(), first, matched))
         if step % 100 == 99:
             loss_, first_, matched_ = np.mean(seen[-100:], axis=0)
