@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from malmm.pipeline.config import Recipe
 from malmm.pipeline.errors import ArchiveError, RecipeMismatch
+from malmm.pipeline.lease import WRITER_TABLE
 from malmm.pipeline.location import (
     check_writable,
     create_dataset,
@@ -110,6 +111,7 @@ def _record_recipe(place: str, recipe: Recipe) -> Recipe:
 
 def _refuse_strangers(place: str, names: set[str]) -> None:
     """Refuse anything unknown in a directory; under an object store's prefix, unknown tables only."""
+    names = names | {WRITER_TABLE}
     if is_local(place):
         folder = Path(place)
         present = (entry.name for entry in folder.iterdir()) if folder.exists() else iter(())

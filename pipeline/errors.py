@@ -7,6 +7,7 @@
     ├── SourceError          a source that cannot be listed (uri)
     ├── MediaError           a file that cannot be decoded, or only in part (uri, kind)
     ├── ArchiveError         an archive that cannot be opened or written (uri)
+    │   ├── ArchiveBusy      another writer holds the archive
     │   └── RecipeMismatch   the archive was made with another recipe
     └── WorkerError          the cluster's workers cannot do their work at all
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "ArchiveBusy",
     "ArchiveError",
     "ConfigError",
     "MalmmError",
@@ -81,6 +83,10 @@ class ArchiveError(MalmmError):
     def __init__(self, message: str, *, uri: str) -> None:
         super().__init__(message)
         self.uri = uri
+
+
+class ArchiveBusy(ArchiveError):  # noqa: N818 - it says what it is
+    """Another writer holds the archive."""
 
 
 class RecipeMismatch(ArchiveError):  # noqa: N818 - it says what it is

@@ -7,6 +7,7 @@ committed.
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -70,20 +71,24 @@ class Run:
     def go(self, archive: Archive | None, files: list[SourceFile], *, verbose: bool) -> None:
         """Index ``files``, and owe no prompt a text. The archive is made once there is a video to store."""
         verify_models(self.models)
-        try:
-            with connected(verbose=verbose) as resources, data_settings(verbose=verbose):
-                videos = self._probe(files, resources)
-                if archive is None and videos:
-                    archive = Archive.create_or_open(self.config.archive, self.recipe, self.vector_size)
-                if archive is not None:
-                    archive.sweep()
-                    self.had_failures = archive.count("failures") > 0
-                    self._index(archive, videos, resources)
-                    self._describe(archive, resources)
-        finally:
-            self.report.failures += self.ledger.failures
+        with ExitStack() as stack:
             if archive is not None:
-                self._record(archive)
+                stack.enter_context(archive.held())
+            try:
+                with connected(verbose=verbose) as resources, data_settings(verbose=verbose):
+                    videos = self._probe(files, resources)
+                    if archive is None and videos:
+                        archive = Archive.create_or_open(self.config.archive, self.recipe, self.vector_size)
+                        stack.enter_context(archive.held())
+                    if archive is not None:
+                        archive.sweep()
+                        self.had_failures = archive.count("failures") > 0
+                        self._index(archive, videos, resources)
+                        self._describe(archive, resources)
+            finally:
+                self.report.failures += self.ledger.failures
+                if archive is not None:
+                    self._record(archive)
 
     def _record(self, archive: Archive) -> None:
         """Put what failed since the last time into the archive."""

@@ -3,12 +3,13 @@
 What makes a rerun exact: a segment is done when its row is in ``segments``, its memory and texts are
 committed before that row, and nothing but ``segments`` is asked whether it is done. Rows of segments that
 are not done are orphans, which readers of ``memories`` see, so a run calls ``sweep`` before its first commit.
-One writer at a time holds an archive; readers may come and go.
+One writer at a time holds an archive (``held``); readers may come and go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Self
@@ -21,6 +22,7 @@ from lance.fragment import FragmentMetadata
 from malmm.pipeline.config import Recipe
 from malmm.pipeline.creation import create_or_load, load_if_there
 from malmm.pipeline.fragments import Receipt, conform
+from malmm.pipeline.lease import Lease
 from malmm.pipeline.location import lance_errors
 from malmm.pipeline.maintenance import compact_dataset
 from malmm.pipeline.predicates import equals, is_in
@@ -46,6 +48,17 @@ class Archive(ArchiveReader):
     def __init__(self, uri: str, recipe: Recipe) -> None:
         super().__init__(uri, recipe)
         self._unfinished: tuple[str, ...] = ()
+        self._lease: Lease | None = None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the archive's one writer for a while. Raises ArchiveBusy when there is another, also from whatever is
+        written after another took over, this one having been silent for too long."""
+        with Lease.take(self._uri) as self._lease:
+            try:
+                yield
+            finally:
+                self._lease = None
 
     @classmethod
     def create_or_open(cls, uri: str, recipe: Recipe, vector_size: int) -> Self:
@@ -196,12 +209,19 @@ class Archive(ArchiveReader):
         A reader that holds a table handle for longer than ``keep_versions`` has to open it anew.
         """
         names = ("memories", "annotations", "segments", "videos", "failures")
-        return {name: compact_dataset(self._dataset(name), self._uri, keep_versions) for name in names}
+        return {
+            name: compact_dataset(self._dataset_to_write(name), self._uri, keep_versions) for name in names
+        }
+
+    def _dataset_to_write(self, name: str) -> lance.LanceDataset:
+        if self._lease is not None:
+            self._lease.check()
+        return self._dataset(name)
 
     def _append_fragments(self, name: str, fragments: list[str]) -> None:
         if not fragments:
             return
-        dataset = self._dataset(name)
+        dataset = self._dataset_to_write(name)
         operation = lance.LanceOperation.Append([FragmentMetadata.from_json(text) for text in fragments])
         with lance_errors(self._uri, f"commit rows of table {name!r} to"):
             lance.LanceDataset.commit(dataset, operation, read_version=dataset.version)
@@ -210,20 +230,21 @@ class Archive(ArchiveReader):
         if not rows.num_rows:
             return
         with lance_errors(self._uri, f"commit rows of table {name!r} to"):
-            lance.write_dataset(rows, self._dataset(name), mode="append")
+            lance.write_dataset(rows, self._dataset_to_write(name), mode="append")
 
     def _upsert(self, name: str, key: str, rows: pa.Table) -> None:
         # Two rows of one key would both be inserted, and no rows would still make a version.
         rows = _first_of_each(rows, key)
         if not rows.num_rows:
             return
-        merge = self._dataset(name).merge_insert(key).when_matched_update_all().when_not_matched_insert_all()
+        dataset = self._dataset_to_write(name)
+        merge = dataset.merge_insert(key).when_matched_update_all().when_not_matched_insert_all()
         with lance_errors(self._uri, f"write table {name!r} of"):
             merge.execute(rows)
 
     def _delete_in(self, name: str, column: str, ids: Iterable[str], also: str | None = None) -> int:
         deleted = 0
-        dataset = self._dataset(name)
+        dataset = self._dataset_to_write(name)
         for part in is_in(column, ids):
             condition = part if also is None else f"{part} AND {also}"
             with lance_errors(self._uri, f"delete rows of table {name!r} of"):
