@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from malmm.jobs.text import about, clock, printable
+from malmm.jobs.text import about, clock, printable, size
 from malmm.pipeline.config import MERGE_POLICIES, IndexConfig, Prompt
 from malmm.pipeline.records import Failure
-from malmm.pipeline.report import IndexReport
+from malmm.pipeline.report import IndexReport, Plan
 
 __all__ = ["add_parser", "indexed", "run", "summary"]
 
@@ -98,6 +98,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--decoder", choices=("av", "decord"), default=defaults.decoder, help="video decoder (%(default)s)"
     )
+    parser.add_argument("--limit", type=int, metavar="N", help="begin at most N videos in this run")
+    parser.add_argument(
+        "--prune", action="store_true", help="also forget videos that are not listed and whose file is gone"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be done and how much it is; change nothing"
+    )
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
     parser.add_argument("-v", "--verbose", action="store_true", help="show Ray's own messages")
@@ -119,6 +126,9 @@ def run(arguments: argparse.Namespace) -> int:
         decoder=arguments.decoder,
         batch_segments=arguments.batch_segments,
         max_new_tokens=arguments.max_new_tokens,
+        limit=arguments.limit,
+        prune=arguments.prune,
+        dry_run=arguments.dry_run,
     )
     report = indexed(config, quiet=arguments.quiet, verbose=arguments.verbose)
     print(json.dumps(report.to_dict(), indent=2) if arguments.json else summary(report))
@@ -147,17 +157,10 @@ def summary(report: IndexReport) -> str:
     lines = []
     if report.interrupted:
         lines.append("Interrupted. What is stored stays; run the same command again to go on.")
-    speed = f", {report.times_real_time:.1f}x real time" if report.times_real_time else ""
-    lines += [
-        f"Archive   {printable(report.archive)}",
-        f"Videos    {report.videos_indexed} indexed, {report.videos_unchanged} unchanged, "
-        f"{report.videos_listed} listed",
-        f"Segments  {report.segments_indexed} stored"
-        + (f", {report.segments_resumed} stored by an earlier run" if report.segments_resumed else ""),
-        f"Video     {clock(report.video_s)} in {report.frames} frames{speed}",
-        f"Rows      {report.memories} memory slots, {report.annotations} texts",
-        f"Took      {clock(report.elapsed_s)}",
-    ]
+    if report.plan is not None:
+        lines += _planned(report, report.plan)
+    else:
+        lines += _done(report)
     if report.notice:
         lines += ["", f"Note: {report.notice}"]
     if report.failures:
@@ -167,8 +170,52 @@ def summary(report: IndexReport) -> str:
         lines += [f"  {line}" for line in groups[:_FAILURES_SHOWN]]
         more = len(groups) - _FAILURES_SHOWN
         if more > 0:
-            lines.append(f"  and {more} more, in the archive's table 'failures'")
+            lines.append(f"  and {more} more: malmm failures --archive {printable(report.archive)}")
+        if report.videos_given_up:
+            lines.append(
+                f"{report.videos_given_up} of them failed before and have not changed, so they were not tried again: "
+                f"malmm failures --archive {printable(report.archive)} --retry does"
+            )
     return "\n".join(lines)
+
+
+def _done(report: IndexReport) -> list[str]:
+    speed = f", {report.times_real_time:.1f}x real time" if report.times_real_time else ""
+    others = [
+        f", {count} {what}"
+        for count, what in (
+            (report.videos_pruned, "removed, their files being gone"),
+            (report.videos_left, "left for another run by --limit"),
+        )
+        if count
+    ]
+    return [
+        f"Archive   {printable(report.archive)}",
+        f"Videos    {report.videos_indexed} indexed, {report.videos_unchanged} unchanged, "
+        f"{report.videos_listed} listed{''.join(others)}",
+        f"Segments  {report.segments_indexed} stored"
+        + (f", {report.segments_resumed} stored by an earlier run" if report.segments_resumed else ""),
+        f"Video     {clock(report.video_s)} in {report.frames} frames{speed}",
+        f"Rows      {report.memories} memory slots, {report.annotations} texts",
+        f"Took      {clock(report.elapsed_s)}",
+    ]
+
+
+def _planned(report: IndexReport, plan: Plan) -> list[str]:
+    lines = [
+        "Nothing was changed. A run would do this:",
+        f"Archive   {printable(report.archive)}",
+        f"Videos    {plan.videos} to index, {report.videos_unchanged} unchanged, {report.videos_listed} listed"
+        + (f", {report.videos_left} left for another run by --limit" if report.videos_left else ""),
+        f"Segments  {plan.segments}",
+        f"Video     {clock(plan.video_s)} ({plan.video_s / 3600:.1f} hours) in about {plan.frames} frames",
+        f"Rows      {plan.memory_slots} memory slots at most, {plan.texts} texts",
+        f"Storage   about {size(plan.storage_bytes)}",
+    ]
+    if plan.pruned:
+        lines.append(f"Removed   {len(plan.pruned)} videos, their files being gone")
+        lines += [f"  {printable(uri)}" for uri in plan.pruned[:_FAILURES_SHOWN]]
+    return lines
 
 
 def _grouped(failures: Sequence[Failure]) -> list[str]:

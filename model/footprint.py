@@ -20,9 +20,9 @@ from malmm.model.checkpoint import CheckpointError
 from malmm.model.language import language_class
 from malmm.model.positions import table_rows
 from malmm.model.qformer import MemorySettings, OnlineQFormer
-from malmm.model.resolve import NO_RETRIEVAL, open_models
+from malmm.model.resolve import NO_RETRIEVAL, Models, open_models
 
-__all__ = ["PUBLISHED_SIZES", "Footprint", "footprints", "main", "meta_parts"]
+__all__ = ["PUBLISHED_SIZES", "Footprint", "footprints", "main", "meta_parts", "slot_bytes"]
 
 _VICUNA: dict[str, Any] = {"model_type": "llama", "vocab_size": 32001, "pad_token_id": 0}
 _FLAN_T5: dict[str, Any] = {
@@ -46,6 +46,7 @@ PUBLISHED_SIZES: dict[str, dict[str, Any]] = {
 }
 
 _PROMPT_TOKENS = 32
+_THUMBNAIL_BYTES_A_PIXEL = 0.2
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,18 @@ def footprints(
         Footprint("generate", "language model", language, language * half_bytes),
         Footprint("generate", "projection", projection, projection * 4),
     ]
+
+
+def slot_bytes(models: Models, vector_size: int) -> int:
+    """Bytes that one stored memory slot takes: tokens and vectors in half precision, sizes, and a thumbnail.
+
+    The thumbnail is a guess: its size depends on what it shows.
+    """
+    vision = models.instructblip.parsed(InstructBlipConfig).vision_config
+    tokens = (vision.image_size // vision.patch_size) ** 2 + 1
+    queries = int(models.retrieval.config.get("num_query_tokens", 32)) if models.retrieval else 0
+    thumbnail = round(_THUMBNAIL_BYTES_A_PIXEL * vision.image_size**2)
+    return 2 * tokens * vision.hidden_size + 2 * queries * vector_size + 4 * tokens + thumbnail
 
 
 def main(argv: list[str] | None = None) -> int:

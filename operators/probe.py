@@ -21,7 +21,7 @@ def probe_files(files: pa.Table) -> pa.Table:
         try:
             info = probe(uri)
         except MediaError as error:
-            failure = Failure(identity, None, uri, "probe", error.kind, str(error))
+            failure = Failure(identity, None, uri, "probe", error.kind, str(error), file["fingerprint"])
             rows.append(Carried(None, None, failure).columns())
             continue
         video = Video(

@@ -113,7 +113,11 @@ MERGE_POLICIES = ("token", "frame", "fifo", "average")
 
 @dataclass(frozen=True)
 class IndexConfig:
-    """Settings of an indexing run. Raises ConfigError for values that cannot be."""
+    """Settings of an indexing run. Raises ConfigError for values that cannot be.
+
+    ``limit`` is how many videos are begun at most; ``prune`` forgets videos whose file is gone; ``retry`` tries again
+    what was given up; ``dry_run`` says what would be done and changes nothing.
+    """
 
     sources: tuple[str, ...]
     archive: str
@@ -128,6 +132,10 @@ class IndexConfig:
     batch_segments: int = 4
     max_new_tokens: int = 40
     num_gpus: float | None = None
+    limit: int | None = None
+    prune: bool = False
+    retry: bool = False
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -160,6 +168,8 @@ class IndexConfig:
             raise ConfigError(f"--max-new-tokens {self.max_new_tokens}: at least 1")
         if self.num_gpus is not None and self.num_gpus < 0:
             raise ConfigError(f"--num-gpus {self.num_gpus:g}: 0 or more")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"--limit {self.limit}: at least 1 video")
         names = [prompt.name for prompt in self.all_prompts]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

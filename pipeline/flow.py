@@ -67,6 +67,7 @@ _FAILURE = pa.struct(
         ("stage", pa.string()),
         ("kind", pa.string()),
         ("message", pa.string()),
+        ("fingerprint", pa.string()),
     ]
 )
 _SLOTS = pa.list_(
@@ -152,10 +153,17 @@ class Carried:
 
     def failed(self, stage: str, kind: str, message: str) -> Carried:
         """The same row with a failure."""
-        uri = self.video.uri if self.video else ""
-        video = self.video.video_id if self.video else ""
-        segment = self.segment.segment_id if self.segment else None
-        return Carried(self.video, self.segment, Failure(video, segment, uri, stage, kind, message))
+        video = self.video
+        failure = Failure(
+            video.video_id if video else "",
+            self.segment.segment_id if self.segment else None,
+            video.uri if video else "",
+            stage,
+            kind,
+            message,
+            video.fingerprint if video else "",
+        )
+        return Carried(video, self.segment, failure)
 
     def columns(self) -> dict[str, Any]:
         """As values of the three columns."""

@@ -17,6 +17,7 @@ from malmm.pipeline.records import Failure, video_id
 from malmm.pipeline.report import IndexReport, OnProgress, Progress
 from malmm.pipeline.sources import SourceFile, list_sources
 from malmm.pipeline.store import Archive
+from malmm.pipeline.work import find_work
 
 __all__ = ["index", "make_recipe"]
 
@@ -68,14 +69,20 @@ def index(
     report.notice = models.notice
     recipe, vector_size = make_recipe(config, models), _vector_size(models)
     archive = Archive.open_if_there(config.archive, recipe, vector_size)
-    done = archive.completed_videos() if archive else {}
-    changed = [file for file in files if done.get(video_id(file.uri)) != (file.fingerprint, recipe.recipe_id)]
-    report.videos_unchanged = len(files) - len(changed)
-    if changed or (archive is not None and something_missing(archive, config.all_prompts)):
+    work = find_work(config, files, refused, archive, recipe)
+    report.videos_unchanged, report.videos_left = work.unchanged, work.left
+    report.videos_given_up = len(work.given_up)
+    report.failures += work.given_up
+    missing = archive is not None and something_missing(archive, config.all_prompts)
+    if config.dry_run or work.files or work.vanished or missing:
         from malmm.pipeline.run import Run
 
+        run = Run(config, recipe, models, vector_size, report, tell)
         try:
-            Run(config, recipe, models, vector_size, report, tell).go(archive, changed, verbose=verbose)
+            if config.dry_run:
+                run.preview(archive, work, verbose=verbose)
+            else:
+                run.go(archive, work, verbose=verbose)
         except KeyboardInterrupt:
             report.interrupted = True
     report.elapsed_s = time.monotonic() - began

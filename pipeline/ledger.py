@@ -9,14 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from malmm.pipeline.flow import Carried
-from malmm.pipeline.records import Failure, Segment, Video
+from malmm.pipeline.records import PERMANENT_KINDS, Failure, Segment, Video
 
-__all__ = ["PERMANENT_KINDS", "Ledger"]
-
-#: Kinds of failure that lie in the file and not in the circumstances.
-PERMANENT_KINDS = frozenset(
-    {"empty_file", "not_a_video", "no_video_stream", "no_frames", "truncated", "decode_error"}
-)
+__all__ = ["Ledger"]
 
 
 @dataclass
@@ -27,6 +22,7 @@ class _Entry:
     stored: int
     retry: bool = False
     finished: bool = False
+    reason: Failure | None = None
 
 
 @dataclass
@@ -63,6 +59,7 @@ class Ledger:
         if row.segment is not None and self._close(row.segment, stored=False):
             entry = self._entries[row.segment.video_id]
             entry.retry = entry.retry or row.failure.kind not in PERMANENT_KINDS
+            entry.reason = entry.reason or row.failure
 
     def noted(self, row: Carried) -> None:
         """Note what was wrong with a row that is stored all the same."""
@@ -75,14 +72,26 @@ class Ledger:
             for segment in list(entry.open.values()):
                 self.failed(Carried(entry.video, segment, None).failed("index", "worker_lost", reason))
 
+    def open_segments(self) -> list[Segment]:
+        """The segments that are neither stored nor failed."""
+        return [segment for entry in self._entries.values() for segment in entry.open.values()]
+
     def take_finished(self) -> list[tuple[Video, list[str]]]:
-        """Videos finished since the last call, each with the ids of all its segments."""
+        """Videos finished since the last call, each with the ids of all its segments.
+
+        One of which nothing could be stored, and nothing ever will be, is noted as a failure instead.
+        """
         done = []
         for key in sorted(self._touched):
             entry = self._entries[key]
-            if not entry.open and not entry.retry and entry.stored and not entry.finished:
-                entry.finished = True
+            if entry.open or entry.retry or entry.finished:
+                continue
+            entry.finished = True
+            if entry.stored:
                 done.append((entry.video, [segment.segment_id for segment in entry.segments]))
+            elif entry.reason is not None:
+                why = f"nothing of it could be stored: {entry.reason.message}"
+                self.noted(Carried(entry.video, None, None).failed("index", entry.reason.kind, why))
         self._touched.clear()
         return done
 

@@ -16,6 +16,7 @@ from malmm.pipeline.config import Recipe
 from malmm.pipeline.errors import ArchiveError
 from malmm.pipeline.location import is_local, lance_errors, open_dataset, resolve
 from malmm.pipeline.predicates import equals, is_in
+from malmm.pipeline.records import PERMANENT_KINDS, Failure
 
 __all__ = ["MEMORY_COLUMNS", "ArchiveReader", "load_recipe"]
 
@@ -125,6 +126,31 @@ class ArchiveReader:
             done.update(zip(videos, zip(fingerprints, recipes, strict=True), strict=True))
         return done
 
+    def addresses(self) -> dict[str, str]:
+        """Where the archive's videos lie, also those that are begun or failed: video_id to URI."""
+        found: dict[str, str] = {}
+        for name in ("failures", "videos"):
+            rows = self._rows(name, columns=["video_id", "uri"])
+            found.update(zip(rows["video_id"].to_pylist(), rows["uri"].to_pylist(), strict=True))
+        return found
+
+    def failed_videos(self) -> set[str]:
+        """The ids of all videos of which anything failed."""
+        return self._ids("failures", "video_id")
+
+    def given_up(self) -> dict[str, tuple[str, Failure]]:
+        """Files that hold no video, or none that can be decoded: video_id to fingerprint and failure.
+
+        Trying one again would only repeat it, unless its fingerprint is another.
+        """
+        rows = self._rows("failures", ["segment_id IS NULL"])
+        fields = list(Failure.__dataclass_fields__)
+        return {
+            row["video_id"]: (row["fingerprint"], Failure(**row))
+            for row in rows.select(fields).to_pylist()
+            if row["fingerprint"] and row["kind"] in PERMANENT_KINDS
+        }
+
     def videos(self) -> pa.Table:
         """The ``videos`` table, by URI."""
         return self._rows("videos").sort_by("uri")
@@ -145,6 +171,17 @@ class ArchiveReader:
                 ("prompt_name", "ascending"),
             ]
         )
+
+    def prompts(self) -> list[dict[str, str]]:
+        """The prompts that segments have texts for: prompt_name, prompt and task of each, classifications left out.
+
+        Of two of one name, the later.
+        """
+        columns = ["prompt_name", "prompt", "task", "created_at"]
+        rows = self._rows("annotations", ["segment_id IS NOT NULL"], columns)
+        latest = rows.group_by(columns[:3]).aggregate([("created_at", "max")]).sort_by("created_at_max")
+        by_name = {row["prompt_name"]: row for row in latest.select(columns[:3]).to_pylist()}
+        return [row for row in by_name.values() if row["task"] != "classification"]
 
     def annotation_ids(self, *, video_id: str | None = None, prompt_version: str | None = None) -> set[str]:
         """The ids of the texts there are, of one video and of one version of a prompt where given."""

@@ -15,6 +15,7 @@ from malmm.pipeline.config import stable_id
 __all__ = [
     "ANNOTATIONS",
     "FAILURES",
+    "PERMANENT_KINDS",
     "RECIPES",
     "SEGMENTS",
     "VIDEOS",
@@ -29,6 +30,21 @@ __all__ = [
     "table_schemas",
     "video_id",
 ]
+
+#: Kinds of failure that lie in the file and not in the circumstances.
+PERMANENT_KINDS = frozenset(
+    {
+        "empty_file",
+        "not_a_video",
+        "no_video_stream",
+        "no_frames",
+        "truncated",
+        "decode_error",
+        "crashed",
+        "timed_out",
+        "too_large",
+    }
+)
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
@@ -85,6 +101,7 @@ FAILURES = pa.schema(
         pa.field("video_id", pa.string(), nullable=False),
         pa.field("segment_id", pa.string()),
         pa.field("uri", pa.string(), nullable=False),
+        pa.field("fingerprint", pa.string(), nullable=False),
         pa.field("stage", pa.string(), nullable=False),
         pa.field("kind", pa.string(), nullable=False),
         pa.field("message", pa.string(), nullable=False),
@@ -168,7 +185,10 @@ def failure_id(video: str, segment: str | None, stage: str) -> str:
 
 @dataclass(frozen=True)
 class Failure:
-    """One attempt that failed, at a segment or, without ``segment_id``, at a whole video."""
+    """One attempt that failed, at a segment or, without ``segment_id``, at a whole video.
+
+    ``fingerprint`` is that of the file, empty where it could not be told.
+    """
 
     video_id: str
     segment_id: str | None
@@ -176,6 +196,7 @@ class Failure:
     stage: str
     kind: str
     message: str
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)

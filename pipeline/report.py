@@ -17,6 +17,7 @@ __all__ = [
     "EXIT_USAGE",
     "IndexReport",
     "OnProgress",
+    "Plan",
     "Progress",
 ]
 
@@ -63,14 +64,35 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do, from a dry one. ``storage_bytes`` is what memory will take, texts not counted."""
+
+    videos: int
+    segments: int
+    video_s: float
+    frames: int
+    memory_slots: int
+    storage_bytes: int
+    texts: int
+    pruned: tuple[str, ...]
+
+
 @dataclass
 class IndexReport:
-    """The outcome of an indexing run. Counts are of this run, but for ``videos_unchanged``."""
+    """The outcome of an indexing run. Counts are of this run, but for ``videos_unchanged``.
+
+    ``videos_left`` are those that a limit leaves for later, and ``videos_given_up`` failed for good before, have not
+    changed, and were not tried again; their failures are among ``failures``.
+    """
 
     archive: str
     model: str
     videos_listed: int = 0
     videos_unchanged: int = 0
+    videos_left: int = 0
+    videos_given_up: int = 0
+    videos_pruned: int = 0
     videos_indexed: int = 0
     segments_indexed: int = 0
     segments_resumed: int = 0
@@ -82,6 +104,7 @@ class IndexReport:
     indexing_s: float = 0.0
     interrupted: bool = False
     notice: str | None = None
+    plan: Plan | None = None
     failures: list[Failure] = field(default_factory=list)
 
     @property
@@ -97,6 +120,8 @@ class IndexReport:
         if not self.failures:
             return EXIT_OK
         done = self.segments_indexed or self.segments_resumed or self.videos_unchanged or self.videos_indexed
+        if self.plan is not None:
+            done = self.plan.segments or self.videos_unchanged
         return EXIT_SOME_FAILED if done else EXIT_FAILED
 
     def failures_by_kind(self) -> dict[str, int]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from malmm.model.footprint import slot_bytes
 from malmm.model.resolve import Models
 from malmm.model.verify import verify_models
 from malmm.operators.plan import segments_of
@@ -25,17 +26,18 @@ from malmm.pipeline.fragments import Receipt
 from malmm.pipeline.ledger import Ledger
 from malmm.pipeline.missing import missing_annotations
 from malmm.pipeline.receiving import received
-from malmm.pipeline.records import ANNOTATIONS, VIDEOS, Failure, Video, failure_id, video_id
-from malmm.pipeline.report import IndexReport, OnProgress, Progress
+from malmm.pipeline.records import ANNOTATIONS, VIDEOS, Failure, Segment, Video, failure_id, video_id
+from malmm.pipeline.report import IndexReport, OnProgress, Plan, Progress
 from malmm.pipeline.sources import SourceFile
 from malmm.pipeline.stages import data_settings, indexing, probing, replaying
 from malmm.pipeline.store import Archive
+from malmm.pipeline.work import Work
 
 __all__ = ["Run"]
 
 COMMIT_EVERY_S = 3.0
 _SEGMENT_STAGES = ("decode", "encode", "generate", "write", "index")
-_VIDEO_STAGES = ("list", "probe")
+_VIDEO_STAGES = ("list", "probe", "index")
 _REPLAY_STAGES = ("replay", "generate")
 
 
@@ -68,15 +70,16 @@ class Run:
     recorded: int = 0
     had_failures: bool = False
 
-    def go(self, archive: Archive | None, files: list[SourceFile], *, verbose: bool) -> None:
-        """Index ``files``, and owe no prompt a text. The archive is made once there is a video to store."""
+    def go(self, archive: Archive | None, work: Work, *, verbose: bool) -> None:
+        """Do the work, and owe no prompt a text. The archive is made once there is a video to store."""
         verify_models(self.models)
         with ExitStack() as stack:
             if archive is not None:
                 stack.enter_context(archive.held())
+                self._prune(archive, work)
             try:
                 with connected(verbose=verbose) as resources, data_settings(verbose=verbose):
-                    videos = self._probe(files, resources)
+                    videos = self._probe(work.files, resources)
                     if archive is None and videos:
                         archive = Archive.create_or_open(self.config.archive, self.recipe, self.vector_size)
                         stack.enter_context(archive.held())
@@ -89,6 +92,43 @@ class Run:
                 self.report.failures += self.ledger.failures
                 if archive is not None:
                     self._record(archive)
+
+    def preview(self, archive: Archive | None, work: Work, *, verbose: bool) -> None:
+        """Put into the report what ``go`` would do. Reads the headers of new files, and writes nothing."""
+        videos: list[Video] = []
+        if work.files:
+            with connected(verbose=verbose) as resources, data_settings(verbose=verbose):
+                videos = self._probe(work.files, resources)
+        committed = archive.completed_segments() if archive is not None else set()
+        for video in videos:
+            self._enter(video, committed)
+        self.report.failures += self.ledger.failures
+        frames = [
+            max(1, round((segment.end_s - segment.start_s) * self.recipe.fps))
+            for segment in self.ledger.open_segments()
+        ]
+        slots = sum(min(self.recipe.bank_length, count) for count in frames)
+        self.report.plan = Plan(
+            videos=self.ledger.videos_total,
+            segments=len(frames),
+            video_s=self.ledger.video_s_total,
+            frames=sum(frames),
+            memory_slots=slots,
+            storage_bytes=slots * slot_bytes(self.models, self.vector_size),
+            texts=(len(frames) + self.ledger.videos_total) * len(self.config.all_prompts),
+            pruned=tuple(sorted(work.vanished.values())),
+        )
+
+    def _prune(self, archive: Archive, work: Work) -> None:
+        for identity in work.vanished:
+            archive.remove_video(identity)
+            self.report.videos_pruned += 1
+
+    def _enter(self, video: Video, committed: set[str]) -> tuple[list[Segment], set[str]]:
+        """Enter a video into the ledger; its segments, and which of them are stored."""
+        recipe = self.recipe
+        segments = segments_of(video, recipe.recipe_id, recipe.segment_s, recipe.fps)
+        return segments, self.ledger.plan(video, segments, committed)
 
     def _record(self, archive: Archive) -> None:
         """Put what failed since the last time into the archive."""
@@ -124,7 +164,9 @@ class Run:
         for file in files:
             if file.uri not in seen:
                 reason = "the worker that probed it failed or died: run again to retry, with -v to see why"
-                lost = Failure(video_id(file.uri), None, file.uri, "probe", "worker_lost", reason)
+                lost = Failure(
+                    video_id(file.uri), None, file.uri, "probe", "worker_lost", reason, file.fingerprint
+                )
                 self.ledger.failed(Carried(None, None, lost))
         return sorted(videos, key=lambda video: video.uri)
 
@@ -133,8 +175,7 @@ class Run:
         committed = archive.completed_segments() if videos else set()
         to_plan = []
         for video in videos:
-            segments = segments_of(video, recipe.recipe_id, recipe.segment_s, recipe.fps)
-            stored = self.ledger.plan(video, segments, committed)
+            segments, stored = self._enter(video, committed)
             self.report.segments_resumed += len(stored)
             if len(stored) < len(segments):
                 to_plan.append(Carried(video, None, None).columns() | {"done": sorted(stored)})

@@ -17,7 +17,7 @@ import fsspec
 
 from malmm.pipeline.errors import SourceError
 
-__all__ = ["VIDEO_EXTENSIONS", "SourceFile", "list_sources"]
+__all__ = ["VIDEO_EXTENSIONS", "SourceFile", "is_gone", "list_sources"]
 
 VIDEO_EXTENSIONS = (
     ".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".flv", ".wmv",
@@ -52,6 +52,20 @@ def list_sources(sources: Sequence[str]) -> Iterator[SourceFile | SourceError]:
                     continue
                 given.add(identity)
             yield found
+
+
+def is_gone(uri: str) -> bool:
+    """Whether nothing is at an address any more, as far as can be told: what cannot be reached is not gone."""
+    try:
+        if uri.startswith("/"):
+            os.stat(uri)
+            return False
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        return not filesystem.exists(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError, ImportError):
+        return False
 
 
 def _real_path(uri: str, real_folders: dict[str, str]) -> str:

@@ -167,6 +167,16 @@ class Archive(ArchiveReader):
         annotations = self._delete_in("annotations", "segment_id", old)
         return {"segments": segments, "memories": memories, "annotations": annotations + whole}
 
+    def remove_video(self, video_id: str) -> dict[str, int]:
+        """Forget a video: its segments, memory, texts, failures and its row; rows deleted by table.
+
+        The row goes last: killed before, the video is still there to be removed.
+        """
+        return {
+            name: self._delete_in(name, "video_id", [video_id])
+            for name in ("segments", "memories", "annotations", "failures", "videos")
+        }
+
     def record_failures(self, failures: Iterable[Failure]) -> None:
         """Record attempts that failed. A failure seen before keeps its first time and counts up."""
         attempts: dict[str, list[Failure]] = {}

@@ -12,7 +12,7 @@ from malmm.jobs import index
 from malmm.pipeline.config import CAPTION, IndexConfig
 from malmm.pipeline.errors import ConfigError
 from malmm.pipeline.records import Failure
-from malmm.pipeline.report import IndexReport, Progress
+from malmm.pipeline.report import IndexReport, Plan, Progress
 
 
 def parsed(*options: str) -> argparse.Namespace:
@@ -54,8 +54,9 @@ def test_every_option_reaches_the_settings(asked: Callable[..., IndexConfig]) ->
         "--max-new-tokens": "9",
         "--batch-segments": "3",
         "--decoder": "decord",
+        "--limit": "12",
     }
-    config = asked(*(part for option in options.items() for part in option))
+    config = asked(*(part for option in options.items() for part in option), "--prune", "--dry-run")
     assert config == IndexConfig(
         sources=("videos",),
         archive="archive",
@@ -68,6 +69,9 @@ def test_every_option_reaches_the_settings(asked: Callable[..., IndexConfig]) ->
         max_new_tokens=9,
         batch_segments=3,
         decoder="decord",
+        limit=12,
+        prune=True,
+        dry_run=True,
     )
 
 
@@ -155,11 +159,31 @@ def test_the_summary_ends_with_what_failed() -> None:
 def test_many_failures_are_not_all_printed() -> None:
     lines = index.summary(report(failures=failures(100))).splitlines()
     assert len(lines) < 40
-    assert lines[-1] == "  and 80 more, in the archive's table 'failures'"
+    assert lines[-1] == "  and 80 more: malmm failures --archive /archive"
 
 
 def test_an_interrupted_run_says_what_to_do_first() -> None:
     assert index.summary(report(interrupted=True)).startswith("Interrupted.")
+
+
+def test_a_dry_run_is_summed_up_as_what_would_be_done() -> None:
+    plan = Plan(2, 40, 3600.0, 3600, 800, 5_000_000, 42, ("/videos/gone.mp4",))
+    said = index.summary(report(plan=plan, videos_left=3))
+    assert said.startswith("Nothing was changed.")
+    for part in (
+        "2 to index",
+        "3 left",
+        "1:00:00 (1.0 hours)",
+        "800 memory slots",
+        "5.0 MB",
+        "/videos/gone.mp4",
+    ):
+        assert part in said
+
+
+def test_what_was_not_tried_again_is_said_with_the_way_to_do_it() -> None:
+    said = index.summary(report(failures=failures(2), videos_given_up=2))
+    assert said.splitlines()[-1].endswith("malmm failures --archive /archive --retry does")
 
 
 def test_file_names_do_not_steer_the_terminal() -> None:

@@ -12,6 +12,7 @@ EXAMPLES = [
     errors.SourceError("no videos in /films", uri="/films"),
     errors.MediaError("/films/a.mp4 is cut short", uri="/films/a.mp4", kind="truncated"),
     errors.ArchiveError("no archive at /archive", uri="/archive"),
+    errors.ArchiveBusy("/archive is being written by process 7 on a since noon", uri="/archive"),
     errors.WorkerError("a worker failed: no GPU"),
     errors.RecipeMismatch("other options", uri="/archive", differences=[("fps", "1.0", "2.0")]),
 ]

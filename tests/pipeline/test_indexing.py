@@ -13,8 +13,9 @@ from support.inline_stages import InlineStages
 from support.media import VideoSpec, cut, make_video
 
 from malmm.pipeline.config import IndexConfig, Prompt
-from malmm.pipeline.errors import RecipeMismatch, SourceError
+from malmm.pipeline.errors import ArchiveBusy, RecipeMismatch, SourceError
 from malmm.pipeline.indexing import index
+from malmm.pipeline.lease import Lease
 from malmm.pipeline.reading import ArchiveReader
 from malmm.pipeline.records import video_id
 from malmm.pipeline.report import IndexReport, OnProgress, Progress
@@ -154,8 +155,8 @@ def test_a_new_prompt_is_put_to_stored_memory_alone(
 def test_what_is_no_video_is_a_failure_and_the_others_are_stored(
     go: Go, place: str, videos: dict[str, Path]
 ) -> None:
-    for attempts in (1, 2):
-        report = go(videos["none"], videos["two"])
+    for retry, attempts in ((False, 1), (False, 1), (True, 2)):
+        report = go(videos["none"], videos["two"], retry=retry)
         assert report.exit_code == 3
         assert [(failure.kind, failure.uri) for failure in report.failures] == [
             ("not_a_video", str(videos["none"]))
@@ -315,3 +316,132 @@ def test_progress_is_told_from_listing_to_describing(go: Go, videos: dict[str, P
     assert (last.segments_done, last.segments_total) == (5, 5)
     assert last.video_s_done == last.video_s_total == pytest.approx(14.0, abs=0.2)
     assert (last.videos_done, last.videos_total) == (2, 2)
+
+
+def test_what_failed_for_good_is_left_alone_until_it_changes(
+    go: Go, stages: InlineStages, place: str, videos: dict[str, Path], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.mp4"
+    shutil.copy(videos["none"], broken)
+    go(videos["two"], broken)
+    stages.calls.clear()
+    before = versions(ArchiveReader.open(place))
+    report = go(videos["two"], broken)
+    assert not stages.calls
+    assert versions(ArchiveReader.open(place)) == before
+    assert (report.exit_code, report.videos_given_up, report.videos_unchanged) == (3, 1, 1)
+    assert [failure.uri for failure in report.failures] == [str(broken)]
+    shutil.copy(videos["three"], broken)
+    assert go(videos["two"], broken).exit_code == 0
+    assert contents(ArchiveReader.open(place)) == clean(go, place, videos["two"], broken)
+
+
+def test_a_video_of_which_nothing_can_be_stored_is_tried_once(
+    go: Go, stages: InlineStages, place: str, videos: dict[str, Path]
+) -> None:
+    stages.mishap = lambda row: (
+        "no_frames" if row.video is not None and row.video.uri == str(videos["two"]) else None
+    )
+    go(videos["two"], videos["three"])
+    stages.calls.clear()
+    report = go(videos["two"], videos["three"])
+    assert not stages.calls
+    assert (report.exit_code, report.videos_given_up) == (3, 1)
+    stages.mishap = lambda row: None
+    report = go(videos["two"], videos["three"], retry=True)
+    assert (report.exit_code, report.videos_given_up, report.segments_indexed) == (0, 0, 2)
+    assert ArchiveReader.open(place).count("failures") == 0
+    assert contents(ArchiveReader.open(place)) == clean(go, place, videos["two"], videos["three"])
+
+
+def test_retrying_does_only_what_failed(
+    go: Go, stages: InlineStages, place: str, videos: dict[str, Path]
+) -> None:
+    stages.mishap = lambda row: "no_frames" if row.segment is not None and row.segment.index == 1 else None
+    go(videos["two"], videos["three"])
+    stages.mishap = lambda row: None
+    stages.calls.clear()
+    report = go(videos["two"], videos["three"], retry=True)
+    assert (report.exit_code, report.segments_indexed, report.segments_resumed) == (0, 2, 3)
+    assert stages.calls["decoded"] == 2
+    assert ArchiveReader.open(place).count("failures") == 0
+
+
+def test_a_limit_leaves_the_rest_for_another_run(go: Go, place: str, videos: dict[str, Path]) -> None:
+    sources = (videos["three"], videos["two"], videos["whole"])
+    first = go(*sources, limit=1)
+    assert (first.videos_indexed, first.videos_left) == (1, 2)
+    second = go(*sources, limit=1)
+    assert (second.videos_indexed, second.videos_left, second.videos_unchanged) == (1, 1, 1)
+    third = go(*sources, limit=1)
+    assert (third.videos_indexed, third.videos_left, third.videos_unchanged) == (1, 0, 2)
+    assert contents(ArchiveReader.open(place)) == clean(go, place, *sources)
+
+
+def test_pruning_forgets_what_is_gone_and_nothing_else(
+    go: Go, place: str, videos: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("two", "three"):
+        shutil.copy(videos[name], folder / f"{name}.mp4")
+    go(folder, videos["whole"])
+    (folder / "two.mp4").unlink()
+    assert go(folder).videos_pruned == 0
+    planned = go(folder, prune=True, dry_run=True)
+    assert planned.plan is not None
+    assert planned.plan.pruned == (str(folder / "two.mp4"),)
+    # The third is not listed this time, but its file is still there.
+    assert go(folder, prune=True).videos_pruned == 1
+    assert contents(ArchiveReader.open(place)) == clean(go, place, folder, videos["whole"])
+
+
+def test_nothing_is_pruned_when_a_source_cannot_be_listed(
+    go: Go, place: str, videos: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    shutil.copy(videos["two"], folder)
+    go(folder, videos["three"])
+    before = versions(ArchiveReader.open(place))
+    shutil.rmtree(folder)
+    with pytest.raises(SourceError, match="nothing was pruned"):
+        go(folder, videos["three"], prune=True)
+    assert versions(ArchiveReader.open(place)) == before
+
+
+def test_a_dry_run_says_what_a_run_then_does(
+    go: Go, stages: InlineStages, place: str, videos: dict[str, Path]
+) -> None:
+    sources = (videos["two"], videos["three"], videos["none"])
+    planned = go(*sources, dry_run=True)
+    assert not Path(place).exists()
+    assert stages.calls["decoded"] == 0
+    plan = planned.plan
+    assert plan is not None
+    done = go(*sources)
+    assert planned.exit_code == done.exit_code == 3
+    assert [failure.kind for failure in planned.failures] == ["not_a_video"]
+    assert (plan.videos, plan.segments) == (done.videos_indexed, done.segments_indexed)
+    assert (plan.memory_slots, plan.texts) == (done.memories, done.annotations)
+    assert plan.video_s == pytest.approx(done.video_s, abs=0.1)
+    stored = ArchiveReader.open(place).table("memories").to_arrow().drop_columns(["tokens"]).nbytes
+    tokens = sum(
+        array.nbytes
+        for _, array, _ in ArchiveReader.open(place).memory_tokens(
+            ArchiveReader.open(place).completed_segments()
+        )
+    )
+    assert plan.storage_bytes == pytest.approx(stored + tokens, rel=0.5)
+    again = go(*sources, dry_run=True).plan
+    assert again is not None
+    assert (again.videos, again.segments) == (0, 0)
+
+
+def test_a_second_writer_changes_nothing(go: Go, place: str, videos: dict[str, Path]) -> None:
+    go(videos["two"])
+    archive = ArchiveReader.open(place)
+    before = versions(archive)
+    with Lease.take(archive.uri), pytest.raises(ArchiveBusy, match="is being written by process"):
+        go(videos["two"], videos["three"])
+    assert versions(archive) == before
