@@ -105,7 +105,7 @@ class Stages:
         torch.manual_seed(0)
         vision = new_vision()
         if not self._done("vision", vision.model):
-            train_vision(vision, pool, steps=self._count(2600), batch=64, rate=1e-3, seed=2, say=say)
+            train_vision(vision, pool, steps=self._count(4000), batch=64, rate=1.5e-3, seed=2, say=say)
             self._keep("vision", vision.model.state_dict())
         return vision.eval().requires_grad_(False)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import InstructBlipVisionConfig, InstructBlipVisionModel
 
 from malmm.model.demo.checkpoint import IMAGE_MEAN, IMAGE_STD, VISION
-from malmm.model.demo.training.optimising import warm_cosine
+from malmm.model.demo.training.optimising import Optimiser
 from malmm.model.demo.training.pool import ABSENT, IGNORED, Pool
 from malmm.model.vision import VisionEncoder
 
@@ -77,11 +77,7 @@ def train_vision(
 ) -> Heads:
     """Train in place; gives the heads, which are not shipped."""
     heads = Heads(vision.channels)
-    parameters = [*vision.model.parameters(), *heads.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.02, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: warm_cosine(step, min(200, steps // 10), steps)
-    )
+    optimiser = Optimiser([vision.model, heads], rate=rate, steps=steps, warm=min(200, steps // 10))
     random = np.random.default_rng(seed)
     vision.train()
     began, seen = time.monotonic(), []
@@ -94,11 +90,7 @@ def train_vision(
             torch.from_numpy(pool.patches[chosen]),
             torch.from_numpy(pool.attributes[pool.scene_of[chosen]]),
         )
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        schedule.step()
+        optimiser.step(loss)
         seen.append((loss.item(), right.item(), whole.item()))
         if step % 100 == 99:
             mean_loss, mean_right, mean_whole = np.mean(seen[-100:], axis=0)

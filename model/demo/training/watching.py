@@ -74,8 +74,8 @@ _ONLINE = (
 _VISUAL = (Case("visual", 0.8, 24), Case("stored", 0.2, 16))
 PARTS = (
     # From single scenes to nine of them, with the visual bank alone: most videos for the time.
-    Part(_VISUAL, 900, 2e-3, 1, spoken=False),
-    Part(_ONLINE, 450, 1e-3, 9, practice=2),
+    Part(_VISUAL, 1200, 2e-3, 1, spoken=False),
+    Part(_ONLINE, 2000, 1e-3, 9, practice=2),
 )
 
 
