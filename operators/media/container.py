@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import os
 import stat
@@ -13,10 +14,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import av
-import fsspec
 from av.error import FFmpegError
 from av.stream import Discard, Disposition
 
+from malmm.operators.media.ranges import RangeReader, open_ranges
 from malmm.pipeline.errors import MediaError
 
 __all__ = ["OpenVideo", "cut_short", "local_path", "open_video"]
@@ -31,6 +32,7 @@ FORMATS = (
     "mp3", "wav", "w64", "flac", "aac", "aiff", "amr", "ac3", "eac3", "caf", "au", "ape", "wv", "tta",
 )  # fmt: skip
 
+INDEX_GAP_S = 15
 STILL_BRANDS = frozenset(("avif", "avis", "heic", "heix", "heim", "heis", "mif1", "msf1"))
 
 
@@ -41,6 +43,7 @@ class OpenVideo:
     uri: str
     container: Any
     stream: Any
+    source: RangeReader | None = None
 
     @property
     def time_base(self) -> Fraction:
@@ -70,6 +73,23 @@ class OpenVideo:
         """Ticks of a frame at the nominal rate, at least one."""
         return max(1, round(1 / self.rate / self.time_base))
 
+    def reads_until(self, end_s: float | None) -> None:
+        """Say that the head of the file is read and that packets are wanted until ``end_s``."""
+        if self.source is not None:
+            self.source.settled(None if end_s is None else self._position_of(end_s))
+
+    def _position_of(self, end_s: float) -> int | None:
+        """Where in the file the packets of ``end_s`` lie, as far as the container's index tells."""
+        entries = self.stream.index_entries
+        if not len(entries) or not self.timed:
+            return None
+        wanted = int((end_s + 1) / self.time_base)
+        place = bisect.bisect_left(range(len(entries)), wanted, key=lambda index: entries[index].timestamp)
+        # An index made while reading has gaps, and what lies beyond one is far off.
+        if place == len(entries) or (entries[place].timestamp - wanted) * self.time_base > INDEX_GAP_S:
+            return None
+        return entries[place].pos + entries[place].size
+
     def packet_tick(self, packet: Any) -> int | None:
         """When the packet is presented, as far as the file tells."""
         return packet.dts if self.clock_is_dts or packet.pts is None else packet.pts
@@ -87,19 +107,20 @@ def open_video(uri: str) -> Iterator[OpenVideo]:
     """Open a file's video stream; other streams are discarded by the demuxer.
 
     Raises MediaError with kind ``missing``, ``empty_file``, ``not_a_video``, ``no_video_stream``,
-    ``truncated`` or ``decode_error``.
+    ``truncated``, ``decode_error`` or ``unreachable``; the last also at the end, when the store failed meanwhile and
+    the demuxer took it for the end of the file.
     """
     with contextlib.ExitStack() as stack:
         path = local_path(uri)
+        reader: RangeReader | None = None
         source: Any
         if path is not None:
             _check_local(uri, path)
             source = f"file:{path.absolute()}"
         else:
-            source = stack.enter_context(_open_bytes(uri))
-            if source.seek(0, os.SEEK_END) == 0:
+            source = reader = stack.enter_context(open_ranges(uri))
+            if reader.size_bytes == 0:
                 raise _empty(uri)
-            source.seek(0)
         try:
             container = stack.enter_context(
                 av.open(
@@ -109,8 +130,15 @@ def open_video(uri: str) -> Iterator[OpenVideo]:
                 )
             )
         except (FFmpegError, UnicodeError) as error:
+            _raise_error_of(reader)
             raise _refusal(uri, error) from error
-        yield OpenVideo(uri, container, _video_stream(uri, container))
+        yield OpenVideo(uri, container, _video_stream(uri, container), reader)
+        _raise_error_of(reader)
+
+
+def _raise_error_of(reader: RangeReader | None) -> None:
+    if reader is not None and reader.error is not None:
+        raise reader.error
 
 
 def _check_local(uri: str, path: Path) -> None:
@@ -144,10 +172,10 @@ def _empty(uri: str) -> MediaError:
 def _open_bytes(uri: str) -> Iterator[IO[bytes]]:
     try:
         path = local_path(uri)
-        handle = path.open("rb") if path is not None else fsspec.open(uri, "rb").open()
+        handle: Any = path.open("rb") if path is not None else open_ranges(uri)
     except FileNotFoundError as error:
         raise MediaError(f"no such file: {uri}", uri=uri, kind="missing") from error
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError) as error:
         raise MediaError(f"{uri} cannot be opened: {error}", uri=uri, kind="decode_error") from error
     with handle:
         yield handle

@@ -41,9 +41,13 @@ class Damaged:
     tick: int
 
 
-def frames_from(uri: str, start_s: float | None, *, threads: int = 1) -> Iterator[TimedFrame | Damaged]:
+def frames_from(
+    uri: str, start_s: float | None, end_s: float | None = None, *, threads: int = 1
+) -> Iterator[TimedFrame | Damaged]:
     """Frames in presentation order, with none missing from ``start_s`` on (None: from the beginning);
     earlier ones may come first.
+
+    ``end_s`` is when the caller will have had enough, as far as known: no more than that is read ahead.
 
     Decoding enters at a key frame at or before ``start_s``, so the cost does not depend on what lies
     before. Raises MediaError when the file cannot be opened.
@@ -52,12 +56,13 @@ def frames_from(uri: str, start_s: float | None, *, threads: int = 1) -> Iterato
         with open_video(uri) as video:
             _set_threads(video, threads)
             if video.timed and start_s / video.time_base > video.stream.start_time:
-                entered = _enter(video, math.floor(start_s / video.time_base))
+                entered = _enter(video, math.floor(start_s / video.time_base), end_s)
                 if entered is not None:
                     yield from entered
                     return
     with open_video(uri) as video:
         _set_threads(video, threads)
+        video.reads_until(end_s)
         yield from _decoded(video, _packets(video))
 
 
@@ -66,7 +71,7 @@ def _set_threads(video: OpenVideo, threads: int) -> None:
     video.stream.thread_type = "AUTO" if threads > 1 else "NONE"
 
 
-def _enter(video: OpenVideo, start: int) -> Iterator[TimedFrame | Damaged] | None:
+def _enter(video: OpenVideo, start: int, end_s: float | None) -> Iterator[TimedFrame | Damaged] | None:
     """Frames that begin at or before tick ``start``; None when only reading from the beginning will do."""
     for back_s in BACKOFF_S:
         target = start - int(back_s / video.time_base)
@@ -76,6 +81,7 @@ def _enter(video: OpenVideo, start: int) -> Iterator[TimedFrame | Damaged] | Non
             video.container.seek(target, stream=video.stream)
         except FFmpegError:
             return None
+        video.reads_until(end_s)
         packets = _packets(video)
         key = next((packet for packet in packets if packet.is_keyframe), None)
         if key is None:

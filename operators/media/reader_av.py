@@ -57,7 +57,7 @@ class _Decoding:
         """Decode from the key frame before the span to its end, or to the end of the file."""
         pictures = SquarePictures(self.image_size)
         previous_cell = -1
-        for item in frames_from(self.path, self.start_s, threads=threads):
+        for item in frames_from(self.path, self.start_s, self.end_s, threads=threads):
             if isinstance(item, Damaged):
                 if item.tick not in self.damaged:
                     bisect.insort(self.damaged, item.tick)

@@ -1,0 +1,221 @@
+"""Reading a file in an object store by ranges, so that a span of a long video costs about its own bytes.
+
+Two things make a segment cheap. What a demuxer reads on opening a file (an MP4's index may be megabytes) is kept for
+the next segment of the same file that this process opens. And once the container's index has told where in the file
+a span ends, reading ahead stops there; without an index it reaches an eighth as far as reading has gone.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+import time
+from collections import OrderedDict
+from typing import Any
+
+import fsspec
+
+from malmm.pipeline.errors import MediaError
+
+__all__ = ["RangeReader", "open_ranges"]
+
+LEAST_BYTES = 1 << 17
+MOST_BYTES = 1 << 23
+KEPT_BYTES = 1 << 26
+"""How much of the heads and indexes of files this process keeps."""
+
+ATTEMPTS = 5
+FIRST_WAIT_S = 0.5
+
+
+class _Kept:
+    """Ranges read on opening files, the least recently used file forgotten first."""
+
+    def __init__(self) -> None:
+        self._files: OrderedDict[tuple[str, ...], dict[int, bytes]] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def find(self, file: tuple[str, ...], position: int) -> tuple[int, bytes] | None:
+        """The range of the file that holds ``position``: where it begins, and its bytes."""
+        with self._lock:
+            ranges = self._files.get(file)
+            if ranges is None:
+                return None
+            self._files.move_to_end(file)
+            found = ((begin, data) for begin, data in ranges.items() if begin <= position < begin + len(data))
+            return next(found, None)
+
+    def add(self, file: tuple[str, ...], begin: int, data: bytes) -> None:
+        """Keep a range."""
+        with self._lock:
+            ranges = self._files.setdefault(file, {})
+            self._bytes += len(data) - len(ranges.get(begin, b""))
+            ranges[begin] = data
+            self._files.move_to_end(file)
+            while self._bytes > KEPT_BYTES and self._files:
+                _, forgotten = self._files.popitem(last=False)
+                self._bytes -= sum(map(len, forgotten.values()))
+
+
+_KEPT = _Kept()
+
+
+def open_ranges(uri: str) -> RangeReader:
+    """Open any address that fsspec knows.
+
+    Raises MediaError of kind ``missing``, ``not_a_video`` for a directory, ``unreachable`` or ``decode_error``.
+    """
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+    except (ImportError, ValueError) as error:
+        raise MediaError(f"{uri} cannot be opened: {error}", uri=uri, kind="decode_error") from error
+    info = _patiently(uri, lambda: filesystem.info(path))
+    if info.get("type") == "directory":
+        raise MediaError(
+            f"{uri} is a directory, not a video: give it to the listing, or name one file of it",
+            uri=uri,
+            kind="not_a_video",
+        )
+    return RangeReader(uri, filesystem, path, info)
+
+
+class RangeReader(io.RawIOBase):
+    """A file's bytes, read from its store as they are needed.
+
+    Until ``settled`` is called what is read is kept for others that open the same file. An error of the store is
+    tried again with growing pauses, then raised as a MediaError of kind ``unreachable``, and by every later read: a
+    demuxer may take a failed read for the file's end, so whoever reads asks ``error`` at the end.
+    """
+
+    def __init__(self, uri: str, filesystem: Any, path: str, info: dict[str, Any]) -> None:
+        super().__init__()
+        self.uri, self._filesystem, self._path = uri, filesystem, path
+        self.size_bytes = int(info.get("size") or 0)
+        changed = [str(info.get(name, "")) for name in ("ETag", "etag", "LastModified", "mtime", "updated")]
+        self._file = (uri, str(self.size_bytes), *changed)
+        self._position = 0
+        self._begin, self._data = 0, b""
+        self._opening = True
+        self._ahead = LEAST_BYTES
+        self._run_from = 0
+        self._end: int | None = None
+        self.error: MediaError | None = None
+        self.bytes_read = 0
+
+    def settled(self, end: int | None = None) -> None:
+        """Say that what comes is the file's body, and how far it is wanted, as far as known."""
+        self._opening = False
+        self._end = end
+        self._run_from = self._position
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def tell(self) -> int:
+        """Where the next read begins."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move; nothing is read."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size_bytes}[whence]
+        if base + offset < 0:
+            raise ValueError(f"cannot seek to {base + offset}")
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Read some bytes; 0 at the end of the file."""
+        view = memoryview(buffer).cast("B")
+        if self._position >= self.size_bytes or not len(view):
+            return 0
+        offset = self._position - self._begin
+        if not 0 <= offset < len(self._data):
+            self._fetch(len(view))
+            offset = self._position - self._begin
+        part = self._data[offset : offset + len(view)]
+        view[: len(part)] = part
+        self._position += len(part)
+        return len(part)
+
+    def read(self, size: int = -1) -> bytes:
+        """Read ``size`` bytes, fewer only at the end of the file."""
+        wanted = self.size_bytes - self._position if size is None or size < 0 else size
+        parts = []
+        while wanted > 0:
+            buffer = bytearray(wanted)
+            count = self.readinto(buffer)
+            if not count:
+                break
+            parts.append(bytes(buffer[:count]))
+            wanted -= count
+        return b"".join(parts)
+
+    def _fetch(self, wanted: int) -> None:
+        """Fill the buffer from ``_position`` on."""
+        if self.error is not None:
+            raise self.error
+        kept = _KEPT.find(self._file, self._position)
+        if kept is not None:
+            self._begin, self._data = kept
+            return
+        begin = self._position
+        end = min(self.size_bytes, begin + max(wanted, self._reach(begin)))
+        try:
+            self._data = _patiently(self.uri, lambda: self._get(begin, end))
+        except MediaError as error:
+            self.error = error
+            raise
+        self._begin = begin
+        self.bytes_read += end - begin
+        if self._opening:
+            _KEPT.add(self._file, begin, self._data)
+
+    def _reach(self, begin: int) -> int:
+        """How many bytes to get at ``begin``."""
+        follows = begin == self._begin + len(self._data)
+        if self._opening:
+            # The first read is small, and an index is read through, whatever its size.
+            self._ahead = min(MOST_BYTES, 2 * self._ahead) if follows else LEAST_BYTES
+            return self._ahead
+        if self._end is not None and begin < self._end:
+            return min(MOST_BYTES, self._end - begin)
+        if not follows:
+            self._run_from = begin
+        return min(MOST_BYTES, max(LEAST_BYTES, (begin - self._run_from) // 8))
+
+    def _get(self, begin: int, end: int) -> bytes:
+        data = bytes(self._filesystem.cat_file(self._path, start=begin, end=end))
+        if len(data) == self.size_bytes != end - begin:
+            # A server that knows no ranges gives the whole file.
+            data = data[begin:end]
+        if len(data) != end - begin:
+            raise OSError(f"the store gave {len(data)} of {end - begin} bytes at {begin}")
+        return data
+
+
+def _patiently(uri: str, action: Any) -> Any:
+    """Try again, with growing pauses, what fails for a reason that may pass."""
+    for attempt in range(ATTEMPTS):
+        try:
+            return action()
+        except FileNotFoundError as error:
+            raise MediaError(f"no such file: {uri}", uri=uri, kind="missing") from error
+        except PermissionError as error:
+            raise MediaError(
+                f"{uri} may not be read: give these credentials permission", uri=uri, kind="unreachable"
+            ) from error
+        except Exception as error:
+            if attempt == ATTEMPTS - 1:
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+                raise MediaError(
+                    f"{uri} cannot be read after {ATTEMPTS} tries: {reason}", uri=uri, kind="unreachable"
+                ) from error
+            time.sleep(FIRST_WAIT_S * 2**attempt)
+    raise AssertionError

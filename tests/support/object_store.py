@@ -1,0 +1,122 @@
+"""A real S3 server on loopback, behind a proxy that counts what it serves and can be told to misbehave."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import boto3
+from moto.server import ThreadedMotoServer
+
+__all__ = ["ObjectStore", "running"]
+
+#: What becomes of a request, by its method and path: ``ok``, a status, ``cut`` in the middle, or ``slow``.
+Fault = Callable[[str, str], str]
+_HOP = {"connection", "transfer-encoding", "content-length", "keep-alive"}
+_SLOW_S = 2.0
+
+
+class ObjectStore:
+    """``endpoint`` is the proxy's address; ``served`` are the bytes of objects that it gave, by key."""
+
+    def __init__(self, endpoint: str, behind: tuple[str, int]) -> None:
+        self.endpoint, self.behind = endpoint, behind
+        self.fault: Fault = lambda method, path: "ok"
+        self.served: dict[str, int] = {}
+        self.requests: list[tuple[str, str, str]] = []
+        self.lock = threading.Lock()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process needs to find it."""
+        return {
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ALLOW_HTTP": "true",
+        }
+
+    def forget(self) -> None:
+        """Begin to count anew."""
+        with self.lock:
+            self.served.clear()
+            self.requests.clear()
+
+
+@contextmanager
+def running(bucket: str = "films") -> Iterator[ObjectStore]:
+    """A server with an empty bucket."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    behind = server.get_host_and_port()
+    proxy = ThreadingHTTPServer(("127.0.0.1", 0), _Proxy)
+    store = ObjectStore(f"http://127.0.0.1:{proxy.server_port}", behind)
+    proxy.store = store  # type: ignore[attr-defined]
+    thread = threading.Thread(target=proxy.serve_forever, daemon=True)
+    thread.start()
+    try:
+        client = boto3.client(
+            "s3",
+            endpoint_url=f"http://{behind[0]}:{behind[1]}",
+            aws_access_key_id="test",
+            aws_secret_access_key="test",  # noqa: S106
+            region_name="us-east-1",
+        )
+        client.create_bucket(Bucket=bucket)
+        client.close()
+        yield store
+    finally:
+        proxy.shutdown()
+        proxy.server_close()
+        thread.join()
+        server.stop()
+
+
+class _Proxy(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    def _pass_on(self) -> None:
+        store: ObjectStore = self.server.store  # type: ignore[attr-defined]
+        fault = store.fault(self.command, self.path)
+        with store.lock:
+            store.requests.append((self.command, self.path, fault))
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if fault.isdigit():
+            self.send_response(int(fault))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        if fault == "slow":
+            time.sleep(_SLOW_S)
+        connection = http.client.HTTPConnection(*store.behind, timeout=60)
+        connection.request(self.command, self.path, body, dict(self.headers))
+        answer = connection.getresponse()
+        data = answer.read()
+        connection.close()
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in _HOP:
+                self.send_header(name, value)
+        length = answer.getheader("Content-Length") if self.command == "HEAD" else str(len(data))
+        self.send_header("Content-Length", length or "0")
+        self.end_headers()
+        if self.command == "GET" and "?" not in self.path:
+            with store.lock:
+                store.served[self.path] = store.served.get(self.path, 0) + len(data)
+        try:
+            self.wfile.write(data[: len(data) // 2] if fault == "cut" else data)
+        except OSError:
+            self.close_connection = True
+        if fault == "cut":
+            self.close_connection = True
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass_on
