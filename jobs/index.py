@@ -98,6 +98,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--decoder", choices=("av", "decord"), default=defaults.decoder, help="video decoder (%(default)s)"
     )
+    parser.add_argument(
+        "--decode-limit-s",
+        type=float,
+        default=defaults.decode_limit_s,
+        metavar="S",
+        help="give up a segment that takes longer to decode (%(default)g)",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="begin at most N videos in this run")
     parser.add_argument(
         "--prune", action="store_true", help="also forget videos that are not listed and whose file is gone"
@@ -126,6 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
         decoder=arguments.decoder,
         batch_segments=arguments.batch_segments,
         max_new_tokens=arguments.max_new_tokens,
+        decode_limit_s=arguments.decode_limit_s,
         limit=arguments.limit,
         prune=arguments.prune,
         dry_run=arguments.dry_run,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from malmm.operators.media.reader import decode_span
+from malmm.operators.media.apart import DECODE_LIMIT_S, decode_span_apart
 from malmm.pipeline.errors import MediaError
 from malmm.pipeline.flow import DECODED, carried, rows_table, with_arrays
 
@@ -14,15 +14,24 @@ __all__ = ["decode_segments"]
 
 
 def decode_segments(
-    segments: pa.Table, *, fps: float, image_size: int, decoder: str, threads: int
+    segments: pa.Table,
+    *,
+    fps: float,
+    image_size: int,
+    decoder: str,
+    threads: int,
+    limit_s: float = DECODE_LIMIT_S,
 ) -> Iterator[pa.Table]:
-    """``PLANNED`` to ``DECODED``, one table a segment, so that no two segments' frames are held at once."""
+    """``PLANNED`` to ``DECODED``, one table a segment, so that no two segments' frames are held at once.
+
+    Decoders run in a process apart: a file that crashes one, or keeps it longer than ``limit_s`` seconds, fails alone.
+    """
     for row in carried(segments):
         if row.segment is None or row.failure is not None:
             yield rows_table([row.columns()], DECODED)
             continue
         try:
-            span = decode_span(
+            span = decode_span_apart(
                 row.segment.uri,
                 row.segment.start_s,
                 row.segment.end_s,
@@ -31,9 +40,13 @@ def decode_segments(
                 decoder=decoder,
                 threads=threads,
                 is_last=row.segment.is_last,
+                limit_s=limit_s,
             )
         except MediaError as error:
             yield rows_table([row.failed("decode", error.kind, str(error)).columns()], DECODED)
+            continue
+        except RuntimeError as error:
+            yield rows_table([row.failed("decode", "unexpected", str(error)).columns()], DECODED)
             continue
         columns = row.columns() | {
             "timestamps_s": span.timestamps_s.tolist(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from malmm.operators.media.probe import probe
+from malmm.operators.media.apart import probe_apart
 from malmm.pipeline.errors import MediaError
 from malmm.pipeline.flow import PROBED, Carried, rows_table
 from malmm.pipeline.records import Failure, Video, video_id
@@ -19,9 +19,10 @@ def probe_files(files: pa.Table) -> pa.Table:
         uri = file["uri"]
         identity = video_id(uri)
         try:
-            info = probe(uri)
-        except MediaError as error:
-            failure = Failure(identity, None, uri, "probe", error.kind, str(error), file["fingerprint"])
+            info = probe_apart(uri)
+        except (MediaError, RuntimeError) as error:
+            kind = error.kind if isinstance(error, MediaError) else "unexpected"
+            failure = Failure(identity, None, uri, "probe", kind, str(error), file["fingerprint"])
             rows.append(Carried(None, None, failure).columns())
             continue
         video = Video(

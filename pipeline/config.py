@@ -129,6 +129,7 @@ class IndexConfig:
     merge_policy: str = "token"
     prompts: tuple[Prompt, ...] = field(default=())
     decoder: str = "av"
+    decode_limit_s: float = 600.0
     batch_segments: int = 4
     max_new_tokens: int = 40
     num_gpus: float | None = None
@@ -162,6 +163,8 @@ class IndexConfig:
             raise ConfigError(f"--merge-policy {self.merge_policy!r}: one of {', '.join(MERGE_POLICIES)}")
         if self.decoder not in ("av", "decord"):
             raise ConfigError(f"--decoder {self.decoder!r}: av or decord")
+        if not (math.isfinite(self.decode_limit_s) and self.decode_limit_s > 0):
+            raise ConfigError(f"--decode-limit-s {self.decode_limit_s:g}: above 0 seconds")
         if self.batch_segments < 1:
             raise ConfigError(f"--batch-segments {self.batch_segments}: at least 1")
         if self.max_new_tokens < 1:

@@ -96,6 +96,7 @@ def indexing(
                 "image_size": recipe.image_size,
                 "decoder": config.decoder,
                 "threads": threads,
+                "limit_s": config.decode_limit_s,
             },
             batch_size=1,
             num_cpus=resources.decode_cpus,

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from errno import ENOMEM
 from typing import Any
 
 from av.error import EOFError as EndOfFile
@@ -139,7 +140,9 @@ def _decoded(video: OpenVideo, packets: Iterator[Any]) -> Iterator[TimedFrame | 
             yield Damaged(at if at is not None else _after(before, video))
         try:
             frames = packet.decode()
-        except FFmpegError:
+        except FFmpegError as error:
+            if error.errno == ENOMEM:
+                raise MemoryError from error
             at = video.packet_tick(packet)
             yield Damaged(at if at is not None else _after(before, video))
             continue

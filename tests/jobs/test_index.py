@@ -55,6 +55,7 @@ def test_every_option_reaches_the_settings(asked: Callable[..., IndexConfig]) ->
         "--batch-segments": "3",
         "--decoder": "decord",
         "--limit": "12",
+        "--decode-limit-s": "90",
     }
     config = asked(*(part for option in options.items() for part in option), "--prune", "--dry-run")
     assert config == IndexConfig(
@@ -70,6 +71,7 @@ def test_every_option_reaches_the_settings(asked: Callable[..., IndexConfig]) ->
         batch_segments=3,
         decoder="decord",
         limit=12,
+        decode_limit_s=90.0,
         prune=True,
         dry_run=True,
     )
