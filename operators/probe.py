@@ -35,6 +35,7 @@ def probe_files(files: pa.Table) -> pa.Table:
             width=info.width,
             height=info.height,
             codec=info.codec,
+            metadata=file["metadata"] or "",
         )
         rows.append(Carried(video, None, None).columns())
     return rows_table(rows, PROBED)

@@ -46,6 +46,7 @@ _VIDEO = pa.struct(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("codec", pa.string()),
+        ("metadata", pa.string()),
     ]
 )
 _SEGMENT = pa.struct(
@@ -85,7 +86,7 @@ _SHAPE = pa.list_(pa.int32())
 _CARRIED = [("video", _VIDEO), ("segment", _SEGMENT), ("failure", _FAILURE)]
 
 # list: one row a file
-FILES = pa.schema([("uri", pa.string()), ("fingerprint", pa.string())])
+FILES = pa.schema([("uri", pa.string()), ("fingerprint", pa.string()), ("metadata", pa.string())])
 # probe: one row a file, a video or a failure
 PROBED = pa.schema([("video", _VIDEO), ("failure", _FAILURE)])
 # what the driver gives to plan: a video and the segments of it that are committed

@@ -74,7 +74,7 @@ def index(
     report.videos_given_up = len(work.given_up)
     report.failures += work.given_up
     missing = archive is not None and something_missing(archive, config.all_prompts)
-    if config.dry_run or work.files or work.vanished or missing:
+    if config.dry_run or work.files or work.vanished or work.relabelled or missing:
         from malmm.pipeline.run import Run
 
         run = Run(config, recipe, models, vector_size, report, tell)

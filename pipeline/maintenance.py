@@ -6,13 +6,16 @@ every fragment, so that without compaction a commit's cost grows with the run's 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
+from typing import Any
 
 import lance
+from lance.optimize import Compaction, CompactionTask, RewriteResult
 
 from malmm.pipeline.location import lance_errors
 
-__all__ = ["FILE_BYTES", "compact_dataset"]
+__all__ = ["FILE_BYTES", "Rewrite", "compact_dataset", "small_fragments"]
 
 FILE_BYTES = 1 << 29
 """The size of file that compaction aims at. Files that have reached it are not rewritten again."""
@@ -20,25 +23,44 @@ FILE_BYTES = 1 << 29
 _BATCH_BYTES = 1 << 25
 _MAX_ROWS = 1 << 20
 
+Rewrite = Callable[[Sequence[CompactionTask]], Iterable[RewriteResult]]
+"""Does the rewriting, wherever it likes; a result may be missing, and its files then stay as they are."""
+
 
 def compact_dataset(
-    dataset: lance.LanceDataset, archive_uri: str, keep_versions: timedelta
+    dataset: lance.LanceDataset, archive_uri: str, keep_versions: timedelta, rewrite: Rewrite | None = None
 ) -> tuple[int, int]:
     """Merge a table's small files, drop deleted rows, and forget versions older than ``keep_versions``.
 
     Returns the number of fragments before and after. Files that were written but never committed stay for
-    Lance's own week, since a worker may be about to hand in their receipt.
+    Lance's own week, since a worker may be about to hand in their receipt. Without ``rewrite`` it is done here.
     """
     with lance_errors(archive_uri, "compact"):
-        fragments = dataset.get_fragments()
-        rows = sum(fragment.physical_rows for fragment in fragments)
-        size = sum(file.file_size_bytes or 0 for fragment in fragments for file in fragment.data_files())
-        row_bytes = max(1, size // rows) if rows else 1
-        # Lance's defaults count rows, a million a file and 8192 a batch: 8 GB of memory at a megabyte a row.
-        dataset.optimize.compact_files(
-            target_rows_per_fragment=min(_MAX_ROWS, max(1, FILE_BYTES // row_bytes)),
-            batch_size=min(8192, max(1, _BATCH_BYTES // row_bytes)),
-            num_threads=1,
-        )
+        before = len(dataset.get_fragments())
+        options = _options(dataset)
+        tasks = Compaction.plan(dataset, options).tasks
+        if tasks:
+            results = list(rewrite(tasks) if rewrite else (task.execute(dataset) for task in tasks))
+            if results:
+                Compaction.commit(dataset, results, options)
         dataset.cleanup_old_versions(older_than=keep_versions)
-        return len(fragments), len(dataset.get_fragments())
+        return before, len(dataset.get_fragments())
+
+
+def small_fragments(dataset: lance.LanceDataset) -> int:
+    """How many fragments compaction would merge with others."""
+    wanted = _options(dataset)["target_rows_per_fragment"]
+    return sum(fragment.physical_rows < wanted for fragment in dataset.get_fragments())
+
+
+def _options(dataset: lance.LanceDataset) -> dict[str, Any]:
+    fragments = dataset.get_fragments()
+    rows = sum(fragment.physical_rows for fragment in fragments)
+    size = sum(file.file_size_bytes or 0 for fragment in fragments for file in fragment.data_files())
+    row_bytes = max(1, size // rows) if rows else 1
+    # Lance's defaults count rows, a million a file and 8192 a batch: 8 GB of memory at a megabyte a row.
+    return {
+        "target_rows_per_fragment": min(_MAX_ROWS, max(1, FILE_BYTES // row_bytes)),
+        "batch_size": min(8192, max(1, _BATCH_BYTES // row_bytes)),
+        "num_threads": 1,
+    }

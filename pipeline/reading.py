@@ -126,6 +126,11 @@ class ArchiveReader:
             done.update(zip(videos, zip(fingerprints, recipes, strict=True), strict=True))
         return done
 
+    def metadata(self) -> dict[str, str]:
+        """What manifests say of the videos that are done: video_id to a JSON object, or to nothing."""
+        rows = self._rows("videos", columns=["video_id", "metadata"])
+        return dict(zip(rows["video_id"].to_pylist(), rows["metadata"].to_pylist(), strict=True))
+
     def addresses(self) -> dict[str, str]:
         """Where the archive's videos lie, also those that are begun or failed: video_id to URI."""
         found: dict[str, str] = {}

@@ -59,6 +59,7 @@ VIDEOS = pa.schema(
         pa.field("width", pa.int32(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
         pa.field("codec", pa.string(), nullable=False),
+        pa.field("metadata", pa.string(), nullable=False),
         pa.field("recipe_id", pa.string(), nullable=False),
         pa.field("indexed_at", TIMESTAMP, nullable=False),
     ]
@@ -201,7 +202,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class Video:
-    """A probed source file. ``width`` and ``height`` are as displayed, after rotation."""
+    """A probed source file. ``width`` and ``height`` are as displayed, after rotation.
+
+    ``metadata`` is what a manifest says of it, a JSON object, or empty.
+    """
 
     video_id: str
     uri: str
@@ -212,6 +216,7 @@ class Video:
     width: int
     height: int
     codec: str
+    metadata: str = ""
 
 
 @dataclass(frozen=True)

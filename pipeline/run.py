@@ -7,6 +7,7 @@ committed.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from malmm.pipeline.config import IndexConfig, Recipe
 from malmm.pipeline.flow import FILES, TO_PLAN, Carried, carried, rows_table
 from malmm.pipeline.fragments import Receipt
 from malmm.pipeline.ledger import Ledger
+from malmm.pipeline.maintenance import Rewrite
 from malmm.pipeline.missing import missing_annotations
 from malmm.pipeline.receiving import received
 from malmm.pipeline.records import ANNOTATIONS, VIDEOS, Failure, Segment, Video, failure_id, video_id
@@ -31,11 +33,15 @@ from malmm.pipeline.report import IndexReport, OnProgress, Plan, Progress
 from malmm.pipeline.sources import SourceFile
 from malmm.pipeline.stages import data_settings, indexing, probing, replaying
 from malmm.pipeline.store import Archive
+from malmm.pipeline.tidying import rewriting_on_workers
 from malmm.pipeline.work import Work
 
 __all__ = ["Run"]
 
 COMMIT_EVERY_S = 3.0
+# A table of this many small files is worth rewriting at a run's end, and of this many in the middle of one.
+MANY_FILES, TOO_MANY_FILES = 32, 1000
+_COMMITS_A_LOOK = 100
 _SEGMENT_STAGES = ("decode", "encode", "generate", "write", "index")
 _VIDEO_STAGES = ("list", "probe", "index")
 _REPLAY_STAGES = ("replay", "generate")
@@ -77,6 +83,7 @@ class Run:
             if archive is not None:
                 stack.enter_context(archive.held())
                 self._prune(archive, work)
+                archive.set_metadata(work.relabelled)
             try:
                 with connected(verbose=verbose) as resources, data_settings(verbose=verbose):
                     videos = self._probe(work.files, resources)
@@ -88,10 +95,15 @@ class Run:
                         self.had_failures = archive.count("failures") > 0
                         self._index(archive, videos, resources)
                         self._describe(archive, resources)
+                        self.tell(Progress("tidying"))
+                        archive.compact(at_least=MANY_FILES, rewrite=self._rewriting(archive))
             finally:
                 self.report.failures += self.ledger.failures
                 if archive is not None:
                     self._record(archive)
+
+    def _rewriting(self, archive: Archive) -> Callable[[str], Rewrite]:
+        return lambda name: rewriting_on_workers(archive.uri, name)
 
     def preview(self, archive: Archive | None, work: Work, *, verbose: bool) -> None:
         """Put into the report what ``go`` would do. Reads the headers of new files, and writes nothing."""
@@ -141,7 +153,8 @@ class Run:
         if not files:
             return []
         began = time.monotonic()
-        rows = rows_table([{"uri": file.uri, "fingerprint": file.fingerprint} for file in files], FILES)
+        columns = [{name: getattr(file, name) for name in FILES.names} for file in files]
+        rows = rows_table(columns, FILES)
         videos: list[Video] = []
         seen: set[str] = set()
         for block in received(probing(rows, resources)):
@@ -184,6 +197,7 @@ class Run:
         if not to_plan:
             return
         began = last_commit = time.monotonic()
+        commits = 0
         dataset = indexing(rows_table(to_plan, TO_PLAN), self.config, recipe, archive, resources)
         try:
             for block in received(dataset):
@@ -191,6 +205,9 @@ class Run:
                     self._take(block, waiting)
                 if time.monotonic() - last_commit >= COMMIT_EVERY_S:
                     self._commit(archive, waiting)
+                    commits += 1
+                    if commits % _COMMITS_A_LOOK == 0:
+                        archive.compact(at_least=TOO_MANY_FILES, rewrite=self._rewriting(archive))
                     last_commit = time.monotonic()
                 self._tell("indexing", began)
             self._commit(archive, waiting)

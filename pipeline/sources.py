@@ -6,16 +6,19 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 import fsspec
 
 from malmm.pipeline.errors import SourceError
+from malmm.pipeline.manifests import MANIFEST_EXTENSIONS, Listed, read_manifest
 
 __all__ = ["VIDEO_EXTENSIONS", "SourceFile", "is_gone", "list_sources"]
 
@@ -25,21 +28,28 @@ VIDEO_EXTENSIONS = (
 )  # fmt: skip
 
 
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*://"
+_LOOKS_AT_ONCE, _ROWS_AT_ONCE = 32, 1024
+
+
 @dataclass(frozen=True)
 class SourceFile:
     """A file to index. ``uri`` is the absolute path of a local file, symbolic links kept, or an address
-    with its scheme; ``fingerprint`` changes when the content does."""
+    with its scheme; ``fingerprint`` changes when the content does. ``metadata`` is what a manifest says of it, a JSON
+    object, or empty."""
 
     uri: str
     size_bytes: int
     fingerprint: str
+    metadata: str = ""
 
 
 def list_sources(sources: Sequence[str]) -> Iterator[SourceFile | SourceError]:
     """The files that the sources name, one by one and each once, in a stable order.
 
     A source is a file (taken whatever its extension), a directory (its videos at any depth, hidden ones
-    left out), a glob with ``*``, ``?``, ``[...]`` and ``**``, ``file://`` and any scheme that fsspec opens.
+    left out), a glob with ``*``, ``?``, ``[...]`` and ``**``, ``file://`` and any scheme that fsspec opens, or a
+    manifest (``malmm.pipeline.manifests``), known by its extension.
     What cannot be listed is given as a SourceError value in its place, and the rest goes on.
     """
     given: set[str] = set()
@@ -61,9 +71,11 @@ def is_gone(uri: str) -> bool:
             os.stat(uri)
             return False
         filesystem, path = fsspec.core.url_to_fs(uri)
-        return not filesystem.exists(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
+        filesystem.info(path)
+        return False
+    except (FileNotFoundError, NotADirectoryError) as error:
+        # Over HTTP, fsspec calls a server that does not answer a file that is not there.
+        return not uri.startswith("http") or getattr(error.__cause__, "status", None) in (404, 410)
     except (OSError, ValueError, ImportError):
         return False
 
@@ -83,12 +95,56 @@ def _real_path(uri: str, real_folders: dict[str, str]) -> str:
 def _list_one(source: str) -> Iterator[SourceFile | SourceError]:
     if not source:
         yield SourceError("a source is empty: name a file, a directory or a glob", uri=source)
+    elif source.lower().endswith(MANIFEST_EXTENSIONS) and not glob.has_magic(source):
+        yield from _list_manifest(source)
     elif source.startswith("file://"):
         yield from _list_local(source.removeprefix("file://"))
-    elif re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source):
+    elif re.match(_SCHEME, source):
         yield from _list_remote(source)
     else:
         yield from _list_local(source)
+
+
+def _list_manifest(source: str) -> Iterator[SourceFile | SourceError]:
+    manifest = source.removeprefix("file://")
+    if not re.match(_SCHEME, manifest):
+        manifest = os.path.abspath(os.path.expanduser(manifest))
+    rows = read_manifest(manifest)
+    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
+        # A look at an object store takes tens of milliseconds, and a manifest may have a hundred thousand rows.
+        while part := list(itertools.islice(rows, _ROWS_AT_ONCE)):
+            yield from pool.map(_look, part)
+
+
+def _look(row: Listed | SourceError) -> SourceFile | SourceError:
+    """The one file that a row of a manifest names."""
+    if isinstance(row, SourceError):
+        return row
+    if re.match(_SCHEME, row.uri) and not row.uri.startswith("file://"):
+        found = _remote_one(row.uri)
+    else:
+        path = os.path.abspath(os.path.expanduser(row.uri.removeprefix("file://")))
+        try:
+            status = os.stat(path)
+        except (OSError, ValueError) as error:
+            return SourceError(f"{path} cannot be reached: {_reason(error)}", uri=path)
+        if not stat.S_ISREG(status.st_mode):
+            return SourceError(f"{path} is not a file: a manifest lists files", uri=path)
+        found = _local_file(path, status)
+    return found if isinstance(found, SourceError) else replace(found, metadata=row.metadata)
+
+
+def _remote_one(uri: str) -> SourceFile | SourceError:
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        info = filesystem.info(path)
+    except FileNotFoundError:
+        return SourceError(f"no such file or directory: {uri}", uri=uri)
+    except (OSError, ValueError, ImportError) as error:
+        return SourceError(f"{uri} cannot be reached: {_reason(error)}", uri=uri)
+    if info.get("type") != "file":
+        return SourceError(f"{uri} is not a file: a manifest lists files", uri=uri)
+    return _remote_file(filesystem, info)
 
 
 def _list_local(source: str) -> Iterator[SourceFile | SourceError]:

@@ -8,7 +8,7 @@ One writer at a time holds an archive (``held``); readers may come and go.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,7 +24,7 @@ from malmm.pipeline.creation import create_or_load, load_if_there
 from malmm.pipeline.fragments import Receipt, conform
 from malmm.pipeline.lease import Lease
 from malmm.pipeline.location import lance_errors
-from malmm.pipeline.maintenance import compact_dataset
+from malmm.pipeline.maintenance import Rewrite, compact_dataset, small_fragments
 from malmm.pipeline.predicates import equals, is_in
 from malmm.pipeline.reading import ArchiveReader
 from malmm.pipeline.records import ANNOTATIONS, FAILURES, VIDEOS, Failure, failure_id
@@ -121,6 +121,13 @@ class Archive(ArchiveReader):
         """
         self._upsert("videos", "video_id", conform(rows, VIDEOS, "videos", self._uri))
 
+    def set_metadata(self, labels: Mapping[str, str]) -> None:
+        """Replace what manifests say of videos that are done: video_id to a JSON object."""
+        rows = self._rows("videos", is_in("video_id", labels))
+        texts = [labels[identity] for identity in rows["video_id"].to_pylist()]
+        place = rows.schema.get_field_index("metadata")
+        self.put_videos(rows.set_column(place, rows.schema.field(place), pa.array(texts, pa.string())))
+
     def add_annotations(self, rows: pa.Table) -> int:
         """Add texts about stored memory, of segments or whole videos, and return how many were new.
 
@@ -213,15 +220,26 @@ class Archive(ArchiveReader):
         stale = [row["failure_id"] for row in rows if row["segment_id"] and row["segment_id"] not in kept]
         return self.clear_failures(stale)
 
-    def compact(self, keep_versions: timedelta = timedelta(hours=1)) -> dict[str, tuple[int, int]]:
+    def compact(
+        self,
+        keep_versions: timedelta = timedelta(hours=1),
+        *,
+        at_least: int = 1,
+        rewrite: Callable[[str], Rewrite] | None = None,
+    ) -> dict[str, tuple[int, int]]:
         """Merge small files and forget old versions; fragments before and after by table.
 
-        A reader that holds a table handle for longer than ``keep_versions`` has to open it anew.
+        Only tables of ``at_least`` small files are touched. ``rewrite`` gives for a table what rewrites its files, on
+        workers for instance. A reader that holds a table handle for longer than ``keep_versions`` has to open it anew.
         """
-        names = ("memories", "annotations", "segments", "videos", "failures")
-        return {
-            name: compact_dataset(self._dataset_to_write(name), self._uri, keep_versions) for name in names
-        }
+        done = {}
+        for name in ("memories", "annotations", "segments", "videos", "failures"):
+            dataset = self._dataset_to_write(name)
+            if small_fragments(dataset) >= at_least:
+                done[name] = compact_dataset(
+                    dataset, self._uri, keep_versions, rewrite(name) if rewrite else None
+                )
+        return done
 
     def _dataset_to_write(self, name: str) -> lance.LanceDataset:
         if self._lease is not None:

@@ -18,6 +18,8 @@ __all__ = ["Work", "find_work"]
 class Work:
     """New and changed ``files``; videos that ``vanished``, by id; and counts of what needs nothing.
 
+    ``relabelled`` are unchanged videos of which a manifest says something else than the archive: id to metadata.
+
     ``given_up`` are failures of files that are as they were when they failed for good; ``left`` is how many
     files a limit leaves for another run.
     """
@@ -27,6 +29,7 @@ class Work:
     left: int
     given_up: list[Failure]
     vanished: dict[str, str]
+    relabelled: dict[str, str]
 
 
 def find_work(
@@ -41,6 +44,14 @@ def find_work(
     hopeless = archive.given_up() if archive else {}
     retried = archive.failed_videos() if archive and config.retry else set()
     to_do, given_up, unchanged = [], [], 0
+    # What a manifest does not say, or another source does not know, is no reason to forget it.
+    labels = {video_id(file.uri): file.metadata for file in files if file.metadata}
+    stored = archive.metadata() if archive and labels else {}
+    relabelled = {
+        identity: label
+        for identity, label in labels.items()
+        if identity in stored and stored[identity] != label
+    }
     for file in files:
         identity = video_id(file.uri)
         known = hopeless.get(identity)
@@ -66,4 +77,4 @@ def find_work(
             for identity, uri in archive.addresses().items()
             if uri not in listed and is_gone(uri)
         }
-    return Work(to_do[:limit], unchanged, max(0, len(to_do) - limit), given_up, vanished)
+    return Work(to_do[:limit], unchanged, max(0, len(to_do) - limit), given_up, vanished, relabelled)

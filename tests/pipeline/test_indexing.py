@@ -445,3 +445,21 @@ def test_a_second_writer_changes_nothing(go: Go, place: str, videos: dict[str, P
     with Lease.take(archive.uri), pytest.raises(ArchiveBusy, match="is being written by process"):
         go(videos["two"], videos["three"])
     assert versions(archive) == before
+
+
+def test_what_a_manifest_says_is_kept_and_brought_up_to_date(
+    go: Go, stages: InlineStages, place: str, videos: dict[str, Path], tmp_path: Path
+) -> None:
+    manifest = tmp_path / "list.csv"
+    manifest.write_text(f"uri,title\n{videos['two']},one title\n{videos['three']},\n")
+    go(manifest)
+    said = {row["uri"]: row["metadata"] for row in ArchiveReader.open(place).videos().to_pylist()}
+    assert said == {str(videos["two"]): '{"title": "one title"}', str(videos["three"]): ""}
+    stages.calls.clear()
+    go(videos["two"], videos["three"])
+    manifest.write_text(f"uri,title\n{videos['two']},another\n{videos['three']},a third\n")
+    report = go(manifest)
+    assert (report.videos_unchanged, report.exit_code) == (2, 0)
+    assert not stages.calls["probed"]
+    said = {row["uri"]: row["metadata"] for row in ArchiveReader.open(place).videos().to_pylist()}
+    assert said == {str(videos["two"]): '{"title": "another"}', str(videos["three"]): '{"title": "a third"}'}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import fsspec
 import pytest
 
 from malmm.pipeline.errors import SourceError
-from malmm.pipeline.sources import SourceFile, list_sources
+from malmm.pipeline.sources import SourceFile, is_gone, list_sources
 
 
 def put(path: Path, content: bytes = b"x") -> Path:
@@ -195,3 +196,49 @@ def test_other_schemes_keep_their_address() -> None:
         assert isinstance(missing, SourceError)
     finally:
         memory.rm("/videos", recursive=True)
+
+
+def test_a_manifest_lists_files_with_what_it_says_of_them(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"video")
+    (tmp_path / "folder").mkdir()
+    rows = [
+        {"uri": "a.mp4", "title": "one"},
+        {"uri": "none.mp4"},
+        {"uri": "folder"},
+        {"uri": "memory://none.mp4"},
+        {"uri": "nonsense://a.mp4"},
+    ]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    first, *others = list_sources([str(tmp_path / "list.jsonl")])
+    assert isinstance(first, SourceFile)
+    assert (first.uri, first.size_bytes, first.metadata) == (str(tmp_path / "a.mp4"), 5, '{"title": "one"}')
+    [plain] = list_sources([str(tmp_path / "a.mp4")])
+    assert isinstance(plain, SourceFile)
+    assert first.fingerprint == plain.fingerprint
+    said = [str(error) for error in others]
+    assert len(said) == 4
+    for text, part in zip(
+        said, ("cannot be reached", "is not a file", "no such file", "cannot be reached"), strict=True
+    ):
+        assert part in text
+
+
+def test_a_manifest_in_an_object_store_lists_files_beside_it() -> None:
+    filesystem = fsspec.filesystem("memory")
+    filesystem.pipe("/listed/a.mp4", b"video")
+    filesystem.pipe("/listed/list.csv", b"uri,title\na.mp4,one\n")
+    [file] = list_sources(["memory://listed/list.csv"])
+    assert isinstance(file, SourceFile)
+    assert file.uri.endswith("listed/a.mp4")
+    assert file.metadata == '{"title": "one"}'
+
+
+def test_only_what_is_surely_not_there_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    path.touch()
+    assert not is_gone(str(path))
+    path.unlink()
+    assert is_gone(str(path))
+    assert is_gone("memory://no/such.mp4")
+    assert not is_gone("nonsense://a.mp4")
+    assert not is_gone("http://127.0.0.1:9/a.mp4")

@@ -136,6 +136,7 @@ def video_table(*numbers: int, fingerprint: str = "first") -> pa.Table:
                 "width": 64,
                 "height": 48,
                 "codec": "h264",
+                "metadata": "",
                 "recipe_id": RECIPE.recipe_id,
                 "indexed_at": WHEN,
             }
