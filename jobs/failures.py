@@ -67,6 +67,7 @@ def _config(archive: ArchiveReader, rows: list[dict[str, Any]]) -> IndexConfig:
         model=recipe.model,
         retrieval_model=recipe.retrieval_model,
         fps=recipe.fps,
+        sampling=recipe.sampling,
         segment_s=recipe.segment_s,
         bank_length=recipe.bank_length,
         merge_policy=recipe.merge_policy,

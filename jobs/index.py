@@ -12,6 +12,7 @@ from pathlib import Path
 
 from malmm.jobs.text import about, clock, printable, size
 from malmm.pipeline.config import MERGE_POLICIES, IndexConfig, Prompt
+from malmm.pipeline.errors import ConfigError
 from malmm.pipeline.records import Failure
 from malmm.pipeline.report import IndexReport, Plan
 
@@ -36,7 +37,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     defaults = IndexConfig(sources=("x",), archive="x")
-    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="a video, a directory, or a quoted glob")
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="a video, a directory, a quoted glob, or a manifest (.csv, .parquet or .jsonl with a column 'uri'; others "
+        "are kept as metadata); paths, s3:// and whatever else fsspec opens",
+    )
     parser.add_argument(
         "--archive", required=True, metavar="URI", help="where the archive is or will be: a directory"
     )
@@ -44,7 +51,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--model",
         default=defaults.model,
         metavar="ID|DIR",
-        help="an InstructBLIP checkpoint: a hub id or a directory (default: a tiny one with random weights)",
+        help="an InstructBLIP checkpoint: a hub id or a directory (default: a small one that knows only drawn shapes)",
     )
     parser.add_argument(
         "--retrieval-model",
@@ -53,6 +60,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--fps", type=float, default=defaults.fps, help="sampled frames a second of video (%(default)g)"
+    )
+    parser.add_argument(
+        "--frames-per-segment",
+        type=int,
+        metavar="N",
+        help="sample N frames of every segment, evenly, instead of at a rate",
+    )
+    parser.add_argument(
+        "--keyframes", action="store_true", help="sample key frames only, at most --fps of them: much faster"
     )
     parser.add_argument(
         "--segment-s",
@@ -120,12 +136,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> int:
     """Index, showing progress, and print the summary."""
+    fps, sampling = _sampling(arguments)
     config = IndexConfig(
         sources=tuple(arguments.sources),
         archive=arguments.archive,
         model=arguments.model,
         retrieval_model=arguments.retrieval_model,
-        fps=arguments.fps,
+        fps=fps,
+        sampling=sampling,
         segment_s=arguments.segment_s,
         bank_length=arguments.bank_length,
         merge_policy=arguments.merge_policy,
@@ -141,6 +159,17 @@ def run(arguments: argparse.Namespace) -> int:
     report = indexed(config, quiet=arguments.quiet, verbose=arguments.verbose)
     print(json.dumps(report.to_dict(), indent=2) if arguments.json else summary(report))
     return report.exit_code
+
+
+def _sampling(arguments: argparse.Namespace) -> tuple[float, str]:
+    count = arguments.frames_per_segment
+    if count is None:
+        return arguments.fps, "keyframes" if arguments.keyframes else "rate"
+    if arguments.keyframes or arguments.fps != IndexConfig(sources=("x",), archive="x").fps:
+        raise ConfigError(f"--frames-per-segment {count} goes with neither --fps nor --keyframes")
+    if count < 1:
+        raise ConfigError(f"--frames-per-segment {count}: at least 1")
+    return count / arguments.segment_s if arguments.segment_s > 0 else 1.0, "count"
 
 
 def indexed(config: IndexConfig, *, quiet: bool, verbose: bool = False) -> IndexReport:

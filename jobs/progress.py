@@ -24,6 +24,7 @@ _STAGES = {
     "probing": "Reading headers",
     "indexing": "Indexing",
     "describing": "Asking stored memory",
+    "tidying": "Merging small files",
 }
 
 

@@ -17,6 +17,11 @@ from malmm.pipeline.errors import ConfigError
 
 __all__ = ["add_parser", "run", "timeline"]
 
+_SAMPLED = {
+    "rate": "{:g} frames a second",
+    "keyframes": "key frames, at most {:g} a second",
+    "count": "{:g} frames a second in even steps",
+}
 _SHADES = "█░▓▒"
 
 
@@ -88,8 +93,8 @@ def _overview_lines(content: dict[str, Any], width: int) -> list[str]:
     total = sum(video["duration_s"] for video in content["videos"])
     lines = [
         f"Archive  {printable(content['archive'])}",
-        f"Recipe   model {printable(recipe['model'])}, {recipe['fps']:g} frames a second, segments of "
-        f"{recipe['segment_s']:g} s, bank length {recipe['bank_length']}, {recipe['merge_policy']} merge",
+        f"Recipe   model {printable(recipe['model'])}, {_SAMPLED[recipe['sampling']].format(recipe['fps'])}, "
+        f"segments of {recipe['segment_s']:g} s, bank length {recipe['bank_length']}, {recipe['merge_policy']} merge",
         f"Rows     {rows['videos']} videos ({clock(total)}), {rows['segments']} segments, "
         f"{rows['memories']} memory slots, {rows['annotations']} texts",
     ]

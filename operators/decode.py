@@ -17,6 +17,8 @@ def decode_segments(
     segments: pa.Table,
     *,
     fps: float,
+    sampling: str = "rate",
+    segment_s: float = 0.0,
     image_size: int,
     decoder: str,
     threads: int,
@@ -24,22 +26,28 @@ def decode_segments(
 ) -> Iterator[pa.Table]:
     """``PLANNED`` to ``DECODED``, one table a segment, so that no two segments' frames are held at once.
 
+    ``sampling`` is one of ``malmm.pipeline.config.SAMPLINGS``; with ``count`` each segment gives
+    ``fps`` x ``segment_s`` frames.
+
     Decoders run in a process apart: a file that crashes one, or keeps it longer than ``limit_s`` seconds, fails alone.
     """
     for row in carried(segments):
         if row.segment is None or row.failure is not None:
             yield rows_table([row.columns()], DECODED)
             continue
+        start_s, end_s = row.segment.start_s, row.segment.end_s
+        count = round(fps * segment_s) if sampling == "count" else None
         try:
             span = decode_span_apart(
                 row.segment.uri,
-                row.segment.start_s,
-                row.segment.end_s,
-                fps,
+                start_s,
+                end_s,
+                count / (end_s - start_s) if count and end_s > start_s else fps,
                 image_size,
                 decoder=decoder,
                 threads=threads,
                 is_last=row.segment.is_last,
+                keyframes=sampling == "keyframes",
                 limit_s=limit_s,
             )
         except MediaError as error:
@@ -49,8 +57,8 @@ def decode_segments(
             yield rows_table([row.failed("decode", "unexpected", str(error)).columns()], DECODED)
             continue
         columns = row.columns() | {
-            "timestamps_s": span.timestamps_s.tolist(),
+            "timestamps_s": span.timestamps_s[:count].tolist(),
             "decoded_end_s": span.end_s,
             "problem": span.problem,
         }
-        yield rows_table([with_arrays(columns, frames=span.frames)], DECODED)
+        yield rows_table([with_arrays(columns, frames=span.frames[:count])], DECODED)

@@ -13,6 +13,7 @@ from malmm.pipeline.errors import ConfigError
 __all__ = [
     "CAPTION",
     "MERGE_POLICIES",
+    "SAMPLINGS",
     "IndexConfig",
     "Prompt",
     "Recipe",
@@ -80,6 +81,7 @@ class Recipe:
     bank_length: int
     merge_policy: str
     image_size: int
+    sampling: str = "rate"
 
     @property
     def recipe_id(self) -> str:
@@ -109,14 +111,17 @@ class Recipe:
 
 
 MERGE_POLICIES = ("token", "frame", "fifo", "average")
+SAMPLINGS = ("rate", "keyframes", "count")
 
 
 @dataclass(frozen=True)
 class IndexConfig:
     """Settings of an indexing run. Raises ConfigError for values that cannot be.
 
-    ``limit`` is how many videos are begun at most; ``prune`` forgets videos whose file is gone; ``retry`` tries again
-    what was given up; ``dry_run`` says what would be done and changes nothing.
+    ``sampling`` says which frames are taken: ``rate``, one every 1 / ``fps`` seconds; ``keyframes``, key frames alone
+    and no more than that; ``count``, ``fps`` x ``segment_s`` of every segment, however short. ``limit`` is how many
+    videos are begun at most; ``prune`` forgets videos whose file is gone; ``retry`` tries again what was given up;
+    ``dry_run`` says what would be done and changes nothing.
     """
 
     sources: tuple[str, ...]
@@ -124,6 +129,7 @@ class IndexConfig:
     model: str = "debug"
     retrieval_model: str | None = None
     fps: float = 1.0
+    sampling: str = "rate"
     segment_s: float = 100.0
     bank_length: int = 20
     merge_policy: str = "token"
@@ -156,6 +162,12 @@ class IndexConfig:
             raise ConfigError(
                 f"--segment-s {self.segment_s:g} at --fps {self.fps:g} is {self.segment_s * self.fps:.0f} frames a "
                 "segment, which are held in memory at once: at most 20000"
+            )
+        if self.sampling not in SAMPLINGS:
+            raise ConfigError(f"--sampling {self.sampling!r}: one of {', '.join(SAMPLINGS)}")
+        if self.sampling == "keyframes" and self.decoder == "decord":
+            raise ConfigError(
+                "--sampling keyframes needs --decoder av: decord cannot decode key frames alone"
             )
         if not 1 <= self.bank_length <= 1000:
             raise ConfigError(f"--bank-length {self.bank_length}: from 1 to 1000 slots")

@@ -32,6 +32,7 @@ OPTIONS = {
     "model_fingerprint": "--model",
     "retrieval_fingerprint": "--retrieval-model",
     "fps": "--fps",
+    "sampling": "--sampling",
     "segment_s": "--segment-s",
     "bank_length": "--bank-length",
     "merge_policy": "--merge-policy",

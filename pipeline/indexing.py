@@ -36,6 +36,7 @@ def make_recipe(config: IndexConfig, models: Models) -> Recipe:
         segment_s=config.segment_s,
         bank_length=config.bank_length,
         merge_policy=config.merge_policy,
+        sampling=config.sampling,
         image_size=int(models.instructblip.config["vision_config"].get("image_size", 224)),
     )
 

@@ -93,6 +93,8 @@ def indexing(
             decode_segments,  # type: ignore[arg-type]
             fn_kwargs={
                 "fps": recipe.fps,
+                "sampling": recipe.sampling,
+                "segment_s": recipe.segment_s,
                 "image_size": recipe.image_size,
                 "decoder": config.decoder,
                 "threads": threads,

@@ -54,6 +54,7 @@ def decode_span_apart(
     decoder: str = "av",
     threads: int = 1,
     is_last: bool = False,
+    keyframes: bool = False,
     limit_s: float = DECODE_LIMIT_S,
 ) -> DecodedSpan:
     """See ``malmm.operators.media.reader.decode_span``. Also raises MediaError of kind ``crashed``, ``timed_out`` or
@@ -68,6 +69,7 @@ def decode_span_apart(
         "decoder": decoder,
         "threads": threads,
         "is_last": is_last,
+        "keyframes": keyframes,
     }
     answer, data = _ask(uri, request, limit_s)
     frames = np.frombuffer(data, np.uint8).reshape(answer["shape"])

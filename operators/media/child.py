@@ -82,6 +82,7 @@ def _decode(request: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         decoder=request["decoder"],
         threads=request["threads"],
         is_last=request["is_last"],
+        keyframes=request["keyframes"],
     )
     answer = {
         "shape": list(span.frames.shape),

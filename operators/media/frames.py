@@ -14,7 +14,7 @@ from av.error import FFmpegError
 
 from malmm.operators.media.container import OpenVideo, open_video
 
-__all__ = ["Damaged", "TimedFrame", "frames_from"]
+__all__ = ["Damaged", "Skipped", "TimedFrame", "frames_from"]
 
 # Where pictures are refreshed bit by bit, decoders call a picture whole some time too early; found by trial
 # with x264's intra refresh, as a multiple of the time from the entry to the first such picture.
@@ -36,6 +36,15 @@ class TimedFrame:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """A frame that was not decoded, with its time and length in ticks."""
+
+    video: OpenVideo
+    tick: int
+    length: int
+
+
+@dataclass(frozen=True)
 class Damaged:
     """A packet that could not be decoded, or not wholly, and its time in ticks."""
 
@@ -43,28 +52,36 @@ class Damaged:
 
 
 def frames_from(
-    uri: str, start_s: float | None, end_s: float | None = None, *, threads: int = 1
-) -> Iterator[TimedFrame | Damaged]:
+    uri: str,
+    start_s: float | None,
+    end_s: float | None = None,
+    *,
+    threads: int = 1,
+    keyframes: bool = False,
+) -> Iterator[TimedFrame | Damaged | Skipped]:
     """Frames in presentation order, with none missing from ``start_s`` on (None: from the beginning);
     earlier ones may come first.
 
     ``end_s`` is when the caller will have had enough, as far as known: no more than that is read ahead.
 
     Decoding enters at a key frame at or before ``start_s``, so the cost does not depend on what lies
-    before. Raises MediaError when the file cannot be opened.
+    before. With ``keyframes`` the others come as ``Skipped``, not all of them in order. Raises MediaError when the
+    file cannot be opened.
     """
     if start_s is not None:
         with open_video(uri) as video:
             _set_threads(video, threads)
             if video.timed and start_s / video.time_base > video.stream.start_time:
-                entered = _enter(video, math.floor(start_s / video.time_base), end_s)
+                start = math.floor(start_s / video.time_base)
+                entered = _enter_keys(video, start, end_s) if keyframes else _enter(video, start, end_s)
                 if entered is not None:
                     yield from entered
                     return
     with open_video(uri) as video:
         _set_threads(video, threads)
         video.reads_until(end_s)
-        yield from _decoded(video, _packets(video))
+        packets = _packets(video)
+        yield from _key_frames(video, packets) if keyframes else _decoded(video, packets)
 
 
 def _set_threads(video: OpenVideo, threads: int) -> None:
@@ -104,6 +121,53 @@ def _enter(video: OpenVideo, start: int, end_s: float | None) -> Iterator[TimedF
         if first + SETTLING * max(0, first - tick) <= start:
             return itertools.chain(opening, items)
     return None
+
+
+def _enter_keys(
+    video: OpenVideo, start: int, end_s: float | None
+) -> Iterator[TimedFrame | Damaged | Skipped] | None:
+    """Key frames from one at or before tick ``start`` on; None when only reading from the beginning will do."""
+    for back_s in BACKOFF_S:
+        target = start - int(back_s / video.time_base)
+        if target <= video.stream.start_time:
+            return None
+        try:
+            video.container.seek(target, stream=video.stream)
+        except FFmpegError:
+            return None
+        video.reads_until(end_s)
+        packets = _packets(video)
+        first = next(packets, None)
+        tick = None if first is None else video.packet_tick(first)
+        if first is not None and tick is not None and tick <= start:
+            return _key_frames(video, itertools.chain([first], packets))
+    return None
+
+
+def _key_frames(video: OpenVideo, packets: Iterator[Any]) -> Iterator[TimedFrame | Damaged | Skipped]:
+    """Each key frame decoded by itself, so that none waits in the decoder for frames that never come."""
+    decoder = video.stream.codec_context
+    before: int | None = None
+    for packet in packets:
+        if packet.size == 0:
+            continue
+        at = video.packet_tick(packet)
+        tick = at if at is not None else _after(before, video)
+        before = tick
+        if not packet.is_keyframe:
+            yield Skipped(video, tick, packet.duration or video.period)
+            continue
+        try:
+            frames = [*decoder.decode(packet), *decoder.decode(None)]
+        except FFmpegError as error:
+            if error.errno == ENOMEM:
+                raise MemoryError from error
+            frames = []
+        decoder.flush_buffers()
+        if not frames or frames[0].is_corrupt:
+            yield Damaged(tick)
+        else:
+            yield TimedFrame(video, frames[0], tick, packet.duration or video.period)
 
 
 def _shown_after(packets: Iterator[Any], tick: int) -> Iterator[Any]:

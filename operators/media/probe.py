@@ -8,7 +8,7 @@ from av.error import FFmpegError
 
 from malmm.operators.media.container import cut_short
 from malmm.operators.media.extent import find_end
-from malmm.operators.media.frames import Damaged, TimedFrame, frames_from
+from malmm.operators.media.frames import TimedFrame, frames_from
 from malmm.operators.media.picture import Orientation, orientation_of
 from malmm.pipeline.errors import MediaError
 
@@ -48,8 +48,8 @@ def probe(path: str) -> VideoInfo:
     """
     damaged = 0
     for item in frames_from(path, None):
-        turned = None if isinstance(item, Damaged) else _orientation(item)
-        if isinstance(item, Damaged) or turned is None:
+        turned = _orientation(item) if isinstance(item, TimedFrame) else None
+        if not isinstance(item, TimedFrame) or turned is None:
             damaged += 1
             if damaged >= MAX_DAMAGED:
                 break

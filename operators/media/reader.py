@@ -20,9 +20,11 @@ def decode_span(
     decoder: str = "av",
     threads: int = 1,
     is_last: bool = False,
+    keyframes: bool = False,
 ) -> DecodedSpan:
     """Decode the sampled frames of [start_s, end_s), at ``fps`` a second, each squashed to a square.
 
+    With ``keyframes`` only key frames are decoded, several times faster; a span that has none gives its first frame.
     ``is_last`` closes the span at its end, where the last frame of a video may lie. A file that is cut
     short or damaged gives what can be decoded, with ``problem`` set. Raises ConfigError for arguments that
     cannot be, and MediaError with the kinds of ``malmm.operators.media.probe`` when there is no frame.
@@ -34,8 +36,12 @@ def decode_span(
     if image_size < 1 or threads < 1:
         raise ConfigError(f"cannot decode to pictures of {image_size} pixels with {threads} threads")
     if decoder == "av":
-        return decode_span_av(path, start_s, end_s, fps, image_size, threads=threads, is_last=is_last)
+        return decode_span_av(
+            path, start_s, end_s, fps, image_size, threads=threads, is_last=is_last, keyframes=keyframes
+        )
     if decoder == "decord":
+        if keyframes:
+            raise ConfigError("--keyframes needs --decoder av: decord cannot decode key frames alone")
         # Loading decord costs memory and time that a run with PyAV need not spend.
         from malmm.operators.media.reader_decord import decode_span_decord
 

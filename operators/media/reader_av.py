@@ -9,7 +9,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from malmm.operators.media.extent import declared_end
-from malmm.operators.media.frames import Damaged, TimedFrame, frames_from
+from malmm.operators.media.frames import Damaged, Skipped, TimedFrame, frames_from
 from malmm.operators.media.picture import SquarePictures
 from malmm.operators.media.sampling import Cells
 from malmm.operators.media.span import DecodedSpan
@@ -22,9 +22,24 @@ SLACK_S = Fraction(1, 10)
 
 
 def decode_span_av(
-    path: str, start_s: float, end_s: float, fps: float, image_size: int, *, threads: int, is_last: bool
+    path: str,
+    start_s: float,
+    end_s: float,
+    fps: float,
+    image_size: int,
+    *,
+    threads: int,
+    is_last: bool,
+    keyframes: bool = False,
 ) -> DecodedSpan:
     """See ``malmm.operators.media.reader.decode_span``."""
+    if keyframes:
+        decoding = _Decoding(path, start_s, end_s, fps, image_size, is_last)
+        decoding.run(1, keyframes=True)
+        if decoding.timestamps_s:
+            return decoding.result()
+        # No key frame in the span: one cell as long as the span gives its first frame.
+        fps = 1 / max(end_s - start_s, 1e-3)
     decoding = _Decoding(path, start_s, end_s, fps, image_size, is_last)
     decoding.run(threads)
     if decoding.damaged and threads > 1:
@@ -53,11 +68,11 @@ class _Decoding:
         self.passed_end = False
         self.clock_broke_at: Fraction | None = None
 
-    def run(self, threads: int) -> None:
+    def run(self, threads: int, *, keyframes: bool = False) -> None:
         """Decode from the key frame before the span to its end, or to the end of the file."""
         pictures = SquarePictures(self.image_size)
         previous_cell = -1
-        for item in frames_from(self.path, self.start_s, self.end_s, threads=threads):
+        for item in frames_from(self.path, self.start_s, self.end_s, threads=threads, keyframes=keyframes):
             if isinstance(item, Damaged):
                 if item.tick not in self.damaged:
                     bisect.insort(self.damaged, item.tick)
@@ -69,6 +84,8 @@ class _Decoding:
                 self.passed_end = True
                 return
             self._follow_clock(item)
+            if isinstance(item, Skipped):
+                continue
             cell = cells.cell(item.tick)
             if cell is None or cell <= previous_cell:
                 continue
@@ -81,7 +98,7 @@ class _Decoding:
             previous_cell = cell
             self.timestamps_s.append(float(item.tick * cells.time_base))
 
-    def _begin(self, first: TimedFrame) -> Cells:
+    def _begin(self, first: TimedFrame | Skipped) -> Cells:
         video = first.video
         self.cells = Cells.of(self.start_s, self.end_s, self.fps, video.time_base, is_last=self.is_last)
         self.frames = np.empty((self.cells.count, self.image_size, self.image_size, 3), np.uint8)
@@ -89,9 +106,11 @@ class _Decoding:
         self.slack = max(SLACK_S, 2 * video.period * video.time_base)
         return self.cells
 
-    def _follow_clock(self, item: TimedFrame) -> None:
+    def _follow_clock(self, item: TimedFrame | Skipped) -> None:
         time = item.tick * item.video.time_base
-        if self.reached is not None and time < self.reached - 1 and self.clock_broke_at is None:
+        # Frames that are not decoded come in the file's order, in which time goes to and fro.
+        back = isinstance(item, TimedFrame) and self.reached is not None and time < self.reached - 1
+        if back and self.clock_broke_at is None:
             self.clock_broke_at = self.reached
         end = time + item.length * item.video.time_base
         self.reached = end if self.reached is None else max(self.reached, end)

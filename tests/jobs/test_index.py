@@ -77,6 +77,12 @@ def test_every_option_reaches_the_settings(asked: Callable[..., IndexConfig]) ->
     )
 
 
+def test_ways_of_sampling(asked: Callable[..., IndexConfig]) -> None:
+    assert (asked("--keyframes").sampling, asked("--keyframes").fps) == ("keyframes", 1.0)
+    config = asked("--frames-per-segment", "60", "--segment-s", "30")
+    assert (config.sampling, config.fps) == ("count", 2.0)
+
+
 def test_prompts(asked: Callable[..., IndexConfig]) -> None:
     config = asked("--prompt", "people=How many = people?", "--prompt", "place=Where?")
     assert [(prompt.name, prompt.text) for prompt in config.all_prompts] == [

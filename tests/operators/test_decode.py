@@ -104,3 +104,23 @@ def test_one_bad_segment_fails_alone(good: list[Carried], short: list[Carried], 
 def test_a_batch_gives_what_each_segment_gives_alone(good: list[Carried], short: list[Carried]) -> None:
     rows = [*good, *short]
     assert decode(*rows) == [table for row in rows for table in decode(row)]
+
+
+def test_a_fixed_number_of_frames_of_every_segment(good: list[Carried]) -> None:
+    rows = rows_table([row.columns() for row in good], PLANNED)
+    tables = list(decode_segments(rows, **OPTIONS | {"sampling": "count", "segment_s": 5.0, "fps": 7 / 5}))
+    assert [table["frames_shape"][0].as_py()[0] for table in tables] == [7, 7, 7]
+    for table, row in zip(tables, good, strict=True):
+        assert row.segment is not None
+        gaps = np.diff([*table["timestamps_s"][0].as_py(), row.segment.end_s])
+        assert gaps.max() - gaps.min() < 2 / 24 + 1e-6
+
+
+def test_key_frames_alone(good: list[Carried]) -> None:
+    rows = rows_table([row.columns() for row in good], PLANNED)
+    times = [
+        time_s
+        for table in decode_segments(rows, **OPTIONS | {"sampling": "keyframes", "fps": 24.0})
+        for time_s in table["timestamps_s"][0].as_py()
+    ]
+    assert times == [0.5 * number for number in range(24)]

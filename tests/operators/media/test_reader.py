@@ -274,3 +274,46 @@ def test_settings_that_cannot_be_are_refused() -> None:
         decode_span(path, 1.0, 0.0, 1.0, SIZE)
     with pytest.raises(ConfigError, match="pixels"):
         decode_span(path, 0.0, 1.0, 1.0, 0)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_key_frames_alone_are_the_files_own(name: str) -> None:
+    """Every picture is that of the same time in a full decoding, and every key frame is there."""
+    path, info = str(video(name)), probe(str(video(name)))
+    keys = key_times(video(name))
+    for start_s, end_s in plan_spans(info.start_s, info.duration_s, 2.5, 10.0):
+        last = end_s == plan_spans(info.start_s, info.duration_s, 2.5, 10.0)[-1][1]
+        span = decode_span(path, start_s, end_s, 10.0, SIZE, is_last=last, keyframes=True)
+        inside = [key for key in keys if start_s <= key < end_s]
+        every = decode_span(path, start_s, end_s, 1000.0, SIZE, is_last=last)
+        assert span.problem is every.problem is None
+        if not inside:
+            assert len(span.frames) == 1
+            np.testing.assert_array_equal(span.frames[0], every.frames[0])
+            continue
+        np.testing.assert_allclose(span.timestamps_s, inside, atol=1e-6)
+        for time_s, picture in zip(span.timestamps_s, span.frames, strict=True):
+            [at] = np.flatnonzero(np.isclose(every.timestamps_s, time_s, atol=1e-6))
+            np.testing.assert_array_equal(picture, every.frames[at])
+
+
+def key_times(path: Path) -> list[float]:
+    """When key frames are shown, from the packets."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        return [
+            float(packet.pts * packet.time_base)
+            for packet in container.demux(stream)
+            if packet.is_keyframe and packet.pts is not None and packet.time_base is not None
+        ]
+
+
+def test_key_frames_are_thinned_to_the_rate() -> None:
+    path = str(video("constant"))
+    span = decode_span(path, 0.0, 6.0, 1.0, SIZE, is_last=True, keyframes=True)
+    assert span.timestamps_s.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_decord_cannot_decode_key_frames_alone() -> None:
+    with pytest.raises(ConfigError, match="needs --decoder av"):
+        decode_span(str(video("constant")), 0.0, 1.0, 1.0, SIZE, decoder="decord", keyframes=True)
