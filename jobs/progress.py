@@ -23,6 +23,7 @@ _STAGES = {
     "listing": "Listing sources",
     "probing": "Reading headers",
     "indexing": "Indexing",
+    "waiting": "Waiting to try again what failed",
     "describing": "Asking stored memory",
     "tidying": "Merging small files",
 }

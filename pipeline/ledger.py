@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from malmm.pipeline.flow import Carried
-from malmm.pipeline.records import PERMANENT_KINDS, Failure, Segment, Video
+from malmm.pipeline.records import PERMANENT_KINDS, Failure, Segment, Video, failure_id
 
 __all__ = ["Ledger"]
 
@@ -20,14 +20,14 @@ class _Entry:
     segments: list[Segment]
     open: dict[str, Segment]
     stored: int
-    retry: bool = False
     finished: bool = False
+    passing: dict[str, Segment] = field(default_factory=dict)
     reason: Failure | None = None
 
 
 @dataclass
 class Ledger:
-    """The videos of a run. ``failures`` holds all that failed, in the order it was learnt."""
+    """The videos of a run. ``failures`` holds every attempt that failed, in the order it was learnt."""
 
     failures: list[Failure] = field(default_factory=list)
     segments_total: int = 0
@@ -36,6 +36,9 @@ class Ledger:
     video_s_done: float = 0.0
     _entries: dict[str, _Entry] = field(default_factory=dict)
     _touched: set[str] = field(default_factory=set)
+    # By segment, "" for whole videos, then by the failure's id.
+    _standing: dict[str, dict[str, Failure]] = field(default_factory=dict)
+    _notes: dict[str, Failure] = field(default_factory=dict)
 
     def plan(self, video: Video, segments: list[Segment], committed: set[str]) -> set[str]:
         """Enter a video; gives those of its segments that are committed already."""
@@ -49,6 +52,7 @@ class Ledger:
 
     def stored(self, segment: Segment) -> bool:
         """Note that a segment is committed; False when that was known."""
+        self._standing.pop(segment.segment_id, None)
         return self._close(segment, stored=True)
 
     def failed(self, row: Carried) -> None:
@@ -56,15 +60,40 @@ class Ledger:
         if row.failure is None:
             return
         self.failures.append(row.failure)
+        self._standing.setdefault(row.failure.segment_id or "", {})[_key(row.failure)] = row.failure
         if row.segment is not None and self._close(row.segment, stored=False):
             entry = self._entries[row.segment.video_id]
-            entry.retry = entry.retry or row.failure.kind not in PERMANENT_KINDS
-            entry.reason = entry.reason or row.failure
+            if row.failure.kind in PERMANENT_KINDS:
+                entry.reason = entry.reason or row.failure
+            else:
+                entry.passing[row.segment.segment_id] = row.segment
 
     def noted(self, row: Carried) -> None:
         """Note what was wrong with a row that is stored all the same."""
         if row.failure is not None:
             self.failures.append(row.failure)
+            self._notes[_key(row.failure)] = row.failure
+
+    def standing(self) -> list[Failure]:
+        """The failures that no later attempt made good, the last of each."""
+        held = (*self._standing.values(), self._notes)
+        return [failure for failures in held for failure in failures.values()]
+
+    def reopen(self) -> list[tuple[Video, set[str]]]:
+        """Open again the segments that failed for a reason that may pass.
+
+        Gives their videos, each with the ids of its segments that are not open.
+        """
+        reopened = []
+        for entry in self._entries.values():
+            if not entry.passing:
+                continue
+            self.segments_done -= len(entry.passing)
+            self.video_s_done -= sum(segment.end_s - segment.start_s for segment in entry.passing.values())
+            entry.open |= entry.passing
+            entry.passing = {}
+            reopened.append((entry.video, {s.segment_id for s in entry.segments} - entry.open.keys()))
+        return reopened
 
     def lose_open(self, reason: str) -> None:
         """Note segments that were planned and never came back as failures to retry."""
@@ -84,7 +113,7 @@ class Ledger:
         done = []
         for key in sorted(self._touched):
             entry = self._entries[key]
-            if entry.open or entry.retry or entry.finished:
+            if entry.open or entry.passing or entry.finished:
                 continue
             entry.finished = True
             if entry.stored:
@@ -114,3 +143,7 @@ class Ledger:
         self.segments_done += 1
         self.video_s_done += segment.end_s - segment.start_s
         return True
+
+
+def _key(failure: Failure) -> str:
+    return failure_id(failure.video_id, failure.segment_id, failure.stage)

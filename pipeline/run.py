@@ -42,6 +42,8 @@ COMMIT_EVERY_S = 3.0
 # A table of this many small files is worth rewriting at a run's end, and of this many in the middle of one.
 MANY_FILES, TOO_MANY_FILES = 32, 1000
 _COMMITS_A_LOOK = 100
+# Workers that died, a store that was away, memory that ran out: what fails so is tried again after these pauses.
+RETRY_PAUSES_S = (2.0, 15.0)
 _SEGMENT_STAGES = ("decode", "encode", "generate", "write", "index")
 _VIDEO_STAGES = ("list", "probe", "index")
 _REPLAY_STAGES = ("replay", "generate")
@@ -98,7 +100,7 @@ class Run:
                         self.tell(Progress("tidying"))
                         archive.compact(at_least=MANY_FILES, rewrite=self._rewriting(archive))
             finally:
-                self.report.failures += self.ledger.failures
+                self.report.failures += self.ledger.standing()
                 if archive is not None:
                     self._record(archive)
 
@@ -114,7 +116,7 @@ class Run:
         committed = archive.completed_segments() if archive is not None else set()
         for video in videos:
             self._enter(video, committed)
-        self.report.failures += self.ledger.failures
+        self.report.failures += self.ledger.standing()
         frames = [
             max(1, round((segment.end_s - segment.start_s) * self.recipe.fps))
             for segment in self.ledger.open_segments()
@@ -148,6 +150,7 @@ class Run:
         if len(failures) > self.recorded:
             archive.record_failures(failures[self.recorded :])
             self.recorded = len(failures)
+            self.had_failures = True
 
     def _probe(self, files: list[SourceFile], resources: Resources) -> list[Video]:
         if not files:
@@ -170,7 +173,7 @@ class Run:
                     "probing",
                     videos_done=len(seen),
                     videos_total=len(files),
-                    failures=len(self.ledger.failures),
+                    failures=len(self.ledger.standing()),
                     elapsed_s=time.monotonic() - began,
                 )
             )
@@ -184,21 +187,41 @@ class Run:
         return sorted(videos, key=lambda video: video.uri)
 
     def _index(self, archive: Archive, videos: list[Video], resources: Resources) -> None:
-        recipe = self.recipe
+        """Index, and try again, after a pause, what failed for a reason that may pass."""
         committed = archive.completed_segments() if videos else set()
         to_plan = []
         for video in videos:
             segments, stored = self._enter(video, committed)
             self.report.segments_resumed += len(stored)
             if len(stored) < len(segments):
-                to_plan.append(Carried(video, None, None).columns() | {"done": sorted(stored)})
-        waiting: list[_Written] = []
-        self._commit(archive, waiting)
-        if not to_plan:
-            return
-        began = last_commit = time.monotonic()
+                to_plan.append((video, stored))
+        self._commit(archive, [])
+        began = time.monotonic()
+        try:
+            for pause_s in (*RETRY_PAUSES_S, None):
+                if to_plan:
+                    self._pass(archive, to_plan, resources, began)
+                if pause_s is None or not (to_plan := self.ledger.reopen()):
+                    break
+                self._wait(pause_s, began)
+        finally:
+            self.report.indexing_s = time.monotonic() - began
+
+    def _wait(self, pause_s: float, began: float) -> None:
+        until = time.monotonic() + pause_s
+        while (left_s := until - time.monotonic()) > 0:
+            self._tell("waiting", began)
+            time.sleep(min(0.5, left_s))
+
+    def _pass(
+        self, archive: Archive, to_plan: list[tuple[Video, set[str]]], resources: Resources, began: float
+    ) -> None:
+        """Index each video but for its segments of the given ids."""
+        rows = [Carried(video, None, None).columns() | {"done": sorted(done)} for video, done in to_plan]
+        last_commit = time.monotonic()
         commits = 0
-        dataset = indexing(rows_table(to_plan, TO_PLAN), self.config, recipe, archive, resources)
+        waiting: list[_Written] = []
+        dataset = indexing(rows_table(rows, TO_PLAN), self.config, self.recipe, archive, resources)
         try:
             for block in received(dataset):
                 if block is not None:
@@ -217,7 +240,6 @@ class Run:
         finally:
             # Also on Ctrl-C and when the cluster fails: what is written need not be made again.
             self._commit(archive, waiting)
-            self.report.indexing_s = time.monotonic() - began
             self._tell("indexing", began)
 
     def _take(self, block: pa.Table, waiting: list[_Written]) -> None:
@@ -285,7 +307,7 @@ class Run:
                         "describing",
                         videos_done=done,
                         videos_total=total,
-                        failures=len(self.ledger.failures),
+                        failures=len(self.ledger.standing()),
                         elapsed_s=time.monotonic() - began,
                     )
                 )
@@ -340,7 +362,7 @@ class Run:
                 segments_total=ledger.segments_total,
                 video_s_done=ledger.video_s_done,
                 video_s_total=ledger.video_s_total,
-                failures=len(ledger.failures),
+                failures=len(ledger.standing()),
                 elapsed_s=elapsed_s,
                 warm_s=warm_s,
                 warm_video_s=warm_video_s,

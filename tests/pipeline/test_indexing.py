@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from support.archive_contents import contents, versions
 from support.inline_stages import InlineStages
 from support.media import VideoSpec, cut, make_video
 
+from malmm.pipeline import run
 from malmm.pipeline.config import IndexConfig, Prompt
 from malmm.pipeline.errors import ArchiveBusy, RecipeMismatch, SourceError
+from malmm.pipeline.flow import Carried
 from malmm.pipeline.indexing import index
 from malmm.pipeline.lease import Lease
 from malmm.pipeline.reading import ArchiveReader
@@ -48,6 +51,7 @@ def shared_stages() -> InlineStages:
 @pytest.fixture
 def stages(shared_stages: InlineStages, monkeypatch: pytest.MonkeyPatch) -> InlineStages:
     shared_stages.install(monkeypatch)
+    monkeypatch.setattr(run, "RETRY_PAUSES_S", (0.0, 0.0))
     shared_stages.calls.clear()
     shared_stages.mishap = lambda row: None
     shared_stages.lost_files = set()
@@ -67,11 +71,11 @@ Go = Callable[..., IndexReport]
 def go(stages: InlineStages, place: str) -> Go:
     """Index sources into the test's archive."""
 
-    def run(*sources: Path | str, on_progress: OnProgress | None = None, **changes: object) -> IndexReport:
+    def index_(*sources: Path | str, on_progress: OnProgress | None = None, **changes: object) -> IndexReport:
         options: dict[str, object] = {"sources": tuple(map(str, sources)), "archive": place, **OPTIONS}
         return index(IndexConfig(**(options | changes)), on_progress=on_progress)  # type: ignore[arg-type]
 
-    return run
+    return index_
 
 
 def clean(go: Go, place: str, *sources: Path, **changes: object) -> dict[str, object]:
@@ -463,3 +467,23 @@ def test_what_a_manifest_says_is_kept_and_brought_up_to_date(
     assert not stages.calls["probed"]
     said = {row["uri"]: row["metadata"] for row in ArchiveReader.open(place).videos().to_pylist()}
     assert said == {str(videos["two"]): '{"title": "another"}', str(videos["three"]): '{"title": "a third"}'}
+
+
+@pytest.mark.parametrize("mishap", ["lost", "OutOfMemoryError"])
+def test_what_passes_is_done_within_the_run(
+    go: Go, stages: InlineStages, place: str, videos: dict[str, Path], mishap: str
+) -> None:
+    tried: Counter[str] = Counter()
+
+    def twice(row: Carried) -> str | None:
+        assert row.segment is not None
+        tried[row.segment.segment_id] += 1
+        return mishap if row.segment.index == 1 and tried[row.segment.segment_id] <= 2 else None
+
+    stages.mishap = twice
+    report = go(videos["two"], videos["three"])
+    assert (report.exit_code, report.failures, report.segments_indexed) == (0, [], 5)
+    assert sorted(tried.values()) == [1, 1, 1, 3, 3]
+    assert ArchiveReader.open(place).count("failures") == 0
+    stages.mishap = lambda row: None
+    assert contents(ArchiveReader.open(place)) == clean(go, place, videos["two"], videos["three"])

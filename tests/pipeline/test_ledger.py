@@ -108,6 +108,38 @@ def test_a_video_of_which_nothing_is_stored_is_never_finished(kinds: list[str]) 
     assert ledger.videos_done == 1
 
 
+def test_what_may_pass_is_opened_again_and_counts_as_open() -> None:
+    ledger = Ledger()
+    rows, _ = plan(ledger, "a", 3, set())
+    ledger.stored(segment_of(rows[0]))
+    ledger.failed(rows[1].failed("decode", "no_frames", "why"))
+    ledger.failed(rows[2].failed("encode", "OutOfMemoryError", "why"))
+    assert ledger.take_finished() == []
+    [(video, closed)] = ledger.reopen()
+    assert video == rows[0].video
+    assert closed == {segment_of(row).segment_id for row in rows[:2]}
+    assert (ledger.segments_done, ledger.videos_done) == (2, 0)
+    assert ledger.reopen() == []
+    ledger.failed(rows[2].failed("encode", "OutOfMemoryError", "again"))
+    assert [failure.message for failure in ledger.standing()] == ["why", "again"]
+    ledger.reopen()
+    assert ledger.stored(segment_of(rows[2]))
+    assert [failure.kind for failure in ledger.standing()] == ["no_frames"]
+    assert len(ledger.failures) == 3
+    assert [video.uri for video, _ in ledger.take_finished()] == ["/videos/a.mp4"]
+    assert ledger.video_s_done == ledger.video_s_total
+
+
+def test_what_is_noted_stands_beside_what_is_stored() -> None:
+    ledger = Ledger()
+    rows, _ = plan(ledger, "a", 1, set())
+    ledger.failed(rows[0].failed("decode", "unreachable", "why"))
+    ledger.reopen()
+    ledger.noted(rows[0].failed("decode", "truncated", "short"))
+    ledger.stored(segment_of(rows[0]))
+    assert [failure.kind for failure in ledger.standing()] == ["truncated"]
+
+
 def test_a_video_is_not_finished_while_a_segment_is_open() -> None:
     ledger = Ledger()
     rows, _ = plan(ledger, "a", 2, set())
