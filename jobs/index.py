@@ -11,7 +11,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from malmm.jobs.text import about, clock, printable, size
-from malmm.pipeline.config import MERGE_POLICIES, IndexConfig, Prompt
+from malmm.pipeline.config import MERGE_POLICIES, RESOURCES, IndexConfig, Prompt
 from malmm.pipeline.errors import ConfigError
 from malmm.pipeline.records import Failure
 from malmm.pipeline.report import IndexReport, Plan
@@ -121,6 +121,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="S",
         help="give up a segment that takes longer to decode (%(default)g)",
     )
+    parser.add_argument(
+        "--resource",
+        action="append",
+        default=[],
+        metavar="NAME=N",
+        help="workers of a stage, or what each reserves, in place of what is chosen from the cluster's size: "
+        + ", ".join(RESOURCES),
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="begin at most N videos in this run")
     parser.add_argument(
         "--prune", action="store_true", help="also forget videos that are not listed and whose file is gone"
@@ -152,6 +160,7 @@ def run(arguments: argparse.Namespace) -> int:
         batch_segments=arguments.batch_segments,
         max_new_tokens=arguments.max_new_tokens,
         decode_limit_s=arguments.decode_limit_s,
+        resources=tuple(_resource(option) for option in arguments.resource),
         limit=arguments.limit,
         prune=arguments.prune,
         dry_run=arguments.dry_run,
@@ -159,6 +168,14 @@ def run(arguments: argparse.Namespace) -> int:
     report = indexed(config, quiet=arguments.quiet, verbose=arguments.verbose)
     print(json.dumps(report.to_dict(), indent=2) if arguments.json else summary(report))
     return report.exit_code
+
+
+def _resource(option: str) -> tuple[str, float]:
+    name, _, value = option.partition("=")
+    try:
+        return name.strip(), float(value)
+    except ValueError as error:
+        raise ConfigError(f"--resource {option!r}: write NAME=N, such as decode_workers=8") from error
 
 
 def _sampling(arguments: argparse.Namespace) -> tuple[float, str]:

@@ -10,9 +10,9 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -77,8 +77,8 @@ def choose_resources(cpus: float, gpus: float) -> Resources:
 
 
 @contextmanager
-def connected(*, verbose: bool = False) -> Iterator[Resources]:
-    """Connect to a cluster for the time of a run and yield what to use of it.
+def connected(*, verbose: bool = False, wanted: Sequence[tuple[str, float]] = ()) -> Iterator[Resources]:
+    """Connect to a cluster for the time of a run and yield what to use of it, with what is ``wanted`` put in place.
 
     A process that is connected already stays so, before and after. Otherwise ``RAY_ADDRESS`` or the cluster that
     ``ray start`` made on this machine is used, and if there is none one is started and stopped again.
@@ -86,12 +86,12 @@ def connected(*, verbose: bool = False) -> Iterator[Resources]:
     """
     with _quiet_ray(verbose=verbose):
         if ray.is_initialized():
-            yield _of_cluster()
+            yield _of_cluster(wanted)
             return
         with _hushed(hush=not verbose), _own_sigterm():
             _start(verbose=verbose)
         try:
-            yield _of_cluster()
+            yield _of_cluster(wanted)
         finally:
             ray.shutdown()
 
@@ -180,6 +180,10 @@ def _hushed(*, hush: bool) -> Iterator[None]:
             os.close(kept)
 
 
-def _of_cluster() -> Resources:
+def _of_cluster(wanted: Sequence[tuple[str, float]]) -> Resources:
     total = ray.cluster_resources()
-    return choose_resources(total.get("CPU", 1.0), total.get("GPU", 0.0))
+    chosen = choose_resources(total.get("CPU", 1.0), total.get("GPU", 0.0))
+    changes: dict[str, Any] = {
+        name: int(value) if name.endswith("_workers") else value for name, value in wanted
+    }
+    return replace(chosen, **changes)

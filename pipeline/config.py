@@ -13,6 +13,7 @@ from malmm.pipeline.errors import ConfigError
 __all__ = [
     "CAPTION",
     "MERGE_POLICIES",
+    "RESOURCES",
     "SAMPLINGS",
     "IndexConfig",
     "Prompt",
@@ -111,6 +112,17 @@ class Recipe:
 
 
 MERGE_POLICIES = ("token", "frame", "fifo", "average")
+# What a run uses of its cluster, stage by stage: workers, and what each reserves.
+RESOURCES = (
+    "decode_workers",
+    "decode_cpus",
+    "encode_workers",
+    "encode_cpus",
+    "encode_gpus",
+    "generate_workers",
+    "generate_cpus",
+    "generate_gpus",
+)
 SAMPLINGS = ("rate", "keyframes", "count")
 
 
@@ -121,7 +133,8 @@ class IndexConfig:
     ``sampling`` says which frames are taken: ``rate``, one every 1 / ``fps`` seconds; ``keyframes``, key frames alone
     and no more than that; ``count``, ``fps`` x ``segment_s`` of every segment, however short. ``limit`` is how many
     videos are begun at most; ``prune`` forgets videos whose file is gone; ``retry`` tries again what was given up;
-    ``dry_run`` says what would be done and changes nothing.
+    ``dry_run`` says what would be done and changes nothing. ``resources`` are (name, value) pairs with names from
+    ``RESOURCES``, in place of what is chosen from the cluster's size.
     """
 
     sources: tuple[str, ...]
@@ -138,7 +151,7 @@ class IndexConfig:
     decode_limit_s: float = 600.0
     batch_segments: int = 4
     max_new_tokens: int = 40
-    num_gpus: float | None = None
+    resources: tuple[tuple[str, float], ...] = ()
     limit: int | None = None
     prune: bool = False
     retry: bool = False
@@ -181,8 +194,16 @@ class IndexConfig:
             raise ConfigError(f"--batch-segments {self.batch_segments}: at least 1")
         if self.max_new_tokens < 1:
             raise ConfigError(f"--max-new-tokens {self.max_new_tokens}: at least 1")
-        if self.num_gpus is not None and self.num_gpus < 0:
-            raise ConfigError(f"--num-gpus {self.num_gpus:g}: 0 or more")
+        for name, value in self.resources:
+            if name not in RESOURCES:
+                raise ConfigError(f"--resource {name}={value:g}: one of {', '.join(RESOURCES)}")
+            if (
+                not math.isfinite(value)
+                or value < 0
+                or (name.endswith("_workers") and value not in range(1, 10**6))
+            ):
+                what = "a whole number, at least 1" if name.endswith("_workers") else "0 or more"
+                raise ConfigError(f"--resource {name}={value:g}: {what}")
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"--limit {self.limit}: at least 1 video")
         names = [prompt.name for prompt in self.all_prompts]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from malmm.model.resolve import NO_RETRIEVAL, Models, open_models
+from malmm.model.resolve import NO_RETRIEVAL, Models, notice_of, open_models
 from malmm.pipeline.config import IndexConfig, Recipe
 from malmm.pipeline.errors import SourceError
 from malmm.pipeline.missing import something_missing
@@ -19,7 +19,7 @@ from malmm.pipeline.sources import SourceFile, list_sources
 from malmm.pipeline.store import Archive
 from malmm.pipeline.work import find_work
 
-__all__ = ["index", "make_recipe"]
+__all__ = ["index", "make_recipe", "notice_of", "open_models"]
 
 # The published models' vectors; the column's type must have a size even where no vectors are made.
 _VECTOR_SIZE = 256

@@ -140,8 +140,10 @@ class ArchiveReader:
         return found
 
     def failed_videos(self) -> set[str]:
-        """The ids of all videos of which anything failed."""
-        return self._ids("failures", "video_id")
+        """The ids of all videos of which anything could not be stored: a segment that was cut short is."""
+        return self._ids(
+            "failures", "video_id", ["segment_id IS NULL OR kind NOT IN ('truncated', 'damaged')"]
+        )
 
     def given_up(self) -> dict[str, tuple[str, Failure]]:
         """Files that hold no video, or none that can be decoded: video_id to fingerprint and failure.

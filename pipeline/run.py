@@ -87,7 +87,10 @@ class Run:
                 self._prune(archive, work)
                 archive.set_metadata(work.relabelled)
             try:
-                with connected(verbose=verbose) as resources, data_settings(verbose=verbose):
+                with (
+                    connected(verbose=verbose, wanted=self.config.resources) as resources,
+                    data_settings(verbose=verbose),
+                ):
                     videos = self._probe(work.files, resources)
                     if archive is None and videos:
                         archive = Archive.create_or_open(self.config.archive, self.recipe, self.vector_size)
@@ -111,7 +114,10 @@ class Run:
         """Put into the report what ``go`` would do. Reads the headers of new files, and writes nothing."""
         videos: list[Video] = []
         if work.files:
-            with connected(verbose=verbose) as resources, data_settings(verbose=verbose):
+            with (
+                connected(verbose=verbose, wanted=self.config.resources) as resources,
+                data_settings(verbose=verbose),
+            ):
                 videos = self._probe(work.files, resources)
         committed = archive.completed_segments() if archive is not None else set()
         for video in videos:

@@ -118,7 +118,7 @@ def indexing(
             batch_size=config.batch_segments,
             num_cpus=resources.encode_cpus,
             num_gpus=resources.encode_gpus,
-            compute=ActorPoolStrategy(size=resources.encode_workers),
+            compute=_pool(resources.encode_workers),
             **_ROWS,
         )
         # generate, 1:1 on GPUs: texts
@@ -160,12 +160,17 @@ def replaying(
             batch_size=config.batch_segments,
             num_cpus=resources.encode_cpus,
             num_gpus=resources.encode_gpus,
-            compute=ActorPoolStrategy(size=resources.encode_workers),
+            compute=_pool(resources.encode_workers),
             **_ROWS,
         )
         # generate, 1:1 on GPUs: texts
         .map_batches(GenerateTexts, batch_size=4 * config.batch_segments, **_generating(config, resources))
     )
+
+
+def _pool(workers: int) -> ActorPoolStrategy:
+    """Work begins with the first actor that is up: on a busy cluster the others may be long in coming."""
+    return ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers)
 
 
 def _generating(config: IndexConfig, resources: Resources) -> dict[str, Any]:
@@ -177,6 +182,6 @@ def _generating(config: IndexConfig, resources: Resources) -> dict[str, Any]:
         },
         "num_cpus": resources.generate_cpus,
         "num_gpus": resources.generate_gpus,
-        "compute": ActorPoolStrategy(size=resources.generate_workers),
+        "compute": _pool(resources.generate_workers),
         **_ROWS,
     }

@@ -87,6 +87,7 @@ def go(archive: Path, *sources: Path, **changes: Any) -> IndexReport:
     options: dict[str, Any] = {
         "sources": tuple(map(str, sources)),
         "archive": str(archive),
+        "model": "debug",
         "fps": FPS,
         "segment_s": SEGMENT_S,
         "bank_length": LENGTH,
@@ -358,16 +359,20 @@ def test_a_rerun_does_nothing(
     assert contents(archive) == before_rows
 
 
-def test_a_rerun_tries_what_failed_again_and_touches_nothing_else(copied: Path, folder: Path) -> None:
+@pytest.mark.parametrize("retry", [False, True])
+def test_what_failed_is_tried_again_when_asked_for_and_nothing_else_is_touched(
+    copied: Path, folder: Path, retry: bool
+) -> None:
     archive = ArchiveReader.open(str(copied))
     kept = ("videos", "segments", "memories", "annotations", "recipes")
     before = versions(archive, *kept)
-    report = go(copied, folder)
+    report = go(copied, folder, retry=retry)
     assert report.exit_code == 3
+    assert report.videos_given_up == (0 if retry else len(BROKEN))
     assert sorted(failure.kind for failure in report.failures) == sorted(BROKEN.values())
     assert versions(archive, *kept) == before
     attempts = {row["kind"]: row["attempts"] for row in archive.failures().to_pylist()}
-    assert attempts == dict.fromkeys(BROKEN.values(), 2) | {"truncated": 1}
+    assert attempts == dict.fromkeys(BROKEN.values(), 1 + retry) | {"truncated": 1}
 
 
 def test_one_more_video_is_indexed_alone(copied: Path, folder: Path, tmp_path: Path) -> None:

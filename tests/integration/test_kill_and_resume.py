@@ -12,7 +12,7 @@ import pytest
 from support.archive_contents import contents
 from support.inline_stages import InlineStages
 from support.media import VideoSpec, make_video
-from support.processes import Session
+from support.processes import Session, run_cli
 
 from malmm.pipeline.config import IndexConfig, Prompt
 from malmm.pipeline.errors import ArchiveError
@@ -20,7 +20,14 @@ from malmm.pipeline.indexing import index
 from malmm.pipeline.reading import ArchiveReader
 
 # One segment at a time, so that no batch depends on when its run was stopped.
-SETTINGS = {"segment_s": 1.0, "fps": 4.0, "bank_length": 2, "max_new_tokens": 4, "batch_segments": 1}
+SETTINGS = {
+    "model": "debug",
+    "segment_s": 1.0,
+    "fps": 4.0,
+    "bank_length": 2,
+    "max_new_tokens": 4,
+    "batch_segments": 1,
+}
 PEOPLE = Prompt("people", "How many people are there?")
 LENGTHS_S = (35.0, 20.0, 45.0, 20.0)
 SEGMENTS = 120
@@ -122,3 +129,16 @@ def test_rows_are_those_of_a_clean_run(folder: Path, tmp_path: Path, monkeypatch
     for name, rows in expected.items():
         assert found[name].keys() == rows.keys(), name
     assert found == expected
+
+
+def test_a_second_run_is_told_who_writes_and_changes_nothing(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "archive"
+    first = start(folder, place)
+    until_more_is_committed(first, place)
+    second = run_cli("index", folder, "--archive", place, "--model", "debug", "--segment-s", "1", "--fps", "4",
+                     "--bank-length", "2", "--quiet")  # fmt: skip
+    assert second.returncode == 1
+    assert f"is being written by process {first.process.pid} on " in second.stderr
+    assert first.wait() == 0, first.errors.read_text()
+    assert first.end() == []
+    assert committed(place) == SEGMENTS

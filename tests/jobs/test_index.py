@@ -56,6 +56,7 @@ def test_every_option_reaches_the_settings(asked: Callable[..., IndexConfig]) ->
         "--decoder": "decord",
         "--limit": "12",
         "--decode-limit-s": "90",
+        "--resource": "decode_workers=3",
     }
     config = asked(*(part for option in options.items() for part in option), "--prune", "--dry-run")
     assert config == IndexConfig(
@@ -72,6 +73,7 @@ def test_every_option_reaches_the_settings(asked: Callable[..., IndexConfig]) ->
         decoder="decord",
         limit=12,
         decode_limit_s=90.0,
+        resources=(("decode_workers", 3.0),),
         prune=True,
         dry_run=True,
     )

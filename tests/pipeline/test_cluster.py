@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import itertools
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 
 from malmm.pipeline import cluster
 from malmm.pipeline.cluster import Resources, choose_resources
+from malmm.pipeline.config import RESOURCES
 from malmm.pipeline.errors import ConfigError
 
 # Planning and writing, one task each, take this much of a CPU beside the stages that are asked for.
@@ -74,3 +75,13 @@ def test_an_error_lets_it_out(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RuntimeError):
         start()
     assert "the reason" in capfd.readouterr().err
+
+
+def test_what_a_user_wants_of_the_cluster_goes_before_what_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 2.0})
+    chosen = cluster._of_cluster([("decode_workers", 5.0), ("encode_gpus", 0.25)])
+    assert chosen == replace(choose_resources(8, 2), decode_workers=5, encode_gpus=0.25)
+
+
+def test_every_resource_can_be_wanted() -> None:
+    assert {field.name for field in fields(Resources)} == set(RESOURCES)

@@ -98,7 +98,17 @@ def test_the_caption_is_there_unless_replaced():
         ({"decoder": "gstreamer"}, "--decoder 'gstreamer'"),
         ({"batch_segments": 0}, "--batch-segments 0"),
         ({"max_new_tokens": 0}, "--max-new-tokens 0"),
-        ({"num_gpus": -0.5}, "--num-gpus -0.5"),
+        ({"resources": (("encode_gpus", -0.5),)}, "--resource encode_gpus=-0.5: 0 or more"),
+        (
+            {"resources": (("decode_workers", 0.0),)},
+            "--resource decode_workers=0: a whole number, at least 1",
+        ),
+        ({"resources": (("decode_workers", 1.5),)}, "--resource decode_workers=1.5: a whole number"),
+        ({"resources": (("workers", 1.0),)}, "--resource workers=1: one of decode_workers"),
+        ({"limit": 0}, "--limit 0: at least 1"),
+        ({"sampling": "some"}, "--sampling 'some': one of rate"),
+        ({"sampling": "keyframes", "decoder": "decord"}, "needs --decoder av"),
+        ({"decode_limit_s": 0.0}, "--decode-limit-s 0"),
         ({"prompts": (Prompt("p", "a"), Prompt("p", "b"))}, "prompt 'p' is given twice"),
     ],
 )

@@ -24,7 +24,7 @@ from malmm.pipeline.records import video_id
 from malmm.pipeline.report import IndexReport, OnProgress, Progress
 
 PEOPLE = Prompt("people", "How many people are there?")
-OPTIONS = {"fps": 1.0, "segment_s": 3.0, "bank_length": 2, "max_new_tokens": 3}
+OPTIONS = {"model": "debug", "fps": 1.0, "segment_s": 3.0, "bank_length": 2, "max_new_tokens": 3}
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,9 @@ class InlineStages:
         for name in ("probing", "indexing", "replaying"):
             monkeypatch.setattr(run, name, getattr(self, name))
         monkeypatch.setattr(run, "received", self.received)
-        monkeypatch.setattr(run, "connected", lambda verbose: contextlib.nullcontext(choose_resources(2, 0)))
+        monkeypatch.setattr(
+            run, "connected", lambda verbose, wanted: contextlib.nullcontext(choose_resources(2, 0))
+        )
         monkeypatch.setattr(run, "data_settings", lambda verbose: contextlib.nullcontext())
 
     def received(self, blocks: Iterator[pa.Table]) -> Iterator[pa.Table | None]:
