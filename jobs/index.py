@@ -134,6 +134,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--prune", action="store_true", help="also forget videos that are not listed and whose file is gone"
     )
     parser.add_argument(
+        "--reindex",
+        action="store_true",
+        help="with other options than the archive's: make all rows anew, beside the old ones, which stay searchable "
+        "until all is there",
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="say what would be done and how much it is; change nothing"
     )
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
@@ -164,6 +170,7 @@ def run(arguments: argparse.Namespace) -> int:
         limit=arguments.limit,
         prune=arguments.prune,
         dry_run=arguments.dry_run,
+        reindex=arguments.reindex,
     )
     report = indexed(config, quiet=arguments.quiet, verbose=arguments.verbose)
     print(json.dumps(report.to_dict(), indent=2) if arguments.json else summary(report))
@@ -252,7 +259,19 @@ def _done(report: IndexReport) -> list[str]:
         f"Video     {clock(report.video_s)} in {report.frames} frames{speed}",
         f"Rows      {report.memories} memory slots, {report.annotations} texts",
         f"Took      {clock(report.elapsed_s)}",
+        *_switched(report),
     ]
+
+
+def _switched(report: IndexReport) -> list[str]:
+    if report.switched:
+        return ["The rows of the new options have taken the place of the old ones."]
+    if report.videos_not_reindexed:
+        return [
+            f"{report.videos_not_reindexed} videos of the archive are not made anew yet, so the old rows are still the "
+            "ones that are searched: run again with --reindex and all sources (and --prune, if files are gone)"
+        ]
+    return []
 
 
 def _planned(report: IndexReport, plan: Plan) -> list[str]:

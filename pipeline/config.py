@@ -133,7 +133,8 @@ class IndexConfig:
     ``sampling`` says which frames are taken: ``rate``, one every 1 / ``fps`` seconds; ``keyframes``, key frames alone
     and no more than that; ``count``, ``fps`` x ``segment_s`` of every segment, however short. ``limit`` is how many
     videos are begun at most; ``prune`` forgets videos whose file is gone; ``retry`` tries again what was given up;
-    ``dry_run`` says what would be done and changes nothing. ``resources`` are (name, value) pairs with names from
+    ``dry_run`` says what would be done and changes nothing; ``reindex`` makes an archive of another recipe anew, beside
+    the rows there are. ``resources`` are (name, value) pairs with names from
     ``RESOURCES``, in place of what is chosen from the cluster's size.
     """
 
@@ -156,6 +157,7 @@ class IndexConfig:
     prune: bool = False
     retry: bool = False
     dry_run: bool = False
+    reindex: bool = False
 
     def __post_init__(self) -> None:
         if not self.sources:

@@ -5,7 +5,6 @@ The table ``recipes`` comes last and with its row in it: where it is, everything
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 import lancedb
@@ -13,6 +12,7 @@ import pyarrow as pa
 
 from malmm.pipeline.config import Recipe
 from malmm.pipeline.errors import ArchiveError, RecipeMismatch
+from malmm.pipeline.generations import Generation, in_force, is_generation, record_first
 from malmm.pipeline.lease import WRITER_TABLE
 from malmm.pipeline.location import (
     check_writable,
@@ -22,8 +22,7 @@ from malmm.pipeline.location import (
     open_dataset,
     resolve,
 )
-from malmm.pipeline.reading import load_recipe
-from malmm.pipeline.records import RECIPES, table_schemas
+from malmm.pipeline.records import table_schemas
 
 __all__ = ["create_or_load", "load_if_there"]
 
@@ -40,43 +39,66 @@ OPTIONS = {
 }
 
 
-def load_if_there(uri: str, recipe: Recipe, vector_size: int) -> tuple[str, Recipe] | None:
-    """The archive's address and recipe; None where there is none but one could be made. Makes nothing.
+def load_if_there(
+    uri: str, recipe: Recipe, vector_size: int, *, reindex: bool = False
+) -> tuple[str, Recipe, str] | None:
+    """The tables' address, their recipe and the archive's address; None where nothing is but could be made.
 
-    Raises what ``create_or_load`` would.
+    Makes nothing. Raises what ``create_or_load`` would.
     """
-    place = resolve(uri)
-    check_writable(place)
-    if load_recipe(place) is None:
-        _refuse_strangers(place, set(table_schemas(vector_size)))
+    root = resolve(uri)
+    check_writable(root)
+    found = in_force(root)
+    if found is None:
+        _refuse_strangers(root, set(table_schemas(vector_size)))
         return None
-    return create_or_load(uri, recipe, vector_size)
+    if reindex and found.recipe.recipe_id != recipe.recipe_id:
+        address = Generation.beside(recipe, found).address(root)
+        if in_force(address) is None:
+            return None
+    return create_or_load(uri, recipe, vector_size, reindex=reindex)
 
 
-def create_or_load(uri: str, recipe: Recipe, vector_size: int) -> tuple[str, Recipe]:
-    """The archive's resolved address and its recipe, after making whatever of it is missing.
+def create_or_load(
+    uri: str, recipe: Recipe, vector_size: int, *, reindex: bool = False
+) -> tuple[str, Recipe, str]:
+    """The tables' resolved address, their recipe and the archive's address, after making whatever is missing.
 
-    Raises RecipeMismatch for an archive of another recipe, and ArchiveError when the place holds something
-    else, cannot be written or cannot be reached.
+    With ``reindex``, for another recipe than the archive's, those are tables beside the ones in force. Raises
+    RecipeMismatch without it, and ArchiveError when the place holds something else, cannot be written or cannot be
+    reached.
     """
-    place = resolve(uri)
-    check_writable(place)
-    schemas = table_schemas(vector_size)
-    stored = load_recipe(place)
-    if stored is None:
-        _refuse_strangers(place, set(schemas))
-        _create_tables(place, schemas)
-        stored = _record_recipe(place, recipe)
-    if stored.recipe_id != recipe.recipe_id:
-        raise _mismatch(place, stored, recipe)
-    memories = open_dataset(place, "memories")
-    if memories is None or not memories.schema.equals(schemas["memories"]):
+    root = resolve(uri)
+    check_writable(root)
+    found = in_force(root)
+    if found is None:
+        found = _create(root, recipe, vector_size)
+    address = found.address(root)
+    if found.recipe.recipe_id != recipe.recipe_id:
+        if not reindex:
+            raise _mismatch(root, found.recipe, recipe)
+        address = Generation.beside(recipe, found).address(root)
+        own = in_force(address) or _create(address, recipe, vector_size)
+        if own.recipe.recipe_id != recipe.recipe_id:
+            raise ArchiveError(
+                f"{address} is damaged: its recipe is not the one that it is named for", uri=address
+            )
+        found = own
+    memories = open_dataset(address, "memories")
+    if memories is None or not memories.schema.equals(table_schemas(vector_size)["memories"]):
         raise ArchiveError(
-            f"{place} has no memories with vectors of {vector_size} numbers: it is damaged or was made by "
+            f"{address} has no memories with vectors of {vector_size} numbers: it is damaged or was made by "
             "another version of malmm-ray; give another --archive",
-            uri=place,
+            uri=address,
         )
-    return place, stored
+    return address, found.recipe, root
+
+
+def _create(place: str, recipe: Recipe, vector_size: int) -> Generation:
+    schemas = table_schemas(vector_size)
+    _refuse_strangers(place, set(schemas))
+    _create_tables(place, schemas)
+    return record_first(place, recipe)
 
 
 def _create_tables(place: str, schemas: dict[str, pa.Schema]) -> None:
@@ -97,19 +119,6 @@ def _create_tables(place: str, schemas: dict[str, pa.Schema]) -> None:
             create_dataset(place, name, schema.empty_table(), replace=True)
 
 
-def _record_recipe(place: str, recipe: Recipe) -> Recipe:
-    row = {"recipe_id": recipe.recipe_id, "recipe": recipe.to_json(), "created_at": datetime.now(UTC)}
-    try:
-        create_dataset(place, "recipes", pa.Table.from_pylist([row], schema=RECIPES))
-    except ArchiveError:
-        # Somebody else may have been quicker by a moment; then theirs is the archive's recipe.
-        stored = load_recipe(place)
-        if stored is None:
-            raise
-        return stored
-    return recipe
-
-
 def _refuse_strangers(place: str, names: set[str]) -> None:
     """Refuse anything unknown in a directory; under an object store's prefix, unknown tables only."""
     names = names | {WRITER_TABLE}
@@ -117,7 +126,11 @@ def _refuse_strangers(place: str, names: set[str]) -> None:
         folder = Path(place)
         present = (entry.name for entry in folder.iterdir()) if folder.exists() else iter(())
         strangers = sorted(
-            name for name in present if not name.startswith(".") and name.removesuffix(".lance") not in names
+            name
+            for name in present
+            if not name.startswith(".")
+            and name.removesuffix(".lance") not in names
+            and not is_generation(name)
         )
     else:
         with lance_errors(place, "list the tables of"):
@@ -146,7 +159,7 @@ def _mismatch(place: str, stored: Recipe, asked: Recipe) -> RecipeMismatch:
         said.append(f"{option} {before} stored, {now} asked")
     return RecipeMismatch(
         f"{place} was made with other options ({'; '.join(said)}): "
-        "use the stored ones, or give another --archive",
+        "use the stored ones, give another --archive, or make all rows anew with --reindex",
         uri=place,
         differences=differences,
     )

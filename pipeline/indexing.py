@@ -69,12 +69,14 @@ def index(
     models = open_models(config.model, config.retrieval_model)
     report.notice = models.notice
     recipe, vector_size = make_recipe(config, models), _vector_size(models)
-    archive = Archive.open_if_there(config.archive, recipe, vector_size)
+    archive = Archive.open_if_there(config.archive, recipe, vector_size, reindex=config.reindex)
     work = find_work(config, files, refused, archive, recipe)
     report.videos_unchanged, report.videos_left = work.unchanged, work.left
     report.videos_given_up = len(work.given_up)
     report.failures += work.given_up
-    missing = archive is not None and something_missing(archive, config.all_prompts)
+    missing = archive is not None and (
+        not archive.is_in_force or something_missing(archive, config.all_prompts)
+    )
     if config.dry_run or work.files or work.vanished or work.relabelled or missing:
         from malmm.pipeline.run import Run
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import lance
+import lancedb
 import pyarrow as pa
 
 from malmm.pipeline.errors import ArchiveError
@@ -22,6 +24,7 @@ __all__ = [
     "STORAGE_VERSION",
     "check_writable",
     "create_dataset",
+    "drop_tables",
     "is_local",
     "lance_errors",
     "open_dataset",
@@ -96,6 +99,18 @@ def create_dataset(archive_uri: str, name: str, rows: pa.Table, *, replace: bool
             mode="overwrite" if replace else "create",
             data_storage_version=STORAGE_VERSION,
         )
+
+
+def drop_tables(archive_uri: str, *, below: bool) -> None:
+    """Delete a generation's tables: all of them, or, unless it lies ``below`` the archive, all that are its own."""
+    kept = () if below else ("recipes", "writer")
+    with lance_errors(archive_uri, "delete old tables of"):
+        database = lancedb.connect(archive_uri)
+        for name in database.list_tables(limit=1000).tables:
+            if name not in kept:
+                database.drop_table(name)
+        if below and is_local(archive_uri):
+            shutil.rmtree(archive_uri, ignore_errors=True)
 
 
 def check_writable(uri: str) -> None:

@@ -14,11 +14,12 @@ import pyarrow.compute as pc
 
 from malmm.pipeline.config import Recipe
 from malmm.pipeline.errors import ArchiveError
+from malmm.pipeline.generations import in_force
 from malmm.pipeline.location import is_local, lance_errors, open_dataset, resolve
 from malmm.pipeline.predicates import equals, is_in
 from malmm.pipeline.records import PERMANENT_KINDS, Failure
 
-__all__ = ["MEMORY_COLUMNS", "ArchiveReader", "load_recipe"]
+__all__ = ["MEMORY_COLUMNS", "ArchiveReader"]
 
 #: What ``memory_rows`` gives unless told: all but the vectors, the tokens and the thumbnail.
 MEMORY_COLUMNS = (
@@ -35,31 +36,13 @@ MEMORY_COLUMNS = (
 )
 
 
-def load_recipe(uri: str) -> Recipe | None:
-    """The recipe of the archive at a resolved address; None where there is no finished archive."""
-    dataset = open_dataset(uri, "recipes")
-    if dataset is None:
-        return None
-    with lance_errors(uri, "read table 'recipes' of"):
-        texts = dataset.to_table(columns=["recipe"])["recipe"].to_pylist()
-    if len(texts) != 1:
-        raise ArchiveError(
-            f"{uri} is damaged: its table 'recipes' holds {len(texts)} rows where an archive has 1", uri=uri
-        )
-    try:
-        return Recipe.from_json(texts[0])
-    except (TypeError, ValueError) as error:
-        raise ArchiveError(
-            f"{uri} was made by another version of malmm-ray: its recipe is {texts[0]}", uri=uri
-        ) from error
-
-
 class ArchiveReader:
     """An archive as its readers see it. Every call reads the latest committed version; no handle is kept."""
 
-    def __init__(self, uri: str, recipe: Recipe) -> None:
+    def __init__(self, uri: str, recipe: Recipe, root: str | None = None) -> None:
         self._uri = uri
         self._recipe = recipe
+        self._root = root or uri
 
     @classmethod
     def open(cls, uri: str) -> Self:
@@ -67,20 +50,25 @@ class ArchiveReader:
         place = resolve(uri)
         if is_local(place) and Path(place).is_file():
             raise ArchiveError(f"{uri} is a file, and an archive is a directory", uri=place)
-        recipe = load_recipe(place)
-        if recipe is None:
+        found = in_force(place)
+        if found is None:
             raise ArchiveError(
                 f"there is no archive at {uri}: make one with `malmm index VIDEOS --archive {uri}`", uri=place
             )
-        return cls(place, recipe)
+        return cls(found.address(place), found.recipe, place)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._uri!r})"
 
     @property
     def uri(self) -> str:
-        """The archive's absolute path or object store URI, good in every process."""
+        """Where the tables lie, an absolute path or object store URI, good in every process."""
         return self._uri
+
+    @property
+    def root(self) -> str:
+        """The archive's own address, by which people know it; the tables may lie below it."""
+        return self._root
 
     @property
     def recipe(self) -> Recipe:

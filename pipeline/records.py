@@ -116,6 +116,8 @@ RECIPES = pa.schema(
     [
         pa.field("recipe_id", pa.string(), nullable=False),
         pa.field("recipe", pa.string(), nullable=False),
+        pa.field("place", pa.string(), nullable=False),
+        pa.field("number", pa.int32(), nullable=False),
         pa.field("created_at", TIMESTAMP, nullable=False),
     ]
 )

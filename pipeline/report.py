@@ -83,7 +83,8 @@ class IndexReport:
     """The outcome of an indexing run. Counts are of this run, but for ``videos_unchanged``.
 
     ``videos_left`` are those that a limit leaves for later, and ``videos_given_up`` failed for good before, have not
-    changed, and were not tried again; their failures are among ``failures``.
+    changed, and were not tried again; their failures are among ``failures``. ``switched`` says that a new recipe's rows
+    took the place of the old one's, and ``videos_not_reindexed`` how many videos it still lacks.
     """
 
     archive: str
@@ -93,6 +94,8 @@ class IndexReport:
     videos_left: int = 0
     videos_given_up: int = 0
     videos_pruned: int = 0
+    videos_not_reindexed: int = 0
+    switched: bool = False
     videos_indexed: int = 0
     segments_indexed: int = 0
     segments_resumed: int = 0

@@ -30,7 +30,7 @@ from malmm.pipeline.missing import missing_annotations
 from malmm.pipeline.receiving import received
 from malmm.pipeline.records import ANNOTATIONS, VIDEOS, Failure, Segment, Video, failure_id, video_id
 from malmm.pipeline.report import IndexReport, OnProgress, Plan, Progress
-from malmm.pipeline.sources import SourceFile
+from malmm.pipeline.sources import SourceFile, is_gone
 from malmm.pipeline.stages import data_settings, indexing, probing, replaying
 from malmm.pipeline.store import Archive
 from malmm.pipeline.tidying import rewriting_on_workers
@@ -93,7 +93,9 @@ class Run:
                 ):
                     videos = self._probe(work.files, resources)
                     if archive is None and videos:
-                        archive = Archive.create_or_open(self.config.archive, self.recipe, self.vector_size)
+                        archive = Archive.create_or_open(
+                            self.config.archive, self.recipe, self.vector_size, reindex=self.config.reindex
+                        )
                         stack.enter_context(archive.held())
                     if archive is not None:
                         archive.sweep()
@@ -102,10 +104,21 @@ class Run:
                         self._describe(archive, resources)
                         self.tell(Progress("tidying"))
                         archive.compact(at_least=MANY_FILES, rewrite=self._rewriting(archive))
+                        self._put_in_force(archive)
             finally:
                 self.report.failures += self.ledger.standing()
                 if archive is not None:
                     self._record(archive)
+
+    def _put_in_force(self, archive: Archive) -> None:
+        """Have readers see a new generation once it has all that the old one has."""
+        self._record(archive)
+        missing = archive.not_yet_here()
+        if self.config.prune:
+            missing = {identity: uri for identity, uri in missing.items() if not is_gone(uri)}
+        self.report.videos_not_reindexed = len(missing)
+        if not missing:
+            self.report.switched = archive.put_in_force()
 
     def _rewriting(self, archive: Archive) -> Callable[[str], Rewrite]:
         return lambda name: rewriting_on_workers(archive.uri, name)

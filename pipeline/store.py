@@ -22,8 +22,9 @@ from lance.fragment import FragmentMetadata
 from malmm.pipeline.config import Recipe
 from malmm.pipeline.creation import create_or_load, load_if_there
 from malmm.pipeline.fragments import Receipt, conform
+from malmm.pipeline.generations import Generation, in_force, put_in_force
 from malmm.pipeline.lease import Lease
-from malmm.pipeline.location import lance_errors
+from malmm.pipeline.location import drop_tables, lance_errors
 from malmm.pipeline.maintenance import Rewrite, compact_dataset, small_fragments
 from malmm.pipeline.predicates import equals, is_in
 from malmm.pipeline.reading import ArchiveReader
@@ -45,8 +46,8 @@ class Committed:
 class Archive(ArchiveReader):
     """An archive as its one writer sees it; whatever ``ArchiveReader`` reads, it reads too."""
 
-    def __init__(self, uri: str, recipe: Recipe) -> None:
-        super().__init__(uri, recipe)
+    def __init__(self, uri: str, recipe: Recipe, root: str | None = None) -> None:
+        super().__init__(uri, recipe, root)
         self._unfinished: tuple[str, ...] = ()
         self._lease: Lease | None = None
 
@@ -54,30 +55,61 @@ class Archive(ArchiveReader):
     def held(self) -> Iterator[None]:
         """Be the archive's one writer for a while. Raises ArchiveBusy when there is another, also from whatever is
         written after another took over, this one having been silent for too long."""
-        with Lease.take(self._uri) as self._lease:
+        with Lease.take(self._root) as self._lease:
             try:
                 yield
             finally:
                 self._lease = None
 
     @classmethod
-    def create_or_open(cls, uri: str, recipe: Recipe, vector_size: int) -> Self:
+    def create_or_open(cls, uri: str, recipe: Recipe, vector_size: int, *, reindex: bool = False) -> Self:
         """Open the archive at a path or ``s3://`` URI, making it if there is none.
 
-        ``vector_size`` is the length of a retrieval vector. A creation that was killed is completed. A
-        directory that holds anything but an archive is refused. Raises RecipeMismatch when the archive was
-        made with other options, and ArchiveError when it cannot be made or reached.
+        With ``reindex``, where the archive has another recipe, this is a new generation of it, which readers do not
+        see before ``put_in_force``. ``vector_size`` is the length of a retrieval vector. A creation that was killed is
+        completed. A directory that holds anything but an archive is refused. Raises RecipeMismatch when the archive
+        was made with other options, and ArchiveError when it cannot be made or reached.
         """
-        return cls(*create_or_load(uri, recipe, vector_size))
+        return cls(*create_or_load(uri, recipe, vector_size, reindex=reindex))
 
     @classmethod
-    def open_if_there(cls, uri: str, recipe: Recipe, vector_size: int) -> Self | None:
+    def open_if_there(
+        cls, uri: str, recipe: Recipe, vector_size: int, *, reindex: bool = False
+    ) -> Self | None:
         """Open an existing archive; None where there is none but one could be made, which this does not.
 
         Raises as ``create_or_open`` does.
         """
-        found = load_if_there(uri, recipe, vector_size)
+        found = load_if_there(uri, recipe, vector_size, reindex=reindex)
         return None if found is None else cls(*found)
+
+    @property
+    def is_in_force(self) -> bool:
+        """Whether this generation is the one that readers see."""
+        now = in_force(self._root)
+        return now is None or now.address(self._root) == self._uri
+
+    def not_yet_here(self) -> dict[str, str]:
+        """Videos of the generation in force that this one has neither stored nor given up: id to URI."""
+        before = in_force(self._root)
+        if before is None or before.address(self._root) == self._uri:
+            return {}
+        old = ArchiveReader(before.address(self._root), before.recipe, self._root).videos()
+        here = self.completed_videos().keys() | self.given_up().keys()
+        pairs = zip(old["video_id"].to_pylist(), old["uri"].to_pylist(), strict=True)
+        return {identity: uri for identity, uri in pairs if identity not in here}
+
+    def put_in_force(self) -> bool:
+        """Have readers see this generation from now on, and delete the one before; False when it was in force."""
+        before = in_force(self._root)
+        if before is None or before.address(self._root) == self._uri:
+            return False
+        if self._lease is not None:
+            self._lease.check()
+        put_in_force(self._root, Generation.beside(self._recipe, before))
+        # Killed here, the old tables stay: they cost storage and confuse nobody.
+        drop_tables(before.address(self._root), below=bool(before.place))
+        return True
 
     def commit(self, receipts: Iterable[Receipt]) -> Committed:
         """Make the receipts' segments done: memory and texts first, the ``segments`` rows last.

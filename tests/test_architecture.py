@@ -14,7 +14,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("pipeline", "operators", "model", "jobs")
-LEAVES = {"records", "config", "errors", "flow", "fragments", "reading", "location", "predicates"}
+LEAVES = {
+    "records", "config", "errors", "flow", "fragments", "reading", "location", "predicates", "generations",
+}  # fmt: skip
 
 
 def sources() -> list[Path]:

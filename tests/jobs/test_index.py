@@ -58,7 +58,9 @@ def test_every_option_reaches_the_settings(asked: Callable[..., IndexConfig]) ->
         "--decode-limit-s": "90",
         "--resource": "decode_workers=3",
     }
-    config = asked(*(part for option in options.items() for part in option), "--prune", "--dry-run")
+    config = asked(
+        *(part for option in options.items() for part in option), "--prune", "--dry-run", "--reindex"
+    )
     assert config == IndexConfig(
         sources=("videos",),
         archive="archive",
@@ -76,6 +78,7 @@ def test_every_option_reaches_the_settings(asked: Callable[..., IndexConfig]) ->
         resources=(("decode_workers", 3.0),),
         prune=True,
         dry_run=True,
+        reindex=True,
     )
 
 

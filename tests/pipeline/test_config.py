@@ -23,6 +23,7 @@ def test_recipe_id_depends_on_what_decides_the_rows():
         "bank_length": 10,
         "merge_policy": "frame",
         "image_size": 224,
+        "sampling": "keyframes",
     }
     others = {dataclasses.replace(RECIPE, **{name: value}).recipe_id for name, value in changes.items()}
     assert len(others | {RECIPE.recipe_id}) == 1 + len(changes)

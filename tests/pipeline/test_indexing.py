@@ -487,3 +487,49 @@ def test_what_passes_is_done_within_the_run(
     assert ArchiveReader.open(place).count("failures") == 0
     stages.mishap = lambda row: None
     assert contents(ArchiveReader.open(place)) == clean(go, place, videos["two"], videos["three"])
+
+
+def test_a_new_recipe_is_made_beside_the_old_one_and_takes_its_place_when_all_is_there(
+    go: Go, stages: InlineStages, place: str, videos: dict[str, Path]
+) -> None:
+    sources = (videos["two"], videos["three"], videos["none"])
+    go(*sources)
+    before = contents(ArchiveReader.open(place))
+    with pytest.raises(RecipeMismatch, match="--reindex"):
+        go(*sources, bank_length=1)
+    report = go(*sources, bank_length=1, reindex=True, limit=1)
+    assert (report.videos_indexed, report.switched, report.videos_not_reindexed) == (1, False, 1)
+    assert contents(ArchiveReader.open(place)) == before
+    report = go(*sources, bank_length=1, reindex=True)
+    assert (report.videos_indexed, report.switched, report.videos_not_reindexed) == (1, True, 0)
+    archive = ArchiveReader.open(place)
+    assert archive.recipe.bank_length == 1
+    assert archive.root == place
+    after = contents(archive)
+    assert after == clean(go, place, *sources, bank_length=1)
+    assert not (Path(place) / "memories.lance").exists()
+    stages.calls.clear()
+    report = go(*sources, bank_length=1)
+    assert (report.videos_unchanged, report.switched) == (2, False)
+    assert not stages.calls
+    with pytest.raises(RecipeMismatch):
+        go(*sources)
+    # And once more, to a third generation.
+    assert go(*sources, reindex=True).switched
+    assert contents(ArchiveReader.open(place)) == before
+    assert len([path for path in Path(place).iterdir() if path.name.startswith("recipe-")]) == 1
+
+
+def test_a_video_that_is_not_among_the_sources_keeps_the_old_recipe_in_force(
+    go: Go, place: str, videos: dict[str, Path], tmp_path: Path
+) -> None:
+    passing = tmp_path / "passing.mp4"
+    shutil.copy(videos["two"], passing)
+    go(passing, videos["three"])
+    passing.unlink()
+    report = go(videos["three"], bank_length=1, reindex=True)
+    assert (report.videos_indexed, report.switched, report.videos_not_reindexed) == (1, False, 1)
+    assert ArchiveReader.open(place).count("videos") == 2
+    report = go(videos["three"], bank_length=1, reindex=True, prune=True)
+    assert (report.videos_indexed, report.switched) == (0, True)
+    assert ArchiveReader.open(place).count("videos") == 1
