@@ -5,15 +5,13 @@ BIN := $(VENV)/bin
 PACKAGES := pipeline operators model jobs
 DEMO ?= build/demo
 
-.PHONY: demo test install format lint types wheel bench train check clean help
+.PHONY: demo test install format lint types wheel bench train score check clean help
 
 help:            ## say what each target does
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  *##' Makefile | sed -E 's/:.*##/ -/'
 
-demo: $(VENV)/.installed  ## draw a video, index it, show what is stored
-	$(BIN)/malmm demo-videos $(DEMO)/videos --minutes 2
-	$(BIN)/malmm index $(DEMO)/videos --archive $(DEMO)/archive --prompt shapes='Which shapes appear?'
-	$(BIN)/malmm show --archive $(DEMO)/archive drawn-0-0.mp4
+demo: $(VENV)/.installed  ## draw videos, index them, ask, compare the answers with the truth
+	$(BIN)/malmm demo $(DEMO)
 
 test: $(VENV)/.installed-dev  ## run the tests
 	$(BIN)/python -m pytest
@@ -64,8 +62,11 @@ bench: $(VENV)/.installed-dev  ## run the benchmarks
 	$(BIN)/python benchmarks/decode.py $(DEMO)/bench/drawn-0-0.mp4
 	$(BIN)/python benchmarks/memory.py $(DEMO)/bench/drawn-0-0.mp4 --loops 30
 
-train: $(VENV)/.installed  ## train a checkpoint on drawn videos (hours)
+train: $(VENV)/.installed  ## train the demo model anew (hours)
 	$(BIN)/python -m malmm.model.demo.training build/training
+
+score: $(VENV)/.installed  ## measure the demo model: the tables of docs/demo-model.md
+	$(BIN)/python benchmarks/demo_model.py build/scored
 
 check: lint types test wheel  ## all of the above that can fail
 

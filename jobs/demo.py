@@ -37,7 +37,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="draw videos, index them, ask, and compare with the truth",
         description="Draw videos of coloured shapes, index them, and print the answers next to what was drawn: while "
         "the frames went by (online), and again from the memory that is left of them (replay).",
-        epilog="example: malmm demo demo --videos 2 --model build/training/checkpoint",
+        epilog="example: malmm demo demo --videos 2",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("directory", type=Path, metavar="DIR", help="where the videos and the archive go")
@@ -45,7 +45,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--model",
         default=_DEFAULTS.model,
         metavar="ID|DIR",
-        help="an InstructBLIP checkpoint (default: a tiny one with random weights)",
+        help="an InstructBLIP checkpoint (default: the one that comes with the package)",
     )
     parser.add_argument("--videos", type=int, default=3, help="how many (%(default)s)")
     parser.add_argument("--seconds", type=float, default=60, help="seconds each (%(default)g)")
@@ -78,6 +78,10 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.seed < 0:
         raise ConfigError(f"--seed {arguments.seed}: 0 or more")
+    from malmm.pipeline.indexing import open_models
+
+    # A model that cannot be used is not worth drawing for.
+    open_models(arguments.model)
     videos = _draw(arguments)
     archive = str(arguments.directory / "archive")
     config = IndexConfig(

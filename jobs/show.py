@@ -42,15 +42,19 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the archive or one of its videos."""
+    from malmm.pipeline.indexing import notice_of
     from malmm.pipeline.reading import ArchiveReader
 
     archive = ArchiveReader.open(arguments.archive)
     content = _video(archive, arguments.video) if arguments.video else _overview(archive)
+    content["notice"] = notice_of(archive.recipe.model)
     if arguments.json:
         print(json.dumps(content, indent=2, default=str))
         return 0
     width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
     lines = _video_lines(content, width) if arguments.video else _overview_lines(content, width)
+    if content["notice"]:
+        lines += ["", f"Note: {content['notice']}"]
     print("\n".join(lines))
     return 0
 

@@ -1,4 +1,4 @@
-"""From what a user names to checkpoints: a directory, a hub id, ``debug``, and the retrieval companion."""
+"""From what a user names to checkpoints: a directory, a hub id, ``demo``, ``debug``, and the retrieval companion."""
 
 from __future__ import annotations
 
@@ -14,19 +14,23 @@ from malmm.model.checkpoint import Checkpoint, CheckpointError
 __all__ = [
     "DEBUG",
     "DEBUG_NOTICE",
+    "DEMO",
+    "DEMO_NOTICE",
     "NO_RETRIEVAL",
     "PUBLISHED_RETRIEVAL",
     "RETRIEVAL_MODEL_TYPES",
     "Models",
     "debug_checkpoint",
+    "demo_checkpoint",
+    "notice_of",
     "open_models",
 ]
 
+DEMO = "demo"
+_REAL = "Give --model an InstructBLIP checkpoint, such as Salesforce/instructblip-vicuna-7b, for real video."
+DEMO_NOTICE = f"The demo model knows only drawn shapes: of anything else its words mean nothing. {_REAL}"
 DEBUG = "debug"
-DEBUG_NOTICE = (
-    "The debug model has random weights: its words mean nothing. "
-    "Give --model an InstructBLIP checkpoint, such as Salesforce/instructblip-vicuna-7b, for real ones."
-)
+DEBUG_NOTICE = f"The debug model has random weights: its words mean nothing. {_REAL}"
 _DEBUG_VERSION = 2
 RETRIEVAL_MODEL_TYPES = ("blip-2",)
 NO_RETRIEVAL = "none"
@@ -50,10 +54,12 @@ def open_models(model: str, retrieval_model: str | None = None) -> Models:
     Without ``retrieval_model`` the companion is the checkpoint's own ``retrieval`` folder, or the published
     one for published image encoders; ``none`` goes without.
     """
-    notice = None
     name = model
-    if model == DEBUG:
-        name, notice = str(debug_checkpoint()), DEBUG_NOTICE
+    if model == DEMO:
+        name = str(demo_checkpoint())
+    elif model == DEBUG:
+        name = str(debug_checkpoint())
+    notice = notice_of(model)
     instructblip = Checkpoint.open(name, model_types=("instructblip",))
     for part in ("vision_config", "qformer_config", "text_config"):
         if not isinstance(instructblip.config.get(part), dict):
@@ -74,9 +80,24 @@ def open_models(model: str, retrieval_model: str | None = None) -> Models:
                 f"model {model!r} has no retrieval companion: give --retrieval-model a BLIP-2 image-text "
                 "checkpoint of the same image encoder, or 'none' to index without search vectors"
             )
+    elif retrieval_model == DEMO:
+        retrieval_model = str(demo_checkpoint() / "retrieval")
     elif retrieval_model == DEBUG:
         retrieval_model = str(debug_checkpoint() / "retrieval")
     return Models(instructblip, Checkpoint.open(retrieval_model, model_types=RETRIEVAL_MODEL_TYPES), notice)
+
+
+def notice_of(model: str) -> str | None:
+    """What has to be said of texts by a model of ours that knows nothing of real video."""
+    return {DEMO: DEMO_NOTICE, DEBUG: DEBUG_NOTICE}.get(model)
+
+
+def demo_checkpoint() -> Path:
+    """The trained checkpoint that comes with the package. Raises CheckpointError where it was left out."""
+    directory = Path(__file__).parent / "demo" / "weights"
+    if not (directory / "config.json").is_file():
+        raise CheckpointError(f"the demo model is not installed: {directory} is missing")
+    return directory
 
 
 def debug_checkpoint(kind: str = "decoder") -> Path:

@@ -140,7 +140,7 @@ class IndexConfig:
 
     sources: tuple[str, ...]
     archive: str
-    model: str = "debug"
+    model: str = "demo"
     retrieval_model: str | None = None
     fps: float = 1.0
     sampling: str = "rate"
@@ -151,7 +151,7 @@ class IndexConfig:
     decoder: str = "av"
     decode_limit_s: float = 600.0
     batch_segments: int = 4
-    max_new_tokens: int = 40
+    max_new_tokens: int = 128
     resources: tuple[tuple[str, float], ...] = ()
     limit: int | None = None
     prune: bool = False

@@ -65,3 +65,19 @@ def test_answers_stand_next_to_the_truth(tmp_path):
     assert f"of {len(shown['answers'])} while indexing" in printed
     assert "random weights" in printed
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "videos").iterdir()} == drawn
+
+
+def test_the_model_that_comes_with_the_package_is_right_about_most(tmp_path):
+    ended = run_cli("demo", tmp_path, "--videos", "2", "--seconds", "30", "--quiet", "--json")
+    assert ended.returncode == 0, ended.stderr
+    shown = json.loads(ended.stdout)
+    assert "knows only drawn shapes" in shown["notice"]
+    right = [answer["online"] == answer["truth"] for answer in shown["answers"]]
+    assert sum(right) / len(right) > 0.7
+
+
+def test_a_model_that_cannot_be_used_is_an_error_before_anything_is_drawn(tmp_path):
+    ended = run_cli("demo", tmp_path / "new", "--model", tmp_path)
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1
+    assert not (tmp_path / "new").exists()

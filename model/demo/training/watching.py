@@ -75,7 +75,7 @@ _VISUAL = (Case("visual", 0.8, 24), Case("stored", 0.2, 16))
 PARTS = (
     # From single scenes to nine of them, with the visual bank alone: most videos for the time.
     Part(_VISUAL, 1200, 2e-3, 1, spoken=False),
-    Part(_ONLINE, 2000, 1e-3, 9, practice=2),
+    Part(_ONLINE, 1600, 1e-3, 9, practice=3),
 )
 
 
