@@ -102,7 +102,6 @@ class Run:
                         self.had_failures = archive.count("failures") > 0
                         self._index(archive, videos, resources)
                         self._describe(archive, resources)
-                        self.tell(Progress("tidying"))
                         archive.compact(at_least=MANY_FILES, rewrite=self._rewriting(archive))
                         self._put_in_force(archive)
             finally:
@@ -121,7 +120,11 @@ class Run:
             self.report.switched = archive.put_in_force()
 
     def _rewriting(self, archive: Archive) -> Callable[[str], Rewrite]:
-        return lambda name: rewriting_on_workers(archive.uri, name)
+        def of_table(name: str) -> Rewrite:
+            self.tell(Progress("tidying"))
+            return rewriting_on_workers(archive.uri, name)
+
+        return of_table
 
     def preview(self, archive: Archive | None, work: Work, *, verbose: bool) -> None:
         """Put into the report what ``go`` would do. Reads the headers of new files, and writes nothing."""

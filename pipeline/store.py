@@ -257,7 +257,7 @@ class Archive(ArchiveReader):
         keep_versions: timedelta = timedelta(hours=1),
         *,
         at_least: int = 1,
-        rewrite: Callable[[str], Rewrite] | None = None,
+        rewrite: Callable[[str], Rewrite | None] | None = None,
     ) -> dict[str, tuple[int, int]]:
         """Merge small files and forget old versions; fragments before and after by table.
 

@@ -43,6 +43,7 @@ class InlineStages:
         for name in ("probing", "indexing", "replaying"):
             monkeypatch.setattr(run, name, getattr(self, name))
         monkeypatch.setattr(run, "received", self.received)
+        monkeypatch.setattr(run, "rewriting_on_workers", lambda uri, table: None)
         monkeypatch.setattr(
             run, "connected", lambda verbose, wanted: contextlib.nullcontext(choose_resources(2, 0))
         )
