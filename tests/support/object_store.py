@@ -40,6 +40,8 @@ class ObjectStore:
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ALLOW_HTTP": "true",
+            # The client's own patience comes on top of ours.
+            "AWS_MAX_ATTEMPTS": "1",
         }
 
     def forget(self) -> None:
