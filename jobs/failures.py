@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from malmm.jobs.index import indexed, summary
+from malmm.jobs.options import add_archive, add_output
 from malmm.jobs.text import about
 from malmm.pipeline.config import IndexConfig, Prompt
 from malmm.pipeline.report import EXIT_OK, EXIT_SOME_FAILED
@@ -33,11 +34,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "exit codes: 0 nothing failed, 3 something did, 1 the archive cannot be read, 2 wrong usage",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--archive", required=True, metavar="URI", help="the archive")
+    add_archive(parser)
     parser.add_argument("--retry", action="store_true", help="try them again")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
-    parser.add_argument("-v", "--verbose", action="store_true", help="show Ray's own messages")
+    add_output(parser)
     parser.set_defaults(run=run)
 
 
@@ -69,6 +68,7 @@ def _config(archive: ArchiveReader, rows: list[dict[str, Any]]) -> IndexConfig:
         fps=recipe.fps,
         sampling=recipe.sampling,
         segment_s=recipe.segment_s,
+        min_segment_s=recipe.min_segment_s,
         bank_length=recipe.bank_length,
         merge_policy=recipe.merge_policy,
         retry=True,

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
-from pathlib import Path
 
+from malmm.jobs.options import add_batching, add_output, parse_resource
 from malmm.jobs.text import about, clock, printable, size
-from malmm.pipeline.config import MERGE_POLICIES, RESOURCES, IndexConfig, Prompt
+from malmm.pipeline.config import MERGE_POLICIES, IndexConfig, Prompt
 from malmm.pipeline.errors import ConfigError
 from malmm.pipeline.records import Failure
 from malmm.pipeline.report import IndexReport, Plan
@@ -78,6 +75,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="seconds a segment (%(default)g)",
     )
     parser.add_argument(
+        "--min-segment-s",
+        type=float,
+        default=defaults.min_segment_s,
+        metavar="S",
+        help="cut segments at scene changes, from S to --segment-s seconds long; reads every key frame first",
+    )
+    parser.add_argument(
         "--bank-length",
         type=int,
         default=defaults.bank_length,
@@ -97,19 +101,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="NAME=TEXT",
         help="a question to answer for every segment and video; may be repeated; 'caption=…' replaces the caption",
     )
-    parser.add_argument(
-        "--max-new-tokens",
-        type=int,
-        default=defaults.max_new_tokens,
-        metavar="N",
-        help="longest text, in tokens (%(default)s)",
-    )
-    parser.add_argument(
-        "--batch-segments",
-        type=int,
-        default=defaults.batch_segments,
-        metavar="N",
-        help="segments encoded in lock step (%(default)s)",
+    add_batching(
+        parser,
+        max_new_tokens=defaults.max_new_tokens,
+        batch_segments=defaults.batch_segments,
+        batched="encoded in lock step",
     )
     parser.add_argument(
         "--decoder", choices=("av", "decord"), default=defaults.decoder, help="video decoder (%(default)s)"
@@ -120,14 +116,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default=defaults.decode_limit_s,
         metavar="S",
         help="give up a segment that takes longer to decode (%(default)g)",
-    )
-    parser.add_argument(
-        "--resource",
-        action="append",
-        default=[],
-        metavar="NAME=N",
-        help="workers of a stage, or what each reserves, in place of what is chosen from the cluster's size: "
-        + ", ".join(RESOURCES),
     )
     parser.add_argument("--limit", type=int, metavar="N", help="begin at most N videos in this run")
     parser.add_argument(
@@ -142,9 +130,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would be done and how much it is; change nothing"
     )
-    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
-    parser.add_argument("-v", "--verbose", action="store_true", help="show Ray's own messages")
+    add_output(parser)
     parser.set_defaults(run=run)
 
 
@@ -159,6 +145,7 @@ def run(arguments: argparse.Namespace) -> int:
         fps=fps,
         sampling=sampling,
         segment_s=arguments.segment_s,
+        min_segment_s=arguments.min_segment_s,
         bank_length=arguments.bank_length,
         merge_policy=arguments.merge_policy,
         prompts=tuple(Prompt.parse(option) for option in arguments.prompt),
@@ -166,7 +153,7 @@ def run(arguments: argparse.Namespace) -> int:
         batch_segments=arguments.batch_segments,
         max_new_tokens=arguments.max_new_tokens,
         decode_limit_s=arguments.decode_limit_s,
-        resources=tuple(_resource(option) for option in arguments.resource),
+        resources=tuple(parse_resource(option) for option in arguments.resource),
         limit=arguments.limit,
         prune=arguments.prune,
         dry_run=arguments.dry_run,
@@ -175,14 +162,6 @@ def run(arguments: argparse.Namespace) -> int:
     report = indexed(config, quiet=arguments.quiet, verbose=arguments.verbose)
     print(json.dumps(report.to_dict(), indent=2) if arguments.json else summary(report))
     return report.exit_code
-
-
-def _resource(option: str) -> tuple[str, float]:
-    name, _, value = option.partition("=")
-    try:
-        return name.strip(), float(value)
-    except ValueError as error:
-        raise ConfigError(f"--resource {option!r}: write NAME=N, such as decode_workers=8") from error
 
 
 def _sampling(arguments: argparse.Namespace) -> tuple[float, str]:
@@ -198,18 +177,11 @@ def _sampling(arguments: argparse.Namespace) -> tuple[float, str]:
 
 def indexed(config: IndexConfig, *, quiet: bool, verbose: bool = False) -> IndexReport:
     """Index with live progress, and nothing of Ray's on standard output."""
-    # A thread that still waits for Ray after Ctrl-C has ended it would have Ray start a second cluster.
-    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     # Loading torch and Ray takes seconds that --help and a wrong option need not wait for.
-    from malmm.jobs.progress import ProgressDisplay
+    from malmm.jobs.progress import progress_shown
     from malmm.pipeline.indexing import index
 
-    with (
-        ProgressDisplay(quiet=quiet or verbose) as display,
-        Path(os.devnull).open("w") as nowhere,
-        # Ray prints its workers' troubles on standard output, which is for the summary alone.
-        redirect_stdout(sys.stderr if verbose else nowhere),
-    ):
+    with progress_shown(quiet=quiet, verbose=verbose) as display:
         return index(config, on_progress=display, verbose=verbose)
 
 

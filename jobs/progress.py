@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -16,7 +20,7 @@ from rich.text import Text
 from malmm.jobs.text import clock
 from malmm.pipeline.report import Progress
 
-__all__ = ["ProgressDisplay", "progress_line"]
+__all__ = ["ProgressDisplay", "progress_line", "progress_shown"]
 
 _LINE_EVERY_S = 10.0
 _STAGES = {
@@ -26,6 +30,7 @@ _STAGES = {
     "waiting": "Waiting to try again what failed",
     "describing": "Asking stored memory",
     "tidying": "Merging small files",
+    "building indexes": "Building indexes",
 }
 
 
@@ -96,3 +101,16 @@ def _block(progress: Progress) -> Table:
         bar = ProgressBar(total=total, completed=done, width=30)
     grid.add_row(Text(clock(int(progress.elapsed_s))), bar, Text(progress_line(progress)))
     return grid
+
+
+@contextmanager
+def progress_shown(*, quiet: bool, verbose: bool) -> Iterator[ProgressDisplay]:
+    """A display for the time of a job on Ray, with nothing of Ray's on standard output, which is for the summary."""
+    # A thread that still waits for Ray after Ctrl-C has ended it would have Ray start a second cluster.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+    with (
+        ProgressDisplay(quiet=quiet or verbose) as display,
+        Path(os.devnull).open("w") as nowhere,
+        redirect_stdout(sys.stderr if verbose else nowhere),
+    ):
+        yield display

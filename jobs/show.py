@@ -8,12 +8,12 @@ import shutil
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from pathlib import PurePath
 from typing import Any
 
+from malmm.jobs.options import add_archive
 from malmm.jobs.text import about, clock, printable, shortened
 from malmm.pipeline.config import CAPTION
-from malmm.pipeline.errors import ConfigError
+from malmm.pipeline.selection import one_video
 
 __all__ = ["add_parser", "run", "timeline"]
 
@@ -35,7 +35,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("video", nargs="?", metavar="VIDEO", help="a video: its path, URI, file name or id")
-    parser.add_argument("--archive", required=True, metavar="URI", help="the archive")
+    add_archive(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
@@ -121,26 +121,8 @@ def _overview_lines(content: dict[str, Any], width: int) -> list[str]:
     return lines
 
 
-def _find(videos: Sequence[dict[str, Any]], wanted: str) -> dict[str, Any]:
-    from malmm.pipeline.location import resolve
-
-    tests = (
-        lambda video: wanted in (video["video_id"], video["uri"]),
-        lambda video: resolve(wanted) == video["uri"],
-        lambda video: PurePath(video["uri"]).name == wanted,
-    )
-    for test in tests:
-        found = [video for video in videos if test(video)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            ids = ", ".join(video["video_id"] for video in found)
-            raise ConfigError(f"{len(found)} videos are called {wanted!r}: name one by its id ({ids})")
-    raise ConfigError(f"the archive holds no video {wanted!r}: `malmm show --archive …` lists what it holds")
-
-
 def _video(archive: Any, wanted: str) -> dict[str, Any]:
-    video = _find(archive.videos().to_pylist(), wanted)
+    video = one_video(archive.videos().to_pylist(), wanted)
     segments = archive.segments(video["video_id"]).to_pylist()
     texts = archive.annotations(video["video_id"]).to_pylist()
     slots = archive.memory_rows(

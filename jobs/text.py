@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["about", "clock", "printable", "shortened", "size"]
+import math
+
+from malmm.pipeline.errors import ConfigError
+
+__all__ = ["about", "clock", "printable", "seconds_of", "shortened", "size"]
 
 
 def printable(text: str) -> str:
@@ -39,3 +43,22 @@ def size(count_bytes: float) -> str:
             return f"{count_bytes:.0f} {unit}" if unit == "B" else f"{count_bytes:.1f} {unit}"
         count_bytes /= 1000
     return f"{count_bytes:.1f} TB"
+
+
+def seconds_of(option: str, text: str) -> float:
+    """Seconds of ``90``, ``1:30`` or ``0:01:30.5``. Raises ConfigError."""
+    parts = text.strip().split(":")
+    try:
+        values = [float(part) for part in parts]
+    except ValueError:
+        values = []
+    if (
+        not 1 <= len(values) <= 3
+        or any(value < 0 or value >= 60 for value in values[1:])
+        or not all(map(math.isfinite, values))
+    ):
+        raise ConfigError(f"{option}: {text!r} is no time: write seconds, M:SS or H:MM:SS")
+    total = 0.0
+    for value in values:
+        total = 60 * total + value
+    return total

@@ -47,6 +47,7 @@ class GenerateTexts:
         }
         texts: dict[int, list[str]] = {index: [""] * len(outputs[index]) for index in outputs}
         scores: dict[int, list[float | None]] = {index: [None] * len(outputs[index]) for index in outputs}
+        labelled: dict[int, list[list[float] | None]] = {i: [None] * len(out) for i, out in outputs.items()}
         failed: dict[int, Exception] = {}
         open_ended = [item for item in wanted if not self.prompts[item[2]].labels]
         for (index, place, _), text in zip(
@@ -63,13 +64,17 @@ class GenerateTexts:
                 failed[index] = error
                 continue
             texts[index][place], scores[index][place] = result.best
+            labelled[index][place] = list(result.probabilities)
         results: list[dict[str, Any]] = []
         for index, row in enumerate(held):
             if index in failed:
                 reason = " ".join(str(failed[index]).split())[:500]
                 results.append(row.failed("generate", type(failed[index]).__name__, reason).columns())
             elif index in texts:
-                results.append(row.columns() | {"texts": texts[index], "scores": scores[index]})
+                results.append(
+                    row.columns()
+                    | {"texts": texts[index], "scores": scores[index], "label_scores": labelled[index]}
+                )
             else:
                 results.append(row.columns())
         return self._joined(rows, results)
@@ -97,7 +102,7 @@ class GenerateTexts:
 
     def _joined(self, rows: pa.Table, results: list[dict[str, Any]]) -> pa.Table:
         """The stage's columns, with what the rows brought along."""
-        made = ("video", "segment", "failure", "texts", "scores")
+        made = ("video", "segment", "failure", "texts", "scores", "label_scores")
         fresh = rows_table(results, pa.schema([field for field in ANSWERED if field.name in made]))
         for name in rows.column_names:
             if name not in made and name in ANSWERED.names:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pyarrow as pa
 
 from malmm.operators.media.sampling import plan_spans
@@ -12,8 +14,12 @@ __all__ = ["plan_segments", "segments_of"]
 
 
 def segments_of(video: Video, recipe_id: str, segment_s: float, fps: float) -> list[Segment]:
-    """The segments of a video, which tile it in time order."""
-    spans = plan_spans(video.start_s, video.duration_s, segment_s, fps)
+    """The segments of a video, which tile it in time order: from cut to cut, or ``segment_s`` seconds each."""
+    if video.cuts:
+        bounds = [video.start_s, *video.cuts, video.start_s + video.duration_s]
+        spans = list(pairwise(bounds))
+    else:
+        spans = plan_spans(video.start_s, video.duration_s, segment_s, fps)
     return [
         Segment(
             segment_id=segment_id(video.video_id, video.fingerprint, recipe_id, start_s, end_s),

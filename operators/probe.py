@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from malmm.operators.media.apart import probe_apart
+from malmm.operators.media.apart import DECODE_LIMIT_S, probe_apart, scene_changes_apart
+from malmm.operators.media.scenes import choose_cuts
 from malmm.pipeline.errors import MediaError
 from malmm.pipeline.flow import PROBED, Carried, rows_table
 from malmm.pipeline.records import Failure, Video, video_id
@@ -12,14 +13,24 @@ from malmm.pipeline.records import Failure, Video, video_id
 __all__ = ["probe_files"]
 
 
-def probe_files(files: pa.Table) -> pa.Table:
-    """``FILES`` to ``PROBED``. Reads headers and first frames only."""
+def probe_files(
+    files: pa.Table, *, min_segment_s: float = 0.0, segment_s: float = 0.0, limit_s: float = DECODE_LIMIT_S
+) -> pa.Table:
+    """``FILES`` to ``PROBED``. Reads headers and first frames only.
+
+    With ``min_segment_s`` it also reads all key frames, for at most ``limit_s`` seconds a file, and cuts the video at
+    its scene changes into segments of ``min_segment_s`` to ``segment_s`` seconds.
+    """
     rows = []
     for file in files.to_pylist():
         uri = file["uri"]
         identity = video_id(uri)
         try:
             info = probe_apart(uri)
+            cuts: list[float] = []
+            if min_segment_s and info.duration_s > min_segment_s:
+                changes = scene_changes_apart(uri, limit_s=limit_s)
+                cuts = choose_cuts(info.start_s, info.duration_s, changes, min_segment_s, segment_s)
         except (MediaError, RuntimeError) as error:
             kind = error.kind if isinstance(error, MediaError) else "unexpected"
             failure = Failure(identity, None, uri, "probe", kind, str(error), file["fingerprint"])
@@ -36,6 +47,7 @@ def probe_files(files: pa.Table) -> pa.Table:
             height=info.height,
             codec=info.codec,
             metadata=file["metadata"] or "",
+            cuts=tuple(cuts),
         )
         rows.append(Carried(video, None, None).columns())
     return rows_table(rows, PROBED)

@@ -31,6 +31,7 @@ def annotation_rows(
     prompts: list[Prompt],
     texts: list[str],
     scores: list[float | None],
+    label_scores: list[list[float] | None],
     mode: str,
     end_s: float,
     model: str,
@@ -59,12 +60,19 @@ def annotation_rows(
             "prompt_version": prompt.version,
             "text": text,
             "score": score,
+            "label_scores": _by_label(prompt, each),
             "mode": mode,
             "model": model,
             "created_at": now,
         }
-        for prompt, text, score in zip(prompts, texts, scores, strict=True)
+        for prompt, text, score, each in zip(prompts, texts, scores, label_scores, strict=True)
     ]
+
+
+def _by_label(prompt: Prompt, scores: list[float] | None) -> list[dict[str, Any]] | None:
+    if scores is None:
+        return None
+    return [{"label": label, "score": score} for label, score in zip(prompt.labels, scores, strict=True)]
 
 
 def write_segments(
@@ -89,6 +97,7 @@ def write_segments(
             prompts=[prompts[prompt] for prompt in rows["prompts"][index].as_py()],
             texts=rows["texts"][index].as_py(),
             scores=rows["scores"][index].as_py(),
+            label_scores=rows["label_scores"][index].as_py(),
             mode=ONLINE,
             end_s=end_s,
             model=model,

@@ -19,7 +19,7 @@ import ray
 
 from malmm.pipeline.errors import ConfigError, MalmmError, WorkerError
 
-__all__ = ["Resources", "choose_resources", "connected"]
+__all__ = ["Node", "Resources", "choose_resources", "connected"]
 
 # A run of one machine holds a few decoded segments at a time; /dev/shm pages that are never touched cost
 # nothing, so this bounds what a slow consumer can pile up.
@@ -54,26 +54,35 @@ class Resources:
                 raise ConfigError(f"{name} cannot be below 0")
 
 
-def choose_resources(cpus: float, gpus: float) -> Resources:
-    """Workers for a cluster of that size, such that one worker of each stage runs at once.
+@dataclass(frozen=True)
+class Node:
+    """What Ray may use of one machine."""
 
-    One GPU is shared by fractions; with more, encoding gets most, since a segment's frames cost far more than
-    its few sentences.
+    cpus: float
+    gpus: float = 0.0
+
+
+def choose_resources(nodes: Sequence[Node]) -> Resources:
+    """Workers for a cluster of these nodes, such that one worker of each stage runs at once and no node idles.
+
+    Each GPU has an encoder and a generator, which share it: however the work is divided between the two, all GPUs
+    are busy. Without GPUs each node has one of both.
     """
+    nodes = [node for node in nodes if node.cpus > 0] or [Node(1.0)]
+    gpus = sum(int(node.gpus) for node in nodes)
     if gpus < 1:
-        # All shares together stay below the smallest machine's single CPU.
-        workers = max(1, int(cpus))
-        return Resources(workers, 0.2 * min(1.0, cpus / workers), 1, 0.3, 0.0, 1, 0.2, 0.0)
-    generators = max(1, int(gpus) // 4)
-    encoders = max(1, int(gpus) - generators)
+        # Small shares: on a node that is left when others are lost, theirs must not fill what decoding needs.
+        decoders = sum(max(1, int(node.cpus)) for node in nodes)
+        decode_cpus = 0.2 * min(1.0, *(node.cpus for node in nodes))
+        return Resources(decoders, decode_cpus, len(nodes), 0.1, 0.0, len(nodes), 0.05, 0.0)
     # Actors hold their shares for the whole run: on few CPUs they leave half to decoding and the light stages.
-    actor_cpus = min(0.5, 0.5 * cpus / (encoders + generators))
-    left = cpus - actor_cpus * (encoders + generators) - _LIGHT_STAGES_CPUS
-    decoders, decode_cpus = max(1, int(left)), min(1.0, left)
-    encode_gpus, generate_gpus = (0.4, 0.6) if gpus < 2 else (1.0, 1.0)
-    return Resources(
-        decoders, decode_cpus, encoders, actor_cpus, encode_gpus, generators, actor_cpus, generate_gpus
-    )
+    actor_cpus = min(0.5, *(0.25 * node.cpus / int(node.gpus) for node in nodes if node.gpus >= 1))
+    # A task needs its CPU on one node: what is left here and there does not add up.
+    left = [node.cpus - 2 * int(node.gpus) * actor_cpus - _LIGHT_STAGES_CPUS for node in nodes]
+    decode_cpus = max(0.01, min(1.0, max(left)))
+    decoders = max(1, sum(max(0, int(cpus / decode_cpus)) for cpus in left))
+    # More than half of a GPU: two encoders never share one, so there is a place for each.
+    return Resources(decoders, decode_cpus, gpus, actor_cpus, 0.6, gpus, actor_cpus, 0.4)
 
 
 @contextmanager
@@ -109,7 +118,8 @@ def _start(*, verbose: bool) -> None:
             ray.init(include_dashboard=False, object_store_memory=_LOCAL_OBJECT_STORE_BYTES, **options)
         except ValueError:
             ray.init(**options)
-    except (ConnectionError, RuntimeError) as error:
+    except Exception as error:
+        # All of them: when a machine is too busy to start in time, Ray raises the bare class.
         address = os.environ.get("RAY_ADDRESS")
         place = f"to the Ray cluster at RAY_ADDRESS={address}" if address else "to or start a Ray cluster"
         reason = " ".join(str(error.__cause__ or error).split())
@@ -149,6 +159,8 @@ def _quiet_ray(*, verbose: bool) -> Iterator[None]:
         warnings.filterwarnings("ignore", message=r".*lancedb fork support")
         if not verbose:
             warnings.filterwarnings("ignore", message=r"The maximum number of concurrent tasks")
+            # A cluster has more workers than a short run has segments.
+            warnings.filterwarnings("ignore", message=r"The minimum number of concurrent actors")
             logger.setLevel(logging.CRITICAL)
         try:
             yield
@@ -181,8 +193,8 @@ def _hushed(*, hush: bool) -> Iterator[None]:
 
 
 def _of_cluster(wanted: Sequence[tuple[str, float]]) -> Resources:
-    total = ray.cluster_resources()
-    chosen = choose_resources(total.get("CPU", 1.0), total.get("GPU", 0.0))
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    chosen = choose_resources([Node(each.get("CPU", 0.0), each.get("GPU", 0.0)) for each in alive])
     changes: dict[str, Any] = {
         name: int(value) if name.endswith("_workers") else value for name, value in wanted
     }

@@ -15,6 +15,8 @@ __all__ = [
     "MERGE_POLICIES",
     "RESOURCES",
     "SAMPLINGS",
+    "SCOPES",
+    "AnnotateConfig",
     "IndexConfig",
     "Prompt",
     "Recipe",
@@ -83,6 +85,7 @@ class Recipe:
     merge_policy: str
     image_size: int
     sampling: str = "rate"
+    min_segment_s: float = 0.0
 
     @property
     def recipe_id(self) -> str:
@@ -123,6 +126,7 @@ RESOURCES = (
     "generate_cpus",
     "generate_gpus",
 )
+SCOPES = ("segment", "video")
 SAMPLINGS = ("rate", "keyframes", "count")
 
 
@@ -130,12 +134,13 @@ SAMPLINGS = ("rate", "keyframes", "count")
 class IndexConfig:
     """Settings of an indexing run. Raises ConfigError for values that cannot be.
 
-    ``sampling`` says which frames are taken: ``rate``, one every 1 / ``fps`` seconds; ``keyframes``, key frames alone
-    and no more than that; ``count``, ``fps`` x ``segment_s`` of every segment, however short. ``limit`` is how many
-    videos are begun at most; ``prune`` forgets videos whose file is gone; ``retry`` tries again what was given up;
-    ``dry_run`` says what would be done and changes nothing; ``reindex`` makes an archive of another recipe anew, beside
-    the rows there are. ``resources`` are (name, value) pairs with names from
-    ``RESOURCES``, in place of what is chosen from the cluster's size.
+    With ``min_segment_s`` segments are cut at scene changes and are that long to ``segment_s``; with 0 all are of
+    ``segment_s``. ``sampling`` says which frames are taken: ``rate``, one every 1 / ``fps`` seconds; ``keyframes``,
+    key frames alone and no more than that; ``count``, ``fps`` x ``segment_s`` of every segment, however short.
+    ``limit`` is how many videos are begun at most; ``prune`` forgets videos whose file is gone; ``retry`` tries again
+    what was given up; ``dry_run`` says what would be done and changes nothing; ``reindex`` makes an archive of another
+    recipe anew, beside the rows there are. ``resources`` are (name, value) pairs with names from ``RESOURCES``, in
+    place of what is chosen from the cluster's size.
     """
 
     sources: tuple[str, ...]
@@ -145,6 +150,7 @@ class IndexConfig:
     fps: float = 1.0
     sampling: str = "rate"
     segment_s: float = 100.0
+    min_segment_s: float = 0.0
     bank_length: int = 20
     merge_policy: str = "token"
     prompts: tuple[Prompt, ...] = field(default=())
@@ -178,6 +184,13 @@ class IndexConfig:
                 f"--segment-s {self.segment_s:g} at --fps {self.fps:g} is {self.segment_s * self.fps:.0f} frames a "
                 "segment, which are held in memory at once: at most 20000"
             )
+        if self.min_segment_s and not (
+            math.isfinite(self.min_segment_s) and 1 / self.fps <= self.min_segment_s <= self.segment_s / 2
+        ):
+            raise ConfigError(
+                f"--min-segment-s {self.min_segment_s:g}: at least one frame ({1 / self.fps:g} s) and at most half of "
+                f"--segment-s ({self.segment_s / 2:g} s)"
+            )
         if self.sampling not in SAMPLINGS:
             raise ConfigError(f"--sampling {self.sampling!r}: one of {', '.join(SAMPLINGS)}")
         if self.sampling == "keyframes" and self.decoder == "decord":
@@ -196,22 +209,10 @@ class IndexConfig:
             raise ConfigError(f"--batch-segments {self.batch_segments}: at least 1")
         if self.max_new_tokens < 1:
             raise ConfigError(f"--max-new-tokens {self.max_new_tokens}: at least 1")
-        for name, value in self.resources:
-            if name not in RESOURCES:
-                raise ConfigError(f"--resource {name}={value:g}: one of {', '.join(RESOURCES)}")
-            if (
-                not math.isfinite(value)
-                or value < 0
-                or (name.endswith("_workers") and value not in range(1, 10**6))
-            ):
-                what = "a whole number, at least 1" if name.endswith("_workers") else "0 or more"
-                raise ConfigError(f"--resource {name}={value:g}: {what}")
+        _check_resources(self.resources)
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"--limit {self.limit}: at least 1 video")
-        names = [prompt.name for prompt in self.all_prompts]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ConfigError(f"prompt {twice[0]!r} is given twice: each prompt needs a name of its own")
+        _check_names(self.all_prompts)
 
     @property
     def all_prompts(self) -> tuple[Prompt, ...]:
@@ -219,3 +220,67 @@ class IndexConfig:
         if any(prompt.name == CAPTION.name for prompt in self.prompts):
             return self.prompts
         return (CAPTION, *self.prompts)
+
+
+@dataclass(frozen=True)
+class AnnotateConfig:
+    """Settings of a run that puts prompts to stored memory. Raises ConfigError for values that cannot be.
+
+    ``scopes`` says what gets a text: each segment, each whole video, or both. ``where`` is a SQL condition over the
+    columns of ``videos``. ``new_versions`` allows prompts whose name has another text in the archive. ``model`` says
+    where the archive's model lies, if not where it was.
+    """
+
+    archive: str
+    prompts: tuple[Prompt, ...]
+    scopes: tuple[str, ...] = SCOPES
+    where: str | None = None
+    new_versions: bool = False
+    model: str = ""
+    batch_segments: int = 4
+    max_new_tokens: int = 128
+    resources: tuple[tuple[str, float], ...] = ()
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.archive:
+            raise ConfigError("no archive: give --archive a directory or an s3:// URI")
+        if not self.prompts:
+            raise ConfigError("no prompt: write --prompt NAME='TEXT'")
+        if not self.scopes or set(self.scopes) - set(SCOPES):
+            raise ConfigError(f"--scope {','.join(self.scopes)!r}: one or both of {', '.join(SCOPES)}")
+        if self.where is not None and not self.where.strip():
+            raise ConfigError(
+                "--where is empty: write a condition such as 'duration_s > 60', or leave it out"
+            )
+        if self.batch_segments < 1:
+            raise ConfigError(f"--batch-segments {self.batch_segments}: at least 1")
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"--max-new-tokens {self.max_new_tokens}: at least 1")
+        _check_resources(self.resources)
+        _check_names(self.prompts)
+
+    @property
+    def all_prompts(self) -> tuple[Prompt, ...]:
+        """The prompts, as an indexing run calls them."""
+        return self.prompts
+
+
+def _check_resources(resources: tuple[tuple[str, float], ...]) -> None:
+    for name, value in resources:
+        if name not in RESOURCES:
+            raise ConfigError(f"--resource {name}={value:g}: one of {', '.join(RESOURCES)}")
+        if (
+            not math.isfinite(value)
+            or value < 0
+            or (name.endswith("_workers") and value not in range(1, 10**6))
+        ):
+            what = "a whole number, at least 1" if name.endswith("_workers") else "0 or more"
+            raise ConfigError(f"--resource {name}={value:g}: {what}")
+
+
+def _check_names(prompts: tuple[Prompt, ...]) -> None:
+    names = [prompt.name for prompt in prompts]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"prompt {twice[0]!r} is given twice: each prompt needs a name of its own")

@@ -13,6 +13,7 @@ import pyarrow as pa
 from malmm.pipeline.config import Recipe
 from malmm.pipeline.errors import ArchiveError, RecipeMismatch
 from malmm.pipeline.generations import Generation, in_force, is_generation, record_first
+from malmm.pipeline.indexes import make_words_index
 from malmm.pipeline.lease import WRITER_TABLE
 from malmm.pipeline.location import (
     check_writable,
@@ -33,6 +34,7 @@ OPTIONS = {
     "fps": "--fps",
     "sampling": "--sampling",
     "segment_s": "--segment-s",
+    "min_segment_s": "--min-segment-s",
     "bank_length": "--bank-length",
     "merge_policy": "--merge-policy",
     "image_size": "the model's image size",
@@ -98,6 +100,7 @@ def _create(place: str, recipe: Recipe, vector_size: int) -> Generation:
     schemas = table_schemas(vector_size)
     _refuse_strangers(place, set(schemas))
     _create_tables(place, schemas)
+    make_words_index(place)
     return record_first(place, recipe)
 
 

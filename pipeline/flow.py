@@ -47,6 +47,7 @@ _VIDEO = pa.struct(
         ("height", pa.int32()),
         ("codec", pa.string()),
         ("metadata", pa.string()),
+        ("cuts", pa.list_(pa.float64())),
     ]
 )
 _SEGMENT = pa.struct(
@@ -123,7 +124,12 @@ ENCODED = pa.schema(
         ("query_output_shape", _SHAPE),
     ]
 )
-_TEXTS = [("texts", pa.list_(pa.string())), ("scores", pa.list_(pa.float32()))]
+_TEXTS = [
+    ("texts", pa.list_(pa.string())),
+    ("scores", pa.list_(pa.float32())),
+    # A classification's probability of each label, in the labels' order.
+    ("label_scores", pa.list_(pa.list_(pa.float32()))),
+]
 # generate: texts and scores, one a prompt, in place of the query outputs
 ANSWERED = pa.schema(
     [f for f in ENCODED if not f.name.startswith("query_output")] + [pa.field(*t) for t in _TEXTS]

@@ -17,7 +17,7 @@ import pyarrow as pa
 from malmm.pipeline.config import Recipe
 from malmm.pipeline.errors import ArchiveError
 from malmm.pipeline.location import create_dataset, lance_errors, open_dataset, table_uri
-from malmm.pipeline.records import RECIPES
+from malmm.pipeline.records import FORMAT, RECIPES
 
 __all__ = ["Generation", "in_force", "is_generation", "put_in_force", "record_first"]
 
@@ -56,15 +56,29 @@ def in_force(root: str) -> Generation | None:
         rows = dataset.to_table().to_pylist()
     if not rows:
         raise ArchiveError(f"{root} is damaged: its table 'recipes' is empty", uri=root)
+    _check_format(root, max(row.get("format", 1) for row in rows))
     try:
         row = max(rows, key=lambda row: row["number"])
         if row["place"] and not is_generation(row["place"]):
             raise ArchiveError(f"{root} is damaged: its recipe lies at {row['place']!r}", uri=root)
         return Generation(Recipe.from_json(row["recipe"]), row["place"], row["number"])
     except (KeyError, TypeError, ValueError) as error:
+        raise ArchiveError(f"{root} is damaged: its recipes are {rows}", uri=root) from error
+
+
+def _check_format(root: str, found: int) -> None:
+    if found > FORMAT:
         raise ArchiveError(
-            f"{root} was made by another version of malmm-ray: its recipes are {rows}", uri=root
-        ) from error
+            f"{root} was made by a newer version of malmm-ray (format {found}, and this one reads {FORMAT}): install "
+            "that version",
+            uri=root,
+        )
+    if found < FORMAT:
+        raise ArchiveError(
+            f"{root} was made by an older version of malmm-ray (format {found}, and this one reads {FORMAT}): index "
+            "its videos into a new archive",
+            uri=root,
+        )
 
 
 def record_first(root: str, recipe: Recipe) -> Generation:
@@ -93,6 +107,7 @@ def _row(generation: Generation) -> pa.Table:
         "recipe": generation.recipe.to_json(),
         "place": generation.place,
         "number": generation.number,
+        "format": FORMAT,
         "created_at": datetime.now(UTC),
     }
     return pa.Table.from_pylist([row], schema=RECIPES)

@@ -34,6 +34,7 @@ def make_recipe(config: IndexConfig, models: Models) -> Recipe:
         retrieval_fingerprint=models.retrieval.fingerprint() if models.retrieval else NO_RETRIEVAL,
         fps=config.fps,
         segment_s=config.segment_s,
+        min_segment_s=config.min_segment_s,
         bank_length=config.bank_length,
         merge_policy=config.merge_policy,
         sampling=config.sampling,

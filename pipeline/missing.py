@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pyarrow as pa
 
 from malmm.operators.plan import segments_of
 from malmm.operators.write import ONLINE, REPLAY, whole_video_subject
-from malmm.pipeline.config import Prompt, Recipe
+from malmm.pipeline.config import SCOPES, Prompt, Recipe
 from malmm.pipeline.flow import TO_REPLAY, Carried, rows_table
 from malmm.pipeline.reading import ArchiveReader
 from malmm.pipeline.records import Segment, Video, annotation_id
@@ -26,8 +26,17 @@ def something_missing(archive: ArchiveReader, prompts: Sequence[Prompt]) -> bool
     return any(texts.count_rows(f"prompt_version = '{prompt.version}'") < owed for prompt in prompts)
 
 
-def missing_annotations(archive: ArchiveReader, prompts: Sequence[Prompt], recipe: Recipe) -> list[pa.Table]:
+def missing_annotations(
+    archive: ArchiveReader,
+    prompts: Sequence[Prompt],
+    recipe: Recipe,
+    *,
+    scopes: Collection[str] = SCOPES,
+    video_ids: Collection[str] | None = None,
+) -> list[pa.Table]:
     """What to replay for the texts that the archive lacks, as blocks of ``TO_REPLAY``.
+
+    ``scopes`` says whether segments, whole videos or both; ``video_ids`` of which videos, by default all.
 
     A segment that has a text from the online pass needs no replayed one. Whole videos are those of
     ``videos``; others are not done.
@@ -52,14 +61,16 @@ def missing_annotations(archive: ArchiveReader, prompts: Sequence[Prompt], recip
     for video_row in archive.videos().to_pylist():
         fields = {name: video_row[name] for name in Video.__dataclass_fields__}
         video = Video(**fields)
+        if video_ids is not None and video.video_id not in video_ids:
+            continue
         # Of a changed video that is not finished, segments of the new content are there beside the old ones.
         planned = {s.segment_id for s in segments_of(video, recipe.recipe_id, recipe.segment_s, recipe.fps)}
         own = [row for row in segments[video.video_id] if row["segment_id"] in planned]
         subject = whole_video_subject(video.video_id, video.fingerprint, recipe.recipe_id)
-        if own and (prompts_left := lacking(subject, (REPLAY,))):
+        if "video" in scopes and own and (prompts_left := lacking(subject, (REPLAY,))):
             ids = [row["segment_id"] for row in own]
             rows.append(Carried(video, None, None).columns() | {"segment_ids": ids, "prompts": prompts_left})
-        for row in own:
+        for row in own if "segment" in scopes else ():
             if prompts_left := lacking(row["segment_id"], (ONLINE, REPLAY)):
                 segment = Segment(
                     segment_id=row["segment_id"],

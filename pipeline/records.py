@@ -15,6 +15,7 @@ from malmm.pipeline.config import stable_id
 __all__ = [
     "ANNOTATIONS",
     "FAILURES",
+    "FORMAT",
     "PERMANENT_KINDS",
     "RECIPES",
     "SEGMENTS",
@@ -46,6 +47,9 @@ PERMANENT_KINDS = frozenset(
     }
 )
 
+#: Counts up when what an archive's tables hold changes so that older versions of this package would misread it.
+FORMAT = 2
+
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
 VIDEOS = pa.schema(
@@ -60,6 +64,7 @@ VIDEOS = pa.schema(
         pa.field("height", pa.int32(), nullable=False),
         pa.field("codec", pa.string(), nullable=False),
         pa.field("metadata", pa.string(), nullable=False),
+        pa.field("cuts", pa.list_(pa.float64()), nullable=False),
         pa.field("recipe_id", pa.string(), nullable=False),
         pa.field("indexed_at", TIMESTAMP, nullable=False),
     ]
@@ -90,6 +95,7 @@ ANNOTATIONS = pa.schema(
         pa.field("prompt_version", pa.string(), nullable=False),
         pa.field("text", pa.string(), nullable=False),
         pa.field("score", pa.float32()),
+        pa.field("label_scores", pa.list_(pa.struct([("label", pa.string()), ("score", pa.float32())]))),
         pa.field("mode", pa.string(), nullable=False),
         pa.field("model", pa.string(), nullable=False),
         pa.field("created_at", TIMESTAMP, nullable=False),
@@ -118,6 +124,7 @@ RECIPES = pa.schema(
         pa.field("recipe", pa.string(), nullable=False),
         pa.field("place", pa.string(), nullable=False),
         pa.field("number", pa.int32(), nullable=False),
+        pa.field("format", pa.int32(), nullable=False),
         pa.field("created_at", TIMESTAMP, nullable=False),
     ]
 )
@@ -206,7 +213,8 @@ class Failure:
 class Video:
     """A probed source file. ``width`` and ``height`` are as displayed, after rotation.
 
-    ``metadata`` is what a manifest says of it, a JSON object, or empty.
+    ``metadata`` is what a manifest says of it, a JSON object, or empty. ``cuts`` are the times in seconds that part its
+    segments where those follow its scenes, and empty where all are of one length.
     """
 
     video_id: str
@@ -219,6 +227,10 @@ class Video:
     height: int
     codec: str
     metadata: str = ""
+    cuts: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cuts", tuple(self.cuts))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from malmm.pipeline.records import Failure
 __all__ = [
     "EXIT_FAILED",
     "EXIT_INTERRUPTED",
+    "EXIT_NOT_FOUND",
     "EXIT_OK",
     "EXIT_SOME_FAILED",
     "EXIT_USAGE",
@@ -25,6 +26,7 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_SOME_FAILED = 3
+EXIT_NOT_FOUND = 4
 EXIT_INTERRUPTED = 130
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 import pyarrow as pa
 
@@ -19,16 +18,16 @@ from malmm.model.footprint import slot_bytes
 from malmm.model.resolve import Models
 from malmm.model.verify import verify_models
 from malmm.operators.plan import segments_of
-from malmm.operators.write import REPLAY, annotation_rows
 from malmm.pipeline.cluster import Resources, connected
 from malmm.pipeline.config import IndexConfig, Recipe
+from malmm.pipeline.describing import COMMIT_EVERY_S, Describing
 from malmm.pipeline.flow import FILES, TO_PLAN, Carried, carried, rows_table
 from malmm.pipeline.fragments import Receipt
 from malmm.pipeline.ledger import Ledger
 from malmm.pipeline.maintenance import Rewrite
 from malmm.pipeline.missing import missing_annotations
 from malmm.pipeline.receiving import received
-from malmm.pipeline.records import ANNOTATIONS, VIDEOS, Failure, Segment, Video, failure_id, video_id
+from malmm.pipeline.records import VIDEOS, Failure, Segment, Video, failure_id, video_id
 from malmm.pipeline.report import IndexReport, OnProgress, Plan, Progress
 from malmm.pipeline.sources import SourceFile, is_gone
 from malmm.pipeline.stages import data_settings, indexing, probing, replaying
@@ -38,15 +37,13 @@ from malmm.pipeline.work import Work
 
 __all__ = ["Run"]
 
-COMMIT_EVERY_S = 3.0
-# A table of this many small files is worth rewriting at a run's end, and of this many in the middle of one.
+# A table of this many small files is worth rewriting when all is indexed, and of this many in the middle of it.
 MANY_FILES, TOO_MANY_FILES = 32, 1000
 _COMMITS_A_LOOK = 100
 # Workers that died, a store that was away, memory that ran out: what fails so is tried again after these pauses.
 RETRY_PAUSES_S = (2.0, 15.0)
 _SEGMENT_STAGES = ("decode", "encode", "generate", "write", "index")
 _VIDEO_STAGES = ("list", "probe", "index")
-_REPLAY_STAGES = ("replay", "generate")
 
 
 @dataclass(frozen=True)
@@ -101,8 +98,11 @@ class Run:
                         archive.sweep()
                         self.had_failures = archive.count("failures") > 0
                         self._index(archive, videos, resources)
+                        # Replay looks for every video's memory in every file.
+                        archive.compact(at_least=MANY_FILES, rewrite=self._rewriting(archive))
                         self._describe(archive, resources)
                         archive.compact(at_least=MANY_FILES, rewrite=self._rewriting(archive))
+                        archive.update_indexes(tell=lambda what: self.tell(Progress("building indexes")))
                         self._put_in_force(archive)
             finally:
                 self.report.failures += self.ledger.standing()
@@ -182,7 +182,7 @@ class Run:
         rows = rows_table(columns, FILES)
         videos: list[Video] = []
         seen: set[str] = set()
-        for block in received(probing(rows, resources)):
+        for block in received(probing(rows, self.config, resources)):
             for row in carried(block) if block is not None else []:
                 self.ledger.failed(row)
                 if row.video is not None:
@@ -294,15 +294,17 @@ class Run:
                     self.report.frames += segment["frame_count"]
                     self.report.video_s += segment["end_s"] - segment["start_s"]
             waiting.clear()
-        now = datetime.now(UTC)
-        rows = []
-        for video, segment_ids in self.ledger.take_finished():
-            archive.replace_video(video.video_id, segment_ids)
-            settled += [failure_id(video.video_id, None, stage) for stage in _VIDEO_STAGES]
+        if finished := self.ledger.take_finished():
+            # All at once: a look at the store for each of a thousand short videos would take longer than they do.
+            kept = {video.video_id: segment_ids for video, segment_ids in finished}
+            archive.replace_videos(kept)
             if self.had_failures:
-                archive.clear_stale_failures(video.video_id, segment_ids)
-            rows.append(vars(video) | {"recipe_id": self.recipe.recipe_id, "indexed_at": now})
-        if rows:
+                archive.clear_stale_failures(kept)
+            now = datetime.now(UTC)
+            rows = []
+            for video, _ in finished:
+                settled += [failure_id(video.video_id, None, stage) for stage in _VIDEO_STAGES]
+                rows.append(vars(video) | {"recipe_id": self.recipe.recipe_id, "indexed_at": now})
             archive.put_videos(pa.Table.from_pylist(rows, schema=VIDEOS))
             self.report.videos_indexed += len(rows)
         if self.had_failures:
@@ -311,63 +313,14 @@ class Run:
     def _describe(self, archive: Archive, resources: Resources) -> None:
         """Put the prompts to the memory of whole videos, and new prompts to segments stored before."""
         work = missing_annotations(archive, self.config.all_prompts, self.recipe)
-        if not work:
-            return
-        began = last_commit = time.monotonic()
-        total, done = sum(block.num_rows for block in work), 0
-        waiting: list[dict[str, Any]] = []
-        try:
-            for block in received(replaying(work, self.config, self.recipe, archive, resources)):
-                if block is not None:
-                    done += block.num_rows
-                    self._take_texts(block, waiting)
-                if time.monotonic() - last_commit >= COMMIT_EVERY_S:
-                    self._add_texts(archive, waiting)
-                    last_commit = time.monotonic()
-                self.tell(
-                    Progress(
-                        "describing",
-                        videos_done=done,
-                        videos_total=total,
-                        failures=len(self.ledger.standing()),
-                        elapsed_s=time.monotonic() - began,
-                    )
-                )
-        finally:
-            self._add_texts(archive, waiting)
-
-    def _take_texts(self, block: pa.Table, waiting: list[dict[str, Any]]) -> None:
-        for index, row in enumerate(carried(block)):
-            if row.failure is not None or row.video is None:
-                self.ledger.failed(Carried(row.video, None, row.failure))
-                continue
-            prompts = [self.config.all_prompts[place] for place in block["prompts"][index].as_py()]
-            video_end_s = row.video.start_s + row.video.duration_s
-            waiting += annotation_rows(
-                row,
-                prompts=prompts,
-                texts=block["texts"][index].as_py(),
-                scores=block["scores"][index].as_py(),
-                mode=REPLAY,
-                end_s=row.segment.end_s if row.segment else video_end_s,
-                model=self.recipe.model,
-                model_fingerprint=self.recipe.model_fingerprint,
-                recipe_id=self.recipe.recipe_id,
+        if work:
+            describing = Describing(
+                archive, self.config.all_prompts, self.ledger, self.tell, self.had_failures
             )
-
-    def _add_texts(self, archive: Archive, waiting: list[dict[str, Any]]) -> None:
-        if waiting:
-            self.report.annotations += archive.add_annotations(
-                pa.Table.from_pylist(waiting, schema=ANNOTATIONS)
-            )
-            if self.had_failures:
-                subjects = {(row["video_id"], row["segment_id"]) for row in waiting}
-                archive.clear_failures(
-                    failure_id(video, segment, stage)
-                    for video, segment in subjects
-                    for stage in _REPLAY_STAGES
-                )
-            waiting.clear()
+            try:
+                describing.go(replaying(work, self.config, archive, resources), of=work)
+            finally:
+                self.report.annotations += describing.texts
 
     def _tell(self, stage: str, began: float) -> None:
         ledger = self.ledger

@@ -22,7 +22,7 @@ from malmm.operators.probe import probe_files
 from malmm.operators.replay import ReplayPrompts
 from malmm.operators.write import write_segments
 from malmm.pipeline.cluster import Resources
-from malmm.pipeline.config import IndexConfig, Recipe
+from malmm.pipeline.config import AnnotateConfig, IndexConfig, Recipe
 from malmm.pipeline.store import Archive
 
 __all__ = ["data_settings", "indexing", "probing", "replaying"]
@@ -62,10 +62,15 @@ def _blocks(rows: pa.Table, rows_a_block: int) -> Dataset:
     return ray.data.from_arrow(parts)
 
 
-def probing(files: pa.Table, resources: Resources) -> Dataset:
-    """Files to videos: what each is, or why it is none."""
-    return _blocks(files, _FILES_A_BLOCK).map_batches(  # 1:1, headers only
+def probing(files: pa.Table, config: IndexConfig, resources: Resources) -> Dataset:
+    """Files to videos: what each is and where its scenes part it, or why it is none."""
+    return _blocks(files, _FILES_A_BLOCK).map_batches(  # 1:1, headers only unless scenes are wanted
         probe_files,
+        fn_kwargs={
+            "min_segment_s": config.min_segment_s,
+            "segment_s": config.segment_s,
+            "limit_s": config.decode_limit_s,
+        },
         batch_size=1,
         num_cpus=resources.decode_cpus,
         compute=TaskPoolStrategy(size=resources.decode_workers),
@@ -143,7 +148,7 @@ def indexing(
 
 
 def replaying(
-    work: Sequence[pa.Table], config: IndexConfig, recipe: Recipe, archive: Archive, resources: Resources
+    work: Sequence[pa.Table], config: IndexConfig | AnnotateConfig, archive: Archive, resources: Resources
 ) -> Dataset:
     """Stored memory and prompts to texts, without a video."""
     return (
@@ -154,7 +159,7 @@ def replaying(
             fn_constructor_kwargs={
                 "archive": archive.uri,
                 "model": config.model,
-                "settings": MemorySettings(length=recipe.bank_length, policy=recipe.merge_policy),
+                "settings": MemorySettings(archive.recipe.bank_length, archive.recipe.merge_policy),
                 "prompts": config.all_prompts,
             },
             batch_size=config.batch_segments,
@@ -169,11 +174,15 @@ def replaying(
 
 
 def _pool(workers: int) -> ActorPoolStrategy:
-    """Work begins with the first actor that is up: on a busy cluster the others may be long in coming."""
-    return ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers)
+    """Work begins with the first actor that is up: on a busy cluster the others may be long in coming.
+
+    The size is fixed: Ray would take actors away whenever decoding falls behind for some seconds and not give them
+    back, and each has a model to load.
+    """
+    return ActorPoolStrategy(size=workers)
 
 
-def _generating(config: IndexConfig, resources: Resources) -> dict[str, Any]:
+def _generating(config: IndexConfig | AnnotateConfig, resources: Resources) -> dict[str, Any]:
     return {
         "fn_constructor_kwargs": {
             "model": config.model,

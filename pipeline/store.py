@@ -23,10 +23,17 @@ from malmm.pipeline.config import Recipe
 from malmm.pipeline.creation import create_or_load, load_if_there
 from malmm.pipeline.fragments import Receipt, conform
 from malmm.pipeline.generations import Generation, in_force, put_in_force
+from malmm.pipeline.indexes import update_indexes
 from malmm.pipeline.lease import Lease
-from malmm.pipeline.location import drop_tables, lance_errors
-from malmm.pipeline.maintenance import Rewrite, compact_dataset, small_fragments
-from malmm.pipeline.predicates import equals, is_in
+from malmm.pipeline.location import drop_tables, lance_errors, table_uri
+from malmm.pipeline.maintenance import (
+    Rewrite,
+    compact_dataset,
+    remove_files,
+    small_fragments,
+    unnamed_files,
+)
+from malmm.pipeline.predicates import is_in
 from malmm.pipeline.reading import ArchiveReader
 from malmm.pipeline.records import ANNOTATIONS, FAILURES, VIDEOS, Failure, failure_id
 
@@ -148,7 +155,7 @@ class Archive(ArchiveReader):
     def put_videos(self, rows: pa.Table) -> None:
         """Record videos as done, replacing the row of a video that has one.
 
-        The last step of a video: its segments are committed and, for a changed file, ``replace_video``
+        The last step of a video: its segments are committed and, for a changed file, ``replace_videos``
         has been called.
         """
         self._upsert("videos", "video_id", conform(rows, VIDEOS, "videos", self._uri))
@@ -180,7 +187,8 @@ class Archive(ArchiveReader):
         """Delete what a killed run left and return the rows deleted by table.
 
         Orphans are memory and texts of segments that are not done, and texts of whole videos that are not
-        done. Reads only id columns. Not while receipts are being committed by another process.
+        done. Reads only id columns. Not while receipts are being committed by another process. While the archive is
+        ``held``, memory that workers wrote and nobody committed goes too: receipts of before cannot be committed then.
         """
         done = self.completed_segments()
         deleted = {}
@@ -188,18 +196,24 @@ class Archive(ArchiveReader):
             deleted[name] = self._delete_in(name, "segment_id", self._ids(name, "segment_id") - done)
         whole = self._ids("annotations", "video_id", ["segment_id IS NULL"]) - set(self.completed_videos())
         deleted["annotations"] += self._delete_in("annotations", "video_id", whole, "segment_id IS NULL")
+        self._remove_unnamed_files()
         return deleted
 
-    def replace_video(self, video_id: str, keep_segment_ids: Iterable[str]) -> dict[str, int]:
-        """Delete a changed video's old rows, once its new segments are committed; rows deleted by table.
+    def replace_videos(self, kept: Mapping[str, Iterable[str]]) -> dict[str, int]:
+        """Delete the old rows of changed videos, once their new segments are committed; rows deleted by table.
 
-        Every segment of the video but ``keep_segment_ids`` goes, with its memory and texts, and with any of
-        them the texts about the whole video, which described the old content.
+        ``kept`` has the segments that stay, by video. Every other segment of these videos goes, with its memory and
+        texts, and with any of them the texts about the whole video, which described the old content. One look at the
+        store, however many videos.
         """
-        old = self.completed_segments(video_id) - set(keep_segment_ids)
+        rows = self._rows("segments", is_in("video_id", kept), ["segment_id", "video_id"])
+        keep = set().union(*kept.values())
+        old = {
+            row["segment_id"]: row["video_id"] for row in rows.to_pylist() if row["segment_id"] not in keep
+        }
         if not old:
             return {"segments": 0, "memories": 0, "annotations": 0}
-        whole = self._delete_in("annotations", "video_id", [video_id], "segment_id IS NULL")
+        whole = self._delete_in("annotations", "video_id", old.values(), "segment_id IS NULL")
         # `segments` first: killed after it, the rest are orphans and the next sweep finds them.
         segments = self._delete_in("segments", "segment_id", old)
         memories = self._delete_in("memories", "segment_id", old)
@@ -243,14 +257,23 @@ class Archive(ArchiveReader):
         """Forget failures of what has been done since, by their ids; gives how many there were."""
         return self._delete_in("failures", "failure_id", failure_ids)
 
-    def clear_stale_failures(self, video_id: str, segment_ids: Iterable[str]) -> int:
-        """Forget a video's failures of segments other than these: its file or its plan was another then."""
-        kept = set(segment_ids)
-        rows = self._rows(
-            "failures", [equals("video_id", video_id)], ["failure_id", "segment_id"]
-        ).to_pylist()
-        stale = [row["failure_id"] for row in rows if row["segment_id"] and row["segment_id"] not in kept]
-        return self.clear_failures(stale)
+    def clear_stale_failures(self, kept: Mapping[str, Iterable[str]]) -> int:
+        """Forget videos' failures of other segments than these, by video: their file or plan was another then."""
+        keep = set().union(*kept.values())
+        columns = ["failure_id", "segment_id"]
+        rows = self._rows("failures", is_in("video_id", kept), columns).to_pylist()
+        return self.clear_failures(
+            row["failure_id"] for row in rows if row["segment_id"] and row["segment_id"] not in keep
+        )
+
+    def update_indexes(
+        self, *, at_once: bool = False, tell: Callable[[str], None] = lambda what: None
+    ) -> list[str]:
+        """Make the indexes that the archive is large enough for and bring those up to date that lag; what was done."""
+        lease = self._lease
+        return update_indexes(
+            self._uri, at_once=at_once, check=lease.check if lease else lambda: None, tell=tell
+        )
 
     def compact(
         self,
@@ -274,9 +297,24 @@ class Archive(ArchiveReader):
         return done
 
     def _dataset_to_write(self, name: str) -> lance.LanceDataset:
+        # In this order: what is committed to a version that was the latest after another writer took over must fail.
+        dataset = self._dataset(name)
         if self._lease is not None:
             self._lease.check()
-        return self._dataset(name)
+        return dataset
+
+    def _remove_unnamed_files(self) -> None:
+        """Delete the memory that a killed run's workers wrote: megabytes a slot, which Lance keeps for a week."""
+        if self._lease is None or not unnamed_files(self._dataset_to_write("memories"), self._uri):
+            return
+        # A writer who was taken for dead may have stopped in the middle of a commit, and go on with it. Restoring the
+        # latest version changes no row, and makes every commit fail that was begun before.
+        with lance_errors(self._uri, "write table 'memories' of"):
+            self._dataset_to_write("memories").restore()
+        names = unnamed_files(self._dataset("memories"), self._uri)
+        # Found while nobody else wrote, they stay nobody's, however long it takes to delete them.
+        self._lease.check()
+        remove_files(table_uri(self._uri, "memories"), names)
 
     def _append_fragments(self, name: str, fragments: list[str]) -> None:
         if not fragments:

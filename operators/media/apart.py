@@ -26,7 +26,7 @@ from malmm.operators.media.probe import VideoInfo
 from malmm.operators.media.span import DecodedSpan
 from malmm.pipeline.errors import ConfigError, MediaError
 
-__all__ = ["DECODE_LIMIT_S", "PROBE_LIMIT_S", "decode_span_apart", "probe_apart"]
+__all__ = ["DECODE_LIMIT_S", "PROBE_LIMIT_S", "decode_span_apart", "probe_apart", "scene_changes_apart"]
 
 DECODE_LIMIT_S = 600.0
 """How long a segment may take unless told otherwise."""
@@ -42,6 +42,13 @@ def probe_apart(uri: str, *, limit_s: float = PROBE_LIMIT_S) -> VideoInfo:
     ``too_large``."""
     answer, _ = _ask(uri, {"what": "probe", "uri": uri}, limit_s)
     return VideoInfo(**answer["info"])
+
+
+def scene_changes_apart(uri: str, *, limit_s: float = DECODE_LIMIT_S) -> list[float]:
+    """See ``malmm.operators.media.scenes.scene_changes``. Also raises MediaError of kind ``crashed``, ``timed_out`` or
+    ``too_large``."""
+    answer, _ = _ask(uri, {"what": "scenes", "uri": uri}, limit_s)
+    return list(answer["changes_s"])
 
 
 def decode_span_apart(

@@ -18,6 +18,7 @@ import numpy as np
 
 from malmm.operators.media.probe import probe
 from malmm.operators.media.reader import decode_span
+from malmm.operators.media.scenes import scene_changes
 from malmm.pipeline.errors import MalmmError
 
 __all__ = ["serve"]
@@ -46,7 +47,7 @@ def serve() -> None:
 def _answer(request: dict[str, Any], answers: BinaryIO) -> None:
     data: Any = b""
     try:
-        answer, data = _probe(request) if request["what"] == "probe" else _decode(request)
+        answer, data = _WORK[request["what"]](request)
     except MemoryError:
         message = (
             f"{request['uri']} needs more than {MEMORY_BYTES >> 30} GiB of memory to be decoded: "
@@ -67,6 +68,11 @@ def _answer(request: dict[str, Any], answers: BinaryIO) -> None:
 def _probe(request: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     _limit_memory(0)
     return {"info": asdict(probe(request["uri"]))}, b""
+
+
+def _scenes(request: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    _limit_memory(0)
+    return {"changes_s": scene_changes(request["uri"])}, b""
 
 
 def _decode(request: dict[str, Any]) -> tuple[dict[str, Any], Any]:
@@ -92,6 +98,9 @@ def _decode(request: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         "bytes": span.frames.nbytes,
     }
     return answer, np.ascontiguousarray(span.frames).data
+
+
+_WORK = {"probe": _probe, "scenes": _scenes, "decode": _decode}
 
 
 def _limit_memory(beside: int) -> None:

@@ -202,6 +202,7 @@ def test_counts_are_those_of_the_rows(
         "probing",
         "indexing",
         "describing",
+        "building indexes",
     ]
     last = [progress for progress in told if progress.stage == "indexing"][-1]
     assert last.segments_done == last.segments_total == len(segments)

@@ -80,7 +80,7 @@ def test_what_the_rows_brought_along_is_kept(generate: GenerateTexts, encoded: p
 def test_replayed_rows_are_answered_with_their_own_prompts(generate: GenerateTexts) -> None:
     rows = [(planned(video_at())[0], [1]), (Carried(video_at(), None, None), [0, 2]), (failing_row(), [])]
     table = generate(replayed(*rows))
-    assert table.column_names == ["video", "segment", "failure", "prompts", "texts", "scores"]
+    assert table.column_names == ["video", "segment", "failure", "prompts", "texts", "scores", "label_scores"]
     for name in table.column_names:
         assert table.schema.field(name) == ANSWERED.field(name)
     assert table["prompts"].to_pylist() == [[1], [0, 2], None]

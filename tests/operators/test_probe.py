@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from support.media import VideoSpec, make_video, run_ffmpeg
 
 from malmm.operators.media.probe import probe
+from malmm.operators.plan import segments_of
 from malmm.operators.probe import probe_files
 from malmm.pipeline.flow import FILES, PROBED, carried, rows_table
 from malmm.pipeline.records import video_id
@@ -63,3 +66,21 @@ def test_what_is_no_video_says_why(files: dict[str, str]) -> None:
 
 def test_a_batch_gives_what_each_file_gives_alone(files: dict[str, str]) -> None:
     assert probed(*files.values()) == [row for uri in files.values() for row in probed(uri)]
+
+
+def test_segments_follow_the_scenes_when_they_are_wanted(tmp_path: Path) -> None:
+    path = tmp_path / "film.mp4"
+    scenes = ("testsrc2=size=96x64:rate=12:duration=4", "smptebars=size=96x64:rate=12:duration=7")
+    parts = [item for scene in scenes for item in ("-f", "lavfi", "-i", scene)]
+    joined = "[0:v]format=yuv420p,setsar=1[a];[1:v]format=yuv420p,setsar=1[b];[a][b]concat=n=2[out]"
+    run_ffmpeg(*parts, "-filter_complex", joined, "-map", "[out]", "-c:v", "libx264", path)
+    table = rows_table([{"uri": str(path), "fingerprint": "f"}], FILES)
+    [row] = carried(probe_files(table, min_segment_s=2.0, segment_s=6.0))
+    assert row.video is not None
+    assert row.video.cuts == pytest.approx([4.0, 9.0])
+    segments = segments_of(row.video, "0" * 24, 6.0, 1.0)
+    assert [(round(s.start_s, 6), round(s.end_s, 6)) for s in segments] == [(0, 4), (4, 9), (9, 11)]
+    assert [s.is_last for s in segments] == [False, False, True]
+    [plain] = carried(probe_files(table))
+    assert plain.video is not None
+    assert plain.video.cuts == ()

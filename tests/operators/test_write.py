@@ -50,6 +50,7 @@ def answered(
         "prompts": [0, 1, 2],
         "texts": ["a caption", "two", "indoors"],
         "scores": [None, None, 0.75],
+        "label_scores": [None, None, [0.75, 0.25]],
     }
     arrays: dict[str, np.ndarray] = {
         "tokens": generator.standard_normal((slots, 5, 6)).astype(np.float16),
@@ -206,6 +207,7 @@ def test_a_whole_video_is_a_subject_of_its_own() -> None:
             prompts=list(PROMPTS[:1]),
             texts=["a text"],
             scores=[None],
+            label_scores=[None],
             mode=mode,
             end_s=12.0,
             model="debug",

@@ -24,6 +24,7 @@ def test_recipe_id_depends_on_what_decides_the_rows():
         "merge_policy": "frame",
         "image_size": 224,
         "sampling": "keyframes",
+        "min_segment_s": 5.0,
     }
     others = {dataclasses.replace(RECIPE, **{name: value}).recipe_id for name, value in changes.items()}
     assert len(others | {RECIPE.recipe_id}) == 1 + len(changes)
@@ -107,6 +108,8 @@ def test_the_caption_is_there_unless_replaced():
         ({"resources": (("decode_workers", 1.5),)}, "--resource decode_workers=1.5: a whole number"),
         ({"resources": (("workers", 1.0),)}, "--resource workers=1: one of decode_workers"),
         ({"limit": 0}, "--limit 0: at least 1"),
+        ({"min_segment_s": 60.0}, "at most half of --segment-s (50 s)"),
+        ({"min_segment_s": 0.5}, "--min-segment-s 0.5: at least one frame (1 s)"),
         ({"sampling": "some"}, "--sampling 'some': one of rate"),
         ({"sampling": "keyframes", "decoder": "decord"}, "needs --decoder av"),
         ({"decode_limit_s": 0.0}, "--decode-limit-s 0"),

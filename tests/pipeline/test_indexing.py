@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 from support.archive_contents import contents, versions
 from support.inline_stages import InlineStages
@@ -84,6 +86,22 @@ def clean(go: Go, place: str, *sources: Path, **changes: object) -> dict[str, ob
     shutil.rmtree(other, ignore_errors=True)
     go(*sources, archive=other, **changes)
     return contents(ArchiveReader.open(other))
+
+
+def test_many_small_files_are_merged_before_memory_is_replayed(
+    go: Go, place: str, videos: dict[str, Path], stages: InlineStages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaying = stages.replaying
+    files: list[int] = []
+
+    def counting(*arguments: Any) -> Iterator[pa.Table]:
+        files.append(len(ArchiveReader.open(place).table("memories").to_lance().get_fragments()))
+        return replaying(*arguments)
+
+    monkeypatch.setattr(run, "replaying", counting)
+    monkeypatch.setattr(run, "MANY_FILES", 5)
+    report = go(videos["two"], videos["three"])
+    assert (report.segments_indexed, files) == (5, [1])
 
 
 def test_videos_are_stored_and_described(go: Go, place: str, videos: dict[str, Path]) -> None:
@@ -315,7 +333,7 @@ def test_progress_is_told_from_listing_to_describing(go: Go, videos: dict[str, P
     told: list[Progress] = []
     go(videos["two"], videos["three"], on_progress=told.append)
     stages = list(dict.fromkeys(progress.stage for progress in told))
-    assert stages == ["listing", "probing", "indexing", "describing"]
+    assert stages == ["listing", "probing", "indexing", "describing", "building indexes"]
     last = [progress for progress in told if progress.stage == "indexing"][-1]
     assert (last.segments_done, last.segments_total) == (5, 5)
     assert last.video_s_done == last.video_s_total == pytest.approx(14.0, abs=0.2)

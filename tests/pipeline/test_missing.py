@@ -41,6 +41,7 @@ def texts(row: Carried, prompts: list[Prompt], mode: str) -> pa.Table:
         prompts=prompts,
         texts=["a text"] * len(prompts),
         scores=[None] * len(prompts),
+        label_scores=[None] * len(prompts),
         mode=mode,
         end_s=row.segment.end_s if row.segment else 300.0,
         model=RECIPE.model,

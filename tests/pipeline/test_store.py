@@ -8,6 +8,7 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from support.archive_rows import (
     PROMPT_VERSION,
     RECIPE,
@@ -124,10 +125,18 @@ class TestCreation:
         with pytest.raises(ArchiveError, match="with rows but no recipe"):
             Archive.create_or_open(str(tmp_path), RECIPE, VECTOR_SIZE)
 
-    def test_a_recipe_of_another_version_is_named(self, tmp_path):
-        row = {"recipe_id": "0", "recipe": '{"novel": 1}', "created_at": None}
+    @pytest.mark.parametrize(
+        ("row", "said"),
+        [
+            ({}, "an older version of malmm-ray"),
+            ({"format": records.FORMAT + 1}, "a newer version of malmm-ray"),
+            ({"format": records.FORMAT}, "is damaged"),
+        ],
+    )
+    def test_a_recipe_of_another_version_is_named(self, tmp_path, row, said):
+        row = {"recipe_id": "0", "recipe": '{"novel": 1}', "created_at": None, "number": 0, "place": ""} | row
         lance.write_dataset(pa.Table.from_pylist([row]), str(tmp_path / "recipes.lance"))
-        with pytest.raises(ArchiveError, match="another version of malmm-ray"):
+        with pytest.raises(ArchiveError, match=said):
             Archive.open(str(tmp_path))
 
     @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system that refuses everyone")
@@ -179,17 +188,17 @@ class TestCommit:
         archive.commit([])
         archive.sweep()
         archive.clear_failures([records.failure_id(video(0), segment(0), "decode")])
-        archive.clear_stale_failures(video(0), [])
+        archive.clear_stale_failures({video(0): []})
         archive.record_failures([])
         archive.put_videos(records.VIDEOS.empty_table())
         archive.add_annotations(rows(0)["annotations"])
-        archive.replace_video(video(0), [segment(0)])
+        archive.replace_videos({video(0): [segment(0)]})
         assert [archive.table(name).version for name in names] == before
 
     def test_compaction_changes_no_row(self, archive):
         for number in range(4):
             index(archive, number)
-        archive.replace_video(video(0), [segment(number) for number in (0, 1, 3)])
+        archive.replace_videos({video(0): [segment(number) for number in (0, 1, 3)]})
         kept = [segment(number) for number in (3, 0, 1)]
         before = archive.memory_rows(kept)
         assert archive.compact()["memories"] == (3, 1)
@@ -229,7 +238,7 @@ class TestClearingUp:
         archive.add_annotations(annotation_table(annotation(None, subject="old")))
         index(archive, 0, fingerprint="second")
         new = segment(0, fingerprint="second")
-        deleted = archive.replace_video(video(0), [new])
+        deleted = archive.replace_videos({video(0): [new]})
         assert deleted == {"segments": 2, "memories": 6, "annotations": 3}
         archive.put_videos(video_table(0, fingerprint="second"))
         assert archive.completed_segments(video(0)) == {new}
@@ -240,11 +249,112 @@ class TestClearingUp:
         }
         assert archive.sweep() == NO_ROWS
 
+    def test_many_videos_are_replaced_at_once(self, archive):
+        videos = range(4)
+        for number in videos:
+            index(archive, 0, 1, of_video=number)
+        archive.put_videos(video_table(*videos))
+        whole = [annotation(None, of_video=number, subject=video(number)) for number in videos]
+        archive.add_annotations(annotation_table(*whole))
+        before = archive.table("segments").version
+        kept = {
+            video(0): [segment(0), segment(1)],  # all of it
+            video(1): [segment(1, of_video=1)],
+            video(2): [],
+        }
+        assert archive.replace_videos(kept) == {"segments": 3, "memories": 9, "annotations": 5}
+        assert archive.table("segments").version == before + 1
+        left = {video(0): 2, video(1): 1, video(2): 0, video(3): 2}
+        assert {key: len(archive.completed_segments(key)) for key in left} == left
+        described = [row["video_id"] for row in archive.annotations().to_pylist() if not row["segment_id"]]
+        assert sorted(described) == sorted([video(0), video(3)])
+        assert archive.replace_videos({}) == {"segments": 0, "memories": 0, "annotations": 0}
+        assert archive.sweep() == NO_ROWS
+
     def test_ids_by_the_thousand(self, archive):
         many = [stable_id(number) for number in range(2500)]
         index(archive, 0)
         assert archive.completed_among([*many, segment(0)]) == {segment(0)}
-        assert archive.replace_video(video(0), many)["segments"] == 1
+        assert archive.replace_videos({video(0): many})["segments"] == 1
+
+
+def memory_files(archive):
+    return {path.name for path in Path(archive.uri, "memories.lance", "data").iterdir()}
+
+
+class TestFilesThatNobodyCommitted:
+    def test_a_sweep_deletes_them_and_nothing_else(self, archive):
+        index(archive, 0)
+        reader = archive.table("memories").to_lance()  # at this version
+        index(archive, 1)
+        archive.replace_videos({video(0): [segment(1)]})
+        archive.compact()
+        kept = memory_files(archive)
+        before = archive.memory_rows([segment(1)])
+        write_rows(archive.uri, rows(2, 3))
+        assert len(memory_files(archive) - kept) == 2
+        with archive.held():
+            assert archive.sweep() == NO_ROWS
+            assert memory_files(archive) == kept
+            index(archive, 2)
+        assert reader.to_table(columns=["segment_id"])["segment_id"].to_pylist() == 3 * [segment(0)]
+        assert archive.memory_rows([segment(1)]).equals(before)
+        for key, got, _ in archive.memory_tokens([segment(1), segment(2)]):
+            np.testing.assert_array_equal(got, tokens(key))
+
+    def test_while_others_may_write_they_stay(self, archive):
+        receipts = write_rows(archive.uri, rows(0))
+        archive.sweep()
+        archive.commit(receipts)
+        assert archive.memory_rows([segment(0)]).num_rows == 3
+
+    def test_without_any_a_sweep_makes_no_version(self, archive):
+        index(archive, 0)
+        before = archive.table("memories").version
+        with archive.held():
+            archive.sweep()
+        assert archive.table("memories").version == before
+
+    def test_of_other_files_it_keeps_away_wherever_the_archive_lies(self, tmp_path):
+        archive = Archive.create_or_open(str(tmp_path / "data" / "archive"), RECIPE, VECTOR_SIZE)
+        index(archive, 0)
+        half = Path(archive.uri, "memories.lance", "_indices", "half", "index.idx")
+        half.parent.mkdir(parents=True)
+        half.write_bytes(b"the beginning of an ind")
+        before = archive.table("memories").version
+        with archive.held():
+            archive.sweep()
+            assert archive.table("memories").version == before
+            write_rows(archive.uri, rows(1))
+            assert len(memory_files(archive)) == 2
+            archive.sweep()
+        assert len(memory_files(archive)) == 1
+        assert half.exists()
+
+    def test_a_commit_that_was_begun_before_fails(self, archive):
+        """Of a writer that stopped in the middle of it, and goes on after another took over."""
+        (receipt,) = write_rows(archive.uri, rows(0))
+        begun = archive.table("memories").to_lance()
+        with archive.held():
+            archive.sweep()
+        fragments = [lance.fragment.FragmentMetadata.from_json(text) for text in receipt.memories]
+        with pytest.raises(OSError, match="ncompatible"):
+            lance.LanceDataset.commit(
+                begun, lance.LanceOperation.Append(fragments), read_version=begun.version
+            )
+        assert archive.count("memories") == 0
+
+    def test_a_store_that_refuses_to_delete_stops_nobody(self, archive, monkeypatch):
+        write_rows(archive.uri, rows(0))
+
+        def refuse(*_):
+            raise PermissionError("it may not be deleted")
+
+        monkeypatch.setattr(LocalFileSystem, "rm", refuse)
+        with archive.held():
+            archive.sweep()
+            index(archive, 1)
+        assert archive.memory_rows([segment(1)]).num_rows == 3
 
 
 class TestAnnotations:
@@ -289,6 +399,6 @@ class TestFailures:
         whole = dataclasses.replace(self.FAILURE, segment_id=None)
         other = dataclasses.replace(gone, video_id=video(1))
         archive.record_failures([kept, gone, whole, other])
-        assert archive.clear_stale_failures(video(0), [segment(0)]) == 1
+        assert archive.clear_stale_failures({video(0): [segment(0)], video(2): []}) == 1
         left = {(row["video_id"], row["segment_id"]) for row in archive.failures().to_pylist()}
         assert left == {(video(0), segment(0)), (video(0), None), (video(1), segment(1))}

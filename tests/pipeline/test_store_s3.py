@@ -47,7 +47,7 @@ def test_an_archive_in_an_object_store(bucket):
     assert reader.recipe == RECIPE
     for key, values, _ in reader.memory_tokens([segment(0), segment(1)]):
         np.testing.assert_array_equal(values, tokens(key))
-    assert archive.replace_video(video(0), [segment(1)])["memories"] == 3
+    assert archive.replace_videos({video(0): [segment(1)]})["memories"] == 3
     assert archive.sweep() == {"memories": 0, "annotations": 0}
     archive.compact()
     assert reader.table("memories").count_rows() == 3
@@ -63,3 +63,21 @@ def test_a_store_that_does_not_answer(bucket, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
     with pytest.raises(ArchiveError, match="AWS_ENDPOINT_URL"):
         Archive.open("s3://archives/films")
+
+
+def test_files_that_nobody_committed_are_deleted(bucket):
+    client = boto3.client("s3")
+    archive = Archive.create_or_open(f"{bucket}/killed", RECIPE, VECTOR_SIZE)
+
+    def files():
+        listed = client.list_objects_v2(Bucket="archives", Prefix="killed/memories.lance/data/")
+        return {entry["Key"] for entry in listed.get("Contents", [])}
+
+    archive.commit(write_rows(archive.uri, rows(0)))
+    kept = files()
+    write_rows(archive.uri, rows(1, 2))
+    assert len(files()) == len(kept) + 2
+    with archive.held():
+        archive.sweep()
+    assert files() == kept
+    assert archive.memory_rows([segment(0)]).num_rows == 3

@@ -113,6 +113,7 @@ def annotation(
         "prompt_version": PROMPT_VERSION,
         "text": "a red square",
         "score": None,
+        "label_scores": None,
         "mode": mode,
         "model": "debug",
         "created_at": WHEN,
@@ -137,6 +138,7 @@ def video_table(*numbers: int, fingerprint: str = "first") -> pa.Table:
                 "height": 48,
                 "codec": "h264",
                 "metadata": "",
+                "cuts": [],
                 "recipe_id": RECIPE.recipe_id,
                 "indexed_at": WHEN,
             }

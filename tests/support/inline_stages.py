@@ -18,8 +18,8 @@ from malmm.operators.plan import plan_segments
 from malmm.operators.probe import probe_files
 from malmm.operators.replay import ReplayPrompts
 from malmm.operators.write import write_segments
-from malmm.pipeline import run
-from malmm.pipeline.cluster import choose_resources
+from malmm.pipeline import describing, run
+from malmm.pipeline.cluster import Node, choose_resources
 from malmm.pipeline.config import IndexConfig, Recipe
 from malmm.pipeline.flow import DECODED, Carried, carried, rows_table
 from malmm.pipeline.store import Archive
@@ -43,9 +43,10 @@ class InlineStages:
         for name in ("probing", "indexing", "replaying"):
             monkeypatch.setattr(run, name, getattr(self, name))
         monkeypatch.setattr(run, "received", self.received)
+        monkeypatch.setattr(describing, "received", self.received)
         monkeypatch.setattr(run, "rewriting_on_workers", lambda uri, table: None)
         monkeypatch.setattr(
-            run, "connected", lambda verbose, wanted: contextlib.nullcontext(choose_resources(2, 0))
+            run, "connected", lambda verbose, wanted: contextlib.nullcontext(choose_resources([Node(2)]))
         )
         monkeypatch.setattr(run, "data_settings", lambda verbose: contextlib.nullcontext())
 
@@ -54,12 +55,13 @@ class InlineStages:
             yield None
             yield block
 
-    def probing(self, files: pa.Table, resources: Any) -> Iterator[pa.Table]:
+    def probing(self, files: pa.Table, config: IndexConfig, resources: Any) -> Iterator[pa.Table]:
         self.calls["probing"] += 1
         for index in range(files.num_rows):
             self.calls["probed"] += 1
             if files["uri"][index].as_py() not in self.lost_files:
-                yield probe_files(files.slice(index, 1))
+                part = files.slice(index, 1)
+                yield probe_files(part, min_segment_s=config.min_segment_s, segment_s=config.segment_s)
 
     def indexing(
         self, videos: pa.Table, config: IndexConfig, recipe: Recipe, archive: Archive, resources: Any
@@ -104,14 +106,14 @@ class InlineStages:
             )
 
     def replaying(
-        self, work: Sequence[pa.Table], config: IndexConfig, recipe: Recipe, archive: Archive, resources: Any
+        self, work: Sequence[pa.Table], config: IndexConfig, archive: Archive, resources: Any
     ) -> Iterator[pa.Table]:
         self.calls["replaying"] += 1
         replay = self._actor(
             ReplayPrompts,
             archive=archive.uri,
             model=config.model,
-            settings=MemorySettings(recipe.bank_length, recipe.merge_policy),
+            settings=MemorySettings(archive.recipe.bank_length, archive.recipe.merge_policy),
             prompts=config.all_prompts,
             device="cpu",
         )

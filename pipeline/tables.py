@@ -1,0 +1,102 @@
+"""An archive's tables at their latest version, and reading rows and ids of them in bulk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Self
+
+import lance
+import lancedb
+import pyarrow as pa
+
+from malmm.pipeline.config import Recipe
+from malmm.pipeline.errors import ArchiveError
+from malmm.pipeline.generations import in_force
+from malmm.pipeline.location import is_local, lance_errors, open_dataset, resolve
+from malmm.pipeline.predicates import is_in
+
+__all__ = ["TableReader"]
+
+
+class TableReader:
+    """Reads whole tables. Every call reads the latest committed version; no handle is kept."""
+
+    def __init__(self, uri: str, recipe: Recipe, root: str | None = None) -> None:
+        self._uri = uri
+        self._recipe = recipe
+        self._root = root or uri
+
+    @classmethod
+    def open(cls, uri: str) -> Self:
+        """Open an existing archive. Raises ArchiveError when there is none or it cannot be reached."""
+        place = resolve(uri)
+        if is_local(place) and Path(place).is_file():
+            raise ArchiveError(f"{uri} is a file, and an archive is a directory", uri=place)
+        found = in_force(place)
+        if found is None:
+            raise ArchiveError(
+                f"there is no archive at {uri}: make one with `malmm index VIDEOS --archive {uri}`", uri=place
+            )
+        return cls(found.address(place), found.recipe, place)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._uri!r})"
+
+    @property
+    def uri(self) -> str:
+        """Where the tables lie, an absolute path or object store URI, good in every process."""
+        return self._uri
+
+    @property
+    def root(self) -> str:
+        """The archive's own address, by which people know it; the tables may lie below it."""
+        return self._root
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of every row in the archive."""
+        return self._recipe
+
+    def table(self, name: str) -> lancedb.table.Table:
+        """The LanceDB table, opened anew: an older handle would not see later commits."""
+        with lance_errors(self._uri, f"open table {name!r} of"):
+            return lancedb.connect(self._uri).open_table(name)
+
+    def schema(self, name: str) -> pa.Schema:
+        """A table's Arrow schema, as in ``records``."""
+        return self._dataset(name).schema
+
+    def count(self, name: str) -> int:
+        """The number of rows of a table."""
+        return self._dataset(name).count_rows()
+
+    def completed_among(self, segment_ids: Iterable[str]) -> set[str]:
+        """Those of the given segments that are done."""
+        return self._ids("segments", "segment_id", is_in("segment_id", segment_ids))
+
+    def _dataset(self, name: str) -> lance.LanceDataset:
+        dataset = open_dataset(self._uri, name)
+        if dataset is None:
+            raise ArchiveError(f"{self._uri} has no table {name!r}", uri=self._uri)
+        return dataset
+
+    def _rows(
+        self, name: str, filters: Iterable[str] | None = None, columns: list[str] | None = None
+    ) -> pa.Table:
+        dataset = self._dataset(name)
+        with lance_errors(self._uri, f"read table {name!r} of"):
+            if filters is None:
+                return dataset.to_table(columns=columns)
+            parts = [dataset.to_table(columns=columns, filter=part) for part in filters]
+            return pa.concat_tables(parts) if parts else dataset.to_table(columns=columns, limit=0)
+
+    def _ids(self, name: str, column: str, filters: Iterable[str] | None = None) -> set[str]:
+        dataset = self._dataset(name)
+        ids: set[str] = set()
+        with lance_errors(self._uri, f"read table {name!r} of"):
+            for part in [None] if filters is None else filters:
+                for batch in dataset.scanner(columns=[column], filter=part).to_batches():
+                    ids.update(batch[column].unique().to_pylist())
+        ids.discard(None)  # a whole video's annotation has no segment_id
+        return ids
