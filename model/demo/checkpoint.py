@@ -68,6 +68,8 @@ _LANGUAGE = {
     "max_position_embeddings": 2048,
     "tie_word_embeddings": False,
 }
+# Where as many of the objects that are in a segment lie below as of those that are not lie above: docs/retrieval.md.
+RELEVANCE_THRESHOLD = 0.35
 _RETRIEVAL = _QFORMER | {"num_hidden_layers": 2, "use_qformer_text_input": True}
 _VECTOR = 64
 _VOCABULARY = 512
@@ -165,7 +167,8 @@ def save_instructblip(directory: Path, model: PreTrainedModel, time_positions: T
 
 
 def save_retrieval(directory: Path, model: PreTrainedModel) -> None:
-    """Write the retrieval companion, in half precision."""
+    """Write the retrieval companion, in half precision, with the cosine that tells what is relevant."""
+    model.config.relevance_threshold = RELEVANCE_THRESHOLD
     with quiet_transformers():
         model.half().save_pretrained(directory)
         qformer_tokenizer().save_pretrained(directory)

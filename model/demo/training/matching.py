@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from malmm.model.demo.questions import describe_object
+from malmm.model.demo.questions import PROMPTS, describe_object
 from malmm.model.demo.training.films import Film, Reel, stored_memory
 from malmm.model.demo.training.optimising import Optimiser
 from malmm.model.demo.world import Object, Scene
@@ -28,10 +28,14 @@ __all__ = ["Phrase", "train_matching"]
 # A phrase: what it says of colour, shape and motion, None where it says nothing.
 Phrase = tuple[str | None, str | None, str | None]
 _TEMPERATURE = 0.05
+# People ask as well as they search.
+_QUESTIONS = 0.3
 
 
 def phrase_of(thing: Object, chance: random.Random) -> tuple[str, Phrase]:
-    """Words for an object, more or less precise, and what they say."""
+    """Words for an object, more or less precise, or a question about it, and what they say of it."""
+    if chance.random() < _QUESTIONS:
+        return _question_of(thing, chance)
     form = chance.random()
     if form < 0.5 or (form < 0.7 and thing.motion == "still"):
         moving = thing.motion if thing.motion != "still" else None
@@ -44,6 +48,17 @@ def phrase_of(thing: Object, chance: random.Random) -> tuple[str, Phrase]:
     if form < 0.95:
         return chance.choice((f"a {thing.shape}", thing.shape)), (None, thing.shape, None)
     return chance.choice((f"something {thing.colour}", thing.colour)), (thing.colour, None, None)
+
+
+def _question_of(thing: Object, chance: random.Random) -> tuple[str, Phrase]:
+    """A question is found where its object is seen."""
+    kind = chance.choice(("colour", "shape", "before", "after", "exists", "motion", "when"))
+    wording = chance.choice(PROMPTS[kind])
+    if kind == "colour":
+        return wording.format(x=thing.shape), (None, thing.shape, None)
+    if kind == "shape":
+        return wording.format(x=thing.colour), (thing.colour, None, None)
+    return wording.format(x=thing.name), (thing.colour, thing.shape, None)
 
 
 def is_true(phrase: Phrase, scene: Scene) -> bool:
