@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ("pipeline", "operators", "model", "jobs")
 LEAVES = {
     "records", "config", "errors", "flow", "fragments", "reading", "location", "predicates", "generations",
+    "tables", "slots",
 }  # fmt: skip
 
 
@@ -120,7 +121,17 @@ def test_other_folders_import_only_what_is_offered(module: str) -> None:
             assert set(names) - set(offered) - inner == set(), f"from {name}"
 
 
-@pytest.mark.parametrize("module", ["malmm.pipeline.reading", "malmm.pipeline.store", "malmm.jobs.show"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "malmm.pipeline.reading",
+        "malmm.pipeline.store",
+        "malmm.pipeline.searching",
+        "malmm.pipeline.exporting",
+        "malmm.pipeline.annotating",
+        "malmm.jobs.cli",
+    ],
+)
 def test_reading_an_archive_needs_neither_ray_nor_a_model(module: str) -> None:
     script = (
         f"import sys, {module}; print(sorted({{'ray', 'torch', 'transformers', 'av'}} & sys.modules.keys()))"

@@ -1,0 +1,161 @@
+"""Moments: ranked lists of slots and texts, fused into one, and neighbouring slots joined. Pure, no store.
+
+Reciprocal rank fusion (Cormack et al., 2009) needs no common scale of scores: something is worth the sum over the
+lists of 1 / (60 + its rank).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+__all__ = ["Moment", "Slot", "TextHit", "fuse"]
+
+_RANK_OFFSET = 60
+# Spans of neighbours meet exactly, but for what is lost in writing a time as a decimal number.
+_TOUCHING_S = 1e-3
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A memory slot as a candidate; ``similarity`` is its cosine with the query, None where it has no vectors."""
+
+    video_id: str
+    segment_id: str
+    slot: int
+    start_s: float
+    end_s: float
+    timestamp_s: float
+    similarity: float | None = None
+
+
+@dataclass(frozen=True)
+class TextHit:
+    """A text that the query's words are in, of a segment or, without ``segment_id``, of a whole video."""
+
+    video_id: str
+    segment_id: str | None
+    start_s: float
+    end_s: float
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A span [start_s, end_s) of a video that was found.
+
+    ``score`` orders the moments of one search and means nothing beyond it; ``similarity`` is the cosine of the query
+    with the best slot; ``signals`` are what found it: ``vectors``, ``text``. ``slot`` is the best slot, None for a
+    text's span alone.
+    """
+
+    video_id: str
+    start_s: float
+    end_s: float
+    score: float
+    signals: tuple[str, ...]
+    slot: Slot | None = None
+    text: str | None = None
+
+    @property
+    def similarity(self) -> float | None:
+        """Of the best slot with the query."""
+        return self.slot.similarity if self.slot else None
+
+
+def fuse(slots: Sequence[Slot], texts: Sequence[TextHit], *, floor: float | None = None) -> list[Moment]:
+    """Moments of both lists, best first. ``slots`` and ``texts`` come best first, slots without similarity last.
+
+    A slot has the rank of the best text about it. Neighbouring slots are one moment where their similarity is nearer to
+    that of its best slot than to ``floor``, the similarity of what has nothing to do with the query (by default that of
+    the last slot). A text about none of the slots is a moment by itself.
+    """
+    by_segment: dict[str, tuple[int, TextHit]] = {}
+    by_video: dict[str, tuple[int, TextHit]] = {}
+    for rank, hit in enumerate(texts):
+        if hit.segment_id is not None:
+            by_segment.setdefault(hit.segment_id, (rank, hit))
+        else:
+            by_video.setdefault(hit.video_id, (rank, hit))
+    ranked = []
+    covered: set[str] = set()
+    rank_of_slot = 0
+    for slot in slots:
+        score, signals, text = 0.0, [], None
+        if slot.similarity is not None:
+            score += _worth(rank_of_slot)
+            rank_of_slot += 1
+            signals.append("vectors")
+        about = [
+            found[key]
+            for found, key in ((by_segment, slot.segment_id), (by_video, slot.video_id))
+            if key in found
+        ]
+        if about:
+            rank, hit = min(about, key=lambda pair: pair[0])
+            score += _worth(rank)
+            signals.append("text")
+            text = hit.text
+            covered |= {slot.segment_id, slot.video_id}
+        ranked.append(Moment(slot.video_id, slot.start_s, slot.end_s, score, tuple(signals), slot, text))
+    for rank, hit in enumerate(texts):
+        if (hit.segment_id or hit.video_id) not in covered:
+            ranked.append(
+                Moment(hit.video_id, hit.start_s, hit.end_s, _worth(rank), ("text",), None, hit.text)
+            )
+    ranked.sort(key=lambda moment: (-moment.score, moment.video_id, moment.start_s))
+    if floor is None:
+        floor = min((slot.similarity for slot in slots if slot.similarity is not None), default=0.0)
+    return _joined(ranked, floor)
+
+
+def _worth(rank: int) -> float:
+    return 1 / (_RANK_OFFSET + 1 + rank)
+
+
+def _joined(ranked: Sequence[Moment], floor: float) -> list[Moment]:
+    """Each moment grown over its neighbours, which are then no moments of their own."""
+    begins: defaultdict[str, dict[int, Moment]] = defaultdict(dict)
+    ends: defaultdict[str, dict[int, Moment]] = defaultdict(dict)
+    for moment in ranked:
+        if moment.slot is not None:
+            begins[moment.video_id][_tick(moment.start_s)] = moment
+            ends[moment.video_id][_tick(moment.end_s)] = moment
+    used: set[tuple[str, int]] = set()
+    joined = []
+    for moment in ranked:
+        best = moment.slot
+        if best is None:
+            joined.append(moment)
+            continue
+        if (best.segment_id, best.slot) in used:
+            continue
+        used.add((best.segment_id, best.slot))
+        start_s, end_s = moment.start_s, moment.end_s
+        if best.similarity is not None:
+            wanted = (best.similarity + floor) / 2
+            while (before := _free(ends[moment.video_id], start_s, wanted, used)) is not None:
+                start_s = before.start_s
+            while (after := _free(begins[moment.video_id], end_s, wanted, used)) is not None:
+                end_s = after.end_s
+        joined.append(replace(moment, start_s=start_s, end_s=end_s))
+    return joined
+
+
+def _free(edges: dict[int, Moment], at_s: float, wanted: float, used: set[tuple[str, int]]) -> Moment | None:
+    tick = _tick(at_s)
+    for near in (tick, tick - 1, tick + 1):
+        found = edges.get(near)
+        if found is None or found.slot is None or found.slot.similarity is None:
+            continue
+        key = (found.slot.segment_id, found.slot.slot)
+        if key not in used and found.slot.similarity >= wanted and found.end_s > found.start_s:
+            used.add(key)
+            return found
+    return None
+
+
+def _tick(time_s: float) -> int:
+    return round(time_s / _TOUCHING_S)
