@@ -41,7 +41,7 @@ types: $(VENV)/.installed-dev  ## check types
 	mkdir -p build/types/malmm
 	for package in $(PACKAGES); do ln -sfn ../../../$$package build/types/malmm/$$package; done
 	MYPYPATH=build/types:tests $(BIN)/mypy $(PACKAGES:%=-p malmm.%)
-	MYPYPATH=build/types:tests $(BIN)/mypy --allow-untyped-defs tests benchmarks
+	MYPYPATH=build/types:tests $(BIN)/mypy --allow-untyped-defs tests benchmarks examples
 
 # The wheel is tried in an environment of its own, which sees the dependencies but not the source tree.
 wheel: $(VENV)/.installed-dev  ## build the wheel and try it

@@ -12,25 +12,18 @@ import pytest
 from support.archive_contents import contents
 from support.inline_stages import InlineStages
 from support.media import VideoSpec, make_video
-from support.processes import Session, run_cli
+from support.processes import run_cli
+from support.small_runs import SETTINGS, committed, start, until_more_is_committed
 
 from malmm.pipeline.config import IndexConfig, Prompt
-from malmm.pipeline.errors import ArchiveError
 from malmm.pipeline.indexing import index
 from malmm.pipeline.reading import ArchiveReader
 
-# One segment at a time, so that no batch depends on when its run was stopped.
-SETTINGS = {
-    "model": "debug",
-    "segment_s": 1.0,
-    "fps": 4.0,
-    "bank_length": 2,
-    "max_new_tokens": 4,
-    "batch_segments": 1,
-}
 PEOPLE = Prompt("people", "How many people are there?")
-LENGTHS_S = (35.0, 20.0, 45.0, 20.0)
-SEGMENTS = 120
+# Slow enough that there is always something left to be killed in.
+OPTIONS = ("--prompt", f"{PEOPLE.name}={PEOPLE.text}", "--resource", "decode_workers=1")
+LENGTHS_S = (50.0, 30.0, 65.0, 35.0)
+SEGMENTS = 180
 
 
 @pytest.fixture(scope="module")
@@ -45,47 +38,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def committed(place: Path) -> int:
-    """Segments that are done; 0 while there is no archive."""
-    try:
-        return ArchiveReader.open(str(place)).count("segments")
-    except ArchiveError:
-        return 0
-
-
-def start(folder: Path, place: Path) -> Session:
-    notes = place.parent / f"notes-{time.monotonic_ns()}"
-    notes.mkdir()
-    options: list[str | Path] = ["index", folder, "--archive", place, "--json"]
-    options += ["--prompt", f"{PEOPLE.name}={PEOPLE.text}"]
-    for name, value in SETTINGS.items():
-        options += [f"--{name.replace('_', '-')}", str(value)]
-    return Session(options, notes)
-
-
-def until_more_is_committed(session: Session, place: Path) -> int:
-    """Wait until a run has committed something of its own; gives how many are done then."""
-    before = committed(place)
-    deadline = time.monotonic() + 150
-    while session.alive and time.monotonic() < deadline and committed(place) == before:
-        time.sleep(0.05)
-    assert session.alive, session.errors.read_text()
-    return committed(place)
-
-
 def test_rows_are_those_of_a_clean_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chance = random.Random(11)
     place = tmp_path / "archive"
 
     # Killed while it starts, before or while the archive is made.
-    session = start(folder, place)
+    session = start(folder, place, *OPTIONS)
     time.sleep(chance.uniform(4, 14))
     session.signal_group(signal.SIGKILL)
     assert session.wait() == -signal.SIGKILL
     assert session.end() == []
 
     # Killed between commits, or in the middle of one.
-    session = start(folder, place)
+    session = start(folder, place, *OPTIONS)
     until_more_is_committed(session, place)
     time.sleep(chance.uniform(0, 0.5))
     session.signal_group(signal.SIGKILL)
@@ -96,7 +61,7 @@ def test_rows_are_those_of_a_clean_run(folder: Path, tmp_path: Path, monkeypatch
 
     # Told to stop: what is ready is committed, and it says so.
     for number in (signal.SIGINT, signal.SIGTERM):
-        session = start(folder, place)
+        session = start(folder, place, *OPTIONS)
         stored = until_more_is_committed(session, place)
         if number == signal.SIGINT:
             session.signal_group(number)
@@ -114,7 +79,7 @@ def test_rows_are_those_of_a_clean_run(folder: Path, tmp_path: Path, monkeypatch
         assert committed(place) >= stored
         stored = committed(place)
 
-    session = start(folder, place)
+    session = start(folder, place, *OPTIONS)
     assert session.wait() == 0, session.errors.read_text()
     assert session.end() == []
     report = json.loads(session.output.read_text())
@@ -122,7 +87,7 @@ def test_rows_are_those_of_a_clean_run(folder: Path, tmp_path: Path, monkeypatch
 
     clean = str(tmp_path / "clean")
     InlineStages().install(monkeypatch)
-    config = IndexConfig(sources=(str(folder),), archive=clean, prompts=(PEOPLE,), **SETTINGS)  # type: ignore[arg-type]
+    config = IndexConfig(sources=(str(folder),), archive=clean, prompts=(PEOPLE,), **SETTINGS)
     assert index(config).segments_indexed == SEGMENTS
     found, expected = contents(ArchiveReader.open(str(place))), contents(ArchiveReader.open(clean))
     assert len(expected["segments"]) == SEGMENTS
@@ -133,7 +98,7 @@ def test_rows_are_those_of_a_clean_run(folder: Path, tmp_path: Path, monkeypatch
 
 def test_a_second_run_is_told_who_writes_and_changes_nothing(folder: Path, tmp_path: Path) -> None:
     place = tmp_path / "archive"
-    first = start(folder, place)
+    first = start(folder, place, *OPTIONS)
     until_more_is_committed(first, place)
     second = run_cli("index", folder, "--archive", place, "--model", "debug", "--segment-s", "1", "--fps", "4",
                      "--bank-length", "2", "--quiet")  # fmt: skip

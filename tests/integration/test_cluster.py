@@ -1,0 +1,105 @@
+"""A run on a cluster whose workers die, and then a whole node, ends with the rows of one clean run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.archive_contents import contents
+from support.cluster import Cluster, running
+from support.inline_stages import InlineStages
+from support.media import VideoSpec, make_video
+from support.processes import Session
+from support.small_runs import SETTINGS, committed, start, until_more_is_committed
+
+from malmm.pipeline.config import IndexConfig
+from malmm.pipeline.indexing import index
+from malmm.pipeline.reading import ArchiveReader
+
+SOURCES = ("testsrc2", "smptebars", "testsrc")
+VIDEO_S = 25
+SEGMENTS = VIDEO_S * len(SOURCES)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with running(nodes=2, cpus=2) as started:
+        yield started
+
+
+@pytest.fixture
+def _environment(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have ``malmm`` use the cluster."""
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("videos")
+    for source in SOURCES:
+        make_video(
+            made,
+            VideoSpec(f"{source}.mp4", rate="12", duration_s=VIDEO_S, width=64, height=48, source=source),
+        )
+    return made
+
+
+@pytest.fixture(scope="module")
+def clean(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a run without mishap stores."""
+    place = str(tmp_path_factory.mktemp("clean") / "archive")
+    with pytest.MonkeyPatch.context() as patch:
+        InlineStages().install(patch)
+        assert index(IndexConfig((str(folder),), place, **SETTINGS)).segments_indexed == SEGMENTS
+    return contents(ArchiveReader.open(place))
+
+
+def wait_for_a_commit(session: Session, place: Path) -> None:
+    """Wait until a run has stored something and has far to go."""
+    assert 0 < until_more_is_committed(session, place) < SEGMENTS
+
+
+def report_of(session: Session) -> dict[str, Any]:
+    """What a run says that goes on by itself to its end."""
+    code = session.wait()
+    assert session.end() == []
+    errors = session.errors.read_text()
+    assert "Traceback" not in errors
+    assert code == 0, errors
+    report: dict[str, Any] = json.loads(session.output.read_text())
+    return report
+
+
+@pytest.mark.usefixtures("_environment")
+def test_workers_that_are_killed_cost_no_row(
+    cluster: Cluster, folder: Path, clean: dict[str, Any], tmp_path: Path
+) -> None:
+    place = tmp_path / "archive"
+    session = start(folder, place)
+    os.kill(cluster.worker("decode_segments"), signal.SIGKILL)
+    wait_for_a_commit(session, place)
+    for title in ("EncodeSegments", "GenerateTexts"):
+        os.kill(cluster.worker(title), signal.SIGKILL)
+    report = report_of(session)
+    assert (report["segments_indexed"], report["failures"]) == (SEGMENTS, [])
+    assert contents(ArchiveReader.open(str(place))) == clean
+
+
+@pytest.mark.usefixtures("_environment")
+def test_a_node_that_is_killed_costs_no_row(
+    cluster: Cluster, folder: Path, clean: dict[str, Any], tmp_path: Path
+) -> None:
+    place = tmp_path / "archive"
+    session = start(folder, place)
+    wait_for_a_commit(session, place)
+    cluster.kill_node(cluster.node_of(cluster.worker("EncodeSegments")))
+    assert committed(place) < SEGMENTS
+    report = report_of(session)
+    assert (report["segments_indexed"], report["failures"]) == (SEGMENTS, [])
+    assert contents(ArchiveReader.open(str(place))) == clean
