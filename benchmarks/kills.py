@@ -1,0 +1,351 @@
+"""Whether a run that is killed again and again ends with the rows of a clean one.
+
+    python benchmarks/kills.py [--kills 20] [--seed 0] [--s3]
+
+Draws four tiny videos and indexes them with the debug model through the command line. Then it does so again on other
+archives, kills the run's whole process group (SIGKILL) at a random instant, runs it again on the same archive, and so
+on; whenever a run reaches its end, its archive is compared row for row with the first one's and a new archive is
+begun. The instants are spread over a run's whole life: each is drawn from one of the stages that a run goes through
+in turn, from the stage's begin to as long after it as the stage took the clean run. With ``--s3``
+videos and archives lie in a moto server's bucket, which is not killed. Ends with 1 if a row was lost, changed or
+there twice, if memory or texts of a segment that is not done were left, or a process for 20 seconds. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from malmm.pipeline import ArchiveReader
+from malmm.pipeline.errors import ArchiveError
+
+LENGTHS_S = (15, 10, 20, 15)
+# One segment at a time, so that no batch depends on when its run was stopped.
+OPTIONS = (
+    *("--model", "debug", "--segment-s", "0.5", "--fps", "4", "--bank-length", "2", "--max-new-tokens", "4"),
+    *("--batch-segments", "1", "--json"),
+)
+PROMPT = ("--prompt", "people=How many people are there?")
+KEYS = {
+    "videos": "video_id",
+    "segments": "segment_id",
+    "memories": "memory_id",
+    "annotations": "annotation_id",
+    "failures": "failure_id",
+}
+# When something was done differs between runs that did the same.
+_TIMES = {"indexed_at", "created_at", "first_seen", "last_seen"}
+# The stage that begins with the first segments that a run has committed; the others are as the command line says them.
+COMMITTING = "Committing"
+_LEAVING_S, _TRIES = 20.0, 3
+
+
+@dataclass(frozen=True)
+class Flaws:
+    """What is wrong with an archive, in rows; ``left`` are processes that outlived a kill by 20 seconds."""
+
+    lost: int = 0
+    twice: int = 0
+    changed: int = 0
+    strange: int = 0
+    orphans: int = 0
+    left: int = 0
+
+    def __add__(self, other: Flaws) -> Flaws:
+        return Flaws(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(self)))
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is."""
+        return self != Flaws()
+
+
+def main() -> None:
+    """Run, kill, compare, print; the exit code says whether all was well."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--s3", action="store_true", help="videos and archives in an object store")
+    options = parser.parse_args()
+    os.environ.pop("RAY_ADDRESS", None)
+    with tempfile.TemporaryDirectory(prefix="malmm-kills-") as name:
+        folder = Path(name)
+        _draw(folder / "videos")
+        if not options.s3:
+            flaws = _measure(str(folder / "videos"), str(folder), options, folder)
+        else:
+            with _object_store(folder / "videos") as bucket:
+                flaws = _measure(f"{bucket}/videos", bucket, options, folder)
+    sys.exit(int(flaws.any))
+
+
+def _measure(videos: str, archives: str, options: argparse.Namespace, folder: Path) -> Flaws:
+    chance = random.Random(options.seed)
+    clean = _Run(videos, f"{archives}/clean", folder)
+    if not clean.finished():
+        sys.exit(f"`malmm index` ended with {clean.process.returncode}: {clean.errors.read_text()[-2000:]}")
+    expected = _rows(ArchiveReader.open(clean.archive))
+    segments, rows = len(expected["segments"]), sum(expected[name].total() for name in KEYS)
+    stages = clean.stages
+    lengths_s = {
+        stage: end_s - begin_s
+        for (stage, begin_s), end_s in zip(
+            stages.items(), [*list(stages.values())[1:], clean.elapsed_s], strict=True
+        )
+    }
+    shown = ", ".join(f"{_shown(stage)} {length_s:.0f}" for stage, length_s in lengths_s.items())
+    print(f"a clean run: {segments} segments, {rows} rows; {clean.elapsed_s:.0f} s: {shown}\n", flush=True)
+    print(
+        "| kill | after s | it said last | segments before | at the kill | videos |\n|---|---|---|---|---|---|"
+    )
+
+    # Most commits are made there.
+    turns = [stage for stage in stages for _ in range(3 if stage == COMMITTING else 1)]
+    instants = []
+    for number in range(options.kills):
+        stage = turns[number % len(turns)]
+        instants.append((stage, chance.uniform(0.0, lengths_s[stage])))
+    chance.shuffle(instants)
+    flaws, killed, ended = Flaws(), 0, 0
+    while killed < options.kills:
+        place = f"{archives}/archive-{ended}"
+        run = _Run(videos, place, folder)
+        if run.killed_in(*instants[killed]):
+            left = run.leave()
+            flaws += Flaws(left=len(left))
+            killed += 1
+            stored, whole = _count(place, "segments"), _count(place, "videos")
+            print(
+                f"| {killed} | {run.elapsed_s:.1f} | {_shown(run.stage())} | {run.before} | {stored} | {whole} |"
+                + (f" left: {', '.join(left)}" if left else ""),
+                flush=True,
+            )
+            if killed < options.kills:
+                continue
+            run = _Run(videos, place, folder)
+        else:
+            # It ended first, quicker than the clean run or without that stage: an instant of another stage instead.
+            stage = chance.choice(turns)
+            instants[killed] = (stage, chance.uniform(0.0, lengths_s[stage]))
+        tries = 1
+        while not run.finished():
+            # On a machine that is too busy, Ray may not start in time.
+            said = run.errors.read_text()
+            print(f"| | | ended: {said.splitlines()[-1]} | | | |", flush=True)
+            if tries == _TRIES:
+                sys.exit(f"`malmm index` ended {tries} times with {run.process.returncode}: {said[-2000:]}")
+            run = _Run(videos, place, folder)
+            tries += 1
+        flaws += _compared(_rows(ArchiveReader.open(place)), expected)
+        ended += 1
+    print(f"\n{killed} kills, {ended} archives that reached their end, of {rows} rows each")
+    print(
+        f"rows lost {flaws.lost}, twice {flaws.twice}, changed {flaws.changed}, of no clean run {flaws.strange}"
+    )
+    print(f"orphans {flaws.orphans}; processes that a kill left {flaws.left}")
+    return flaws
+
+
+class _Run:
+    """``malmm index`` as a process group of its own."""
+
+    def __init__(self, videos: str, archive: str, folder: Path) -> None:
+        self.archive = archive
+        self.output, self.errors = folder / "stdout.txt", folder / "stderr.txt"
+        self.before = _count(archive, "segments")
+        command = [sys.executable, "-m", "malmm.jobs.cli", "index", videos, "--archive", archive]
+        self.began = time.monotonic()
+        with self.output.open("w") as output, self.errors.open("w") as errors:
+            self.process = subprocess.Popen(
+                [*command, *OPTIONS, *PROMPT],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                start_new_session=True,
+            )
+        self.elapsed_s = 0.0
+        self.stages = {"": 0.0}
+        self.committing = False
+
+    def finished(self) -> bool:
+        """Wait for its end; whether it did all that there was to do."""
+        self._watch()
+        self.leave()
+        return self.process.returncode == 0
+
+    def killed_in(self, stage: str, after_s: float) -> bool:
+        """Kill it so long after it has come to a stage; False if it had ended before."""
+        self._watch(until=stage)
+        try:
+            self.process.wait(after_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.elapsed_s = time.monotonic() - self.began
+        return self.process.wait() == -signal.SIGKILL
+
+    def stage(self) -> str:
+        """What it is doing, as it says itself, and whether it has committed anything."""
+        lines = self.errors.read_text().splitlines()
+        said = lines[-1].split(",")[0] if lines else ""
+        if said != "Indexing":
+            return said
+        self.committing = self.committing or _count(self.archive, "segments") > self.before
+        return COMMITTING if self.committing else said
+
+    def _watch(self, until: str | None = None) -> None:
+        while self.process.poll() is None:
+            stage = self.stage()
+            self.stages.setdefault(stage, time.monotonic() - self.began)
+            if stage == until:
+                break
+            time.sleep(0.05)
+        self.elapsed_s = time.monotonic() - self.began
+
+    def leave(self) -> list[str]:
+        """Wait for all processes of its session to end by themselves; end those that do not, and give their names."""
+        until = time.monotonic() + _LEAVING_S
+        while (left := self._members()) and time.monotonic() < until:
+            time.sleep(0.1)
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return list(left.values())
+
+    def _members(self) -> dict[int, str]:
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    name, _, rest = (entry / "stat").read_text().partition("(")[2].rpartition(")")
+                except OSError:  # it ended meanwhile
+                    continue
+                state, _, _, session = rest.split()[:4]
+                if int(session) == self.process.pid and state != "Z":
+                    found[int(entry.name)] = name
+        return found
+
+
+def _shown(stage: str) -> str:
+    return stage.lower() or "starting"
+
+
+def _count(archive: str, table: str) -> int:
+    """Rows of a table; 0 while there is no archive."""
+    try:
+        return ArchiveReader.open(archive).count(table)
+    except ArchiveError:
+        return 0
+
+
+def _rows(archive: ArchiveReader) -> dict[str, Counter[tuple[str, str]]]:
+    """Every table's rows as (key, all that it says but times of doing), counted."""
+    found = {}
+    for name, key in KEYS.items():
+        dataset = archive.table(name).to_lance()
+        columns = [column for column in dataset.schema.names if column not in _TIMES and column != "tokens"]
+        rows = dataset.to_table(columns=columns).to_pylist()
+        found[name] = Counter((row[key], repr(row)) for row in rows)
+    ids = sorted(archive.completed_segments())
+    found["tokens"] = Counter(
+        (key, tokens.tobytes().hex() + sizes.tobytes().hex())
+        for key, tokens, sizes in archive.memory_tokens(ids)
+    )
+    done = {key for key, _ in found["segments"]}
+    videos = {key for key, _ in found["videos"]}
+    orphans: Counter[tuple[str, str]] = Counter()
+    for name in ("memories", "annotations"):
+        owners = archive.table(name).to_lance().to_table(columns=["segment_id", "video_id"]).to_pylist()
+        for row in owners:
+            if (row["segment_id"] not in done) if row["segment_id"] else (row["video_id"] not in videos):
+                orphans[name, row["segment_id"] or row["video_id"]] += 1
+    return found | {"orphans": orphans}
+
+
+def _compared(found: dict[str, Any], expected: dict[str, Any]) -> Flaws:
+    flaws = Flaws(orphans=found["orphans"].total())
+    for name in (*KEYS, "tokens"):
+        have, want = (Counter(key for key, _ in rows[name].elements()) for rows in (found, expected))
+        same = {key for key, _ in found[name].keys() & expected[name].keys()}
+        flaws += Flaws(
+            lost=len(want.keys() - have.keys()),
+            twice=(have - Counter(set(have))).total(),
+            changed=len((want.keys() & have.keys()) - same),
+            strange=len(have.keys() - want.keys()),
+        )
+    return flaws
+
+
+def _draw(folder: Path) -> None:
+    folder.mkdir()
+    ffmpeg = shutil.which("ffmpeg")
+    if ffmpeg is None:
+        import imageio_ffmpeg
+
+        ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    for number, length_s in enumerate(LENGTHS_S):
+        source = f"{('testsrc2', 'smptebars', 'testsrc')[number % 3]}=size=64x48:rate=12:duration={length_s}"
+        command = [
+            ffmpeg,
+            "-v",
+            "error",
+            "-f",
+            "lavfi",
+            "-i",
+            source,
+            "-c:v",
+            "libx264",
+            "-pix_fmt",
+            "yuv420p",
+        ]
+        subprocess.run(
+            [*command, "-g", "12", str(folder / f"{number}.mp4")], check=True, stdin=subprocess.DEVNULL
+        )
+
+
+@contextmanager
+def _object_store(videos: Path) -> Iterator[str]:
+    """A bucket with a copy of the videos, and what processes need to find it in their environment."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    os.environ |= {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ALLOW_HTTP": "true",
+    }
+    try:
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="kills")
+        for path in videos.iterdir():
+            client.upload_file(str(path), "kills", f"videos/{path.name}")
+        client.close()
+        yield "s3://kills"
+    finally:
+        server.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,256 @@
+"""Whether four nodes do four times the work of one, and what waits between decoding and encoding meanwhile.
+
+    python benchmarks/nodes.py [--nodes 1 4] [--gpus 0] [--segments-a-node 20]
+
+The nodes are Ray's, all on this machine, with one CPU each to Ray's eye. The stages are those of a run, wired by
+`malmm.pipeline.stages.indexing`, with resources chosen as for a run; only the encoder is another, which sleeps as long
+as a GPU would take and gives one slot of zeros. Everything else is done for real and shares this machine's cores, so
+the sleep has to be much longer than that: the columns say how much of the time the encoders slept.
+
+Work is counted from when every encoder has come back from its first batch to the end of the last. `store` is Ray's
+object store on all nodes together: the most that was ever used at once, against all decoded frames of the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from malmm.model.resolve import open_models
+from malmm.operators.encode import EncodeSegments
+from malmm.operators.media.probe import probe
+from malmm.pipeline import stages
+from malmm.pipeline.cluster import Resources, connected
+from malmm.pipeline.config import IndexConfig, Recipe
+from malmm.pipeline.flow import ENCODED, TO_PLAN, Carried, carried, rows_table, with_arrays
+from malmm.pipeline.receiving import received
+from malmm.pipeline.records import Video, video_id
+from malmm.pipeline.store import Archive
+
+FRAMES, SIDE = 100, 224
+STORE_BYTES = 256 << 20
+# A program of its own, which never loads Lance: a head without CPUs and the nodes, until standard input ends.
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+
+nodes, gpus, store = map(int, sys.argv[1:])
+head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": store}
+cluster = Cluster(initialize_head=True, head_node_args=head)
+for _ in range(nodes):
+    cluster.add_node(num_cpus=1, num_gpus=gpus, object_store_memory=store)
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
+class SleepingEncoder(EncodeSegments):
+    """Takes ``frame_s`` seconds a frame and notes in ``log`` when it did so."""
+
+    frame_s = 0.0
+    log = ""
+
+    def __init__(self, **options: Any) -> None:
+        self.prompts = options["prompts"]
+        config = open_models(options["model"], "none").instructblip.config
+        self.queries = (
+            len(self.prompts),
+            config["num_query_tokens"],
+            config["qformer_config"]["hidden_size"],
+        )
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """``DECODED`` to ``ENCODED``."""
+        began = time.time()
+        counts = [shape[0] if shape else 0 for shape in rows["frames_shape"].to_pylist()]
+        time.sleep(self.frame_s * sum(counts))
+        made = [
+            row.columns() | (self._made(row, count) if row.failure is None else {})
+            for row, count in zip(carried(rows), counts, strict=True)
+        ]
+        with Path(self.log).open("a") as log:
+            log.write(f"{os.getpid()} {began} {time.time()}\n")
+        return rows_table(made, ENCODED)
+
+    def _made(self, row: Carried, count: int) -> dict[str, Any]:
+        assert row.segment is not None
+        begin_s, end_s = row.segment.start_s, row.segment.end_s
+        slot = {"start_s": begin_s, "end_s": end_s, "timestamp_s": begin_s, "frame_count": count}
+        columns = {
+            "frame_count": count,
+            "decoded_end_s": end_s,
+            "slots": [slot | {"thumbnail": b""}],
+            "prompts": list(range(len(self.prompts))),
+        }
+        return with_arrays(
+            columns,
+            tokens=np.zeros((1, 1, 8), np.float16),
+            sizes=np.full((1, 1), count, np.int32),
+            query_output=np.zeros(self.queries, np.float32),
+        )
+
+
+@dataclass
+class Store:
+    """The object store of all nodes, looked at twice a second."""
+
+    home: Path
+    peak_bytes: float = 0.0
+    spilled_bytes: int = 0
+
+    def watch(self, until: threading.Event) -> None:
+        """Look until told to stop."""
+        while not until.wait(0.5):
+            total, free = ray.cluster_resources(), ray.available_resources()
+            used = total["object_store_memory"] - free.get("object_store_memory", 0.0)
+            self.peak_bytes = max(self.peak_bytes, used)
+            # Ray makes these folders when it spills for the first time.
+            spilled = self.home.glob("ray/session_*/ray_spilled_objects*/**/*")
+            self.spilled_bytes = max(self.spilled_bytes, sum(path.stat().st_size for path in spilled))
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--nodes", type=int, nargs="+", default=[1, 4], help="sizes of clusters; the first is the baseline"
+    )
+    parser.add_argument("--gpus", type=int, default=0, help="of each node, to Ray's eye (%(default)s)")
+    parser.add_argument(
+        "--segment-s", type=float, default=6.0, help="that a GPU takes for 100 frames (%(default)s)"
+    )
+    parser.add_argument("--segments-a-node", type=int, default=20, help="(%(default)s)")
+    options = parser.parse_args()
+    SleepingEncoder.frame_s = options.segment_s / FRAMES
+    # Starting ffmpeg and the clusters after Lance was loaded: they are new programs.
+    warnings.filterwarnings("ignore", message=".*lancedb fork support")
+    warnings.filterwarnings("ignore", message=".*lance is not fork-safe")
+    # Workers get the class itself: they could not import this file.
+    stages.EncodeSegments = SleepingEncoder  # type: ignore[misc]
+    print(
+        f"segments of {FRAMES} frames of {SIDE}x{SIDE}, {FRAMES * SIDE**2 * 3 / 1e6:.0f} MB each; encoding one sleeps"
+        f" {options.segment_s:g} s; decoding, writing and all else is real, on {os.cpu_count()} cores\n"
+    )
+    print(
+        "| nodes | encoders | frames/s | of the first | asleep | store MB, most | of decoded MB | spilled |"
+    )
+    print("|---|---|---|---|---|---|---|---|", flush=True)
+    baseline = None
+    for nodes in options.nodes:
+        with tempfile.TemporaryDirectory(prefix="malmm-nodes-") as folder:
+            rate, row = measure(nodes, options.gpus, options.segments_a_node * nodes, Path(folder))
+        baseline = baseline or rate
+        print(
+            f"| {nodes} | {row[0]} | {rate:.1f} | {rate / baseline:.2f} | {' | '.join(row[1:])} |", flush=True
+        )
+
+
+def measure(nodes: int, gpus: int, segments: int, folder: Path) -> tuple[float, list[str]]:
+    """Index so many segments on a cluster of its own: frames a second, and what else the table says."""
+    SleepingEncoder.log = str(folder / "log.txt")
+    Path(SleepingEncoder.log).touch()
+    command = [sys.executable, "-c", CLUSTER, str(nodes), str(gpus), str(STORE_BYTES)]
+    cluster = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert cluster.stdout is not None
+        os.environ["RAY_ADDRESS"] = cluster.stdout.readline().strip()
+        with connected() as resources, stages.data_settings(verbose=False):
+            done = threading.Event()
+            store = Store(Path(os.environ["RAY_TMPDIR"]))
+            watching = threading.Thread(target=store.watch, args=(done,))
+            watching.start()
+            try:
+                index(segments, folder, resources)
+            finally:
+                done.set()
+                watching.join()
+    finally:
+        cluster.communicate()
+        del os.environ["RAY_ADDRESS"]
+    lines = [line.split() for line in Path(SleepingEncoder.log).read_text().splitlines()]
+    batches = [(int(encoder), float(began), float(ended)) for encoder, began, ended in lines]
+    encoders = {encoder for encoder, _, _ in batches}
+    begin = max(min(ended for of, _, ended in batches if of == encoder) for encoder in encoders)
+    end = max(ended for _, _, ended in batches)
+    # A batch that had begun before counts for the share of its time that is left.
+    asleep_s = sum(max(0.0, ended - max(began, begin)) for _, began, ended in batches)
+    decoded_mb = segments * FRAMES * SIDE**2 * 3 / 1e6
+    return asleep_s / SleepingEncoder.frame_s / (end - begin), [
+        str(len(encoders)),
+        f"{asleep_s / (end - begin) / len(encoders):.0%}",
+        f"{store.peak_bytes / 1e6:.0f}",
+        f"{decoded_mb:.0f}",
+        str(store.spilled_bytes),
+    ]
+
+
+def index(segments: int, folder: Path, resources: Resources) -> None:
+    """Decode, encode, generate and write so many segments."""
+    seconds = FRAMES / 2
+    video = folder / "video.mp4"
+    draw(video, seconds * segments)
+    config = IndexConfig(
+        (str(video),), str(folder / "archive"), model="debug", batch_segments=1, max_new_tokens=1
+    )
+    recipe = Recipe("debug", "sleeps", "none", "none", 2.0, seconds, 1, "token", SIDE)
+    archive = Archive.create_or_open(config.archive, recipe, 8)
+    info = probe(str(video))
+    entry = Video(
+        video_id(str(video)),
+        str(video),
+        "1",
+        info.start_s,
+        info.duration_s,
+        info.fps,
+        info.width,
+        info.height,
+        info.codec,
+    )
+    rows = rows_table([Carried(entry, None, None).columns() | {"done": []}], TO_PLAN)
+    receipts = 0
+    for block in received(stages.indexing(rows, config, recipe, archive, resources)):
+        if block is not None:
+            assert all(row.failure is None for row in carried(block)), carried(block)
+            receipts += block.num_rows
+    assert receipts == segments, f"{receipts} of {segments} segments came back"
+
+
+def draw(path: Path, duration_s: float) -> None:
+    """A small video of two frames a second."""
+    import imageio_ffmpeg
+
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "lavfi", "-i"]
+    command += [
+        f"testsrc2=size=64x48:rate=2:duration={duration_s}",
+        "-c:v",
+        "libx264",
+        "-preset",
+        "ultrafast",
+    ]
+    subprocess.run([*command, "-g", "20", "-pix_fmt", "yuv420p", str(path)], check=True)
+
+
+if __name__ == "__main__":
+    if "RAY_AUTH_TOKEN" not in os.environ:
+        # Ray reads these when it is imported; a folder of their own keeps others out of the clusters.
+        with tempfile.TemporaryDirectory(prefix="ray-") as home:
+            apart = {"RAY_TMPDIR": home, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+            sys.exit(subprocess.call([sys.executable, *sys.argv], env=os.environ | apart))
+    main()

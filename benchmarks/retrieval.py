@@ -1,0 +1,309 @@
+"""Measure how well an archive is searched and asked: the tables of docs/retrieval.md.
+
+Draws videos of seeds that training never saw, indexes them with the demo model by the command line, and asks for what
+was drawn. A search is right when its first moment lies in a scene that the phrase fits, for at least half of the
+moment or of the scene.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from malmm.model.demo.questions import PROMPTS, describe_object, questions
+from malmm.model.demo.videos import read_truth
+from malmm.model.demo.world import COLOURS, SHAPES, Scene
+from malmm.model.encoder import Encoder
+from malmm.model.qformer import MemorySettings
+from malmm.operators.media.reader import decode_span
+from malmm.pipeline.asking import Asker
+from malmm.pipeline.reading import ArchiveReader
+from malmm.pipeline.relevance import balanced_threshold
+from malmm.pipeline.searching import Searcher
+
+Span = tuple[str, float, float]
+LOCAL = ("colour", "shape", "motion", "exists")
+
+
+def main() -> None:
+    """Prepare what is missing, then measure."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="where videos and archive are kept, and found again")
+    parser.add_argument("--videos", type=int, default=50, help="how many (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=5, help="how long each (%(default)g)")
+    parser.add_argument("--seed", type=int, default=51, help="of the videos (%(default)s)")
+    parser.add_argument("--tables", default="1,2,3,4", help="which tables (%(default)s)")
+    options = parser.parse_args()
+    archive, truth = prepare(options)
+    for number in options.tables.split(","):
+        {"1": searches, "2": lengths, "3": relevance, "4": answers}[number](archive, truth)
+
+
+def prepare(options: argparse.Namespace) -> tuple[ArchiveReader, dict[str, list[Scene]]]:
+    """The archive, and each video's scenes by its id."""
+    videos, place = options.folder / "videos", options.folder / "archive"
+    malmm = [sys.executable, "-m", "malmm.jobs.cli"]
+    if len(list(videos.glob("*.mp4"))) < options.videos:
+        size = [
+            "--count",
+            str(options.videos),
+            "--minutes",
+            str(options.minutes),
+            "--seed",
+            str(options.seed),
+        ]
+        subprocess.run([*malmm, "demo-videos", str(videos), *size], check=True)
+    began = time.monotonic()
+    subprocess.run([*malmm, "index", str(videos), "--archive", str(place), "--quiet"], check=True)
+    print(f"indexed, or found to be, in {time.monotonic() - began:.0f} s\n")
+    archive = ArchiveReader.open(str(place))
+    truth = {row["video_id"]: read_truth(Path(row["uri"])) for row in archive.videos().to_pylist()}
+    return archive, truth
+
+
+def phrases(truth: dict[str, list[Scene]], *, motion: bool) -> dict[str, list[Span]]:
+    """What can be looked for, and every scene that it fits. Without motion, all thirty objects."""
+    found: dict[str, list[Span]] = {}
+    for video, scenes in truth.items():
+        for scene in scenes:
+            for thing in scene.objects:
+                if not motion or thing.motion != "still":
+                    text = describe_object(thing, motion=motion)
+                    found.setdefault(text, []).append((video, scene.start_s, scene.end_s))
+    return found
+
+
+def overlap(span: Span, scene: Span) -> float:
+    """Intersection over union, 0 in another video."""
+    if span[0] != scene[0]:
+        return 0.0
+    shared = min(span[2], scene[2]) - max(span[1], scene[1])
+    return max(0.0, shared) / (max(span[2], scene[2]) - min(span[1], scene[1]))
+
+
+def hits(span: Span, scene: Span) -> bool:
+    """Whether half of the moment, or of the scene, is shared."""
+    if span[0] != scene[0]:
+        return False
+    shared = min(span[2], scene[2]) - max(span[1], scene[1])
+    return shared >= min(span[2] - span[1], scene[2] - scene[1]) / 2
+
+
+def scored(found: Callable[[str], Sequence[Span]], wanted: dict[str, list[Span]]) -> list[str]:
+    """Recall at 1, 5 and 10 and the mean overlap of the first."""
+    ranks, overlaps = [], []
+    for text, scenes in wanted.items():
+        spans = found(text)
+        right = [any(hits(span, scene) for scene in scenes) for span in spans]
+        ranks.append(right.index(True) if True in right else 10**6)
+        overlaps.append(max(overlap(spans[0], scene) for scene in scenes) if spans else 0.0)
+    cells = [percent(statistics.mean(rank < k for rank in ranks)) for k in (1, 5, 10)]
+    return [str(len(wanted)), *cells, f"{statistics.mean(overlaps):.2f}"]
+
+
+def searches(archive: ArchiveReader, truth: dict[str, list[Scene]]) -> None:
+    """Table 1: ways to search, over all videos and within one."""
+    searcher = Searcher(archive)
+    rows = []
+    slots = archive.memory_rows(
+        sorted(archive.completed_segments()), ("video_id", "start_s", "end_s", "vectors")
+    )
+    spans = list(zip(*(slots[name].to_pylist() for name in ("video_id", "start_s", "end_s")), strict=True))
+    vectors = np.asarray(slots["vectors"].to_pylist(), np.float32)
+    mean = vectors.mean(1)
+    mean /= np.linalg.norm(mean, axis=1, keepdims=True)
+
+    def by_mean(text: str) -> list[Span]:
+        return [spans[place] for place in np.argsort(-(mean @ searcher.text_vectors([text])[0]))[:10]]
+
+    def by_search(**options: Any) -> Callable[[str], list[Span]]:
+        return lambda text: [
+            (each.video_id, each.start_s, each.end_s)
+            for each in searcher.search(text, k=10, thumbnails=False, **options)
+        ]
+
+    ways = {
+        "one mean vector a slot": by_mean,
+        "multivector": by_search(signals=("vectors",)),
+        "multivector and full text": by_search(),
+        "the same, re-ranked": by_search(rerank=True),
+        "full text alone": by_search(signals=("text",)),
+    }
+    for kind, motion in (("colour and shape", False), ("with motion", True)):
+        wanted = phrases(truth, motion=motion)
+        for name, way in ways.items():
+            rows.append([name, kind, *scored(way, wanted)])
+    chance = random.Random(1)
+    single: dict[str, list[Span]] = {}
+    for video, scenes in truth.items():
+        own = phrases({video: scenes}, motion=False)
+        for text in chance.sample(sorted(own), 4):
+            single[f"{video} {text}"] = own[text]
+    for name, options in (("multivector", {"signals": ("vectors",)}), ("multivector and full text", {})):
+
+        def within(key: str, options: dict[str, Any] = options) -> list[Span]:
+            video, text = key.split(" ", 1)
+            found = searcher.search(text, k=10, video_ids=[video], thumbnails=False, **options)
+            return [(each.video_id, each.start_s, each.end_s) for each in found]
+
+        rows.append([name, "within one video", *scored(within, single)])
+    hours = sum(scenes[-1].end_s for scenes in truth.values()) / 3600
+    table(
+        f"1. {len(truth)} videos, {hours:.1f} hours, {len(spans)} slots",
+        ["way", "phrases", "asked", "recall@1", "recall@5", "recall@10", "overlap of the first"],
+        rows,
+    )
+
+
+def lengths(archive: ArchiveReader, truth: dict[str, list[Scene]]) -> None:
+    """Table 2: the bank's length against one row a frame, on ten of the videos, by slot."""
+    searcher = Searcher(archive)
+    models = searcher.models()
+    encoder = Encoder.load(models.instructblip)
+    retrieval = searcher._image_model()
+    assert encoder.vision is not None
+    chosen = dict(sorted(truth.items())[:10])
+    addresses = archive.addresses_of(chosen)
+    held: dict[int, list[tuple[Span, torch.Tensor]]] = {length: [] for length in (5, 10, 20, 40, 100)}
+    for video in chosen:
+        for segment in archive.segments(video).to_pylist():
+            begin, end = segment["start_s"], segment["end_s"]
+            span = decode_span(addresses[video], begin, end, 1.0, encoder.vision.image_size)
+            for length, slots in held.items():
+                [done] = encoder.encode([span.frames], [["Describe the video."]], MemorySettings(length))
+                places = done.memory.spans(span.timestamps_s.tolist(), begin, end)
+                for place, vectors in zip(places, retrieval.slot_vectors(done.memory.tokens), strict=True):
+                    slots.append(((video, place.start_s, place.end_s), vectors))
+    rows = []
+    for length, slots in held.items():
+        spans = [span for span, _ in slots]
+        vectors_SQV = torch.stack([vectors for _, vectors in slots])
+
+        def way(text: str, spans: list[Span] = spans, vectors_SQV: torch.Tensor = vectors_SQV) -> list[Span]:
+            words = torch.from_numpy(searcher.text_vectors([text])[0])
+            return [spans[place] for place in (vectors_SQV @ words).amax(1).argsort(descending=True)[:10]]
+
+        name = f"M = {length}" if length < 100 else "one row a frame"
+        for kind, motion in (("colour and shape", False), ("with motion", True)):
+            rows.append([name, f"{len(slots)}", kind, *scored(way, phrases(chosen, motion=motion))])
+    table(
+        "2. Slots of ten videos by bank length, multivector, no joining of neighbours",
+        ["bank", "rows", "phrases", "asked", "recall@1", "recall@5", "recall@10", "overlap of the first"],
+        rows,
+    )
+
+
+def relevance(archive: ArchiveReader, truth: dict[str, list[Scene]]) -> None:
+    """Table 3: telling what is there from what is not, segment by segment, for every one of the thirty objects."""
+    searcher = Searcher(archive)
+    looks = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
+    videos = sorted(truth)
+    held = [
+        (video, segment["start_s"], segment["end_s"], archive.segment_vectors(segment["segment_id"]))
+        for video in videos
+        for segment in archive.segments(video).to_pylist()
+    ]
+    rows = []
+    for name, form in (("a phrase", "a {x}"), ("a question", PROMPTS["motion"][0])):
+        words = searcher.text_vectors([form.format(x=look) for look in looks])
+        own: dict[bool, list[float]] = {False: [], True: []}
+        others: dict[bool, list[float]] = {False: [], True: []}
+        for video, begin, end, vectors in held:
+            assert vectors is not None
+            best = np.einsum("bv,sqv->bsq", words, vectors).max(axis=(1, 2))
+            seen_s = dict.fromkeys(looks, 0.0)
+            for scene in truth[video]:
+                for thing in scene.objects:
+                    seen_s[thing.name] += max(0.0, min(end, scene.end_s) - max(begin, scene.start_s))
+            tried = videos.index(video) >= len(videos) // 2
+            for look, similarity in zip(looks, best.tolist(), strict=True):
+                # What is seen for a moment only, at a segment's edge, is neither.
+                if seen_s[look] >= 3:
+                    own[tried].append(similarity)
+                elif seen_s[look] == 0:
+                    others[tried].append(similarity)
+        threshold = balanced_threshold(np.array(own[False]), np.array(others[False]))
+        found = np.array(own[True]) >= threshold
+        said = np.array(others[True]) < threshold
+        counts = [f"{len(found)}", percent(found.mean()), f"{len(said)}", percent(said.mean())]
+        rows.append([name, f"{threshold:.3f}", *counts])
+    table(
+        "3. Is it in this segment? Threshold from one half of the videos, measured on the other",
+        ["asked as", "threshold", "there", "found", "not there", "said so"],
+        rows,
+    )
+
+
+def answers(archive: ArchiveReader, truth: dict[str, list[Scene]]) -> None:
+    """Table 4: answers from the archive against the truth, and what is said of what never appears."""
+    asker = Asker(Searcher(archive))
+    chance = random.Random(2)
+    rows = []
+    for kind in LOCAL:
+        right, whole, nothing, total = 0, 0, 0, 0
+        for video, scenes in truth.items():
+            asked = [q for q in questions(scenes) if q.kind == kind and q.answer != "no"]
+            for question in chance.sample(asked, min(2, len(asked))):
+                total += 1
+                reply = asker.ask(question.prompt, video_ids=[video], k=1, whole=False)
+                nothing += not reply.found
+                right += reply.found and reply.answers[0].text == question.answer
+                whole += asker.ask(question.prompt, video_ids=[video]).answers[0].text == question.answer
+        if total:
+            rows.append(
+                [kind, str(total), percent(right / total), percent(nothing / total), percent(whole / total)]
+            )
+    table(
+        "4. Questions about one video, answered from the segment that search finds in it",
+        ["kind", "asked", "right", "nothing found", "right from the whole video"],
+        rows,
+    )
+    absent_words = [
+        f"{c} {s}" for c in ("orange", "pink", "black") for s in ("hexagon", "car", "dog", "arrow")
+    ]
+    rows = []
+    for name, things, scope in (
+        ("an object not in the named video", None, "video"),
+        ("a thing of another world, whole archive", absent_words, "archive"),
+    ):
+        said, total = 0, 0
+        for video, scenes in list(truth.items())[: 30 if scope == "video" else 1]:
+            there = {thing.name for scene in scenes for thing in scene.objects}
+            missing = things or [f"{c} {s}" for c in COLOURS for s in SHAPES if f"{c} {s}" not in there]
+            for look in missing if things else chance.sample(missing, min(2, len(missing))):
+                ids = [video] if scope == "video" else None
+                reply = asker.ask(PROMPTS["motion"][0].format(x=look), video_ids=ids, k=1, whole=False)
+                total += 1
+                said += not reply.found
+        rows.append([name, str(total), percent(said / total) if total else "none asked"])
+    table("5. Questions about what is not there", ["asked about", "asked", "said to be not found"], rows)
+
+
+def percent(share: float) -> str:
+    """Such as 95.6 %."""
+    return f"{100 * share:.1f} %"
+
+
+def table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table in Markdown."""
+    print(f"### {title}\n")
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+    print(flush=True)
+
+
+if __name__ == "__main__":
+    main()
