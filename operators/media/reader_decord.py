@@ -56,7 +56,9 @@ def decode_span_decord(
     wanted = {index: position for position, index in enumerate(chosen)}
     for index, picture in _pictures(path, reader, keys, chosen[0], chosen[-1]):
         if index in wanted:
-            frames[wanted[index]] = pictures.of(av.VideoFrame.from_ndarray(picture.asnumpy(), "rgb24"))
+            frames[wanted[index]] = pictures.of(
+                av.VideoFrame.from_ndarray(_without_padding(picture), "rgb24")
+            )
     timestamps_s = [float(int(ticks[index]) * time_base) for index in chosen]
     return DecodedSpan(frames, np.array(timestamps_s, dtype=np.float64), None, end_s)
 
@@ -148,6 +150,14 @@ def _pictures(path: str, reader: Any, keys: np.ndarray, first: int, last: int) -
             yield index, reader.next()
     except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, StopIteration) as error:
         raise _refuse(path, _first_line(error)) from error
+
+
+def _without_padding(picture: Any) -> np.ndarray:
+    """The picture [H, W, 3]. Where rows are padded to a multiple of their width, decord takes the padding for more
+    channels, which depends on the width and on what the processor's vector instructions want aligned."""
+    shown = picture.asnumpy()
+    height, width = shown.shape[:2]
+    return np.ascontiguousarray(shown.reshape(height, -1)[:, : 3 * width]).reshape(height, width, 3)
 
 
 def _first_line(error: Exception) -> str:
