@@ -6,7 +6,7 @@ before the prompt's own tokens, as InstructBLIP was trained.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ from transformers import (
     InstructBlipConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    TextStreamer,
 )
 
 from malmm.model.checkpoint import Checkpoint, CheckpointError
@@ -53,6 +54,19 @@ def language_class(config: InstructBlipConfig) -> type[PreTrainedModel]:
         raise CheckpointError(
             f"a language model of type {config.text_config.model_type!r} cannot generate text"
         ) from None
+
+
+class _Words(TextStreamer):
+    """Passes words on as soon as no later token can change them."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, on_words: Callable[[str], None]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._on_words = on_words
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Called by transformers with each piece of the text."""
+        if text:
+            self._on_words(text)
 
 
 class LanguageModel(nn.Module):
@@ -123,9 +137,18 @@ class LanguageModel(nn.Module):
 
     @torch.inference_mode()
     def generate(
-        self, query_output: Tensor, prompts: Sequence[str], *, max_new_tokens: int = 40, num_beams: int = 1
+        self,
+        query_output: Tensor,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int = 40,
+        num_beams: int = 1,
+        on_words: Callable[[str], None] | None = None,
     ) -> list[str]:
-        """Texts for ``query_output`` [B, Q, D] under ``prompts``, one each; greedy with one beam."""
+        """Texts for ``query_output`` [B, Q, D] under ``prompts``, one each; greedy with one beam.
+
+        ``on_words`` hears the words of a single text, of one beam, as they come; what it raises ends the generation.
+        """
         if not prompts:
             return []
         embeds, mask = self._prefix(query_output, prompts)
@@ -136,6 +159,7 @@ class LanguageModel(nn.Module):
             num_beams=num_beams,
             do_sample=False,
             pad_token_id=self.tokenizer.pad_token_id,
+            streamer=None if on_words is None else _Words(self.tokenizer, on_words),
         )
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ class GenerateTexts:
     """An actor that holds the language model. ``ENCODED`` or ``REPLAYED`` to the same rows with texts.
 
     Captions and answers of all rows and prompts of a batch are generated together; a classification's text
-    is its likeliest label and its score that label's probability.
+    is its likeliest label and its score that label's probability. ``on_words``, if set, hears the words of a text that
+    is generated alone as they come.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class GenerateTexts:
         self.language = LanguageModel.load(checkpoint, device=choose_device(device))
         self.prompts = prompts
         self.max_new_tokens = max_new_tokens
+        self.on_words: Callable[[str], None] | None = None
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Answer a batch; rows whose texts cannot be made fail by themselves."""
@@ -93,6 +96,7 @@ class GenerateTexts:
                 torch.stack([outputs[index][place] for index, place, _ in items]),
                 [self.prompts[prompt].text for _, _, prompt in items],
                 max_new_tokens=self.max_new_tokens,
+                on_words=self.on_words if len(items) == 1 else None,
             )
         except (RuntimeError, ValueError) as error:
             if len(items) == 1:

@@ -5,8 +5,8 @@ Runs in this process, on the stored memory alone: no video is read, and no clust
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from malmm.pipeline.config import Prompt
@@ -79,6 +79,7 @@ class Asker:
         self._options = (max_new_tokens, device)
         self._replayer: Any = None
         self._generator: Any = None
+        self._listeners: tuple[Callable[[Answer], None] | None, Callable[[str], None] | None] = (None, None)
 
     def ask(
         self,
@@ -88,13 +89,16 @@ class Asker:
         k: int = 3,
         threshold: float | None = None,
         whole: bool = True,
+        on_begun: Callable[[Answer], None] | None = None,
+        on_words: Callable[[str], None] | None = None,
     ) -> Reply:
         """Answer from the whole videos named, or, without any, from the segments of the best moments of all.
 
         Unless ``whole``, videos named also answer by the segments of their best moments. ``k`` is how many segments
-        answer at most. ``threshold`` is the cosine that the best moment
-        has to reach, by default the archive's own. Raises ConfigError for an empty question or an unknown video,
-        CheckpointError when the archive's model is not to be found.
+        answer at most. ``threshold`` is the cosine that the best moment has to reach, by default the archive's own.
+        ``on_begun`` hears of each answer before it has a text, ``on_words`` then that text's words as they come; what
+        either raises ends the asking. Raises ConfigError for an empty question or an unknown video, CheckpointError
+        when the archive's model is not to be found.
         """
         if not question.strip():
             raise ConfigError("an empty question has no answer: ask something, such as 'What happens?'")
@@ -102,6 +106,7 @@ class Asker:
             raise ConfigError(f"-k {k}: from 1 to 100 answers")
         if self.archive.count("segments") == 0:
             raise ArchiveError(f"{self.archive.root} is empty: index videos first", uri=self.archive.root)
+        self._listeners = (on_begun, on_words)
         if video_ids is not None and whole:
             return self._of_videos(question, list(dict.fromkeys(video_ids)))
         moments = self.searcher.search(question, k=_LOOKED_AT, video_ids=video_ids, thumbnails=False)
@@ -168,27 +173,33 @@ class Asker:
         if not asked:
             return []
         replay, generate = self._operators(question)
+        on_begun, generate.on_words = self._listeners
         answers = []
         for row, moments in zip(asked, cited, strict=True):
+            [subject] = carried(rows_table([row], TO_REPLAY))
+            if subject.video is None:
+                raise ArchiveError(
+                    "the question could not be put to memory: its video is unknown", uri=self.archive.root
+                )
+            video, segment = subject.video, subject.segment
+            answer = Answer(
+                video.video_id,
+                video.uri,
+                segment.segment_id if segment else None,
+                segment.start_s if segment else video.start_s,
+                segment.end_s if segment else video.start_s + video.duration_s,
+                "",
+                moments,
+            )
+            if on_begun is not None:
+                on_begun(answer)
             texts = generate(replay(rows_table([row], TO_REPLAY)))
             [done] = carried(texts)
-            if done.failure is not None or done.video is None:
-                reason = done.failure.message if done.failure else "its video is unknown"
+            if done.failure is not None:
                 raise ArchiveError(
-                    f"the question could not be put to memory: {reason}", uri=self.archive.root
+                    f"the question could not be put to memory: {done.failure.message}", uri=self.archive.root
                 )
-            video, segment = done.video, done.segment
-            answers.append(
-                Answer(
-                    video.video_id,
-                    video.uri,
-                    segment.segment_id if segment else None,
-                    segment.start_s if segment else video.start_s,
-                    segment.end_s if segment else video.start_s + video.duration_s,
-                    texts["texts"][0].as_py()[0],
-                    moments,
-                )
-            )
+            answers.append(replace(answer, text=texts["texts"][0].as_py()[0]))
         return answers
 
     def _operators(self, question: str) -> tuple[Any, Any]:

@@ -6,7 +6,7 @@ words of annotations; ``malmm.pipeline.moments`` makes moments of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,29 +114,101 @@ class Searcher:
         nothing else can answer, and CheckpointError when the archive's model is not to be found.
         """
         _check(text, image, like, k, signals, rerank)
+        moments = self._moments(text, image, like, k, video_ids, signals, exact=exact)
+        if like is not None:
+            moments = [
+                m for m in moments if m.video_id != like.video_id or not m.start_s <= like.at_s < m.end_s
+            ]
+        matched: dict[Moment, float] = {}
+        if rerank and text is not None:
+            moments, matched = self._reranked(text, moments[: max(_RERANKED, _RERANKED_A_RESULT * k)])
+        return self.shown(moments[:k], matched, thumbnails=thumbnails)
+
+    def ranked(
+        self,
+        text: str,
+        *,
+        k: int = 10,
+        video_ids: Iterable[str] | None = None,
+        signals: Sequence[str] = SIGNALS,
+        vector: np.ndarray | None = None,
+    ) -> list[Moment]:
+        """All moments of the candidates that ``k`` results of a text are taken from, best first, for ``shown``.
+
+        ``vector`` is the text's own, if it is known already. Raises as ``search`` does.
+        """
+        _check(text, None, None, k, signals, False)
+        return self._moments(text, None, None, k, video_ids, signals, vector=vector)
+
+    def shown(
+        self,
+        moments: Sequence[Moment],
+        matched: Mapping[Moment, float] | None = None,
+        *,
+        thumbnails: bool = True,
+    ) -> list[Found]:
+        """Ranked moments with what people look at; ``matched`` has the matching head's probabilities, if there are."""
+        uris = self.archive.addresses_of({moment.video_id for moment in moments})
+        segments = {moment.slot.segment_id for moment in moments if moment.slot}
+        captions = self.archive.texts_of(segments, CAPTION.name)
+        pictures = self.archive.thumbnails(
+            [(moment.slot.segment_id, moment.slot.slot) for moment in moments if moment.slot]
+            if thumbnails
+            else []
+        )
+        shown = []
+        for moment in moments:
+            slot = moment.slot
+            shown.append(
+                Found(
+                    video_id=moment.video_id,
+                    uri=uris.get(moment.video_id, ""),
+                    segment_id=slot.segment_id if slot else None,
+                    start_s=moment.start_s,
+                    end_s=moment.end_s,
+                    timestamp_s=slot.timestamp_s if slot else moment.start_s,
+                    score=moment.score,
+                    similarity=moment.similarity,
+                    matched=(matched or {}).get(moment),
+                    signals=moment.signals,
+                    caption=captions.get(slot.segment_id) if slot else None,
+                    text=moment.text,
+                    thumbnail=pictures.get((slot.segment_id, slot.slot)) if slot else None,
+                )
+            )
+        return shown
+
+    def _moments(
+        self,
+        text: str | None,
+        image: str | Path | None,
+        like: Like | None,
+        k: int,
+        video_ids: Iterable[str] | None,
+        signals: Sequence[str],
+        *,
+        exact: bool = False,
+        vector: np.ndarray | None = None,
+    ) -> list[Moment]:
         chosen = None if video_ids is None else sorted(set(video_ids))
         if chosen is not None and not chosen:
             return []
         count = max(_CANDIDATES, _CANDIDATES_A_RESULT * k)
         hits = self._hits(text, count, chosen) if text is not None and "text" in signals else []
-        slots: list[Slot] = []
         if "vectors" in signals or text is None:
-            query = self._query(text, image, like)
+            query = vector if vector is not None else self._query(text, image, like)
             if query is not None:
                 where = None if chosen is None else _any_of("video_id", chosen)
                 slots = self._slots(query, count, where, exact=exact)
                 floor = slots[-1].similarity if slots else None
-                slots = self._with_slots_of(hits, slots, query)
-                return self._shown(
-                    fuse(slots, hits, floor=floor), text, like, k, rerank=rerank, thumbnails=thumbnails
-                )
+                return fuse(self._with_slots_of(hits, slots, query), hits, floor=floor)
             if text is None or "text" not in signals:
                 raise ArchiveError(
                     f"{self.archive.root} has no retrieval vectors (it was indexed with --retrieval-model none), so it "
                     "can only be searched for words: index it anew with a retrieval model",
                     uri=self.archive.root,
                 )
-        return self._shown(fuse(slots, hits), text, like, k, rerank=rerank, thumbnails=thumbnails)
+        return fuse([], hits)
 
     def models(self) -> Models:
         """The archive's checkpoints. Raises CheckpointError."""
@@ -263,54 +335,6 @@ class Searcher:
             for row in rows
             if row["segment_id"] is None or row["segment_id"] in done
         ]
-
-    def _shown(
-        self,
-        moments: Sequence[Moment],
-        text: str | None,
-        like: Like | None,
-        k: int,
-        *,
-        rerank: bool,
-        thumbnails: bool,
-    ) -> list[Found]:
-        if like is not None:
-            moments = [
-                m for m in moments if m.video_id != like.video_id or not m.start_s <= like.at_s < m.end_s
-            ]
-        matched: dict[Moment, float] = {}
-        if rerank and text is not None:
-            moments, matched = self._reranked(text, moments[: max(_RERANKED, _RERANKED_A_RESULT * k)])
-        moments = moments[:k]
-        uris = self.archive.addresses_of({moment.video_id for moment in moments})
-        segments = {moment.slot.segment_id for moment in moments if moment.slot}
-        captions = self.archive.texts_of(segments, CAPTION.name)
-        pictures = self.archive.thumbnails(
-            [(moment.slot.segment_id, moment.slot.slot) for moment in moments if moment.slot]
-            if thumbnails
-            else []
-        )
-        shown = []
-        for moment in moments:
-            slot = moment.slot
-            shown.append(
-                Found(
-                    video_id=moment.video_id,
-                    uri=uris.get(moment.video_id, ""),
-                    segment_id=slot.segment_id if slot else None,
-                    start_s=moment.start_s,
-                    end_s=moment.end_s,
-                    timestamp_s=slot.timestamp_s if slot else moment.start_s,
-                    score=moment.score,
-                    similarity=moment.similarity,
-                    matched=matched.get(moment),
-                    signals=moment.signals,
-                    caption=captions.get(slot.segment_id) if slot else None,
-                    text=moment.text,
-                    thumbnail=pictures.get((slot.segment_id, slot.slot)) if slot else None,
-                )
-            )
-        return shown
 
     def _reranked(self, text: str, moments: Sequence[Moment]) -> tuple[list[Moment], dict[Moment, float]]:
         import torch
