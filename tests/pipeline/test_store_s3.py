@@ -5,8 +5,8 @@ import socket
 import boto3
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 from support.archive_rows import RECIPE, VECTOR_SIZE, rows, segment, tokens, video, video_table
+from support.object_store import running
 
 from malmm.pipeline.errors import ArchiveError
 from malmm.pipeline.fragments import write_rows
@@ -15,22 +15,10 @@ from malmm.pipeline.store import Archive
 
 @pytest.fixture
 def bucket(monkeypatch):
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ALLOW_HTTP": "true",
-    }
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    boto3.client("s3").create_bucket(Bucket="archives")
-    yield "s3://archives"
-    server.stop()
+    with running("archives") as store:
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+        yield "s3://archives"
 
 
 def test_an_archive_in_an_object_store(bucket):

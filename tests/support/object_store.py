@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import boto3
 from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
 
 __all__ = ["ObjectStore", "running"]
 
@@ -57,6 +58,8 @@ def running(bucket: str = "films") -> Iterator[ObjectStore]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     behind = server.get_host_and_port()
+    # A file system that s3fs keeps for the next one who asks would still go to the store of an earlier test.
+    S3FileSystem.clear_instance_cache()
     proxy = ThreadingHTTPServer(("127.0.0.1", 0), _Proxy)
     store = ObjectStore(f"http://127.0.0.1:{proxy.server_port}", behind)
     proxy.store = store  # type: ignore[attr-defined]
@@ -78,6 +81,7 @@ def running(bucket: str = "films") -> Iterator[ObjectStore]:
         proxy.server_close()
         thread.join()
         server.stop()
+        S3FileSystem.clear_instance_cache()
 
 
 class _Proxy(BaseHTTPRequestHandler):
