@@ -24,6 +24,7 @@ from malmm.pipeline.location import (
     resolve,
 )
 from malmm.pipeline.records import table_schemas
+from malmm.pipeline.runs import RUNS_TABLE
 
 __all__ = ["create_or_load", "load_if_there"]
 
@@ -124,7 +125,7 @@ def _create_tables(place: str, schemas: dict[str, pa.Schema]) -> None:
 
 def _refuse_strangers(place: str, names: set[str]) -> None:
     """Refuse anything unknown in a directory; under an object store's prefix, unknown tables only."""
-    names = names | {WRITER_TABLE}
+    names = names | {WRITER_TABLE, RUNS_TABLE}
     if is_local(place):
         folder = Path(place)
         present = (entry.name for entry in folder.iterdir()) if folder.exists() else iter(())

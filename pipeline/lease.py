@@ -17,7 +17,6 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,6 +26,8 @@ import pyarrow as pa
 from malmm.pipeline.errors import ArchiveBusy, ArchiveError
 from malmm.pipeline.location import create_dataset, lance_errors, open_dataset
 from malmm.pipeline.predicates import equals
+from malmm.pipeline.whereabouts import place as _place
+from malmm.pipeline.whereabouts import started as _started
 
 __all__ = ["WRITER_TABLE", "Lease"]
 
@@ -227,29 +228,6 @@ def _description(holder: str) -> dict[str, Any]:
         "shown": f"process {process} on {host} since {since}",
         "beat": 0,
     }
-
-
-def _place() -> str:
-    """This machine and its process numbers' namespace: in containers of one host, equal numbers mean others."""
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    namespace = Path("/proc/self/ns/pid")
-    return "/".join(
-        [
-            socket.gethostname(),
-            boot.read_text().strip() if boot.exists() else "",
-            str(namespace.readlink()) if namespace.is_symlink() else "",
-        ]
-    )
-
-
-def _started(process: int) -> str:
-    """A process and when it began, since its number may have gone to another; empty when there is none."""
-    try:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    # A zombie does nothing any more. The 22nd field of all is the time it began.
-    return "" if fields[0] == "Z" else f"{process}/{fields[19]}"
 
 
 def _now() -> float:

@@ -103,7 +103,7 @@ def create_dataset(archive_uri: str, name: str, rows: pa.Table, *, replace: bool
 
 def drop_tables(archive_uri: str, *, below: bool) -> None:
     """Delete a generation's tables: all of them, or, unless it lies ``below`` the archive, all that are its own."""
-    kept = () if below else ("recipes", "writer")
+    kept = () if below else ("recipes", "writer", "runs")
     with lance_errors(archive_uri, "delete old tables of"):
         database = lancedb.connect(archive_uri)
         for name in database.list_tables(limit=1000).tables:

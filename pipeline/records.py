@@ -18,6 +18,7 @@ __all__ = [
     "FORMAT",
     "PERMANENT_KINDS",
     "RECIPES",
+    "RUNS",
     "SEGMENTS",
     "VIDEOS",
     "Failure",
@@ -126,6 +127,29 @@ RECIPES = pa.schema(
         pa.field("number", pa.int32(), nullable=False),
         pa.field("format", pa.int32(), nullable=False),
         pa.field("created_at", TIMESTAMP, nullable=False),
+    ]
+)
+
+#: Made when the first run is recorded, so an archive may have none.
+RUNS = pa.schema(
+    [
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("job", pa.string(), nullable=False),
+        pa.field("kinds", pa.list_(pa.string()), nullable=False),
+        pa.field("trigger", pa.string(), nullable=False),
+        pa.field("scheduled_for", TIMESTAMP),
+        pa.field("attempt", pa.int32(), nullable=False),
+        pa.field("started", TIMESTAMP, nullable=False),
+        pa.field("updated", TIMESTAMP, nullable=False),
+        pa.field("ended", TIMESTAMP),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("exit_code", pa.int32()),
+        pa.field("counts", pa.string(), nullable=False),
+        pa.field("error", pa.string()),
+        pa.field("progress", pa.string(), nullable=False),
+        pa.field("samples", pa.string(), nullable=False),
+        pa.field("place", pa.string(), nullable=False),
+        pa.field("process", pa.string(), nullable=False),
     ]
 )
 
