@@ -11,7 +11,19 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-from malmm.jobs import annotate, ask, demo, demo_videos, export, failures, index, optimize, search, show
+from malmm.jobs import (
+    annotate,
+    ask,
+    demo,
+    demo_videos,
+    export,
+    failures,
+    index,
+    optimize,
+    search,
+    serve,
+    show,
+)
 from malmm.jobs.text import printable
 from malmm.pipeline.errors import ConfigError, MalmmError
 from malmm.pipeline.report import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
@@ -32,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Index long videos with MA-LMM on Ray Data into a LanceDB archive.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (index, search, ask, annotate, export, show, failures, optimize, demo, demo_videos):
+    for command in (index, search, ask, serve, annotate, export, show, failures, optimize, demo, demo_videos):
         command.add_parser(commands)
     return parser
 

@@ -7,6 +7,7 @@ a span ends, reading ahead stops there; without an index it reaches an eighth as
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import threading
@@ -103,6 +104,11 @@ class RangeReader(io.RawIOBase):
         self._end: int | None = None
         self.error: MediaError | None = None
         self.bytes_read = 0
+
+    @property
+    def version(self) -> str:
+        """A short name of the content: another when the store gives it another size, tag or time."""
+        return hashlib.blake2b("\0".join(self._file).encode(), digest_size=12).hexdigest()
 
     def settled(self, end: int | None = None) -> None:
         """Say that what comes is the file's body, and how far it is wanted, as far as known."""

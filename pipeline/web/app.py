@@ -1,0 +1,69 @@
+"""The web application over one archive: guard, API and page, put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.responses import FileResponse
+from starlette.staticfiles import StaticFiles
+
+from malmm.pipeline.web.browsing import browsing_routes
+from malmm.pipeline.web.finding import finding_routes
+from malmm.pipeline.web.guard import Guard, Keys
+from malmm.pipeline.web.live import LiveArchive
+from malmm.pipeline.web.models import LocalModels, Models
+from malmm.pipeline.web.problems import answer_problems
+from malmm.pipeline.web.sessions import session_routes
+from malmm.pipeline.web.settings import ServeConfig
+from malmm.pipeline.web.site import Site
+
+__all__ = ["make_app"]
+
+_PAGE = Path(__file__).parent / "static"
+# Without a token whoever reaches this server reads it, so it answers to the names of this machine alone.
+_OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def make_app(config: ServeConfig, models: Models | None = None) -> FastAPI:
+    """The application, with the models in this process unless they are given. Raises ArchiveError."""
+    live = LiveArchive(config.archive, model=config.model, retrieval_model=config.retrieval_model)
+    own: LocalModels | None = None
+    if models is None:
+        models = own = LocalModels(live, max_new_tokens=config.max_new_tokens, waiting=config.waiting)
+    site = Site(live, models, Keys(config.token))
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if own is not None:
+            own.warm()
+        yield
+        if own is not None:
+            own.close()
+
+    app = FastAPI(
+        title="malmm-ray",
+        summary="Search an archive of long videos, watch it and ask it.",
+        version=version("malmm-ray"),
+        lifespan=lifespan,
+        openapi_url="/api/openapi.json",
+        # Their pages load scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+    )
+    answer_problems(app)
+    app.include_router(session_routes(site))
+    app.include_router(browsing_routes(site))
+    app.include_router(finding_routes(site))
+
+    @app.get("/", include_in_schema=False)
+    def get_page() -> FileResponse:
+        return FileResponse(_PAGE / "index.html", headers={"Cache-Control": "no-cache"})
+
+    app.mount("/static", StaticFiles(directory=_PAGE), name="static")
+    hosts = None if config.token is not None else _OWN_NAMES | {config.host}
+    app.add_middleware(Guard, keys=site.keys, hosts=hosts)
+    return app

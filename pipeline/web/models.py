@@ -1,0 +1,169 @@
+"""The models behind a page: text vectors for searching and answers for asking, off the event loop.
+
+A page needs no more of them than ``Models``: here they are in this process, in ``malmm.pipeline.web.deployment`` in
+replicas of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+
+from malmm.pipeline.asking import Answer, Asker, Reply
+from malmm.pipeline.web.events import Answered, Begun, CitedMoment, Done, Event, Queued, Started, Words
+from malmm.pipeline.web.live import LiveArchive
+from malmm.pipeline.web.names import name_of
+from malmm.pipeline.web.problems import Busy
+from malmm.pipeline.web.turns import Turns
+
+__all__ = ["LocalModels", "Models"]
+
+_SEARCHES_WAITING = 64
+
+
+class Models(Protocol):
+    """What a page needs of the archive's models."""
+
+    async def vector(self, text: str) -> np.ndarray | None:
+        """The text's unit vector [V]; None for an archive without vectors. Raises CheckpointError and Busy."""
+        ...
+
+    def ask(self, question: str, video_ids: Sequence[str] | None, k: int) -> AsyncIterator[Event]:
+        """Answer, and tell of it. Raises Busy at the first event, and what ``Asker.ask`` raises at a later one."""
+        ...
+
+
+class _GoneAwayError(Exception):
+    """Nobody listens any more."""
+
+
+class LocalModels:
+    """The models in this process: one thread makes vectors and one answers, so that neither waits for the other."""
+
+    def __init__(self, archive: LiveArchive, *, max_new_tokens: int, waiting: int) -> None:
+        self._archive = archive
+        self._max_new_tokens = max_new_tokens
+        self._vectors = ThreadPoolExecutor(1, "vectors")
+        self._answers = ThreadPoolExecutor(1, "answers")
+        self._searching = 0
+        self._turns = Turns(waiting)
+        self._asker: Asker | None = None
+
+    def warm(self) -> None:
+        """Begin to load what the first query needs. What goes wrong is told to that query."""
+        self._vectors.submit(self._vector, "warm")
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._vectors.shutdown(wait=False, cancel_futures=True)
+        self._answers.shutdown(wait=False, cancel_futures=True)
+
+    async def vector(self, text: str) -> np.ndarray | None:
+        """See ``Models``."""
+        if self._searching > _SEARCHES_WAITING:
+            raise Busy(f"{self._searching} searches wait already: search again in a while.")
+        self._searching += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._vectors, self._vector, text)
+        finally:
+            self._searching -= 1
+
+    async def ask(self, question: str, video_ids: Sequence[str] | None, k: int) -> AsyncIterator[Event]:
+        """See ``Models``. Once nobody iterates any more the answer is broken off."""
+        loop = asyncio.get_running_loop()
+        told: asyncio.Queue[Event | None] = asyncio.Queue()
+        stopped = threading.Event()
+        answering: asyncio.Future[Reply] | None = None
+
+        def tell(event: Event) -> None:
+            if stopped.is_set():
+                raise _GoneAwayError
+            loop.call_soon_threadsafe(told.put_nowait, event)
+
+        turn = self._turns.join()
+        try:
+            while turn.ahead:
+                yield Queued(ahead=turn.ahead)
+                await turn.moved()
+            yield Started()
+            answering = loop.run_in_executor(self._answers, self._answered, question, video_ids, k, tell)
+            answering.add_done_callback(lambda _: told.put_nowait(None))
+            while (event := await told.get()) is not None:
+                yield event
+            reply = answering.result()
+            yield Done(found=reply.found, similarity=reply.similarity, threshold=reply.threshold)
+        finally:
+            stopped.set()
+            if answering is None:
+                turn.leave()
+            else:
+                # The thread answers until it next tells something; the next in line has to wait for it.
+                answering.add_done_callback(lambda done: (turn.leave(), done.cancelled() or done.exception()))
+
+    def _vector(self, text: str) -> np.ndarray | None:
+        searcher = self._archive.searcher
+        return searcher.text_vectors([text])[0] if searcher.archive.has_vectors else None
+
+    def _answered(
+        self, question: str, video_ids: Sequence[str] | None, k: int, tell: Callable[[Event], None]
+    ) -> Reply:
+        asker = self._current()
+        starts: dict[str, float] = {}
+        unfinished: list[Answer] = []
+
+        def finish(texts: Sequence[str]) -> None:
+            # An answer's text is known once the next one begins.
+            if unfinished:
+                tell(Answered(text="".join(texts).strip()))
+            unfinished.clear()
+
+        words: list[str] = []
+
+        def on_begun(answer: Answer) -> None:
+            finish(words)
+            words.clear()
+            unfinished.append(answer)
+            if answer.video_id not in starts:
+                rows = asker.archive.video_rows([answer.video_id]).to_pylist()
+                starts.update({row["video_id"]: row["start_s"] for row in rows})
+            tell(_begun(answer, starts.get(answer.video_id, 0.0)))
+
+        def on_words(text: str) -> None:
+            words.append(text)
+            tell(Words(text=text))
+
+        options: dict[str, Any] = {"video_ids": video_ids, "k": k, "on_begun": on_begun, "on_words": on_words}
+        reply = asker.ask(question, **options)
+        finish(words)
+        return reply
+
+    def _current(self) -> Asker:
+        """The asker of the recipe in force. Its models are this thread's own: tokenizers cannot be shared."""
+        if self._asker is None or self._asker.archive.uri != self._archive.reader.uri:
+            self._asker = Asker(self._archive.another_searcher(), max_new_tokens=self._max_new_tokens)
+        return self._asker
+
+
+def _begun(answer: Answer, video_start_s: float) -> Begun:
+    return Begun(
+        video_id=answer.video_id,
+        name=name_of(answer.uri),
+        segment_id=answer.segment_id,
+        start_s=answer.start_s,
+        end_s=answer.end_s,
+        video_start_s=video_start_s,
+        moments=[
+            CitedMoment(
+                start_s=moment.start_s,
+                end_s=moment.end_s,
+                timestamp_s=moment.timestamp_s,
+                similarity=moment.similarity,
+            )
+            for moment in answer.moments
+        ],
+    )

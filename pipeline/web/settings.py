@@ -1,0 +1,65 @@
+"""What a server is told: where it listens, who may come in, and how much anybody may ask of it."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+
+from malmm.pipeline.errors import ConfigError
+
+__all__ = ["LEAST_TOKEN", "MOST_BODY_BYTES", "MOST_RESULTS", "ServeConfig", "is_loopback"]
+
+LEAST_TOKEN = 16
+"""Characters of a token: fewer can be guessed."""
+MOST_BODY_BYTES = 1 << 16
+MOST_RESULTS = 100
+"""Results of one page."""
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """Settings of a server. Raises ConfigError for values that cannot be.
+
+    ``token`` is what visitors have to know; an address that other machines reach has to have one. ``waiting`` is how
+    many questions may wait while one is answered. ``model`` and ``retrieval_model`` say where the archive's checkpoints
+    lie, if not where they were.
+    """
+
+    archive: str
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token: str | None = field(default=None, repr=False)
+    model: str | None = None
+    retrieval_model: str | None = None
+    max_new_tokens: int = 128
+    waiting: int = 8
+
+    def __post_init__(self) -> None:
+        if not self.archive:
+            raise ConfigError("no archive: give --archive a directory or an s3:// URI")
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"--port {self.port}: from 1 to 65535, or 0 for any that is free")
+        if self.token is None and not is_loopback(self.host):
+            raise ConfigError(
+                f"--host {self.host} can be reached from other machines, so visitors have to know a token: set "
+                'MALMM_TOKEN="$(openssl rand -hex 24)", or give --token'
+            )
+        if self.token is not None and (len(self.token) < LEAST_TOKEN or not self.token.isascii()):
+            raise ConfigError(
+                f"the token is too easy to guess or to mistype: at least {LEAST_TOKEN} plain characters, such as "
+                "those of `openssl rand -hex 24`"
+            )
+        if not 1 <= self.max_new_tokens <= 4096:
+            raise ConfigError(f"--max-new-tokens {self.max_new_tokens}: from 1 to 4096")
+        if not 0 <= self.waiting <= 1000:
+            raise ConfigError(f"--waiting {self.waiting}: from 0 to 1000 questions")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
