@@ -35,6 +35,8 @@ MAX_K = 1000
 # Candidates: enough for neighbours to be among them, and for a level of what has nothing to do with the query.
 _CANDIDATES, _CANDIDATES_A_RESULT = 100, 10
 _RERANKED, _RERANKED_A_RESULT = 20, 3
+# The best texts lead to slots that their vectors do not; later ones would be below whatever is shown.
+_LEADING, _LEADING_A_RESULT = 20, 2
 # Of the approximate index; docs/retrieval.md has the log of what was tried.
 _PROBES, _REFINE = 40, 5
 _SLOT_COLUMNS = ["video_id", "segment_id", "slot", "start_s", "end_s", "timestamp_s"]
@@ -201,7 +203,8 @@ class Searcher:
                 where = None if chosen is None else _any_of("video_id", chosen)
                 slots = self._slots(query, count, where, exact=exact)
                 floor = slots[-1].similarity if slots else None
-                return fuse(self._with_slots_of(hits, slots, query), hits, floor=floor)
+                leading = hits[: max(_LEADING, _LEADING_A_RESULT * k)]
+                return fuse(self._with_slots_of(leading, slots, query), hits, floor=floor)
             if text is None or "text" not in signals:
                 raise ArchiveError(
                     f"{self.archive.root} has no retrieval vectors (it was indexed with --retrieval-model none), so it "
