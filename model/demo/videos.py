@@ -38,6 +38,8 @@ def draw_video(path: Path, *, seconds: float, seed: tuple[int, ...]) -> list[Sce
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=_FPS, options={"preset": "veryfast", "crf": "28"})
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        # With several threads x264 often compresses the same pictures to other bytes.
+        stream.codec_context.thread_count = 1
         place = 0
         for number in range(max(1, round(seconds * _FPS))):
             time_s = number / _FPS
