@@ -8,12 +8,14 @@ moment or of the scene.
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where videos and archive are kept, and found again")
     parser.add_argument("--videos", type=int, default=50, help="how many (%(default)s)")
     parser.add_argument("--minutes", type=float, default=5, help="how long each (%(default)g)")
-    parser.add_argument("--seed", type=int, default=51, help="of the videos (%(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=51, help="of the videos, and the four after it (%(default)s)"
+    )
     parser.add_argument("--tables", default="1,2,3,4", help="which tables (%(default)s)")
     options = parser.parse_args()
     archive, truth = prepare(options)
@@ -56,15 +60,16 @@ def prepare(options: argparse.Namespace) -> tuple[ArchiveReader, dict[str, list[
     videos, place = options.folder / "videos", options.folder / "archive"
     malmm = [sys.executable, "-m", "malmm.jobs.cli"]
     if len(list(videos.glob("*.mp4"))) < options.videos:
-        size = [
-            "--count",
-            str(options.videos),
-            "--minutes",
-            str(options.minutes),
-            "--seed",
-            str(options.seed),
-        ]
-        subprocess.run([*malmm, "demo-videos", str(videos), *size], check=True)
+        # The same videos whatever the machine's size: five seeds, as many at once as there are cores.
+        shares = [len(range(part, options.videos, 5)) for part in range(min(5, options.videos))]
+
+        def draw(part: int) -> None:
+            size = ["--count", str(shares[part]), "--minutes", str(options.minutes)]
+            command = [*malmm, "demo-videos", str(videos), *size, "--seed", str(options.seed + part)]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(draw, range(len(shares))))
     began = time.monotonic()
     subprocess.run([*malmm, "index", str(videos), "--archive", str(place), "--quiet"], check=True)
     print(f"indexed, or found to be, in {time.monotonic() - began:.0f} s\n")
