@@ -1,0 +1,192 @@
+// Searching: words in, moments out as cards; without words, the latest videos.
+
+import { get } from "./api.js";
+import { clock, counted, h, span, speak, when } from "./dom.js";
+import { cardsComing, failure, state } from "./states.js";
+
+const PAGE = 24;
+
+/** The page; its address holds what is looked for: q, video, since, until. */
+export function searchPage(parameters) {
+  const query = h("input", { class: "field", type: "search", id: "query", name: "q", maxlength: 500,
+    placeholder: "Describe a moment, such as “a red circle moving left”", autocomplete: "off", "aria-label": "Search the archive" });
+  const video = h("input", { class: "field slim wide", id: "video", list: "videos", placeholder: "any video", autocomplete: "off", maxlength: 200 });
+  const names = h("datalist", { id: "videos" });
+  const since = h("input", { class: "field slim", id: "since", type: "date" });
+  const until = h("input", { class: "field slim", id: "until", type: "date" });
+  const wrong = h("p", { class: "note bad", role: "alert", hidden: true });
+  const clear = h("button", { type: "button", class: "quiet", hidden: true, onclick: () => go({ q: query.value }) }, "Clear filters");
+  const found = h("section", { class: "stack", "aria-label": "Results" });
+  const known = new Map();
+  let running = new AbortController();
+  let watcher = null;
+
+  function go(wanted) {
+    const next = new URLSearchParams(Object.entries(wanted).filter(([, value]) => value));
+    const address = next.size ? `#/?${next}` : "#/";
+    if (location.hash === address) show(next);
+    else location.hash = address;
+  }
+
+  async function submit(event) {
+    event?.preventDefault();
+    wrong.hidden = true;
+    let id = known.get(video.value) ?? "";
+    if (video.value && !id) {
+      const page = await get("api/videos", { text: video.value, limit: 2 }).catch(() => ({ videos: [] }));
+      if (page.videos.length !== 1) {
+        wrong.textContent = page.videos.length ? `Several videos have “${video.value}” in their name: choose one of the list.` : `No video has “${video.value}” in its name.`;
+        wrong.hidden = false;
+        return;
+      }
+      id = page.videos[0].video_id;
+    }
+    go({ q: query.value.trim(), video: id, since: since.value, until: until.value });
+  }
+
+  let asked = 0;
+  async function suggest() {
+    const turn = ++asked;
+    const page = await get("api/videos", { text: known.has(video.value) ? "" : video.value, limit: 20 }).catch(() => null);
+    if (page === null || turn !== asked) return;
+    for (const each of page.videos) known.set(each.name, each.video_id);
+    names.replaceChildren(...page.videos.map((each) => h("option", { value: each.name })));
+  }
+  video.addEventListener("focus", suggest);
+  video.addEventListener("input", suggest);
+  for (const field of [video, since, until]) field.addEventListener("change", submit);
+
+  async function show(wanted) {
+    running.abort();
+    running = new AbortController();
+    watcher?.disconnect();
+    const { signal } = running;
+    query.value = wanted.get("q") ?? "";
+    since.value = wanted.get("since") ?? "";
+    until.value = wanted.get("until") ?? "";
+    const id = wanted.get("video") ?? "";
+    if (!id) video.value = "";
+    clear.hidden = !(id || since.value || until.value);
+    if (id && known.get(video.value) !== id) {
+      get(`api/videos/${encodeURIComponent(id)}`).then((row) => { known.set(row.name, id); video.value = row.name; }, () => {});
+    }
+    const text = query.value.trim();
+    document.title = `${text || "Search"} · malmm`;
+    found.replaceChildren(cardsComing());
+    found.setAttribute("aria-busy", "true");
+    const dates = { since: since.value, until: until.value && nextDay(until.value) };
+    try {
+      if (text) await moments({ text, video: id, ...dates, limit: PAGE }, signal);
+      else await videos({ ...dates, limit: PAGE }, signal);
+    } catch (error) {
+      if (error.name !== "AbortError") found.replaceChildren(failure(error, () => show(wanted)));
+    } finally {
+      if (!signal.aborted) found.removeAttribute("aria-busy");
+    }
+  }
+
+  async function moments(wanted, signal) {
+    const first = await get("api/search", wanted, signal);
+    if (!first.moments.length) {
+      found.replaceChildren(state("search", "Nothing found", "No moment of the archive fits these words and filters. Try other words, or fewer filters."));
+      speak("Nothing found");
+      return;
+    }
+    speak(`${counted(first.moments.length, "moment")}${first.next ? " and more" : ""}`);
+    endless(h("h2", {}, "Moments"), "api/search", wanted, first, (page) => page.moments.map((row) => momentCard(row, wanted.text)), signal);
+  }
+
+  async function videos(wanted, signal) {
+    const first = await get("api/videos", wanted, signal);
+    if (!first.videos.length) {
+      const empty = clear.hidden;
+      found.replaceChildren(state("film", empty ? "The archive is empty" : "No videos", empty
+        ? "Index videos with malmm index, and they appear here as they are done." : "No video was indexed in this time."));
+      return;
+    }
+    const title = h("div", { class: "row" }, h("h2", {}, "Latest videos"), h("span", { class: "muted small" }, counted(first.total, "video")));
+    endless(title, "api/videos", wanted, first, (page) => page.videos.map(videoCard), signal);
+  }
+
+  /** Cards that grow as their end comes into view, or as somebody asks for more. */
+  function endless(title, path, wanted, first, cards, signal) {
+    const list = h("ol", { class: "cards", id: "cards" }, cards(first));
+    const more = h("button", { type: "button", class: "quiet" }, "Show more");
+    const foot = h("div", { class: "row", hidden: !first.next }, more);
+    let next = first.next;
+    let loading = false;
+    async function load(focus) {
+      if (loading || !next) return;
+      loading = true;
+      more.disabled = true;
+      more.textContent = "Loading…";
+      try {
+        const page = await get(path, { ...wanted, cursor: next }, signal);
+        const fresh = cards(page);
+        list.append(...fresh);
+        next = page.next;
+        foot.hidden = !next;
+        speak(`${counted(fresh.length, "more result")}`);
+        if (focus) fresh[0]?.querySelector("a").focus();
+        more.textContent = "Show more";
+      } catch (error) {
+        if (error.name === "AbortError") return;
+        more.textContent = `${error.message} Try again`;
+        watcher.disconnect();
+      } finally {
+        loading = false;
+        more.disabled = false;
+      }
+      // The end may still be in view.
+      if (next && watcher) { watcher.unobserve(foot); watcher.observe(foot); }
+    }
+    more.addEventListener("click", () => load(true));
+    watcher = new IntersectionObserver((seen) => { if (seen.some((each) => each.isIntersecting)) load(false); }, { rootMargin: "400px" });
+    found.replaceChildren(title, list, foot);
+    watcher.observe(foot);
+  }
+
+  const form = h("form", { role: "search", class: "near", onsubmit: submit },
+    h("div", { class: "searchbox" }, query, h("button", { type: "submit" }, "Search")),
+    h("div", { class: "filters" }, h("label", { for: "video" }, "Video", video), names,
+      h("label", { for: "since" }, "From", since), h("label", { for: "until" }, "To", until), clear), wrong);
+  show(parameters);
+  return {
+    view: h("div", { class: "stack" }, h("h1", { class: "unseen" }, "Search"), form, found),
+    moved: show,
+    close: () => { running.abort(); watcher?.disconnect(); },
+  };
+}
+
+function nextDay(day) {
+  const date = new Date(`${day}T00:00:00Z`);
+  date.setUTCDate(date.getUTCDate() + 1);
+  return date.toISOString().slice(0, 10);
+}
+
+function picture(address) {
+  return address ? h("img", { src: address, alt: "", loading: "lazy", onerror: (event) => event.target.remove() }) : null;
+}
+
+function momentCard(row, text) {
+  const at = row.timestamp_s - row.video_start_s;
+  const address = `#/video/${row.video_id}?${new URLSearchParams({ t: Math.max(0, Math.min(at, row.start_s - row.video_start_s)).toFixed(2), q: text })}`;
+  const said = row.caption || row.text;
+  const score = row.similarity === null ? null : h("meter", { min: 0, max: 1, value: Math.max(0, row.similarity).toFixed(3), "aria-label": "Similarity" });
+  return h("li", {}, h("article", { class: "card" },
+    h("div", { class: "shot" }, picture(row.thumbnail), h("span", { class: "time" }, span(row, row.video_start_s))),
+    h("div", { class: "body" },
+      h("h3", {}, h("a", { class: "whole", href: address }, row.name)),
+      said ? h("p", { class: "clamp" }, said) : h("p", { class: "muted" }, "No caption"),
+      h("div", { class: "score" }, score, row.similarity === null ? null : h("span", {}, row.similarity.toFixed(2)),
+        row.signals.map((signal) => h("span", { class: "tag" }, signal === "text" ? "words" : "picture"))))));
+}
+
+function videoCard(row) {
+  return h("li", {}, h("article", { class: "card" },
+    h("div", { class: "shot" }, picture(row.thumbnail), h("span", { class: "time" }, clock(row.duration_s))),
+    h("div", { class: "body" },
+      h("h3", {}, h("a", { class: "whole", href: `#/video/${row.video_id}` }, row.name)),
+      row.caption ? h("p", { class: "clamp" }, row.caption) : h("p", { class: "muted" }, "No caption"),
+      h("p", { class: "small muted" }, `Indexed ${when(row.indexed_at)}`))));
+}
