@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 from typing import TYPE_CHECKING
 
-from malmm.jobs.options import add_archive, add_batching, add_output, parse_resource
+from malmm.jobs.options import Taker, add_archive, add_batching, add_output, parse_resource, prompts_of
+from malmm.jobs.performing import perform_alone
 from malmm.jobs.text import about, clock, printable
 from malmm.pipeline.config import SCOPES, AnnotateConfig, Prompt
 from malmm.pipeline.errors import ConfigError
+from malmm.pipeline.report import OnProgress
 
 if TYPE_CHECKING:
     from malmm.pipeline.annotating import AnnotateReport
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_fields", "add_parser", "configure", "perform", "run", "summary"]
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -32,6 +34,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "interrupted",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_fields(parser)
+    add_output(parser)
+    parser.set_defaults(run=run)
+
+
+def add_fields(parser: Taker) -> None:
+    """Add what an annotating job is told, on the command line or in a job file."""
     add_archive(parser)
     parser.add_argument(
         "--prompt", action="append", default=[], metavar="NAME=TEXT", help="a question; may be repeated"
@@ -63,15 +72,18 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--dry-run", action="store_true", help="say how many texts are missing; change nothing"
     )
-    add_output(parser)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Annotate, showing progress, and print the summary."""
-    config = AnnotateConfig(
+    return perform_alone(sys.modules[__name__], arguments)
+
+
+def configure(arguments: argparse.Namespace) -> AnnotateConfig:
+    """The settings that the fields say. Raises ConfigError."""
+    return AnnotateConfig(
         archive=arguments.archive,
-        prompts=tuple(_prompt(option, arguments.labels) for option in arguments.prompt),
+        prompts=tuple(_labelled(prompt, arguments.labels) for prompt in prompts_of(arguments.prompt)),
         scopes=SCOPES if arguments.scope is None else (arguments.scope,),
         where=arguments.where,
         new_versions=arguments.new_version,
@@ -81,18 +93,17 @@ def run(arguments: argparse.Namespace) -> int:
         resources=tuple(parse_resource(option) for option in arguments.resource),
         dry_run=arguments.dry_run,
     )
+
+
+def perform(config: AnnotateConfig, *, on_progress: OnProgress, verbose: bool) -> AnnotateReport:
+    """Do it."""
     # Loading takes seconds that --help and a wrong option need not wait for.
-    from malmm.jobs.progress import progress_shown
     from malmm.pipeline.annotating import annotate
 
-    with progress_shown(quiet=arguments.quiet, verbose=arguments.verbose) as display:
-        report = annotate(config, on_progress=display, verbose=arguments.verbose)
-    print(json.dumps(report.to_dict(), indent=2) if arguments.json else "\n".join(_lines(report)))
-    return report.exit_code
+    return annotate(config, on_progress=on_progress, verbose=verbose)
 
 
-def _prompt(option: str, labels: str | None) -> Prompt:
-    plain = Prompt.parse(option)
+def _labelled(plain: Prompt, labels: str | None) -> Prompt:
     if labels is None:
         return plain
     names = tuple(dict.fromkeys(label.strip() for label in labels.split(",") if label.strip()))
@@ -101,7 +112,8 @@ def _prompt(option: str, labels: str | None) -> Prompt:
     return Prompt(plain.name, plain.text, "classification", names)
 
 
-def _lines(report: AnnotateReport) -> list[str]:
+def summary(report: AnnotateReport) -> str:
+    """The report for people; its last lines say what failed and why."""
     lines = []
     if report.interrupted:
         lines.append("Interrupted. What is stored stays; run the same command again to go on.")
@@ -122,4 +134,4 @@ def _lines(report: AnnotateReport) -> list[str]:
     if report.failures:
         lines += ["", f"Failed: {len(report.failures)}"]
         lines += [f"  {about(failure.uri, failure.message)}" for failure in report.failures[:20]]
-    return lines
+    return "\n".join(lines)

@@ -19,11 +19,14 @@ from malmm.jobs import (
     export,
     failures,
     index,
+    init,
     optimize,
+    run,
     search,
     serve,
     show,
 )
+from malmm.jobs.log_lines import log_line
 from malmm.jobs.text import printable
 from malmm.pipeline.errors import ConfigError, MalmmError
 from malmm.pipeline.report import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
@@ -44,7 +47,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Index long videos with MA-LMM on Ray Data into a LanceDB archive.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (index, search, ask, serve, annotate, export, show, failures, optimize, demo, demo_videos):
+    for command in (
+        *(index, search, ask, serve, annotate, export, show, failures, optimize),
+        *(init, run),
+        *(demo, demo_videos),
+    ):
         command.add_parser(commands)
     return parser
 
@@ -66,14 +73,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MalmmError as error:
         if getattr(arguments, "verbose", False):
             traceback.print_exc()
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        # A job file has as many faults as it has; all others are one sentence.
+        for problem in getattr(error, "problems", (error,)):
+            _complain(str(problem), arguments)
         return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
     except ValueError as error:
         # The model's own errors are ValueErrors of its package, which a light command never loads.
         if type(error).__name__ != "CheckpointError":
             raise
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        _complain(str(error), arguments)
         return EXIT_FAILED
+
+
+def _complain(message: str, arguments: argparse.Namespace) -> None:
+    if getattr(arguments, "log_format", "text") == "json":
+        print(log_line("error", level="error", message=message), file=sys.stderr)
+    else:
+        print(f"error: {printable(message)}", file=sys.stderr)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from malmm.jobs.options import add_archive
+from malmm.jobs.options import Taker, add_archive, add_log_format
+from malmm.jobs.performing import perform_alone
 from malmm.jobs.text import printable
-from malmm.pipeline.errors import ConfigError
+from malmm.pipeline.config import EXPORT_FORMATS, ExportConfig
+from malmm.pipeline.report import OnProgress
 
-__all__ = ["add_parser", "run"]
+if TYPE_CHECKING:
+    from malmm.pipeline.exporting import ExportReport
 
-_FORMATS = ("jsonl", "csv", "parquet", "vtt", "srt")
+__all__ = ["add_fields", "add_parser", "configure", "perform", "run", "summary"]
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -28,8 +31,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "exit codes: 0 written, 1 the archive cannot be read, 2 wrong usage",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_fields(parser)
+    add_log_format(parser)
+    parser.set_defaults(run=run, json=False, quiet=True, verbose=False)
+
+
+def add_fields(parser: Taker) -> None:
+    """Add what an export is told, on the command line or in a job file."""
     add_archive(parser)
-    parser.add_argument("--format", required=True, choices=_FORMATS, help="what to write")
+    parser.add_argument("--format", required=True, choices=EXPORT_FORMATS, help="what to write")
     parser.add_argument(
         "--output", metavar="PATH", help="the file, or for vtt and srt the folder (default: standard output)"
     )
@@ -46,32 +56,34 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--all-versions", action="store_true", help="not only the latest version of each prompt"
     )
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the files."""
-    from malmm.pipeline.exporting import CAPTION_FORMATS, export_captions, export_rows, texts_of
-    from malmm.pipeline.reading import ArchiveReader
+    return perform_alone(sys.modules[__name__], arguments)
 
-    archive = ArchiveReader.open(arguments.archive)
-    captions = arguments.format in CAPTION_FORMATS
-    output = Path(arguments.output) if arguments.output else None
-    if captions and output is None:
-        raise ConfigError(f"--format {arguments.format} writes a file a video: name a folder with --output")
-    texts = texts_of(
-        archive,
-        prompts=arguments.prompt or (["caption"] if captions else []),
-        videos=arguments.video,
-        scopes=("segment",) if captions else ("segment", "video"),
+
+def configure(arguments: argparse.Namespace) -> ExportConfig:
+    """The settings that the fields say. Raises ConfigError."""
+    return ExportConfig(
+        archive=arguments.archive,
+        format=arguments.format,
+        output=arguments.output,
+        prompts=tuple(arguments.prompt),
+        videos=tuple(arguments.video),
         all_versions=arguments.all_versions,
     )
-    try:
-        if captions and output is not None:
-            for path in export_captions(texts, arguments.format, output):
-                print(printable(str(path)))
-        else:
-            sys.stdout.write(export_rows(texts, arguments.format, output) or "")
-    except OSError as error:
-        raise ConfigError(f"cannot write {arguments.output}: {error.strerror or error}") from error
-    return 0
+
+
+def perform(config: ExportConfig, *, on_progress: OnProgress, verbose: bool) -> ExportReport:
+    """Do it."""
+    from malmm.pipeline.exporting import export
+
+    return export(config)
+
+
+def summary(report: ExportReport) -> str:
+    """The rows, where they go to no file, or the names of caption files."""
+    if report.text is not None:
+        return report.text.removesuffix("\n")
+    return "\n".join(printable(path) for path in report.files)

@@ -7,8 +7,9 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from malmm.jobs.index import indexed, summary
+from malmm.jobs import index
 from malmm.jobs.options import add_archive, add_output
+from malmm.jobs.performing import perform_told
 from malmm.jobs.text import about
 from malmm.pipeline.config import IndexConfig, Prompt
 from malmm.pipeline.report import EXIT_OK, EXIT_SOME_FAILED
@@ -47,9 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     archive = ArchiveReader.open(arguments.archive)
     rows = archive.failures().to_pylist()
     if arguments.retry and rows:
-        report = indexed(_config(archive, rows), quiet=arguments.quiet, verbose=arguments.verbose)
-        print(json.dumps(report.to_dict(), indent=2) if arguments.json else summary(report))
-        return report.exit_code
+        return perform_told(index, _config(archive, rows), arguments, job="failures --retry")
     if arguments.json:
         print(json.dumps({"archive": archive.uri, "failures": rows}, indent=2, default=str))
     else:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 from collections.abc import Sequence
 
-from malmm.jobs.options import add_batching, add_output, parse_resource
+from malmm.jobs.options import Taker, add_batching, add_output, parse_resource, prompts_of
+from malmm.jobs.performing import perform_alone
 from malmm.jobs.text import about, clock, printable, size
-from malmm.pipeline.config import MERGE_POLICIES, IndexConfig, Prompt
+from malmm.pipeline.config import MERGE_POLICIES, IndexConfig
 from malmm.pipeline.errors import ConfigError
 from malmm.pipeline.records import Failure
-from malmm.pipeline.report import IndexReport, Plan
+from malmm.pipeline.report import IndexReport, OnProgress, Plan
 
-__all__ = ["add_parser", "indexed", "run", "summary"]
+__all__ = ["add_fields", "add_parser", "configure", "indexed", "perform", "run", "summary"]
 
 _FAILURES_SHOWN = 20
 
@@ -33,6 +34,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "exit codes: 0 all done, 3 some videos failed, 1 nothing could be done, 2 wrong usage, 130 interrupted",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_fields(parser)
+    add_output(parser)
+    parser.set_defaults(run=run)
+
+
+def add_fields(parser: Taker) -> None:
+    """Add what an indexing job is told, on the command line or in a job file."""
     defaults = IndexConfig(sources=("x",), archive="x")
     parser.add_argument(
         "sources",
@@ -130,14 +138,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would be done and how much it is; change nothing"
     )
-    add_output(parser)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Index, showing progress, and print the summary."""
+    return perform_alone(sys.modules[__name__], arguments)
+
+
+def configure(arguments: argparse.Namespace) -> IndexConfig:
+    """The settings that the fields say. Raises ConfigError."""
     fps, sampling = _sampling(arguments)
-    config = IndexConfig(
+    return IndexConfig(
         sources=tuple(arguments.sources),
         archive=arguments.archive,
         model=arguments.model,
@@ -148,7 +159,7 @@ def run(arguments: argparse.Namespace) -> int:
         min_segment_s=arguments.min_segment_s,
         bank_length=arguments.bank_length,
         merge_policy=arguments.merge_policy,
-        prompts=tuple(Prompt.parse(option) for option in arguments.prompt),
+        prompts=prompts_of(arguments.prompt),
         decoder=arguments.decoder,
         batch_segments=arguments.batch_segments,
         max_new_tokens=arguments.max_new_tokens,
@@ -159,9 +170,14 @@ def run(arguments: argparse.Namespace) -> int:
         dry_run=arguments.dry_run,
         reindex=arguments.reindex,
     )
-    report = indexed(config, quiet=arguments.quiet, verbose=arguments.verbose)
-    print(json.dumps(report.to_dict(), indent=2) if arguments.json else summary(report))
-    return report.exit_code
+
+
+def perform(config: IndexConfig, *, on_progress: OnProgress, verbose: bool) -> IndexReport:
+    """Do it."""
+    # Loading torch and Ray takes seconds that --help and a wrong option need not wait for.
+    from malmm.pipeline.indexing import index
+
+    return index(config, on_progress=on_progress, verbose=verbose)
 
 
 def _sampling(arguments: argparse.Namespace) -> tuple[float, str]:
@@ -177,12 +193,10 @@ def _sampling(arguments: argparse.Namespace) -> tuple[float, str]:
 
 def indexed(config: IndexConfig, *, quiet: bool, verbose: bool = False) -> IndexReport:
     """Index with live progress, and nothing of Ray's on standard output."""
-    # Loading torch and Ray takes seconds that --help and a wrong option need not wait for.
     from malmm.jobs.progress import progress_shown
-    from malmm.pipeline.indexing import index
 
     with progress_shown(quiet=quiet, verbose=verbose) as display:
-        return index(config, on_progress=display, verbose=verbose)
+        return perform(config, on_progress=display, verbose=verbose)
 
 
 def summary(report: IndexReport) -> str:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from typing import TYPE_CHECKING
 
-from malmm.jobs.options import add_archive, add_output
+from malmm.jobs.options import Taker, add_archive, add_output
+from malmm.jobs.performing import perform_alone
 from malmm.jobs.text import printable
+from malmm.pipeline.config import OptimizeConfig
+from malmm.pipeline.report import OnProgress
 
-__all__ = ["add_parser", "run"]
+if TYPE_CHECKING:
+    from malmm.pipeline.optimizing import OptimizeReport
+
+__all__ = ["add_fields", "add_parser", "configure", "perform", "run", "summary"]
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -23,38 +29,38 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "exit codes: 0 done, 1 the archive cannot be written, 2 wrong usage",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_archive(parser)
+    add_fields(parser)
     add_output(parser, verbose=False)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, verbose=False)
+
+
+def add_fields(parser: Taker) -> None:
+    """Add what such a job is told, on the command line or in a job file."""
+    add_archive(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it and say what was done."""
-    from malmm.pipeline.indexes import index_states
-    from malmm.pipeline.store import Archive
+    return perform_alone(sys.modules[__name__], arguments)
 
-    archive = Archive.open(arguments.archive)
 
-    def tell(what: str) -> None:
-        if not arguments.quiet:
-            print(f"indexing {what}", file=sys.stderr, flush=True)
+def configure(arguments: argparse.Namespace) -> OptimizeConfig:
+    """The settings that the fields say. Raises ConfigError."""
+    return OptimizeConfig(archive=arguments.archive)
 
-    with archive.held():
-        merged = archive.compact(at_least=2)
-        archive.update_indexes(at_once=True, tell=tell)
-    states = index_states(archive.uri)
-    if arguments.json:
-        content = {
-            "archive": archive.root,
-            "files": {name: {"before": before, "after": after} for name, (before, after) in merged.items()},
-            "indexes": [vars(state) for state in states],
-        }
-        print(json.dumps(content, indent=2))
-        return 0
-    print(f"Archive   {printable(archive.root)}")
-    for name, (before, after) in merged.items():
-        print(f"Files     {name}: {before} to {after}")
-    for state in states:
+
+def perform(config: OptimizeConfig, *, on_progress: OnProgress, verbose: bool) -> OptimizeReport:
+    """Do it."""
+    from malmm.pipeline.optimizing import optimize
+
+    return optimize(config, on_progress=on_progress)
+
+
+def summary(report: OptimizeReport) -> str:
+    """The report for people."""
+    lines = [f"Archive   {printable(report.archive)}"]
+    lines += [f"Files     {name}: {before} to {after}" for name, (before, after) in report.files.items()]
+    for state in report.indexes:
         covered = state.rows - state.rows_unindexed
-        print(f"Index     {state.table}.{state.column} ({state.kind}): {covered} of {state.rows} rows")
-    return 0
+        lines.append(f"Index     {state.table}.{state.column} ({state.kind}): {covered} of {state.rows} rows")
+    return "\n".join(lines)

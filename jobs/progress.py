@@ -17,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from malmm.jobs.log_lines import JsonLines
 from malmm.jobs.text import clock
 from malmm.pipeline.report import Progress
 
@@ -104,12 +105,15 @@ def _block(progress: Progress) -> Table:
 
 
 @contextmanager
-def progress_shown(*, quiet: bool, verbose: bool) -> Iterator[ProgressDisplay]:
+def progress_shown(
+    *, quiet: bool, verbose: bool, log_format: str = "text"
+) -> Iterator[ProgressDisplay | JsonLines]:
     """A display for the time of a job on Ray, with nothing of Ray's on standard output, which is for the summary."""
     # A thread that still waits for Ray after Ctrl-C has ended it would have Ray start a second cluster.
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+    display = JsonLines() if log_format == "json" else ProgressDisplay(quiet=quiet or verbose)
     with (
-        ProgressDisplay(quiet=quiet or verbose) as display,
+        display,
         Path(os.devnull).open("w") as nowhere,
         redirect_stdout(sys.stderr if verbose else nowhere),
     ):

@@ -12,12 +12,15 @@ from malmm.pipeline.errors import ConfigError
 
 __all__ = [
     "CAPTION",
+    "EXPORT_FORMATS",
     "MERGE_POLICIES",
     "RESOURCES",
     "SAMPLINGS",
     "SCOPES",
     "AnnotateConfig",
+    "ExportConfig",
     "IndexConfig",
+    "OptimizeConfig",
     "Prompt",
     "Recipe",
     "stable_id",
@@ -128,6 +131,7 @@ RESOURCES = (
 )
 SCOPES = ("segment", "video")
 SAMPLINGS = ("rate", "keyframes", "count")
+EXPORT_FORMATS = ("jsonl", "csv", "parquet", "vtt", "srt")
 
 
 @dataclass(frozen=True)
@@ -264,6 +268,49 @@ class AnnotateConfig:
     def all_prompts(self) -> tuple[Prompt, ...]:
         """The prompts, as an indexing run calls them."""
         return self.prompts
+
+
+@dataclass(frozen=True)
+class OptimizeConfig:
+    """Settings of a run that merges small files and brings indexes up to date. Raises ConfigError."""
+
+    archive: str
+
+    def __post_init__(self) -> None:
+        if not self.archive:
+            raise ConfigError("no archive: give --archive a directory or an s3:// URI")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What annotations are written, and where to. Raises ConfigError for values that cannot be.
+
+    ``output`` is a file, or for captions a folder; without it rows are given as text. ``prompts`` are names, none for
+    all (for captions, the caption); ``videos`` are ids or globs. ``all_versions`` writes not only the latest version
+    of each prompt.
+    """
+
+    archive: str
+    format: str
+    output: str | None = None
+    prompts: tuple[str, ...] = ()
+    videos: tuple[str, ...] = ()
+    all_versions: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.archive:
+            raise ConfigError("no archive: give --archive a directory or an s3:// URI")
+        if self.format not in EXPORT_FORMATS:
+            raise ConfigError(f"--format {self.format!r}: one of {', '.join(EXPORT_FORMATS)}")
+        if self.is_captions and not self.output:
+            raise ConfigError(f"--format {self.format} writes a file a video: name a folder with --output")
+        if self.format == "parquet" and not self.output:
+            raise ConfigError("--format parquet is not for a terminal: name a file with --output")
+
+    @property
+    def is_captions(self) -> bool:
+        """Whether it writes a file of captions a video."""
+        return self.format in ("vtt", "srt")
 
 
 def _check_resources(resources: tuple[tuple[str, float], ...]) -> None:

@@ -7,21 +7,71 @@ import html
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from malmm.pipeline.config import SCOPES
+from malmm.pipeline.config import CAPTION, SCOPES, ExportConfig
 from malmm.pipeline.errors import ConfigError
 from malmm.pipeline.reading import ArchiveReader
+from malmm.pipeline.report import EXIT_OK
 from malmm.pipeline.selection import select_videos
 
-__all__ = ["CAPTION_FORMATS", "ROW_FORMATS", "caption_file", "export_captions", "export_rows", "texts_of"]
+__all__ = [
+    "CAPTION_FORMATS",
+    "ROW_FORMATS",
+    "ExportReport",
+    "caption_file",
+    "export",
+    "export_captions",
+    "export_rows",
+    "texts_of",
+]
 
 ROW_FORMATS = ("jsonl", "csv", "parquet")
 CAPTION_FORMATS = ("vtt", "srt")
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """The outcome: how many texts were written to which files, or the rows as ``text`` where there is no file."""
+
+    archive: str
+    texts: int
+    files: tuple[str, ...] = ()
+    text: str | None = None
+    exit_code: int = EXIT_OK
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report for JSON."""
+        return asdict(self)
+
+
+def export(config: ExportConfig) -> ExportReport:
+    """Write the annotations that the settings name.
+
+    Raises ConfigError for a name that is not there and for a place that cannot be written, and ArchiveError.
+    """
+    archive = ArchiveReader.open(config.archive)
+    texts = texts_of(
+        archive,
+        prompts=config.prompts or ((CAPTION.name,) if config.is_captions else ()),
+        videos=config.videos,
+        scopes=("segment",) if config.is_captions else SCOPES,
+        all_versions=config.all_versions,
+    )
+    output = Path(config.output) if config.output else None
+    try:
+        if config.is_captions and output is not None:
+            paths = export_captions(texts, config.format, output)
+            return ExportReport(archive.root, texts.num_rows, tuple(str(path) for path in paths))
+        text = export_rows(texts, config.format, output)
+    except OSError as error:
+        raise ConfigError(f"cannot write {config.output}: {error.strerror or error}") from error
+    return ExportReport(archive.root, texts.num_rows, (str(output),) if output else (), text)
 
 
 def texts_of(

@@ -1,0 +1,141 @@
+"""The fields of a step of a job file: those of the command of its name, taken from where the command declares them.
+
+Types come from the settings and from the options; defaults, choices and help from the options. Nothing is said twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+from types import ModuleType
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+
+from malmm.jobs import annotate, export, index, optimize
+from malmm.pipeline.config import Prompt
+
+__all__ = [
+    "KINDS",
+    "NOT_IN_STEPS",
+    "SPELLED",
+    "Options",
+    "PromptFields",
+    "arguments_of",
+    "prompt_of",
+    "step_model",
+]
+
+KINDS: dict[str, ModuleType] = {
+    "index": index,
+    "annotate": annotate,
+    "optimize": optimize,
+    "export": export,
+}
+
+#: The archive is the job's, a dry run the command line's, and labels are each prompt's own.
+NOT_IN_STEPS = ("archive", "dry_run", "labels")
+#: Options that may be repeated are lists or maps in a file, and are called so.
+SPELLED = {"prompt": "prompts", "resource": "resources", "video": "videos"}
+_SETTINGS = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class PromptFields(BaseModel):
+    """A prompt of a file: its text, and for a classification the labels to choose from."""
+
+    model_config = _SETTINGS
+
+    text: str = Field(description="the instruction")
+    labels: list[str] | None = Field(None, min_length=2, description="classify: the answer is one of these")
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _as_prompt(value: Any) -> Any:
+    return {"text": value} if isinstance(value, str) else value
+
+
+_Prompt = Annotated[PromptFields, BeforeValidator(_as_prompt, json_schema_input_type=str | PromptFields)]
+_Texts = Annotated[list[str], BeforeValidator(_as_list, json_schema_input_type=str | list[str])]
+_Resources = dict[str, float]
+
+
+class Options:
+    """Takes options as a parser does, and keeps how each was declared, by the name that its value goes by."""
+
+    def __init__(self, kind: ModuleType) -> None:
+        self.declared: dict[str, dict[str, Any]] = {}
+        kind.add_fields(self)
+
+    def add_argument(self, *names: str, **options: Any) -> None:
+        """As ``argparse`` has it."""
+        long = next((name for name in names if not name.startswith("-") or name.startswith("--")), names[0])
+        self.declared[long.lstrip("-").replace("-", "_")] = options
+
+    def default(self, name: str) -> Any:
+        """What the option is when it is not given."""
+        options = self.declared[name]
+        return options.get("default", False if options.get("action") == "store_true" else None)
+
+
+def _field(kind: str, name: str, options: dict[str, Any], default: Any) -> tuple[Any, Any]:
+    described = " ".join((options["help"] % ({"default": default} | options)).split())
+    if options.get("action") == "append":
+        types: Any = _Texts
+        if name == "resource":
+            types = _Resources
+        elif name == "prompt" and kind != "export":
+            types = dict[str, _Prompt]
+        return types, Field(default_factory=dict if types is not _Texts else list, description=described)
+    if options.get("action") == "store_true":
+        types = bool
+    elif "choices" in options:
+        types = Literal[tuple(options["choices"])]
+    else:
+        types = options.get("type", str)
+    if "nargs" in options:
+        return _Texts, Field(min_length=1, description=described)
+    if options.get("required"):
+        return types, Field(description=described)
+    if default is None:
+        types = types | None if types is not Literal else types
+    return types, Field(default, description=described)
+
+
+def step_model(kind: str) -> type[BaseModel]:
+    """What a step of a kind may hold."""
+    options = Options(KINDS[kind])
+    fields = {
+        SPELLED.get(name, name): _field(kind, name, declared, options.default(name))
+        for name, declared in options.declared.items()
+        if name not in NOT_IN_STEPS
+    }
+    made: type[BaseModel] = create_model(  # type: ignore[call-overload]
+        f"{kind.capitalize()}Step",
+        __config__=_SETTINGS,
+        __doc__=f"What `malmm {kind}` is told, by the names of its options.",
+        **fields,
+    )
+    return made
+
+
+def arguments_of(kind: str, step: BaseModel, archive: str, *, dry_run: bool) -> argparse.Namespace:
+    """A step as the command's own options. Raises ConfigError for a prompt that cannot be."""
+    fields: dict[str, Any] = dict.fromkeys(NOT_IN_STEPS)
+    for name in Options(KINDS[kind]).declared:
+        if name not in NOT_IN_STEPS:
+            fields[name] = getattr(step, SPELLED.get(name, name))
+    fields |= {"archive": archive, "dry_run": dry_run}
+    if kind in ("index", "annotate"):
+        fields["prompt"] = [prompt_of(name, prompt) for name, prompt in fields["prompt"].items()]
+    if "resource" in fields:
+        fields["resource"] = list(fields["resource"].items())
+    return argparse.Namespace(**fields)
+
+
+def prompt_of(name: str, fields: PromptFields) -> Prompt:
+    """The prompt that a file describes. Raises ConfigError."""
+    if fields.labels is None:
+        return Prompt(name, fields.text)
+    return Prompt(name, fields.text, "classification", tuple(fields.labels))

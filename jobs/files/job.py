@@ -1,0 +1,168 @@
+"""What a job file may hold: one schema for every kind of job, its schedule, and the cluster it runs on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from malmm.jobs.files.fields import KINDS, step_model
+
+__all__ = ["Cluster", "Job", "Schedule", "Secret", "Step", "json_schema"]
+
+_SETTINGS = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+if TYPE_CHECKING:
+    IndexStep = AnnotateStep = OptimizeStep = ExportStep = BaseModel
+else:
+    IndexStep, AnnotateStep, OptimizeStep, ExportStep = (step_model(kind) for kind in KINDS)
+
+
+def _one_of_the_kinds(values: BaseModel, others: tuple[str, ...] = ()) -> None:
+    names = (*KINDS, *others)
+    given = [name for name in names if getattr(values, name) is not None]
+    if len(given) != 1:
+        said = f"{' and '.join(given)} together" if given else "nothing to do"
+        raise ValueError(f"{said}: write exactly one of {', '.join(names)}")
+
+
+def _empty_map(value: Any) -> Any:
+    # `optimize:` with nothing after it reads as null.
+    return {} if value is None else value
+
+
+def _kind(model: type[BaseModel], said: str) -> Any:
+    return Annotated[
+        model | None,
+        BeforeValidator(_empty_map, json_schema_input_type=model | None),
+        Field(None, description=said),
+    ]
+
+
+_Index = _kind(IndexStep, "index videos into the archive")
+_Annotate = _kind(AnnotateStep, "put prompts to stored memory")
+_Optimize = _kind(OptimizeStep, "merge small files and bring indexes up to date")
+_Export = _kind(ExportStep, "write annotations to files")
+
+
+class Step(BaseModel):
+    """One step of a job of several: exactly one kind, with what its command is told."""
+
+    model_config = _SETTINGS
+
+    index: _Index = None  # type: ignore[valid-type]
+    annotate: _Annotate = None  # type: ignore[valid-type]
+    optimize: _Optimize = None  # type: ignore[valid-type]
+    export: _Export = None  # type: ignore[valid-type]
+
+    @model_validator(mode="after")
+    def _has_one_kind(self) -> Step:
+        _one_of_the_kinds(self)
+        return self
+
+    @property
+    def kind(self) -> str:
+        """Which kind it is."""
+        return next(name for name in KINDS if getattr(self, name) is not None)
+
+
+class Schedule(BaseModel):
+    """When a job runs by itself, under `malmm schedule`."""
+
+    model_config = _SETTINGS
+
+    cron: str = Field(
+        description="five fields: minute, hour, day of month, month, day of week; or six, with seconds before them"
+    )
+    timezone: str = Field("UTC", description="the zone that the fields are read in, such as Europe/Berlin")
+    jitter_s: float = Field(0.0, ge=0, le=86400, description="wait for up to so many seconds, at random")
+    catch_up: bool = Field(True, description="run once at the start if a time was missed while nothing ran")
+    retries: int = Field(2, ge=0, le=100, description="how often a run that failed is tried again")
+    backoff_s: float = Field(
+        60.0, gt=0, le=86400, description="seconds before the first retry, doubled for each after it"
+    )
+
+
+class Secret(BaseModel):
+    """An environment variable that the cluster takes from a secret of its own; its value is never written here."""
+
+    model_config = _SETTINGS
+
+    env: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="the variable")
+    secret: str = Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", description="the Kubernetes Secret")
+    key: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="the key in it")
+
+
+class Cluster(BaseModel):
+    """Where `malmm submit` and `malmm render` have the job run. Memory is given as Kubernetes writes it."""
+
+    model_config = _SETTINGS
+
+    address: str | None = Field(None, description="of Ray's job server, for `malmm submit`: http://HOST:8265")
+    image: str = Field(
+        "malmm-ray:0.1.0", min_length=1, description="the container image, with malmm-ray in it"
+    )
+    namespace: str = Field("default", pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", description="of Kubernetes")
+    workers: int = Field(1, ge=1, le=10_000, description="worker nodes")
+    cpus: int = Field(8, ge=1, description="CPU cores a worker")
+    gpus: int = Field(0, ge=0, description="GPUs a worker")
+    memory: str = Field("32Gi", pattern=r"^[1-9][0-9]*[MGT]i$", description="memory a worker, such as 32Gi")
+    time_limit_s: int | None = Field(None, ge=1, description="stop the job after so many seconds")
+    service_account: str = Field(
+        "malmm-job-creator",
+        pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$",
+        description="may create RayJobs; of the CronJob",
+    )
+    kubectl_image: str = Field(
+        "registry.k8s.io/kubectl:v1.34.0", min_length=1, description="has kubectl; of the CronJob"
+    )
+    secrets: list[Secret] = Field(default_factory=list, description="variables from Kubernetes Secrets")
+    secrets_file: str | None = Field(
+        None, description="a file on the cluster that a Slurm job sources for its variables"
+    )
+
+
+class Job(BaseModel):
+    """A job: an archive, what is done with it, and when and where it is done."""
+
+    model_config = _SETTINGS
+
+    name: str = Field(
+        "",
+        max_length=40,
+        pattern=r"^([a-z0-9]([a-z0-9-]*[a-z0-9])?)?$",
+        description="how the job is called in histories and manifests (default: the file's name)",
+    )
+    archive: str = Field(
+        min_length=1, description="where the archive is or will be: a directory or an s3:// URI"
+    )
+    index: _Index = None  # type: ignore[valid-type]
+    annotate: _Annotate = None  # type: ignore[valid-type]
+    optimize: _Optimize = None  # type: ignore[valid-type]
+    export: _Export = None  # type: ignore[valid-type]
+    steps: list[Step] | None = Field(None, min_length=1, description="several, done in this order")
+    schedule: Schedule | None = Field(None, description="when it runs by itself, under `malmm schedule`")
+    cluster: Cluster = Field(
+        default_factory=Cluster, description="where `malmm submit` and `malmm render` have it run"
+    )
+
+    @model_validator(mode="after")
+    def _has_one_kind(self) -> Job:
+        _one_of_the_kinds(self, ("steps",))
+        return self
+
+    def each_step(self) -> list[tuple[tuple[str | int, ...], str, BaseModel]]:
+        """Where each step is written, its kind, and its fields, in order."""
+        if self.steps is not None:
+            return [
+                (("steps", number, step.kind), step.kind, getattr(step, step.kind))
+                for number, step in enumerate(self.steps)
+            ]
+        kind = next(name for name in KINDS if getattr(self, name) is not None)
+        return [((kind,), kind, getattr(self, kind))]
+
+
+def json_schema() -> dict[str, Any]:
+    """The schema of a job file, for editors."""
+    schema = Job.model_json_schema(mode="validation")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "malmm-ray job file"} | schema

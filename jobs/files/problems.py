@@ -1,0 +1,32 @@
+"""What is wrong with a job file: all of it, each with its line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from malmm.pipeline.errors import ConfigError
+
+__all__ = ["JobFileError", "Problem"]
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """One fault. ``place`` is the file with line and column, or the option that the value came from."""
+
+    line: int
+    column: int
+    place: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}"
+
+
+class JobFileError(ConfigError):
+    """A job file that cannot be used; ``problems`` are all its faults, in the file's order."""
+
+    def __init__(self, path: str, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(sorted(set(problems)))
+        super().__init__("; ".join(str(problem) for problem in self.problems))
+        self.path = path

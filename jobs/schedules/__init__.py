@@ -1,0 +1,1 @@
+"""Running jobs by their schedules, as a service."""
