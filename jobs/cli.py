@@ -21,10 +21,15 @@ from malmm.jobs import (
     index,
     init,
     optimize,
+    render,
     run,
+    runs,
+    schedule,
     search,
     serve,
     show,
+    status,
+    submit,
 )
 from malmm.jobs.log_lines import log_line
 from malmm.jobs.text import printable
@@ -49,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (
         *(index, search, ask, serve, annotate, export, show, failures, optimize),
-        *(init, run),
+        *(init, run, schedule, submit, render, runs, status),
         *(demo, demo_videos),
     ):
         command.add_parser(commands)

@@ -35,14 +35,14 @@ class LoadedStep:
 
 @dataclass(frozen=True)
 class LoadedJob:
-    """A job file that is in order. ``variables`` are the environment variables that it asks for."""
+    """A job file that is in order. ``variables_needed`` must be set where it runs."""
 
     path: str
     text: str
     job: Job
     name: str
     steps: tuple[LoadedStep, ...]
-    variables: tuple[str, ...]
+    variables_needed: tuple[str, ...]
 
     @property
     def archive(self) -> str:
@@ -85,7 +85,7 @@ def load(
         job,
         job.name or name_of(path),
         tuple(steps),
-        tuple(sorted(tree.variables)),
+        tuple(sorted(name for name, optional in tree.variables.items() if not optional)),
     )
 
 

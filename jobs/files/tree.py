@@ -28,13 +28,14 @@ _PLAIN_TAGS = ("null", "bool", "int", "float", "str")
 
 @dataclass
 class Tree:
-    """A parsed file. ``places`` says where each value of ``content`` was written, ``variables`` what it asks for."""
+    """A parsed file. ``places`` says where each value of ``content`` was written, ``variables`` what it asks for,
+    and whether it can do without."""
 
     path: str
     content: Any = None
     places: dict[Path, tuple[int, int]] = field(default_factory=dict)
     options: dict[Path, str] = field(default_factory=dict)
-    variables: dict[str, Path] = field(default_factory=dict)
+    variables: dict[str, bool] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     def problem(self, path: Path, message: str) -> Problem:
@@ -146,7 +147,7 @@ class _Builder:
 
     def _variable(self, match: re.Match[str], path: Path) -> str:
         name, default = match.group(1), match.group(2)
-        self.tree.variables.setdefault(name, path)
+        self.tree.variables[name] = self.tree.variables.get(name, True) and default is not None
         found = self.environment.get(name, default)
         if found is None:
             self._fault(

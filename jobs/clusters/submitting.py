@@ -1,0 +1,91 @@
+"""A job on a Ray cluster, through its job server: sent with the package, followed to its end."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from malmm.jobs.clusters.wheel import write_wheel
+from malmm.pipeline.errors import ConfigError, WorkerError
+from malmm.pipeline.report import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
+
+__all__ = ["submit"]
+
+_LOOK_EVERY_S = 1.0
+_JOB_FILE = "job.yaml"
+
+
+def submit(
+    job_file: Path,
+    address: str,
+    *,
+    options: Sequence[str] = (),
+    variables: dict[str, str] | None = None,
+    wheel: Path | None = None,
+    wait: bool = True,
+    say: Callable[[str], None],
+) -> tuple[str, int]:
+    """Send a job file to the cluster and run it there; the submission's id and the exit code of the job.
+
+    ``options`` are further options of ``malmm run``, ``variables`` go to the job's environment. ``say`` gets the log as
+    it grows. Without ``wait`` the code is 0 as soon as the job is taken. Interrupted, the job is stopped. Raises
+    ConfigError where Ray has no job client here, and WorkerError when the cluster cannot be reached.
+    """
+    try:
+        from ray.job_submission import JobSubmissionClient
+    except ImportError as error:  # pragma: no cover - the extra is there when tests run
+        raise ConfigError("the job client of Ray is missing: pip install 'malmm-ray[cluster]'") from error
+    with tempfile.TemporaryDirectory(prefix="malmm-submit-") as name:
+        folder = Path(name)
+        sent = folder / "sent"
+        sent.mkdir()
+        (sent / _JOB_FILE).write_bytes(job_file.read_bytes())
+        if wheel is None:
+            wheel = write_wheel(folder)
+        # Not `malmm`: the wheel comes without its script.
+        command = shlex.join(["python", "-m", "malmm.jobs.cli", "run", _JOB_FILE, *options])
+        environment = {"working_dir": str(sent), "py_modules": [str(wheel)], "env_vars": variables or {}}
+        try:
+            client = JobSubmissionClient(address)
+            identity = client.submit_job(entrypoint=command, runtime_env=environment)
+        except Exception as error:
+            # All of them: the client raises RuntimeError, ConnectionError and what requests has.
+            reason = " ".join(str(error).split())[:400]
+            raise WorkerError(f"cannot submit to {address}: {reason}") from error
+    say(f"submitted {identity} to {address}")
+    return identity, _followed(client, identity, say) if wait else EXIT_OK
+
+
+def _followed(client: Any, identity: str, say: Callable[[str], None]) -> int:
+    shown = 0
+    try:
+        while True:
+            # The status first: what was written before the end is in the log then.
+            info = client.get_job_info(identity)
+            log = client.get_job_logs(identity)
+            ready = len(log) if info.status.is_terminal() else log.rfind("\n") + 1
+            if ready > shown:
+                say(log[shown:ready].rstrip("\n"))
+                shown = ready
+            if info.status.is_terminal():
+                break
+            time.sleep(_LOOK_EVERY_S)
+    except KeyboardInterrupt:
+        client.stop_job(identity)
+        return EXIT_INTERRUPTED
+    except (RuntimeError, OSError) as error:
+        raise WorkerError(
+            f"lost sight of {identity}, which may go on: {error}; `ray job status {identity}` tells"
+        ) from error
+    if info.status == "SUCCEEDED":
+        return EXIT_OK
+    if info.status == "STOPPED":
+        return EXIT_INTERRUPTED
+    code = info.driver_exit_code
+    if code is None:
+        say(f"{identity} failed: {info.message}")
+    return code if code is not None and 0 < code < 256 else EXIT_FAILED
