@@ -22,6 +22,7 @@ from malmm.jobs import (
     init,
     optimize,
     render,
+    report,
     run,
     runs,
     schedule,
@@ -54,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (
         *(index, search, ask, serve, annotate, export, show, failures, optimize),
-        *(init, run, schedule, submit, render, runs, status),
+        *(init, run, schedule, submit, render, runs, status, report),
         *(demo, demo_videos),
     ):
         command.add_parser(commands)

@@ -19,8 +19,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "submit",
         help="run a job file on a Ray cluster",
-        description="Send a job file and this package to a Ray cluster's job server, run it there, following its log to the "
-        "end. The cluster's nodes need this package's dependencies, as an image made with the Dockerfile has, and "
+        description="Send a job file and this package to a Ray cluster's job server, run it there, and follow its "
+        "log to the end. The cluster's nodes need this package's dependencies, as an image made with the Dockerfile has, and "
         "paths in the file are theirs. Variables marked in the file are read there; --env hands one over.",
         epilog="examples:\n"
         "  malmm submit job.yaml --address http://127.0.0.1:8265\n"

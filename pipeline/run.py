@@ -7,6 +7,7 @@ committed.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from malmm.pipeline.flow import FILES, TO_PLAN, Carried, carried, rows_table
 from malmm.pipeline.fragments import Receipt
 from malmm.pipeline.ledger import Ledger
 from malmm.pipeline.maintenance import Rewrite
+from malmm.pipeline.metrics import RunMetrics
 from malmm.pipeline.missing import missing_annotations
 from malmm.pipeline.receiving import received
 from malmm.pipeline.records import VIDEOS, Failure, Segment, Video, failure_id, video_id
@@ -74,6 +76,7 @@ class Run:
     warm: tuple[float, float] | None = None
     recorded: int = 0
     had_failures: bool = False
+    metrics: RunMetrics | None = None
 
     def go(self, archive: Archive | None, work: Work, *, verbose: bool) -> None:
         """Do the work, and owe no prompt a text. The archive is made once there is a video to store."""
@@ -88,6 +91,7 @@ class Run:
                     connected(verbose=verbose, wanted=self.config.resources) as resources,
                     data_settings(verbose=verbose),
                 ):
+                    self.metrics = RunMetrics(self.config.archive)
                     videos = self._probe(work.files, resources)
                     if archive is None and videos:
                         archive = Archive.create_or_open(
@@ -328,18 +332,20 @@ class Run:
         if self.warm is None and ledger.video_s_done:
             self.warm = (elapsed_s, ledger.video_s_done)
         warm_s, warm_video_s = self.warm or (0.0, 0.0)
-        self.tell(
-            Progress(
-                stage,
-                videos_done=ledger.videos_done,
-                videos_total=ledger.videos_total,
-                segments_done=ledger.segments_done,
-                segments_total=ledger.segments_total,
-                video_s_done=ledger.video_s_done,
-                video_s_total=ledger.video_s_total,
-                failures=len(ledger.standing()),
-                elapsed_s=elapsed_s,
-                warm_s=warm_s,
-                warm_video_s=warm_video_s,
-            )
+        standing = ledger.standing()
+        progress = Progress(
+            stage,
+            videos_done=ledger.videos_done,
+            videos_total=ledger.videos_total,
+            segments_done=ledger.segments_done,
+            segments_total=ledger.segments_total,
+            video_s_done=ledger.video_s_done,
+            video_s_total=ledger.video_s_total,
+            failures=len(standing),
+            elapsed_s=elapsed_s,
+            warm_s=warm_s,
+            warm_video_s=warm_video_s,
         )
+        self.tell(progress)
+        if self.metrics is not None:
+            self.metrics.note(progress, self.report.frames, Counter(failure.kind for failure in standing))

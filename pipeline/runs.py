@@ -22,7 +22,6 @@ from malmm.pipeline.errors import ArchiveError
 from malmm.pipeline.generations import in_force
 from malmm.pipeline.location import create_dataset, lance_errors, open_dataset, resolve
 from malmm.pipeline.maintenance import compact_dataset, small_fragments
-from malmm.pipeline.predicates import equals
 from malmm.pipeline.records import RUNS
 from malmm.pipeline.whereabouts import place, started
 
@@ -103,12 +102,12 @@ def write_run(archive_uri: str, run: RunRecord) -> bool:
 
 def read_runs(archive_uri: str, *, job: str | None = None) -> list[RunRecord]:
     """The archive's runs, of one job or of all, the latest first. Raises ArchiveError."""
-    return _read(archive_uri, None if job is None else equals("job", job))
+    return [run for run in _read(archive_uri) if job is None or run.job == job]
 
 
 def read_run(archive_uri: str, run_id: str) -> RunRecord:
     """One run, by its id or the beginning of it. Raises ArchiveError when there is none, or more than one."""
-    found = [run for run in _read(archive_uri, None) if run.run_id.startswith(run_id)]
+    found = [run for run in _read(archive_uri) if run.run_id.startswith(run_id)]
     if len(found) != 1:
         many = f"{len(found)} runs whose ids begin with" if found else "no run"
         raise ArchiveError(
@@ -118,13 +117,13 @@ def read_run(archive_uri: str, run_id: str) -> RunRecord:
     return found[0]
 
 
-def _read(archive_uri: str, condition: str | None) -> list[RunRecord]:
+def _read(archive_uri: str) -> list[RunRecord]:
     root = resolve(archive_uri)
     dataset = open_dataset(root, RUNS_TABLE)
     if dataset is None:
         return []
     with lance_errors(root, f"read table {RUNS_TABLE!r} of"):
-        rows = dataset.to_table(filter=condition).to_pylist()
+        rows = dataset.to_table().to_pylist()
     try:
         runs = [_run(row) for row in rows]
     except (KeyError, TypeError, ValueError) as error:

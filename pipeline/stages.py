@@ -15,8 +15,7 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 
 from malmm.model.qformer import MemorySettings
 from malmm.operators.decode import decode_segments
-from malmm.operators.encode import EncodeSegments
-from malmm.operators.generate import GenerateTexts
+from malmm.operators.metering import MeteredEncodeSegments, MeteredGenerateTexts
 from malmm.operators.plan import plan_segments
 from malmm.operators.probe import probe_files
 from malmm.operators.replay import ReplayPrompts
@@ -112,7 +111,7 @@ def indexing(
         )
         # encode, 1:1 on GPUs: memory, retrieval vectors, a query output a prompt
         .map_batches(
-            EncodeSegments,
+            MeteredEncodeSegments,
             fn_constructor_kwargs={
                 "model": config.model,
                 "retrieval_model": config.retrieval_model,
@@ -127,7 +126,7 @@ def indexing(
             **_ROWS,
         )
         # generate, 1:1 on GPUs: texts
-        .map_batches(GenerateTexts, batch_size=config.batch_segments, **_generating(config, resources))
+        .map_batches(MeteredGenerateTexts, batch_size=config.batch_segments, **_generating(config, resources))
         # write, 1:1: fragments in the store, a receipt to the driver
         .map_batches(
             write_segments,  # type: ignore[arg-type]
@@ -169,7 +168,9 @@ def replaying(
             **_ROWS,
         )
         # generate, 1:1 on GPUs: texts
-        .map_batches(GenerateTexts, batch_size=4 * config.batch_segments, **_generating(config, resources))
+        .map_batches(
+            MeteredGenerateTexts, batch_size=4 * config.batch_segments, **_generating(config, resources)
+        )
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import tempfile
 import time
@@ -49,6 +50,9 @@ def submit(
         # Not `malmm`: the wheel comes without its script.
         command = shlex.join(["python", "-m", "malmm.jobs.cli", "run", _JOB_FILE, *options])
         environment = {"working_dir": str(sent), "py_modules": [str(wheel)], "env_vars": variables or {}}
+        # What it uploads is no news to whoever waits for the job's log.
+        logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
+        logging.getLogger("ray._private.runtime_env").setLevel(logging.WARNING)
         try:
             client = JobSubmissionClient(address)
             identity = client.submit_job(entrypoint=command, runtime_env=environment)

@@ -16,7 +16,6 @@ __all__ = ["write_wheel"]
 _PACKAGES = ("pipeline", "operators", "model", "jobs")
 # The same content makes the same file, which Ray then stores once.
 _TIME = (2020, 1, 1, 0, 0, 0)
-_LEFT_OUT = ("Requires-Dist:", "Provides-Extra:")
 
 
 def write_wheel(folder: Path) -> Path:
@@ -25,10 +24,9 @@ def write_wheel(folder: Path) -> Path:
     It names no dependencies: Ray installs it for a job with all it names, and the workers' image has them.
     """
     try:
-        distribution = importlib.metadata.distribution("malmm-ray")
+        version = importlib.metadata.version("malmm-ray")
     except importlib.metadata.PackageNotFoundError as error:
         raise ConfigError("malmm-ray is not installed here: install it, or give --wheel") from error
-    version = distribution.version
     info = f"malmm_ray-{version}.dist-info"
     files = {
         f"malmm/{name}/{path.relative_to(root).as_posix()}": path.read_bytes()
@@ -37,9 +35,7 @@ def write_wheel(folder: Path) -> Path:
         for path in sorted(root.rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts
     }
-    head = (distribution.read_text("METADATA") or "").partition("\n\n")[0]
-    kept = [line for line in head.splitlines() if not line.startswith((*_LEFT_OUT, " "))]
-    files[f"{info}/METADATA"] = "\n".join([*kept, ""]).encode()
+    files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: malmm-ray\nVersion: {version}\n".encode()
     files[f"{info}/WHEEL"] = (
         b"Wheel-Version: 1.0\nGenerator: malmm-ray\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     )

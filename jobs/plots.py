@@ -1,0 +1,51 @@
+"""Small plots as SVG, from numbers of our own: nothing of a file's gets into them unescaped."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+__all__ = ["bars", "line"]
+
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _ROW = 640, 180, 56, 22, 26
+
+
+def line(points: Sequence[tuple[float, float]], *, title: str, x: str, y: str) -> str:
+    """A curve through (x, y), from zero on both axes."""
+    if len(points) < 2:
+        return ""
+    most_x = max(each for each, _ in points) or 1.0
+    most_y = max(each for _, each in points) or 1.0
+    wide, high = _WIDTH - _LEFT, _HEIGHT - _BOTTOM
+    path = " ".join(
+        f"{_LEFT + wide * at / most_x:.1f},{high - (high - 10) * value / most_y:.1f}" for at, value in points
+    )
+    label = html.escape(title)
+    return (
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}"><title>{label}</title>'
+        f'<path class="axis" d="M{_LEFT} 0V{high}H{_WIDTH}"/><polyline class="curve" points="{path}"/>'
+        f'<text x="{_LEFT - 6}" y="14" text-anchor="end">{most_y:.3g}</text>'
+        f'<text x="{_LEFT - 6}" y="{high}" text-anchor="end">0</text>'
+        f'<text x="{_LEFT}" y="{_HEIGHT - 4}">0</text>'
+        f'<text x="{_WIDTH}" y="{_HEIGHT - 4}" text-anchor="end">{most_x:.3g} {html.escape(x)}</text>'
+        f'<text x="{_LEFT + 8}" y="14">{html.escape(y)}</text></svg>'
+    )
+
+
+def bars(values: Sequence[tuple[str, float]], *, title: str, unit: str) -> str:
+    """A bar for each name, as long as its value."""
+    if not values:
+        return ""
+    most = max(value for _, value in values) or 1.0
+    label = html.escape(title)
+    widths = [max(1.0, 340 * value / most) for _, value in values]
+    rows = "".join(
+        f'<text x="170" y="{_ROW * index + 17}" text-anchor="end">{html.escape(name)}</text>'
+        f'<rect class="bar" x="180" y="{_ROW * index + 4}" width="{width:.1f}" height="18"/>'
+        f'<text x="{188 + width:.1f}" y="{_ROW * index + 17}">{value:.4g} {html.escape(unit)}</text>'
+        for index, ((name, value), width) in enumerate(zip(values, widths, strict=True))
+    )
+    return (
+        f'<svg viewBox="0 0 {_WIDTH} {_ROW * len(values)}" role="img" aria-label="{label}">'
+        f"<title>{label}</title>{rows}</svg>"
+    )

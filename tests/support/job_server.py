@@ -1,0 +1,110 @@
+"""A Ray head with its job server, as a cluster has it, started and ended by its own commands."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+__all__ = ["JobServer", "serving"]
+
+
+@dataclass(frozen=True)
+class JobServer:
+    """``address`` is of the job server, ``metrics`` of the page that Prometheus reads; ``environment`` reaches it."""
+
+    address: str
+    metrics: str
+    environment: dict[str, str]
+
+
+def _free_ports(count: int) -> list[int]:
+    import socket
+
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@contextmanager
+def serving(cpus: int = 2) -> Iterator[JobServer]:
+    """A head of so many CPUs."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))
+    gcs, dashboard, metrics, client = _free_ports(4)
+    bin_folder = str(Path(sys.executable).parent)
+    environment = os.environ | {
+        "RAY_TMPDIR": str(folder),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        # The agent that installs a job's packages runs `pip` by that name.
+        "PATH": f"{bin_folder}:{os.environ['PATH']}",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_metrics_report_interval_ms": "500",
+        "HF_HUB_OFFLINE": "1",
+    }
+    environment.pop("RAY_ADDRESS", None)
+    options = [
+        "--head", "--block", f"--port={gcs}", f"--num-cpus={cpus}", "--object-store-memory=200000000",
+        "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+        f"--metrics-export-port={metrics}", f"--ray-client-server-port={client}", f"--temp-dir={folder}",
+        "--disable-usage-stats",
+    ]  # fmt: skip
+    said = folder / "said.txt"
+    with said.open("w") as written:
+        process = subprocess.Popen(
+            [f"{bin_folder}/ray", "start", *options],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=written,
+            stderr=written,
+            start_new_session=True,
+        )
+    try:
+        address = f"http://127.0.0.1:{dashboard}"
+        until = time.monotonic() + 120
+        while not _answers(f"{address}/api/version"):
+            assert process.poll() is None, said.read_text()
+            assert time.monotonic() < until, said.read_text()
+            time.sleep(0.2)
+        yield JobServer(address, f"http://127.0.0.1:{metrics}/metrics", environment)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            _signal_session(process.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=2):  # noqa: S310 - our own server
+            return True
+    except URLError as error:
+        # It asks for the token, so it is there.
+        return getattr(error, "code", 0) in (401, 403)
+    except OSError:
+        return False
+
+
+def _signal_session(session: int, number: int) -> None:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError, ValueError):
+                stat = entry.joinpath("stat").read_text().rpartition(")")[2].split()
+                if int(stat[3]) == session:
+                    os.kill(int(entry.name), number)
