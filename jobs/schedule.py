@@ -33,6 +33,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("jobs", nargs="+", metavar="JOB.yaml", help="job files with a `schedule:`")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="in place of what every one of the files says; may be repeated",
+    )
     add_log_format(parser)
     parser.set_defaults(run=run)
 
@@ -49,7 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
     def say(event: str, *, level: str = "info", **fields: Any) -> None:
         print(_line(arguments.log_format, event, level, fields), file=sys.stderr, flush=True)
 
-    service = Service([load(path) for path in arguments.jobs], say, ["--log-format", arguments.log_format])
+    options = ["--log-format", arguments.log_format]
+    options += [option for each in arguments.set for option in ("--set", each)]
+    service = Service([load(path, sets=arguments.set) for path in arguments.jobs], say, options)
     service.start()
     try:
         stopped.wait()

@@ -20,8 +20,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "submit",
         help="run a job file on a Ray cluster",
         description="Send a job file and this package to a Ray cluster's job server, run it there, and follow its "
-        "log to the end. The cluster's nodes need this package's dependencies, as an image made with the Dockerfile has, and "
-        "paths in the file are theirs. Variables marked in the file are read there; --env hands one over.",
+        "log to the end. The cluster's nodes need this package's dependencies, as an image made with "
+        "the Dockerfile has, and paths in the file are theirs. Variables marked in the file are "
+        "read there; --env hands one over.",
         epilog="examples:\n"
         "  malmm submit job.yaml --address http://127.0.0.1:8265\n"
         "  malmm submit job.yaml --env AWS_PROFILE --set archive=s3://bucket/archive --no-wait\n\n"
@@ -68,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def say(text: str) -> None:
         for line in text.splitlines():
-            print(printable(line), flush=True)
+            print(printable(line.expandtabs()), flush=True)
 
     _, code = submit(
         Path(arguments.job),

@@ -51,8 +51,8 @@ def submit(
         command = shlex.join(["python", "-m", "malmm.jobs.cli", "run", _JOB_FILE, *options])
         environment = {"working_dir": str(sent), "py_modules": [str(wheel)], "env_vars": variables or {}}
         # What it uploads is no news to whoever waits for the job's log.
-        logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
-        logging.getLogger("ray._private.runtime_env").setLevel(logging.WARNING)
+        logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
+        logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
         try:
             client = JobSubmissionClient(address)
             identity = client.submit_job(entrypoint=command, runtime_env=environment)

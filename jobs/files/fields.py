@@ -78,6 +78,10 @@ class Options:
         options = self.declared[name]
         return options.get("default", False if options.get("action") == "store_true" else None)
 
+    def is_required(self, name: str) -> bool:
+        """Whether there is no doing without it."""
+        return bool(self.declared[name].get("required")) or "nargs" in self.declared[name]
+
 
 def _field(kind: str, name: str, options: dict[str, Any], default: Any) -> tuple[Any, Any]:
     described = " ".join((options["help"] % ({"default": default} | options)).split())

@@ -176,7 +176,11 @@ def _configured(
             spelled = [SPELLED.get(name, name) for name in known]
             at = next(((*place, name) for name in spelled if (*place, name) in tree.places), place)
             problems.append(tree.problem(at, _spelled(str(error), options)))
-            changed = [name for name in known if getattr(arguments, name) != options.default(name)]
+            changed = [
+                name
+                for name in known
+                if not options.is_required(name) and getattr(arguments, name) != options.default(name)
+            ]
             if not changed:
                 break
             for name in changed:

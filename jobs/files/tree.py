@@ -95,7 +95,7 @@ class _Builder:
         self.tree.content = None if node is None else self._value(node, ())
 
     def _value(self, node: yaml.Node, path: Path) -> Any:
-        self.tree.places[path] = (node.start_mark.line + 1, node.start_mark.column + 1)
+        self.tree.places.setdefault(path, (node.start_mark.line + 1, node.start_mark.column + 1))
         self.values += 1
         if self.values > _MOST_VALUES or len(path) > _MOST_DEEP:
             what = f"more than {_MOST_VALUES} values" if self.values > _MOST_VALUES else "nested too deep"
@@ -118,9 +118,9 @@ class _Builder:
             if key in found:
                 self.tree.problems.append(Problem(line, column, place, f"{key!r} is given twice"))
                 continue
-            found[key] = self._value(value_node, (*path, key))
-            # Of a key's faults, its own line is the one to show.
+            # Of a value's faults, the line of its key is the one to show.
             self.tree.places[(*path, key)] = (line, column)
+            found[key] = self._value(value_node, (*path, key))
         return found
 
     def _scalar(self, node: yaml.Node, path: Path) -> Any:

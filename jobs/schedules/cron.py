@@ -111,9 +111,10 @@ class CronInZone(BaseTrigger):
         """The next time; after the one before, so that none is left out."""
         start = now
         if previous_fire_time is not None:
-            start = min(now, previous_fire_time + timedelta(microseconds=1))
+            # In UTC: adding to a time of a zone moves its wall clock, and forgets which of two equal times it was.
+            start = min(now, previous_fire_time.astimezone(UTC) + timedelta(microseconds=1))
         found = self.cron.next_after(start)
-        return self._apply_jitter(found, self.jitter_s, now)
+        return found and self._apply_jitter(found.astimezone(UTC), self.jitter_s, now)
 
 
 def _offset(moment: datetime) -> timedelta:

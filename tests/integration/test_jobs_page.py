@@ -1,0 +1,178 @@
+"""docs/jobs.md, step by step; and jobs on a real Ray head with its job server."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+from support.job_server import JobServer, serving
+from support.processes import run_cli
+
+from malmm.pipeline.metrics import METRICS
+from malmm.pipeline.reading import ArchiveReader
+from malmm.pipeline.runs import RunRecord, read_runs
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "jobs.md").read_text(encoding="utf-8")
+SMALL = "{model: debug, segment_s: 4, fps: 1, bank_length: 2, max_new_tokens: 4}"
+
+
+def blocks() -> list[tuple[str, str]]:
+    return re.findall(r"^```(sh|yaml)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[JobServer]:
+    with serving() as made:
+        yield made
+
+
+def until_run(place: Path, job: str, status: str = "done", trigger: str = "schedule") -> RunRecord:
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        for run in read_runs(str(place), job=job):
+            if (run.status, run.trigger) == (status, trigger):
+                return run
+        time.sleep(0.2)
+    raise TimeoutError(f"no run of {job} that is {status}: {read_runs(str(place))}")
+
+
+def environment(**more: str) -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1", "MALMM_MODEL": "debug"} | more
+
+
+def shell(line: str, folder: Path, given: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", line], cwd=folder, env=given, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_page_goes_from_nothing_to_a_schedule(tmp_path: Path, server: JobServer) -> None:
+    archive = tmp_path / "archive"
+    said = {}
+    lines = [
+        (kind, line)
+        for kind, block in blocks()
+        for line in ([block] if kind == "yaml" else block.splitlines())
+    ]
+    assert sum(line.startswith("malmm ") for _, line in lines) > 12
+    for kind, line in lines:
+        if kind == "yaml":
+            (tmp_path / "job.yaml").write_text(line)
+        elif line.startswith("malmm schedule"):
+            with subprocess.Popen(
+                ["bash", "-c", f"exec {line}"],
+                cwd=tmp_path,
+                env=environment(),
+                stderr=subprocess.PIPE,
+                text=True,
+            ) as service:
+                until_run(archive, "nightly")
+                service.send_signal(signal.SIGTERM)
+                _, errors = service.communicate(timeout=120)
+            assert service.returncode == 0, errors
+            assert "stopped" in errors.splitlines()[-1]
+        elif line.startswith("malmm submit"):
+            # On the cluster, paths are the cluster's.
+            there = line.replace("http://127.0.0.1:8265", server.address)
+            there += f" --set archive={archive} --set steps.0.index.sources={tmp_path / 'videos'} --env MALMM_MODEL"
+            done = shell(there, tmp_path, server.environment | {"MALMM_MODEL": "debug"})
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert "3 unchanged, 3 listed" in done.stdout
+        else:
+            done = shell(line, tmp_path, environment())
+            assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
+            said[line] = done.stdout
+    reader = ArchiveReader.open(str(archive))
+    assert len(reader.completed_videos()) == 3
+    texts = reader.annotations().to_pylist()
+    for name in ("caption", "colour", "moving"):
+        assert {row["video_id"] for row in texts if row["prompt_name"] == name} == set(
+            reader.completed_videos()
+        )
+    assert {row["text"] for row in texts if row["prompt_name"] == "moving"} <= {"yes", "no"}
+    assert "schedule" in said["malmm runs --archive archive --job nightly"]
+    assert "2 indexed" in said["malmm status --archive archive"]
+    assert "colour" in said["malmm export --archive archive --format jsonl --prompt colour"]
+    assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_a_submitted_job_runs_from_its_own_wheel_and_is_measured(tmp_path: Path, server: JobServer) -> None:
+    assert run_cli("demo-videos", tmp_path / "videos", "--count", "1", "--minutes", "0.2").returncode == 0
+    (tmp_path / "videos" / "broken.mp4").write_bytes(b"no video")
+    job = tmp_path / "job.yaml"
+    job.write_text(f"archive: {tmp_path / 'archive'}\nindex: {SMALL}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "malmm.jobs.cli", "submit", str(job), "--address", server.address, "--json",
+         "--set", f"index.sources={tmp_path / 'videos'}"],
+        env=server.environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    # One video failed, which is the exit code of the job, and so of the submission.
+    assert done.returncode == 3, done.stdout + done.stderr
+    summary = json.loads(done.stdout[done.stdout.index("\n{\n") :])
+    assert summary["status"] == "some_failed"
+    assert summary["counts"]["videos_indexed"] == 1
+    assert summary["counts"]["failed.not_a_video"] == 1
+    wanted = {name: f"ray_{name}" for name in METRICS}
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not _all_there(server, wanted):
+        run_cli_there(server, job, tmp_path)
+    page = _page(server)
+    assert [name for name, said in wanted.items() if said not in page] == []
+    dashboard = json.loads((ROOT / "deploy" / "grafana.json").read_text())
+    asked = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"ray_malmm_\w+", target["expr"])
+    }
+    assert asked <= set(wanted.values())
+
+
+def run_cli_there(server: JobServer, job: Path, folder: Path) -> None:
+    """A worker's numbers are shown only while it lives: begin anew beside the rows there are."""
+    options = [
+        "--set",
+        f"index.sources={folder / 'videos'}",
+        "--set",
+        "index.fps=2",
+        "--set",
+        "index.reindex=true",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "malmm.jobs.cli", "submit", str(job), "--address", server.address, *options],
+        env=server.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while process.poll() is None and not _all_there(server, {name: f"ray_{name}" for name in METRICS}):
+        time.sleep(0.3)
+    process.wait(120)
+
+
+def _page(server: JobServer) -> str:
+    with urlopen(server.metrics, timeout=10) as answer:  # noqa: S310 - our own server
+        return answer.read().decode()
+
+
+def _all_there(server: JobServer, wanted: dict[str, str]) -> bool:
+    page = _page(server)
+    return all(said in page for said in wanted.values())
+
+
+def test_a_submission_that_cannot_be_is_one_sentence(tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text("archive: a\noptimize:\n")
+    done = run_cli("submit", job, "--address", "http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "cannot submit to http://127.0.0.1:9" in done.stderr
+    assert run_cli("submit", job).returncode == 2
