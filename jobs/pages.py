@@ -63,8 +63,8 @@ def throughput(run: RunRecord) -> list[tuple[float, float]]:
 def stage_times(run: RunRecord) -> list[tuple[str, float]]:
     """Seconds that each stage took, in the order in which they began; a stage that came again counts together."""
     took: dict[str, float] = {}
-    ends = [sample[0] for sample in run.samples[1:]] + [run.took_s]
-    for sample, end in zip(run.samples, ends, strict=True):
+    ends = [*(sample[0] for sample in run.samples[1:]), run.took_s]
+    for sample, end in zip(run.samples, ends, strict=False):
         took[sample[1]] = took.get(sample[1], 0.0) + max(0.0, end - sample[0])
     return list(took.items())
 

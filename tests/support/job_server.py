@@ -83,10 +83,8 @@ def serving(cpus: int = 2) -> Iterator[JobServer]:
             time.sleep(0.2)
         yield JobServer(address, f"http://127.0.0.1:{metrics}/metrics", environment)
     finally:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            _signal_session(process.pid, number)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(10)
+        _kill_session(process.pid)
+        process.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -101,10 +99,10 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _signal_session(session: int, number: int) -> None:
+def _kill_session(session: int) -> None:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError, ValueError):
                 stat = entry.joinpath("stat").read_text().rpartition(")")[2].split()
                 if int(stat[3]) == session:
-                    os.kill(int(entry.name), number)
+                    os.kill(int(entry.name), signal.SIGKILL)
