@@ -52,4 +52,6 @@ class JsonLines:
 
     def say(self, event: str, **fields: Any) -> None:
         """Write a line of any other event."""
-        print(log_line(event, **fields), file=self._stream, flush=True)
+        # One write: a scheduler's runs write to the same place.
+        self._stream.write(f"{log_line(event, **fields)}\n")
+        self._stream.flush()

@@ -54,7 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
         signal.signal(number, lambda number, frame: stopped.set())
 
     def say(event: str, *, level: str = "info", **fields: Any) -> None:
-        print(_line(arguments.log_format, event, level, fields), file=sys.stderr, flush=True)
+        # One write: lines of several threads must not run into each other.
+        sys.stderr.write(f"{_line(arguments.log_format, event, level, fields)}\n")
+        sys.stderr.flush()
 
     options = ["--log-format", arguments.log_format]
     options += [option for each in arguments.set for option in ("--set", each)]

@@ -31,17 +31,23 @@ class RunMetrics:
     """The driver's side. Made while connected to Ray; ``note`` is called with each progress."""
 
     def __init__(self, archive: str) -> None:
-        def tagged(kind: type, name: str, *more: str) -> Counter | Gauge:
-            metric = kind(name.removesuffix("_total"), description=METRICS[name], tag_keys=(*_TAGS, *more))
-            metric.set_default_tags({"archive": archive})
-            return metric
+        def counter(name: str, *more: str) -> Counter:
+            # Prometheus hangs `_total` on every counter.
+            made = Counter(name.removesuffix("_total"), METRICS[name], tag_keys=(*_TAGS, *more))
+            made.set_default_tags({"archive": archive})
+            return made
 
-        self._segments = tagged(Counter, "malmm_segments_done_total")
-        self._frames = tagged(Counter, "malmm_frames_done_total")
-        self._video_s = tagged(Counter, "malmm_video_seconds_done_total")
-        self._pace = tagged(Gauge, "malmm_frames_per_second")
-        self._queue = tagged(Gauge, "malmm_queue_segments")
-        self._failures = tagged(Counter, "malmm_failures_total", "kind")
+        def gauge(name: str) -> Gauge:
+            made = Gauge(name, METRICS[name], tag_keys=_TAGS)
+            made.set_default_tags({"archive": archive})
+            return made
+
+        self._segments = counter("malmm_segments_done_total")
+        self._frames = counter("malmm_frames_done_total")
+        self._video_s = counter("malmm_video_seconds_done_total")
+        self._failures = counter("malmm_failures_total", "kind")
+        self._pace = gauge("malmm_frames_per_second")
+        self._queue = gauge("malmm_queue_segments")
         self._seen: dict[str, float] = {}
         self._failed: dict[str, int] = {}
         self._last = (0.0, 0)

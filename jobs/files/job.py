@@ -143,7 +143,8 @@ class Job(BaseModel):
     steps: list[Step] | None = Field(None, min_length=1, description="several, done in this order")
     schedule: Schedule | None = Field(None, description="when it runs by itself, under `malmm schedule`")
     cluster: Cluster = Field(
-        default_factory=Cluster, description="where `malmm submit` and `malmm render` have it run"
+        default_factory=lambda: Cluster.model_validate({}),
+        description="where `malmm submit` and `malmm render` have it run",
     )
 
     @model_validator(mode="after")

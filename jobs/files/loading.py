@@ -120,7 +120,7 @@ def _without(content: Any, places: Sequence[tuple[str | int, ...]]) -> Any:
     """A copy that lacks the values at some places in maps."""
     left = deepcopy(content)
     for *above, key in (place for place in places if place):
-        where = left
+        where: Any = left
         for part in above:
             inside = isinstance(where, dict) or (isinstance(where, list) and isinstance(part, int))
             where = where[part] if inside and (isinstance(where, list) or part in where) else None
@@ -206,7 +206,8 @@ def _set(tree: Tree, option: str, environment: Mapping[str, str] | None) -> None
     if not separator or "" in parts:
         raise ConfigError(f"--set {option!r}: write KEY=VALUE, such as --set index.fps=2")
     value = _value(text, f"--set {key}", environment)
-    where = tree.content = {} if tree.content is None else tree.content
+    tree.content = {} if tree.content is None else tree.content
+    where: Any = tree.content
     for depth, part in enumerate(parts):
         last = depth == len(parts) - 1
         if isinstance(where, dict) and isinstance(part, int):

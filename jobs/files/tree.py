@@ -123,7 +123,7 @@ class _Builder:
             found[key] = self._value(value_node, (*path, key))
         return found
 
-    def _scalar(self, node: yaml.Node, path: Path) -> Any:
+    def _scalar(self, node: Any, path: Path) -> Any:
         text, tag = str(node.value), node.tag
         expanded = MARK.sub(lambda match: self._variable(match, path), text)
         if expanded != text and node.style is None:

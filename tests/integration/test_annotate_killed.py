@@ -15,6 +15,7 @@ from support.processes import Session
 from malmm.pipeline.annotating import annotate
 from malmm.pipeline.config import AnnotateConfig, Prompt
 from malmm.pipeline.reading import ArchiveReader
+from malmm.pipeline.runs import read_runs
 
 PROMPTS = tuple(Prompt(f"q{number}", f"What is there, part {number}?") for number in range(12))
 
@@ -62,3 +63,4 @@ def test_what_was_answered_is_not_asked_again(many: Drawn, tmp_path: Path) -> No
     assert len(after) == len(set(after)) == total
     assert set(before) <= set(after)
     assert annotate(AnnotateConfig(str(place), PROMPTS, scopes=("segment",))).missing == 0
+    assert [run.status for run in read_runs(str(place), job="annotate")] == ["done", "lost"]

@@ -213,12 +213,13 @@ def test_the_schema_is_one_and_takes_what_the_program_takes(
     text = example(file="job.yaml", name="job", sources=["v"], archive="a")
     check.validate(yaml.safe_load(text))
     check.validate({"archive": "a", "annotate": {"prompts": {"q": "Q?", "r": {"text": "R?"}}}})
-    for wrong in (
+    faulty: list[dict[str, object]] = [
         {"archive": "a", "index": {"sources": "v", "fsp": 1}},
         {"archive": "a", "index": {"sources": "v", "fps": "1"}},
         {"archive": "a", "export": {"format": "pdf"}},
         {"optimize": {}},
-    ):
+    ]
+    for wrong in faulty:
         assert not check.is_valid(wrong)
 
 
