@@ -33,7 +33,9 @@ STATUSES = ("running", "done", "some_failed", "failed", "refused", "interrupted"
 
 _SILENT_S = 120.0
 _MANY_FILES = 24
-_KEEP_VERSIONS = timedelta(hours=1)
+# A run writes every few seconds, for days: each time is a version of the table.
+_VERSIONS_A_CLEANING = 64
+_KEEP_VERSIONS = timedelta(minutes=10)
 _BY_EXIT_CODE = {0: "done", 2: "refused", 3: "some_failed", 130: "interrupted"}
 
 
@@ -95,6 +97,8 @@ def write_run(archive_uri: str, run: RunRecord) -> bool:
     with lance_errors(root, f"write table {RUNS_TABLE!r} of"):
         merge = dataset.merge_insert("run_id").when_matched_update_all().when_not_matched_insert_all()
         merge.execute(_row(run))
+        if dataset.version % _VERSIONS_A_CLEANING == 0:
+            dataset.cleanup_old_versions(older_than=_KEEP_VERSIONS)
     if run.ended is not None and small_fragments(dataset) >= _MANY_FILES:
         compact_dataset(_opened(root), root, _KEEP_VERSIONS)
     return True

@@ -129,7 +129,8 @@ class Job(BaseModel):
 
     name: str = Field(
         "",
-        max_length=40,
+        # With what is put around it, a RayJob's name must not be longer than KubeRay's 47 characters.
+        max_length=32,
         pattern=r"^([a-z0-9]([a-z0-9-]*[a-z0-9])?)?$",
         description="how the job is called in histories and manifests (default: the file's name)",
     )

@@ -91,7 +91,7 @@ def load(
 
 def name_of(path: str) -> str:
     """What a job is called that does not say so itself: as its file is."""
-    return re.sub(r"[^a-z0-9]+", "-", Path(path).stem.lower())[:40].strip("-") or "job"
+    return re.sub(r"[^a-z0-9]+", "-", Path(path).stem.lower())[:32].strip("-") or "job"
 
 
 def _validated(tree: Tree, problems: list[Problem]) -> Job | None:
@@ -122,11 +122,16 @@ def _without(content: Any, places: Sequence[tuple[str | int, ...]]) -> Any:
     for *above, key in (place for place in places if place):
         where: Any = left
         for part in above:
-            inside = isinstance(where, dict) or (isinstance(where, list) and isinstance(part, int))
-            where = where[part] if inside and (isinstance(where, list) or part in where) else None
+            where = _inside(where, part)
         if isinstance(where, dict):
             where.pop(key, None)
     return left
+
+
+def _inside(where: Any, part: str | int) -> Any:
+    if isinstance(where, dict):
+        return where.get(part)
+    return where[part] if isinstance(where, list) and isinstance(part, int) and part < len(where) else None
 
 
 def _check_schedule(job: Job, tree: Tree, problems: list[Problem]) -> None:
