@@ -26,6 +26,7 @@ __all__ = ["ProgressDisplay", "progress_line", "progress_shown"]
 _LINE_EVERY_S = 10.0
 _STAGES = {
     "listing": "Listing sources",
+    "starting": "Starting",
     "probing": "Reading headers",
     "indexing": "Indexing",
     "waiting": "Waiting to try again what failed",

@@ -113,6 +113,7 @@ def _run(
     *,
     verbose: bool,
 ) -> None:
+    tell(Progress("starting"))
     # Ray takes seconds to load, which a run without work need not wait for.
     from malmm.pipeline.cluster import connected
     from malmm.pipeline.describing import Describing

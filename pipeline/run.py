@@ -80,6 +80,7 @@ class Run:
 
     def go(self, archive: Archive | None, work: Work, *, verbose: bool) -> None:
         """Do the work, and owe no prompt a text. The archive is made once there is a video to store."""
+        self.tell(Progress("starting"))
         verify_models(self.models)
         with ExitStack() as stack:
             if archive is not None:

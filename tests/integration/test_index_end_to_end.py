@@ -199,6 +199,7 @@ def test_counts_are_those_of_the_rows(
     assert (report.segments_resumed, report.videos_unchanged, report.interrupted) == (0, 0, False)
     assert list(dict.fromkeys(progress.stage for progress in told)) == [
         "listing",
+        "starting",
         "probing",
         "indexing",
         "describing",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -46,11 +45,6 @@ def until_run(place: Path, job: str, status: str = "done", trigger: str = "sched
     raise TimeoutError(f"no run of {job} that is {status}: {read_runs(str(place))}")
 
 
-def environment(**more: str) -> dict[str, str]:
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1", "MALMM_MODEL": "debug"} | more
-
-
 def shell(line: str, folder: Path, given: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", "-c", line], cwd=folder, env=given, capture_output=True, text=True, check=False
@@ -59,6 +53,7 @@ def shell(line: str, folder: Path, given: dict[str, str]) -> subprocess.Complete
 
 def test_the_page_goes_from_nothing_to_a_schedule(tmp_path: Path, server: JobServer) -> None:
     archive = tmp_path / "archive"
+    given = server.driver | {"MALMM_MODEL": "debug"}
     said = {}
     lines = [
         (kind, line)
@@ -73,7 +68,7 @@ def test_the_page_goes_from_nothing_to_a_schedule(tmp_path: Path, server: JobSer
             with subprocess.Popen(
                 ["bash", "-c", f"exec {line}"],
                 cwd=tmp_path,
-                env=environment(),
+                env=given,
                 stderr=subprocess.PIPE,
                 text=True,
             ) as service:
@@ -94,7 +89,7 @@ def test_the_page_goes_from_nothing_to_a_schedule(tmp_path: Path, server: JobSer
             assert done.returncode == 0, done.stdout + done.stderr
             assert "3 unchanged, 3 listed" in done.stdout
         else:
-            done = shell(line, tmp_path, environment())
+            done = shell(line, tmp_path, given)
             assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
             said[line] = done.stdout
     reader = ArchiveReader.open(str(archive))

@@ -15,7 +15,8 @@ class Clock:
 
 
 def test_idle_is_the_share_between_calls() -> None:
-    clock, told = Clock(), []
+    clock = Clock()
+    told: list[float] = []
     meter = IdleMeter(told.append, clock)
 
     def work(rows: pa.Table) -> pa.Table:
@@ -30,7 +31,8 @@ def test_idle_is_the_share_between_calls() -> None:
 
 
 def test_what_is_long_ago_counts_for_less_and_errors_count_as_work() -> None:
-    clock, told = Clock(), []
+    clock = Clock()
+    told: list[float] = []
     meter = IdleMeter(told.append, clock)
 
     def fail(rows: pa.Table) -> pa.Table:

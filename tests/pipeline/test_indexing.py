@@ -333,7 +333,7 @@ def test_progress_is_told_from_listing_to_describing(go: Go, videos: dict[str, P
     told: list[Progress] = []
     go(videos["two"], videos["three"], on_progress=told.append)
     stages = list(dict.fromkeys(progress.stage for progress in told))
-    assert stages == ["listing", "probing", "indexing", "describing", "building indexes"]
+    assert stages == ["listing", "starting", "probing", "indexing", "describing", "building indexes"]
     last = [progress for progress in told if progress.stage == "indexing"][-1]
     assert (last.segments_done, last.segments_total) == (5, 5)
     assert last.video_s_done == last.video_s_total == pytest.approx(14.0, abs=0.2)

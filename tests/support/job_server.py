@@ -22,11 +22,15 @@ __all__ = ["JobServer", "serving"]
 
 @dataclass(frozen=True)
 class JobServer:
-    """``address`` is of the job server, ``metrics`` of the page that Prometheus reads; ``environment`` reaches it."""
+    """``address`` is of the job server, ``metrics`` of the page that Prometheus reads; ``environment`` reaches it.
+
+    ``driver`` is for programs that connect to the cluster themselves.
+    """
 
     address: str
     metrics: str
     environment: dict[str, str]
+    driver: dict[str, str]
 
 
 def _free_ports(count: int) -> list[int]:
@@ -81,7 +85,12 @@ def serving(cpus: int = 2) -> Iterator[JobServer]:
             assert process.poll() is None, said.read_text()
             assert time.monotonic() < until, said.read_text()
             time.sleep(0.2)
-        yield JobServer(address, f"http://127.0.0.1:{metrics}/metrics", environment)
+        yield JobServer(
+            address,
+            f"http://127.0.0.1:{metrics}/metrics",
+            environment,
+            environment | {"RAY_ADDRESS": f"127.0.0.1:{gcs}"},
+        )
     finally:
         _kill_session(process.pid)
         process.wait()
