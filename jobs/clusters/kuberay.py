@@ -15,6 +15,7 @@ import yaml
 from malmm.jobs.files.job import Cluster
 from malmm.jobs.files.loading import LoadedJob
 from malmm.pipeline.errors import ConfigError
+from malmm.pipeline.location import is_local, resolve
 
 __all__ = ["cronjob", "rayjob", "to_yaml"]
 
@@ -25,7 +26,7 @@ _LABELS = {"app.kubernetes.io/name": "malmm-ray"}
 
 def rayjob(loaded: LoadedJob, sets: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     """A ConfigMap with the job file, and the RayJob that runs it on a cluster of its own. Raises ConfigError."""
-    _check_secrets(loaded)
+    _check(loaded)
     return [_config_map(loaded, {"job.yaml": loaded.text}), _rayjob(loaded, sets)]
 
 
@@ -34,7 +35,7 @@ def cronjob(loaded: LoadedJob, sets: tuple[str, ...] = ()) -> list[dict[str, Any
 
     Raises ConfigError for a job without a schedule, and for one of seconds, which Kubernetes does not have.
     """
-    _check_secrets(loaded)
+    _check(loaded)
     schedule = loaded.job.schedule
     if schedule is None:
         raise ConfigError(
@@ -196,12 +197,18 @@ def _config_map(loaded: LoadedJob, files: dict[str, str]) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _metadata(loaded), "data": files}
 
 
-def _check_secrets(loaded: LoadedJob) -> None:
-    """Refuse a manifest in which a variable of the job file has no value to come from."""
+def _check(loaded: LoadedJob) -> None:
+    """Refuse a variable of the job file that would have no value, and an archive that would go with its pod."""
     known = {each.env for each in loaded.job.cluster.secrets}
     missing = [name for name in loaded.variables_needed if name not in known]
     if missing:
         raise ConfigError(
             f"{loaded.path} asks for the variable {missing[0]}, which no pod would have: add it to cluster.secrets, "
             f"or give it a default: ${{env:{missing[0]}:-...}}"
+        )
+    # With variables, only the pod knows what the address is.
+    if not loaded.variables_needed and is_local(resolve(loaded.archive)):
+        raise ConfigError(
+            f"archive {loaded.archive!r} is a path, and what is on a pod's disk goes with the pod: give an object "
+            "store's URI, such as s3://bucket/archive"
         )

@@ -53,7 +53,8 @@ def batch_script(loaded: LoadedJob, sets: tuple[str, ...] = ()) -> str:
             loaded.text.rstrip("\n"),
             end,
             "",
-            'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+            # Not a pipe into `head`: with pipefail, what it leaves unread would end the script.
+            'read -r head < <(scontrol show hostnames "$SLURM_JOB_NODELIST")',
             "port=$((20000 + SLURM_JOB_ID % 20000))",
             'srun --nodes=1 --ntasks=1 --overlap --nodelist="$head" \\',
             '    ray start --head --node-ip-address="$head" --port="$port" \\',

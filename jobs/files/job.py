@@ -12,6 +12,12 @@ __all__ = ["Cluster", "Job", "Schedule", "Secret", "Step", "json_schema"]
 
 _SETTINGS = ConfigDict(extra="forbid", strict=True, frozen=True)
 
+
+def _with_one_of(*names: str) -> ConfigDict:
+    """Settings of a map that must have exactly one of these keys, which the schema says too."""
+    return ConfigDict(**_SETTINGS, json_schema_extra={"oneOf": [{"required": [name]} for name in names]})
+
+
 if TYPE_CHECKING:
     IndexStep = AnnotateStep = OptimizeStep = ExportStep = BaseModel
 else:
@@ -48,7 +54,7 @@ _Export = _kind(ExportStep, "write annotations to files")
 class Step(BaseModel):
     """One step of a job of several: exactly one kind, with what its command is told."""
 
-    model_config = _SETTINGS
+    model_config = _with_one_of(*KINDS)
 
     index: _Index = None  # type: ignore[valid-type]
     annotate: _Annotate = None  # type: ignore[valid-type]
@@ -125,7 +131,7 @@ class Cluster(BaseModel):
 class Job(BaseModel):
     """A job: an archive, what is done with it, and when and where it is done."""
 
-    model_config = _SETTINGS
+    model_config = _with_one_of(*KINDS, "steps")
 
     name: str = Field(
         "",

@@ -212,12 +212,16 @@ def test_the_schema_is_one_and_takes_what_the_program_takes(
     check = jsonschema.Draft202012Validator(schema)
     text = example(file="job.yaml", name="job", sources=["v"], archive="a")
     check.validate(yaml.safe_load(text))
+    check.validate({"archive": "a", "steps": [{"optimize": None}]})
     check.validate({"archive": "a", "annotate": {"prompts": {"q": "Q?", "r": {"text": "R?"}}}})
     faulty: list[dict[str, object]] = [
         {"archive": "a", "index": {"sources": "v", "fsp": 1}},
         {"archive": "a", "index": {"sources": "v", "fps": "1"}},
         {"archive": "a", "export": {"format": "pdf"}},
         {"optimize": {}},
+        {"archive": "a"},
+        {"archive": "a", "optimize": None, "steps": [{"optimize": None}]},
+        {"archive": "a", "steps": [{}]},
     ]
     for wrong in faulty:
         assert not check.is_valid(wrong)

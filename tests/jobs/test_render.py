@@ -164,7 +164,7 @@ def test_a_slurm_script_is_bash_and_has_the_job_in_it(
     assert "#SBATCH --time=120\n" in script
     assert "source /etc/malmm/secrets" in script
     begin = script.index("folder=$(mktemp")
-    head = script[begin : script.index("head=$(scontrol")]
+    head = script[begin : script.index("read -r head")]
     written = subprocess.run(
         ["bash", "-c", f'{head}\ncat "$folder/job.yaml"'], capture_output=True, text=True, check=True,
         env=os.environ | {"TMPDIR": str(tmp_path)},
@@ -209,6 +209,7 @@ def test_what_could_not_run_there_is_refused(job: Path, capsys: pytest.CaptureFi
         (text.replace("  secrets_file: /etc/malmm/secrets\n", ""), "slurm", "variable BUCKET"),
         (text.replace('"0 2 * * *"', '"0 0 2 * * *"'), "cronjob", "no seconds"),
         (text.replace("schedule:", "# schedule:"), "cronjob", "has no `schedule:`"),
+        (text.replace("${env:BUCKET}", "/disk").replace("s3://", ""), "kuberay", "goes with the pod"),
         (text.replace("workers: 4", "workers: 0"), "kuberay", "cluster.workers is 0"),
     ):
         job.write_text(wrong)
