@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from fastapi.testclient import TestClient
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from support import object_store
+
+from malmm.pipeline.errors import MediaError
+from malmm.pipeline.web.media import media_response, open_source, parse_range
+
+CONTENT = bytes(range(256)) * 8192
+
+
+def served(uri: str) -> TestClient:
+    def get(request: Request) -> Response:
+        given = request.headers
+        return media_response(
+            open_source(uri),
+            method=request.method,
+            range_header=given.get("range"),
+            if_range=given.get("if-range"),
+            if_none_match=given.get("if-none-match"),
+        )
+
+    return TestClient(Starlette(routes=[Route("/", get, methods=["GET", "HEAD"])]))
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    path = tmp_path / "film.mp4"
+    path.write_bytes(CONTENT)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("header", "span"),
+    [
+        (None, None),
+        ("bytes=0-", (0, 100)),
+        ("bytes=10-19", (10, 20)),
+        ("bytes=90-500", (90, 100)),
+        ("bytes=-7", (93, 100)),
+        ("bytes=-700", (0, 100)),
+        ("bytes=99-99", (99, 100)),
+        # What is not one range of bytes counts as not said.
+        ("bytes=-", None),
+        ("bytes=20-10", None),
+        ("bytes=0-1,5-6", None),
+        ("lines=0-1", None),
+        ("bytes=٣-", None),
+    ],
+)
+def test_ranges_are_read_as_the_standard_has_it(header: str | None, span: tuple[int, int] | None) -> None:
+    assert parse_range(header, 100) == span
+
+
+@pytest.mark.parametrize("header", ["bytes=100-", "bytes=500-600", "bytes=-0", f"bytes={'9' * 30}-"])
+def test_ranges_outside_the_file_are_refused(header: str) -> None:
+    with pytest.raises(ValueError, match="range"):
+        parse_range(header, 100)
+
+
+def test_a_local_file_is_given_whole_and_in_part(film: Path) -> None:
+    client = served(str(film))
+    whole = client.get("/")
+    assert (whole.status_code, whole.content) == (200, CONTENT)
+    assert whole.headers["accept-ranges"] == "bytes"
+    assert whole.headers["content-type"] == "video/mp4"
+    part = client.get("/", headers={"Range": "bytes=1000-300999"})
+    assert (part.status_code, part.content) == (206, CONTENT[1000:301000])
+    assert part.headers["content-range"] == f"bytes 1000-300999/{len(CONTENT)}"
+    head = client.head("/", headers={"Range": "bytes=-5"})
+    assert (head.status_code, head.headers["content-length"], head.content) == (206, "5", b"")
+    outside = client.get("/", headers={"Range": f"bytes={len(CONTENT)}-"})
+    assert (outside.status_code, outside.headers["content-range"]) == (416, f"bytes */{len(CONTENT)}")
+
+
+def test_a_file_that_changed_is_given_whole(film: Path) -> None:
+    client = served(str(film))
+    tag = client.head("/").headers["etag"]
+    assert client.get("/", headers={"If-None-Match": tag}).status_code == 304
+    assert client.get("/", headers={"If-None-Match": '"other"'}).status_code == 200
+    asked = {"Range": "bytes=0-3", "If-Range": tag}
+    assert client.get("/", headers=asked).status_code == 206
+    film.write_bytes(b"another film")
+    assert client.get("/", headers=asked).content == b"another film"
+
+
+def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for name, kind in (("pipe.mp4", "unreachable"), ("gone.mp4", "missing"), (".", "unreachable")):
+        with pytest.raises(MediaError) as raised:
+            open_source(str(tmp_path / name))
+        assert raised.value.kind == kind
+
+
+def test_an_object_is_read_by_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    with object_store.running() as store:
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+        bucket: Any = boto3.client("s3", endpoint_url=store.endpoint)
+        bucket.put_object(Bucket="films", Key="a film.mp4", Body=CONTENT)
+        bucket.close()
+        client = served("s3://films/a film.mp4")
+        store.forget()
+        part = client.get("/", headers={"Range": "bytes=1000000-1000999"})
+        assert (part.status_code, part.content) == (206, CONTENT[1000000:1001000])
+        assert sum(store.served.values()) == 1000
+        assert client.get("/").content == CONTENT
+        tag = part.headers["etag"]
+        assert client.get("/", headers={"If-None-Match": tag}).status_code == 304
+        with pytest.raises(MediaError) as raised:
+            open_source("s3://films/gone.mp4")
+        assert raised.value.kind == "missing"
