@@ -20,7 +20,7 @@ from malmm.pipeline.web.names import media_type
 __all__ = ["Source", "media_response", "open_source", "parse_range"]
 
 _PIECE_BYTES = 1 << 18
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,251 @@
+"""The page in a real browser, served by the real command over a real archive that is written meanwhile."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import axe_core_python
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from support.drawn_archive import Drawn
+from support.inline_stages import InlineStages
+from support.served import HOSTILE, Served, as_process, copied, with_hostile_words
+
+from malmm.model.demo.videos import draw_video
+from malmm.pipeline.config import IndexConfig
+from malmm.pipeline.indexing import index
+
+CHROMIUM = Path("/usr/bin/chromium")
+TOKEN = "correct-horse-battery"  # noqa: S105 - made up
+ARGUMENTS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+AXE = (Path(axe_core_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+PHONE = {"width": 390, "height": 844}
+
+pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("page")
+
+
+@pytest.fixture(scope="module")
+def served(drawn: Drawn, folder: Path) -> Iterator[Served]:
+    with as_process(copied(drawn, folder), folder) as server:
+        yield server
+
+
+@pytest.fixture
+def page(browser: Browser, served: Served) -> Iterator[Page]:
+    context = browser.new_context(base_url=served.address)
+    opened = context.new_page()
+    wrong: list[str] = []
+    opened.on("pageerror", lambda error: wrong.append(str(error)))
+    yield opened
+    context.close()
+    assert not wrong
+
+
+def accessible(page: Page) -> None:
+    """No rule of axe is broken by what is shown."""
+    page.evaluate(AXE)
+    found = page.evaluate(
+        "axe.run().then((told) => told.violations.map((each) => [each.id, each.nodes.map((n) => n.html)]))"
+    )
+    assert found == []
+
+
+def only_once(drawn: Drawn) -> tuple[str, str, float]:
+    """An object that one scene shows, its video and when."""
+    name, video, scene = drawn.only_once()[0]
+    return name, video, scene.start_s
+
+
+def test_searching_and_playing_at_the_right_second(page: Page, drawn: Drawn) -> None:
+    name, video, _ = only_once(drawn)
+    page.goto("")
+    expect(page.locator(".card")).to_have_count(3)
+    accessible(page)
+    page.fill("#query", f"a {name}")
+    page.press("#query", "Enter")
+    page.wait_for_url(re.compile("q="))
+    expect(page.get_by_role("heading", name="Moments")).to_be_visible()
+    first = page.locator(".card").first
+    wanted = float(re.search(r"t=([\d.]+)", first.locator("a").get_attribute("href") or "").group(1))  # type: ignore[union-attr]
+    accessible(page)
+    first.locator("a").click()
+    page.wait_for_url(re.compile(f"video/{video}"))
+    page.wait_for_function(
+        "document.querySelector('video')?.currentTime > 0 || document.querySelector('video')?.readyState >= 3"
+    )
+    now = page.evaluate("document.querySelector('video').currentTime")
+    assert wanted <= now < wanted + 20
+    page.wait_for_function("document.querySelector('video').textTracks[0].cues?.length === 2")
+    page.evaluate("document.querySelector('video').pause()")
+    accessible(page)
+    slot = page.locator(".strip button").nth(12)
+    slot.click()
+    at = page.evaluate("document.querySelector('video').currentTime")
+    assert at == pytest.approx(drawn_slot(drawn, video, 12), abs=3)
+    expect(page.locator(".strip [aria-current=time]")).to_have_count(1)
+
+
+def drawn_slot(drawn: Drawn, video: str, place: int) -> float:
+    ids = drawn.reader.segments(video)["segment_id"].to_pylist()
+    return float(drawn.reader.memory_rows(ids, ["start_s"])["start_s"][place].as_py())
+
+
+def test_asking_and_playing_what_is_cited(page: Page, drawn: Drawn) -> None:
+    name, video, _ = only_once(drawn)
+    page.goto("#/ask")
+    accessible(page)
+    page.fill("#question", f"Which way does the {name} move?")
+    page.press("#question", "Enter")
+    cited = page.locator(".cites button").first
+    expect(cited).to_be_visible(timeout=60000)
+    expect(page.locator(".answers")).not_to_have_attribute("aria-busy", "true", timeout=60000)
+    assert page.locator(".said").first.inner_text().strip()
+    cited.click()
+    page.wait_for_function("document.querySelector('video')?.readyState >= 1")
+    assert video in (page.locator("video").get_attribute("src") or "")
+    minutes, seconds = re.findall(r"(\d+):(\d\d)", cited.inner_text())[0]
+    page.wait_for_function(
+        f"document.querySelector('video').currentTime >= {60 * int(minutes) + int(seconds) - 1}"
+    )
+    accessible(page)
+
+
+def test_the_keyboard_is_enough(page: Page) -> None:
+    page.goto("")
+    expect(page.locator(".card")).to_have_count(3)
+    page.keyboard.press("/")
+    page.keyboard.type("a circle")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Moments")).to_be_visible()
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.matches('.card a')"):
+            break
+    page.keyboard.press("Enter")
+    expect(page.locator(".strip button").first).to_be_visible()
+    assert page.evaluate("document.activeElement.id") == "main"
+    page.locator(".strip button").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert (
+        page.evaluate("[...document.querySelectorAll('.strip button')].indexOf(document.activeElement)") == 2
+    )
+    page.keyboard.press("Enter")
+    expect(page.locator(".strip button").nth(2)).to_have_attribute("aria-current", "time")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_all_of_it(browser: Browser, served: Served, drawn: Drawn, scheme: str) -> None:
+    context = browser.new_context(base_url=served.address, viewport=PHONE, color_scheme=scheme)  # type: ignore[arg-type]
+    page = context.new_page()
+    shown = {
+        "#/?q=a+circle": ".card",
+        f"#/video/{sorted(drawn.scenes)[0]}": ".strip",
+        "#/ask": "form",
+        "#/archive": ".tiles",
+    }
+    for address, part in shown.items():
+        page.goto(address)
+        expect(page.locator(part).first).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        accessible(page)
+    context.close()
+
+
+def test_errors_and_emptiness_are_shown(page: Page) -> None:
+    page.goto("#/?q=a+circle&until=2020-01-01")
+    expect(page.get_by_role("heading", name="Nothing found")).to_be_visible()
+    accessible(page)
+    page.context.set_offline(True)
+    page.fill("#query", "a star")
+    page.press("#query", "Enter")
+    expect(page.get_by_role("heading", name="The server does not answer")).to_be_visible()
+    accessible(page)
+    page.context.set_offline(False)
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".card").first).to_be_visible()
+    page.goto(f"#/video/{'0' * 24}")
+    expect(page.get_by_role("heading", name="It is not there")).to_be_visible()
+
+
+def test_nothing_is_fetched_from_elsewhere(page: Page, served: Served) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto("#/?q=a+circle")
+    expect(page.locator(".card img").first).to_be_visible()
+    assert asked
+    assert all(address.startswith(served.address) for address in asked)
+
+
+def test_new_videos_appear_and_hostile_words_stay_words(page: Page, served: Served, folder: Path) -> None:
+    page.goto("#/archive")
+    expect(page.locator(".tile dd").first).to_have_text("3")
+    draw_video(folder / "new.mp4", seconds=10.0, seed=(99, 1))
+    with pytest.MonkeyPatch.context() as patch:
+        InlineStages().install(patch)
+        made = IndexConfig(
+            sources=(str(folder / "new.mp4"),), archive=served.place, model="demo", segment_s=20.0
+        )
+        assert index(made).exit_code == 0
+    expect(page.locator(".tile dd").first).to_have_text("4", timeout=15000)
+    video = with_hostile_words(served.place, folder)
+    page.goto(f"#/video/{video}")
+    expect(page.locator("h1")).to_have_text(re.compile("onerror"))
+    expect(page.locator("#whole")).to_have_text(HOSTILE)
+    expect(page.locator("summary").first).to_contain_text("<script>")
+    page.wait_for_function("document.querySelector('video').readyState >= 1")
+    cue = page.evaluate("document.querySelector('video').textTracks[0].cues[0].getCueAsHTML().textContent")
+    assert "<script>" in cue
+    page.goto("#/?q=a+circle")
+    expect(page.locator(".card").first).to_be_visible()
+    assert page.locator("main script, main img[src=x]").count() == 0
+    assert page.title() != "owned"
+
+
+def test_a_file_that_is_gone_is_said_to_be(page: Page, served: Served) -> None:
+    row = next(
+        row
+        for row in served.reader.videos().to_pylist()
+        if row["uri"].endswith("new.mp4") or "onerror" in row["uri"]
+    )
+    Path(row["uri"]).rename(Path(row["uri"]).with_suffix(".away"))
+    page.goto(f"#/video/{row['video_id']}")
+    expect(page.get_by_role("heading", name="The video cannot be played")).to_be_visible()
+    expect(page.get_by_text("not where it was when it was indexed")).to_be_visible()
+
+
+def test_visitors_sign_in(browser: Browser, drawn: Drawn, tmp_path: Path) -> None:
+    with as_process(drawn.place, tmp_path, MALMM_TOKEN=TOKEN) as server:
+        context = browser.new_context(base_url=server.address)
+        page = context.new_page()
+        page.goto("")
+        page.fill("#token", "wrong-horse-battery")
+        page.press("#token", "Enter")
+        expect(page.get_by_text("That is not the token.")).to_be_visible()
+        accessible(page)
+        page.fill("#token", TOKEN)
+        page.press("#token", "Enter")
+        expect(page.locator(".card")).to_have_count(3)
+        page.reload()
+        expect(page.locator(".card")).to_have_count(3)
+        page.click("#leave")
+        expect(page.locator("#token")).to_be_visible()
+        context.close()
