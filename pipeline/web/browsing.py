@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -30,7 +30,9 @@ __all__ = ["browsing_routes"]
 
 VideoId = Annotated[str, Path(pattern="^[0-9a-f]{24}$", description="a video's id")]
 MemoryId = Annotated[str, Path(pattern="^[0-9a-f]{24}-[0-9]{4,6}$", description="a memory slot's id")]
-_JPEG = {200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}}
+_JPEG: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}
+}
 _BYTES = {"content": {"video/*": {"schema": {"type": "string", "format": "binary"}}}}
 
 

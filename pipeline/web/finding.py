@@ -92,7 +92,7 @@ def finding_routes(site: Site) -> APIRouter:
                     }
                 },
             },
-            **documented(413),
+            **documented(400, 413),
         },
     )
     async def ask(question: Question) -> StreamingResponse:

@@ -19,7 +19,7 @@ from malmm.pipeline.web.events import Answered, Begun, CitedMoment, Done, Event,
 from malmm.pipeline.web.live import LiveArchive
 from malmm.pipeline.web.names import name_of
 from malmm.pipeline.web.problems import Busy
-from malmm.pipeline.web.turns import Turns
+from malmm.pipeline.web.turns import Turn, Turns
 
 __all__ = ["LocalModels", "Models"]
 
@@ -103,7 +103,7 @@ class LocalModels:
                 turn.leave()
             else:
                 # The thread answers until it next tells something; the next in line has to wait for it.
-                answering.add_done_callback(lambda done: (turn.leave(), done.cancelled() or done.exception()))
+                answering.add_done_callback(lambda done: _left(turn, done))
 
     def _vector(self, text: str) -> np.ndarray | None:
         searcher = self._archive.searcher
@@ -147,6 +147,13 @@ class LocalModels:
         if self._asker is None or self._asker.archive.uri != self._archive.reader.uri:
             self._asker = Asker(self._archive.another_searcher(), max_new_tokens=self._max_new_tokens)
         return self._asker
+
+
+def _left(turn: Turn, done: asyncio.Future[Reply]) -> None:
+    """Give the turn back; an error was raised where it was waited for, or nobody waits any more."""
+    turn.leave()
+    if not done.cancelled():
+        done.exception()
 
 
 def _begun(answer: Answer, video_start_s: float) -> Begun:

@@ -17,6 +17,8 @@ __all__ = ["Ranking", "Rankings"]
 
 _KEPT = 128
 _DEEPER = 4
+# A hundred candidates: that is quick, and most often enough for a page.
+_FIRST = 10
 MOST_RANKED = 1000
 """Moments of one search: nobody looks further."""
 
@@ -37,7 +39,7 @@ class Ranking:
         """Moments [begin, end), as many as there are, and whether more follow. Raises as the search does."""
         with self._lock:
             while len(self._moments) <= end and self._depth < MOST_RANKED:
-                self._depth = min(MOST_RANKED, max(end - begin, self._depth * _DEEPER))
+                self._depth = min(MOST_RANKED, max(_FIRST, self._depth * _DEEPER))
                 grown = self._add(self._search(self._depth))
                 if not grown:
                     self._depth = MOST_RANKED

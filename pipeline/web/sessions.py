@@ -35,7 +35,7 @@ def session_routes(site: Site) -> APIRouter:
         """Whether the visitor may come in."""
         return Session(open=site.keys.opened_by(request.headers), token_needed=site.keys.needed)
 
-    @routes.post("/session", responses=documented(401, 413, 422))
+    @routes.post("/session", responses=documented(400, 401, 413, 422))
     async def sign_in(given: SignIn, request: Request, response: Response) -> Session:
         """Exchange the token for a cookie."""
         if not site.keys.fits(given.token):

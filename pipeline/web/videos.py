@@ -99,7 +99,7 @@ class VideoList:
         shown = []
         for row in rows:
             at = f"api/videos/{row['video_id']}"
-            more = {
+            more: dict[str, Any] = {
                 "name": name_of(row["uri"]),
                 "caption": captions.get(row["video_id"]),
                 "thumbnail": f"{at}/thumbnail",
