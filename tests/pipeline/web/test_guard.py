@@ -44,12 +44,12 @@ def test_the_page_that_asks_for_the_token_is_open(locked: TestClient) -> None:
     "given", ["", "Bearer", "Bearer wrong-horse-battery", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer ü"]
 )
 def test_wrong_tokens_do_not_open(locked: TestClient, given: str) -> None:
-    assert locked.get("/api/videos", headers={"Authorization": given.encode()}).status_code == 401
+    assert locked.get("/api/videos", headers={b"Authorization": given.encode()}).status_code == 401
 
 
 @pytest.mark.parametrize("cookie", ["", TOKEN, "0" * 64, "ü"])
 def test_cookies_of_ones_own_do_not_open(locked: TestClient, cookie: str) -> None:
-    assert locked.get("/api/videos", headers={"Cookie": f"{COOKIE}={cookie}".encode()}).status_code == 401
+    assert locked.get("/api/videos", headers={b"Cookie": f"{COOKIE}={cookie}".encode()}).status_code == 401
 
 
 def test_the_token_opens_as_a_bearer_and_by_a_cookie_that_scripts_cannot_read(locked: TestClient) -> None:
