@@ -1,7 +1,8 @@
 """Moments: ranked lists of slots and texts, fused into one, and neighbouring slots joined. Pure, no store.
 
 Reciprocal rank fusion (Cormack et al., 2009) needs no common scale of scores: something is worth the sum over the
-lists of 1 / (60 + its rank).
+lists of 1 / (60 + its rank), texts counting half: one is about minutes of video, a slot about seconds. So the best text
+still brings what it is about among the first ten, where no vector is near.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 __all__ = ["Moment", "Slot", "TextHit", "fuse"]
 
 _RANK_OFFSET = 60
+_TEXTS_SHARE = 0.5
 # Spans of neighbours meet exactly, but for what is lost in writing a time as a decimal number.
 _TOUCHING_S = 1e-3
 
@@ -95,7 +97,7 @@ def fuse(slots: Sequence[Slot], texts: Sequence[TextHit], *, floor: float | None
         ]
         if about:
             rank, hit = min(about, key=lambda pair: pair[0])
-            score += _worth(rank)
+            score += _TEXTS_SHARE * _worth(rank)
             signals.append("text")
             text = hit.text
             covered |= {slot.segment_id, slot.video_id}
@@ -103,7 +105,15 @@ def fuse(slots: Sequence[Slot], texts: Sequence[TextHit], *, floor: float | None
     for rank, hit in enumerate(texts):
         if (hit.segment_id or hit.video_id) not in covered:
             ranked.append(
-                Moment(hit.video_id, hit.start_s, hit.end_s, _worth(rank), ("text",), None, hit.text)
+                Moment(
+                    hit.video_id,
+                    hit.start_s,
+                    hit.end_s,
+                    _TEXTS_SHARE * _worth(rank),
+                    ("text",),
+                    None,
+                    hit.text,
+                )
             )
     ranked.sort(key=lambda moment: (-moment.score, moment.video_id, moment.start_s))
     if floor is None:
