@@ -13,8 +13,9 @@ help:            ## say what each target does
 demo: $(VENV)/.installed  ## draw videos, index them, ask, compare the answers with the truth
 	$(BIN)/malmm demo $(DEMO)
 
+# Two at once: tests that start clusters wait for processes more than they compute. A file's tests share what it makes.
 test: $(VENV)/.installed-dev  ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 install: $(VENV)/.installed-dev  ## install for development
 

@@ -8,7 +8,7 @@ on; whenever a run reaches its end, its archive is compared row for row with the
 begun. The instants are spread over a run's whole life: each is drawn from one of the stages that a run goes through
 in turn, from the stage's begin to as long after it as the stage took the clean run. With ``--s3``
 videos and archives lie in a moto server's bucket, which is not killed. Ends with 1 if a row was lost, changed or
-there twice, if memory or texts of a segment that is not done were left, or a process for 20 seconds. Linux only.
+there twice, if memory or texts of a segment that is not done were left, or a process for a minute. Linux only.
 """
 
 from __future__ import annotations
@@ -51,12 +51,13 @@ KEYS = {
 _TIMES = {"indexed_at", "created_at", "first_seen", "last_seen"}
 # The stage that begins with the first segments that a run has committed; the others are as the command line says them.
 COMMITTING = "Committing"
-_LEAVING_S, _TRIES = 20.0, 3
+# A worker of Ray that was just starting looks for its cluster for about 25 s.
+_LEAVING_S, _TRIES = 60.0, 3
 
 
 @dataclass(frozen=True)
 class Flaws:
-    """What is wrong with an archive, in rows; ``left`` are processes that outlived a kill by 20 seconds."""
+    """What is wrong with an archive, in rows; ``left`` are processes that outlived a kill by a minute."""
 
     lost: int = 0
     twice: int = 0

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import lance
 import numpy as np
@@ -94,7 +95,7 @@ def measure(place: str, count: int, options: argparse.Namespace) -> None:
     texts = [f"{n} {' '.join(chance.choice(WORDS, 3))}" for n in range(options.queries)]
     video = archive.videos()["video_id"][0].as_py()
 
-    def each(**how: object) -> list[float]:
+    def each(**how: Any) -> list[float]:
         searcher.search(texts[0], **how)
         return [timed(lambda text=text: searcher.search(text, **how)) for text in texts]  # type: ignore[misc]
 
@@ -220,7 +221,7 @@ def slot_rows(numbers: range, vectors_SQV: np.ndarray, schema: pa.Schema) -> pa.
     lists = pa.ListArray.from_arrays(pa.array(range(0, (count + 1) * queries, queries), pa.int32()), flat)
     parts: Iterator[tuple[int, int]] = (divmod(number, SLOTS_A_SEGMENT) for number in numbers)
     places = list(parts)
-    columns = {
+    columns: dict[str, list[Any]] = {
         "memory_id": [memory_id(f"b{segment:023x}", slot) for segment, slot in places],
         "segment_id": [f"b{segment:023x}" for segment, _ in places],
         "video_id": [f"a{segment // SEGMENTS_A_VIDEO:023x}" for segment, _ in places],
