@@ -17,6 +17,7 @@ from malmm.pipeline.report import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 __all__ = ["submit"]
 
 _LOOK_EVERY_S = 1.0
+_AGENTS_WITHIN_S, _AGENTS_POLL_S = 120.0, 2.0
 _JOB_FILE = "job.yaml"
 
 
@@ -55,13 +56,29 @@ def submit(
         logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
         try:
             client = JobSubmissionClient(address)
-            identity = client.submit_job(entrypoint=command, runtime_env=environment)
+            identity = _submitted(client, command, environment, say)
         except Exception as error:
             # All of them: the client raises RuntimeError, ConnectionError and what requests has.
             reason = " ".join(str(error).split())[:400]
             raise WorkerError(f"cannot submit to {address}: {reason}") from error
     say(f"submitted {identity} to {address}")
     return identity, _followed(client, identity, say) if wait else EXIT_OK
+
+
+def _submitted(client: Any, command: str, environment: dict[str, Any], say: Callable[[str], None]) -> str:
+    """The job's id. The agents of a cluster that has just begun come up some time after its job server."""
+    until = time.monotonic() + _AGENTS_WITHIN_S
+    told = False
+    while True:
+        try:
+            return str(client.submit_job(entrypoint=command, runtime_env=environment))
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > until:
+                raise
+        if not told:
+            say("the cluster is still starting: waiting for it to take jobs")
+            told = True
+        time.sleep(_AGENTS_POLL_S)
 
 
 def _followed(client: Any, identity: str, say: Callable[[str], None]) -> int:

@@ -221,6 +221,7 @@ def test_new_videos_appear_and_hostile_words_stay_words(page: Page, served: Serv
     expect(page.locator("#whole")).to_have_text(HOSTILE)
     expect(page.locator("summary").first).to_contain_text("<script>")
     until(page, "document.querySelector('video').readyState >= 1")
+    until(page, "document.querySelector('video').textTracks[0].cues?.length > 0")
     cue = page.evaluate("document.querySelector('video').textTracks[0].cues[0].getCueAsHTML().textContent")
     assert "<script>" in cue
     page.goto("#/?q=a+circle")
