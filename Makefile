@@ -57,11 +57,8 @@ wheel: $(VENV)/.installed-dev  ## build the wheel and try it
 		&& ./bin/malmm show --archive archive \
 		&& ./bin/python -c "import malmm.pipeline.indexing as m; assert 'site-packages' in m.__file__, m.__file__"
 
-bench: $(VENV)/.installed-dev  ## run the benchmarks
-	$(BIN)/malmm demo-videos $(DEMO)/bench --minutes 2
-	$(BIN)/python benchmarks/qformer.py --frames 30 --rounds 1
-	$(BIN)/python benchmarks/decode.py $(DEMO)/bench/drawn-0-0.mp4
-	$(BIN)/python benchmarks/memory.py $(DEMO)/bench/drawn-0-0.mp4 --loops 30
+bench: $(VENV)/.installed-dev  ## run all benchmarks (hours): build/bench/benchmarks.md
+	$(BIN)/python benchmarks/all.py build/bench
 
 train: $(VENV)/.installed  ## train the demo model anew (hours)
 	$(BIN)/python -m malmm.model.demo.training build/training

@@ -49,7 +49,8 @@ import sys
 from ray.cluster_utils import Cluster
 
 nodes, gpus, store = map(int, sys.argv[1:])
-head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": store}
+kept = {"num_workers_soft_limit": 10}
+head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": store, "_system_config": kept}
 cluster = Cluster(initialize_head=True, head_node_args=head)
 for _ in range(nodes):
     cluster.add_node(num_cpus=1, num_gpus=gpus, object_store_memory=store)

@@ -1,12 +1,16 @@
 """The Q-Former with both memory banks, against a plain implementation and against no memory at all.
 
     python benchmarks/qformer.py [--bank-length 10 20 40] [--frames 100] [--rounds 3]
+        [--prompts 1 4 16] [--segments 1 4 8]
 
 Paper size unless told otherwise: 12 layers of 768, 257 visual tokens of 1408 a frame, 32 queries, 12 prompt
 tokens, float32, random weights, one segment. ``plain`` does what the paper describes: it concatenates the banks,
 projects all of them to keys and values at every frame and computes every similarity anew. ``floor`` is the same
 Q-Former on the same frames, one by one, with no memory: what any online method with these weights must pay.
 All three run in turns in one process; medians are printed, and the largest difference between ours and plain.
+
+Then, at M = 20 and on 30 frames: several prompts on the same frames, which share the visual bank, and several segments
+in lock step, each against one.
 """
 
 from __future__ import annotations
@@ -32,6 +36,8 @@ def main() -> None:
     parser.add_argument("--bank-length", type=int, nargs="+", default=[10, 20, 40])
     parser.add_argument("--frames", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--prompts", type=int, nargs="*", default=[1, 4, 16])
+    parser.add_argument("--segments", type=int, nargs="*", default=[1, 4, 8])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -65,6 +71,36 @@ def main() -> None:
                 f"{difference:>12.1e}",
                 flush=True,
             )
+        _several("prompts", online, frames[:30], ids, options.prompts, options.rounds)
+        _several("segments", online, frames[:30], ids, options.segments, options.rounds)
+
+
+def _several(
+    what: str, online: OnlineQFormer, frames: Tensor, ids: Tensor, counts: list[int], rounds: int
+) -> None:
+    """A row for each number of prompts or of segments, all in turns."""
+    took: dict[int, list[float]] = {count: [] for count in counts}
+    for _ in range(rounds):
+        for count in counts:
+            shape = (1, count) if what == "prompts" else (count, 1)
+            state = online.start(
+                ids.expand(*shape, -1),
+                None,
+                steps=len(frames),
+                tokens_per_frame=frames.shape[1],
+                settings=MemorySettings(length=20),
+            )
+            began = time.perf_counter()
+            for frame in frames:
+                # Segments see frames of their own, which cost the same.
+                online.step(state, frame.expand(shape[0], -1, -1).contiguous(), want_output=False)
+            took[count].append(time.perf_counter() - began)
+    if counts:
+        print(f"\n{what:>10}{'s a frame':>12}{'more of one':>14}{'of one, each':>14}")
+    for count in counts:
+        one, many = (statistics.median(took[number]) / len(frames) for number in (counts[0], count))
+        more = (many - one) / (count - counts[0]) / one if count > counts[0] else 0.0
+        print(f"{count:>10}{many:>12.3f}{more:>14.2f}{many / count / one * counts[0]:>14.2f}", flush=True)
 
 
 def _ours(online: OnlineQFormer, frames: Tensor, ids: Tensor, length: int) -> Tensor:

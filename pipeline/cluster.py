@@ -24,6 +24,9 @@ __all__ = ["Node", "Resources", "choose_resources", "connected"]
 # A run of one machine holds a few decoded segments at a time; /dev/shm pages that are never touched cost
 # nothing, so this bounds what a slow consumer can pile up.
 _LOCAL_OBJECT_STORE_BYTES = 1 << 30
+# Ray ends workers that have been idle for a second, beyond one a CPU, and starting one anew loads Arrow and Lance for
+# seconds: the light stages and decoding together have more than that on a small machine.
+_KEPT_WORKERS = {"num_workers_soft_limit": (os.cpu_count() or 1) + 8}
 # Room for a task of each of the stages that plan and write.
 _LIGHT_STAGES_CPUS = 0.1
 _REACHABLE_WITHIN_S = 10.0
@@ -115,7 +118,12 @@ def _start(*, verbose: bool) -> None:
     # that some other program keeps for itself; then it refuses the options of a cluster that it is to start.
     try:
         try:
-            ray.init(include_dashboard=False, object_store_memory=_LOCAL_OBJECT_STORE_BYTES, **options)
+            ray.init(
+                include_dashboard=False,
+                object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
+                _system_config=_KEPT_WORKERS,
+                **options,
+            )
         except ValueError:
             ray.init(**options)
     except Exception as error:

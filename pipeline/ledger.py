@@ -34,6 +34,7 @@ class Ledger:
     segments_done: int = 0
     video_s_total: float = 0.0
     video_s_done: float = 0.0
+    _videos_open: int = 0
     _entries: dict[str, _Entry] = field(default_factory=dict)
     _touched: set[str] = field(default_factory=set)
     # By segment, "" for whole videos, then by the failure's id.
@@ -44,6 +45,8 @@ class Ledger:
         """Enter a video; gives those of its segments that are committed already."""
         stored = {segment.segment_id for segment in segments} & committed
         missing = {s.segment_id: s for s in segments if s.segment_id not in stored}
+        before = self._entries.get(video.video_id)
+        self._videos_open += bool(missing) - bool(before and before.open)
         self._entries[video.video_id] = _Entry(video, segments, missing, len(stored))
         self._touched.add(video.video_id)
         self.segments_total += len(missing)
@@ -90,6 +93,7 @@ class Ledger:
                 continue
             self.segments_done -= len(entry.passing)
             self.video_s_done -= sum(segment.end_s - segment.start_s for segment in entry.passing.values())
+            self._videos_open += not entry.open
             entry.open |= entry.passing
             entry.passing = {}
             reopened.append((entry.video, {s.segment_id for s in entry.segments} - entry.open.keys()))
@@ -132,13 +136,14 @@ class Ledger:
     @property
     def videos_done(self) -> int:
         """Videos of which no segment is open."""
-        return sum(not entry.open for entry in self._entries.values())
+        return len(self._entries) - self._videos_open
 
     def _close(self, segment: Segment, *, stored: bool) -> bool:
         entry = self._entries[segment.video_id]
         if entry.open.pop(segment.segment_id, None) is None:
             return False
         entry.stored += stored
+        self._videos_open -= not entry.open
         self._touched.add(segment.video_id)
         self.segments_done += 1
         self.video_s_done += segment.end_s - segment.start_s

@@ -74,11 +74,16 @@ def lance_errors(archive_uri: str, doing: str) -> Iterator[None]:
         raise ArchiveError(f"cannot {doing} {archive_uri}: {reason}{hint}", uri=archive_uri) from error
 
 
-def open_dataset(archive_uri: str, name: str) -> lance.LanceDataset | None:
-    """The table at its latest version, or None where there is none. Raises ArchiveError when unreachable."""
+def open_dataset(
+    archive_uri: str, name: str, session: lance.Session | None = None
+) -> lance.LanceDataset | None:
+    """The table at its latest version, or None where there is none. Raises ArchiveError when unreachable.
+
+    ``session`` keeps what does not change between versions: indexes and the layout of files.
+    """
     with lance_errors(archive_uri, f"read table {name!r} of"):
         try:
-            return lance.dataset(table_uri(archive_uri, name))
+            return lance.dataset(table_uri(archive_uri, name), session=session)
         except ValueError as error:
             # A folder without a manifest, as a killed creation leaves it, counts as no table.
             if _NOT_FOUND.match(str(error)):

@@ -42,6 +42,7 @@ __all__ = ["Run"]
 # A table of this many small files is worth rewriting when all is indexed, and of this many in the middle of it.
 MANY_FILES, TOO_MANY_FILES = 32, 1000
 _COMMITS_A_LOOK = 100
+_TELL_EVERY_S = 0.1
 # Workers that died, a store that was away, memory that ran out: what fails so is tried again after these pauses.
 RETRY_PAUSES_S = (2.0, 15.0)
 _SEGMENT_STAGES = ("decode", "encode", "generate", "write", "index")
@@ -75,6 +76,7 @@ class Run:
     ledger: Ledger = field(default_factory=Ledger)
     warm: tuple[float, float] | None = None
     recorded: int = 0
+    told: float = 0.0
     had_failures: bool = False
     metrics: RunMetrics | None = None
 
@@ -259,7 +261,9 @@ class Run:
                     if commits % _COMMITS_A_LOOK == 0:
                         archive.compact(at_least=TOO_MANY_FILES, rewrite=self._rewriting(archive))
                     last_commit = time.monotonic()
-                self._tell("indexing", began)
+                # Of a million segments some come in the same instant, and all failures are counted for each saying.
+                if time.monotonic() - self.told >= _TELL_EVERY_S:
+                    self._tell("indexing", began)
             self._commit(archive, waiting)
             self.ledger.lose_open(
                 "the worker that held it failed or died: run again to retry, with -v to see why"
@@ -329,7 +333,8 @@ class Run:
 
     def _tell(self, stage: str, began: float) -> None:
         ledger = self.ledger
-        elapsed_s = time.monotonic() - began
+        self.told = time.monotonic()
+        elapsed_s = self.told - began
         if self.warm is None and ledger.video_s_done:
             self.warm = (elapsed_s, ledger.video_s_done)
         warm_s, warm_video_s = self.warm or (0.0, 0.0)

@@ -7,6 +7,7 @@ words of annotations; ``malmm.pipeline.moments`` makes moments of them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -196,22 +197,29 @@ class Searcher:
         if chosen is not None and not chosen:
             return []
         count = max(_CANDIDATES, _CANDIDATES_A_RESULT * k)
-        hits = self._hits(text, count, chosen) if text is not None and "text" in signals else []
-        if "vectors" in signals or text is None:
-            query = vector if vector is not None else self._query(text, image, like)
-            if query is not None:
-                where = None if chosen is None else _any_of("video_id", chosen)
-                slots = self._slots(query, count, where, exact=exact)
-                floor = slots[-1].similarity if slots else None
-                leading = hits[: max(_LEADING, _LEADING_A_RESULT * k)]
-                return fuse(self._with_slots_of(leading, slots, query), hits, floor=floor)
-            if text is None or "text" not in signals:
-                raise ArchiveError(
-                    f"{self.archive.root} has no retrieval vectors (it was indexed with --retrieval-model none), so it "
-                    "can only be searched for words: index it anew with a retrieval model",
-                    uri=self.archive.root,
-                )
-        return fuse([], hits)
+        # Words are looked up while the query is encoded and compared.
+        with ThreadPoolExecutor(1) as beside:
+            asked = text if "text" in signals else None
+            finding = beside.submit(self._hits, asked, count, chosen)
+            query = None
+            slots: list[Slot] = []
+            if "vectors" in signals or text is None:
+                query = vector if vector is not None else self._query(text, image, like)
+                if query is not None:
+                    where = None if chosen is None else _any_of("video_id", chosen)
+                    slots = self._slots(query, count, where, exact=exact)
+                elif asked is None:
+                    raise ArchiveError(
+                        f"{self.archive.root} has no retrieval vectors (it was indexed with --retrieval-model none), "
+                        "so it can only be searched for words: index it anew with a retrieval model",
+                        uri=self.archive.root,
+                    )
+            hits = finding.result()
+        if query is None:
+            return fuse([], hits)
+        floor = slots[-1].similarity if slots else None
+        leading = hits[: max(_LEADING, _LEADING_A_RESULT * k)]
+        return fuse(self._with_slots_of(leading, slots, query), hits, floor=floor)
 
     def models(self) -> Models:
         """The archive's checkpoints. Raises CheckpointError."""
@@ -291,11 +299,14 @@ class Searcher:
         there = {slot.segment_id for slot in slots} | {slot.video_id for slot in slots}
         segments = [hit.segment_id for hit in hits if hit.segment_id and hit.segment_id not in there]
         videos = [hit.video_id for hit in hits if not hit.segment_id and hit.video_id not in there]
-        parts = [_any_of(name, ids) for name, ids in (("segment_id", segments), ("video_id", videos)) if ids]
-        if not parts:
-            return list(slots)
-        count = self.archive.recipe.bank_length * len(segments) + 5 * len(videos)
-        more = self._slots(query, count, " OR ".join(parts), exact=True)
+        more: list[Slot] = []
+        if segments:
+            more += [
+                Slot(**row, similarity=similarity)
+                for row, similarity in self.archive.similarities(segments, query, _SLOT_COLUMNS)
+            ]
+        if videos:
+            more += self._slots(query, 5 * len(videos), _any_of("video_id", videos), exact=True)
         return sorted([*slots, *more], key=lambda slot: -(slot.similarity or 0.0))
 
     def _slots(self, query: np.ndarray, count: int, where: str | None, *, exact: bool) -> list[Slot]:
@@ -320,7 +331,9 @@ class Searcher:
             if row["segment_id"] in done
         ]
 
-    def _hits(self, text: str, count: int, video_ids: Sequence[str] | None) -> list[TextHit]:
+    def _hits(self, text: str | None, count: int, video_ids: Sequence[str] | None) -> list[TextHit]:
+        if text is None:
+            return []
         from lancedb.query import MatchQuery
 
         table = self.archive.table("annotations")

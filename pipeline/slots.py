@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import lance
 import numpy as np
@@ -83,6 +84,27 @@ class SlotReader(TableReader):
         rows = self._rows("memories", [equals("segment_id", segment_id)], ["slot", "vectors"]).sort_by("slot")
         vectors = rows["vectors"].to_pylist()
         return None if not vectors or None in vectors else np.asarray(vectors, np.float32)
+
+    def similarities(
+        self, segment_ids: Iterable[str], query: np.ndarray, columns: Sequence[str]
+    ) -> list[tuple[dict[str, Any], float]]:
+        """Columns of the given segments' slots, each with its cosine with a query, as an exact search gives it.
+
+        ``query`` is a vector [V], compared with the nearest of a slot's vectors, or several [Q, V], whose mean counts.
+        Slots without vectors are left out.
+        """
+        filters = [f"vectors IS NOT NULL AND {part}" for part in is_in("segment_id", segment_ids)]
+        rows = self._rows("memories", filters, [*columns, "vectors"]).combine_chunks()
+        if not rows.num_rows:
+            return []
+        lists = rows["vectors"].chunk(0)
+        sizes = lists.value_lengths().to_numpy()
+        vectors = lists.flatten().flatten().to_numpy().astype(np.float32).reshape(sizes.sum(), -1)
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        asked = np.atleast_2d(query).astype(np.float32)
+        asked /= np.maximum(np.linalg.norm(asked, axis=1, keepdims=True), 1e-12)
+        nearest = np.maximum.reduceat(vectors @ asked.T, np.cumsum(sizes) - sizes, axis=0).mean(axis=1)
+        return list(zip(rows.select(list(columns)).to_pylist(), nearest.tolist(), strict=True))
 
     def slot_tokens(self, slots: Sequence[tuple[str, int]]) -> list[np.ndarray]:
         """Tokens float16 [N, C] of slots named by segment_id and place, in the order given. Raises ArchiveError."""

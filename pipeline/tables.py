@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import lance
 import lancedb
@@ -19,13 +19,26 @@ from malmm.pipeline.predicates import is_in
 __all__ = ["TableReader"]
 
 
+# What a reader may keep of indexes and of files' layouts, at most, twice: LanceDB's cache and Lance's are two.
+_INDEX_CACHE_BYTES, _LAYOUT_CACHE_BYTES = 1 << 30, 128 << 20
+
+
 class TableReader:
-    """Reads whole tables. Every call reads the latest committed version; no handle is kept."""
+    """Reads whole tables. Every call reads the latest committed version; no handle is kept.
+
+    What no commit changes is kept between calls: indexes and the layout of files, 1.1 GiB at most of each kind.
+    """
 
     def __init__(self, uri: str, recipe: Recipe, root: str | None = None) -> None:
         self._uri = uri
         self._recipe = recipe
         self._root = root or uri
+        self._session: lance.Session | None = None
+        self._database: lancedb.DBConnection | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process keeps its own caches."""
+        return vars(self) | {"_session": None, "_database": None}
 
     @classmethod
     def open(cls, uri: str) -> Self:
@@ -61,7 +74,12 @@ class TableReader:
     def table(self, name: str) -> lancedb.table.Table:
         """The LanceDB table, opened anew: an older handle would not see later commits."""
         with lance_errors(self._uri, f"open table {name!r} of"):
-            return lancedb.connect(self._uri).open_table(name)
+            if self._database is None:
+                kept = lancedb.Session(
+                    index_cache_size_bytes=_INDEX_CACHE_BYTES, metadata_cache_size_bytes=_LAYOUT_CACHE_BYTES
+                )
+                self._database = lancedb.connect(self._uri, session=kept)
+            return self._database.open_table(name)
 
     def schema(self, name: str) -> pa.Schema:
         """A table's Arrow schema, as in ``records``."""
@@ -76,7 +94,11 @@ class TableReader:
         return self._ids("segments", "segment_id", is_in("segment_id", segment_ids))
 
     def _dataset(self, name: str) -> lance.LanceDataset:
-        dataset = open_dataset(self._uri, name)
+        if self._session is None:
+            self._session = lance.Session(
+                index_cache_size_bytes=_INDEX_CACHE_BYTES, metadata_cache_size_bytes=_LAYOUT_CACHE_BYTES
+            )
+        dataset = open_dataset(self._uri, name, self._session)
         if dataset is None:
             raise ArchiveError(f"{self._uri} has no table {name!r}", uri=self._uri)
         return dataset

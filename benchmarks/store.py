@@ -1,0 +1,164 @@
+"""The store: how fast rows are written, what an hour of video takes, and what fewer bits a token would change.
+
+    python benchmarks/store.py ARCHIVE [--segments 30]
+
+ARCHIVE is one that `malmm index` made with the demo model, and is only read. Writing: memory rows of its segments go
+through `write_rows`, as workers write them, into a scratch archive, and are committed; the baseline writes and flushes
+the same bytes to a plain file, in turns. Storage: bytes of each table's files, and of each part of a memory slot, an
+hour of video. Tokens in 8 bits, with a scale a token, are not what the store does: the last table says how many answers
+from such tokens are the same as those from the float16 ones that are stored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from malmm.model.encoder import Encoder
+from malmm.model.language import LanguageModel
+from malmm.model.memory import Memory
+from malmm.model.qformer import MemorySettings
+from malmm.model.resolve import NO_RETRIEVAL, open_models
+from malmm.pipeline import Archive, ArchiveReader
+from malmm.pipeline.fragments import write_rows
+
+QUESTIONS = ("Describe the video.", "Which shape appears first in the video?", "Does a red circle appear?")
+ROUNDS = 3
+
+
+def main() -> None:
+    """Measure and print the three tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("archive")
+    parser.add_argument("--segments", type=int, default=30, help="for writing and answering (%(default)s)")
+    options = parser.parse_args()
+    archive = ArchiveReader.open(options.archive)
+    ids = sorted(archive.completed_segments())
+    writing(archive, ids[: options.segments])
+    storage(archive)
+    answers(archive, ids[: options.segments])
+
+
+def writing(archive: ArchiveReader, ids: list[str]) -> None:
+    """Segments a second through the store's own way in."""
+    segments = archive.segments()
+    segments = segments.filter(pc.is_in(segments["segment_id"], pa.array(ids)))
+    memories = memory_rows(archive, ids)
+    texts = archive.annotations()
+    texts = texts.filter(pc.is_in(texts["segment_id"], pa.array(ids)))
+    payload = b"".join(buffer for column in memories.columns for buffer in buffers(column))
+    ours: list[float] = []
+    plain: list[float] = []
+    size = memories.schema.field("vectors").type.value_type.list_size
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(ROUNDS):
+            scratch = Archive.create_or_open(f"{folder}/{turn}", archive.recipe, size)
+            began = time.perf_counter()
+            receipts = []
+            for segment in ids:
+                one = {
+                    name: rows.filter(pc.equal(rows["segment_id"], segment))
+                    for name, rows in (("segments", segments), ("memories", memories), ("annotations", texts))
+                }
+                receipts += write_rows(scratch.uri, one)
+            written_s = time.perf_counter() - began
+            scratch.commit(receipts)
+            ours.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            with Path(folder, f"plain-{turn}").open("wb") as file:
+                file.write(payload)
+                file.flush()
+                os.fsync(file.fileno())
+            plain.append(time.perf_counter() - began)
+    took, base = statistics.median(ours), statistics.median(plain)
+    mb = len(payload) / 1e6
+    print(
+        "| segments | slots | MB | slots/s | MB/s | plain file MB/s | of it committing |\n|---|---|---|---|---|---|---|"
+    )
+    print(
+        f"| {len(ids)} | {memories.num_rows} | {mb:.0f} | {memories.num_rows / took:.0f} | {mb / took:.0f} | "
+        f"{mb / base:.0f} | {1 - written_s / ours[-1]:.0%} |\n",
+        flush=True,
+    )
+
+
+def memory_rows(archive: ArchiveReader, ids: list[str]) -> pa.Table:
+    """Rows of ``memories`` as workers make them, tokens among them."""
+    schema = archive.schema("memories")
+    rows = archive.memory_rows(ids, [name for name in schema.names if name != "tokens"])
+    tokens = [slot.tobytes() for _, slots, _ in archive.memory_tokens(ids) for slot in slots]
+    at = schema.get_field_index("tokens")
+    return rows.add_column(at, schema.field("tokens"), pa.array(tokens, schema.field("tokens").type))
+
+
+def buffers(column: pa.ChunkedArray) -> list[bytes]:
+    """A column's bytes."""
+    return [
+        buffer.to_pybytes() for chunk in column.chunks for buffer in chunk.buffers() if buffer is not None
+    ]
+
+
+def storage(archive: ArchiveReader) -> None:
+    """Bytes an hour of video."""
+    hours = sum(archive.videos()["duration_s"].to_pylist()) / 3600
+    print(f"{hours:.2f} hours of video\n\n| what | MB an hour |\n|---|---|")
+    for table in sorted(Path(archive.uri).glob("*.lance")):
+        size = sum(file.stat().st_size for file in table.rglob("*") if file.is_file())
+        print(f"| {table.stem}, all its files | {size / 1e6 / hours:.2f} |")
+    ids = sorted(archive.completed_segments())
+    rows = archive.memory_rows(ids, ("vectors", "thumbnail", "token_shape", "sizes"))
+    pictures = pc.sum(pc.binary_length(rows["thumbnail"])).as_py()
+    positions, channels = rows["token_shape"][0].as_py()
+    flat = rows["vectors"].combine_chunks().flatten().flatten()
+    for name, size in (
+        ("tokens, float16", 2 * rows.num_rows * positions * channels),
+        ("tokens in 8 bits with a scale each, if they were", rows.num_rows * positions * (channels + 2)),
+        ("retrieval vectors, float16", 2 * len(flat)),
+        ("thumbnails", pictures),
+    ):
+        print(f"| of memories: {name} | {size / 1e6 / hours:.2f} |")
+    print(flush=True)
+
+
+def answers(archive: ArchiveReader, ids: list[str]) -> None:
+    """Answers from tokens of 8 bits that are those from 16."""
+    recipe = archive.recipe
+    checkpoint = open_models(recipe.model, NO_RETRIEVAL).instructblip
+    encoder = Encoder.load(checkpoint, with_vision=False)
+    language = LanguageModel.load(checkpoint)
+    settings = MemorySettings(recipe.bank_length, recipe.merge_policy)
+    frames = archive.frame_counts(ids)
+    same = dict.fromkeys(QUESTIONS, 0)
+    for segment, tokens, sizes in archive.memory_tokens(ids):
+        texts = []
+        for kept in (tokens.astype(np.float32), rounded(tokens)):
+            memory = Memory.stored(torch.from_numpy(kept), torch.from_numpy(sizes.copy()), frames[segment])
+            output = encoder.replay([memory], [list(QUESTIONS)], settings)[0]
+            texts.append(language.generate(output, QUESTIONS))
+        for question, a, b in zip(QUESTIONS, *texts, strict=True):
+            same[question] += a == b
+    print("| question | asked | same answer from 8 bits |\n|---|---|---|")
+    for question, count in same.items():
+        print(f"| {question} | {len(ids)} | {count / len(ids):.1%} |")
+
+
+def rounded(tokens: np.ndarray) -> np.ndarray:
+    """Tokens [S, N, C] after 8 bits with a scale a token."""
+    wide = tokens.astype(np.float32)
+    scale = np.maximum(np.abs(wide).max(-1, keepdims=True), 1e-12) / 127
+    return np.round(wide / scale) * scale.astype(np.float16).astype(np.float32)
+
+
+if __name__ == "__main__":
+    main()

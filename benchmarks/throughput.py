@@ -1,0 +1,221 @@
+"""From file to committed rows, against a bare loop without Ray.
+
+    python benchmarks/throughput.py VIDEO [VIDEO ...] [--model demo] [--segment-s 100] [--rounds 2]
+
+Both index the same segments with the same operators, model and threads into archives of their own, in turns: the bare
+loop calls one operator after another in this process, a segment at a time, and commits every three seconds; the
+pipeline is what `malmm index` runs on this machine. Frames are counted from the first segment that is done to the last,
+so neither starting Ray nor loading a model is in it. Then comes where the bare loop's time goes, and how many bytes a
+frame go from stage to stage, which for the pipeline is through Ray's object store.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+
+from malmm.model.qformer import MemorySettings
+from malmm.model.resolve import open_models
+from malmm.model.retrieval import RetrievalModel
+from malmm.operators.decode import decode_segments
+from malmm.operators.encode import EncodeSegments
+from malmm.operators.generate import GenerateTexts
+from malmm.operators.media.probe import probe
+from malmm.operators.plan import plan_segments
+from malmm.operators.write import write_segments
+from malmm.pipeline.cluster import connected
+from malmm.pipeline.config import IndexConfig, Recipe
+from malmm.pipeline.flow import TO_PLAN, Carried, carried, rows_table
+from malmm.pipeline.fragments import Receipt
+from malmm.pipeline.receiving import received
+from malmm.pipeline.records import Video, video_id
+from malmm.pipeline.stages import data_settings, indexing
+from malmm.pipeline.store import Archive
+
+COMMIT_EVERY_S = 3.0
+
+
+class Committer:
+    """Takes receipts and commits them as a run does; knows when the first and the last segment were done."""
+
+    def __init__(self, archive: Archive) -> None:
+        self.archive = archive
+        self.waiting: list[Receipt] = []
+        self.first_s = self.last_commit = time.perf_counter()
+        self.done = 0
+        self.frames_after_first = 0
+
+    def take(self, block: pa.Table) -> None:
+        """Rows of ``RECEIPTS``."""
+        for index, row in enumerate(carried(block)):
+            assert row.failure is None, row.failure
+            receipt = Receipt.from_json(block["receipt"][index].as_py())
+            self.waiting.append(receipt)
+            self.done += 1
+            if self.done == 1:
+                self.first_s = time.perf_counter()
+            else:
+                self.frames_after_first += receipt.segment_rows()["frame_count"][0].as_py()
+        if time.perf_counter() - self.last_commit >= COMMIT_EVERY_S:
+            self.commit()
+
+    def commit(self) -> None:
+        """Commit what is waiting."""
+        self.archive.commit(self.waiting)
+        self.waiting.clear()
+        self.last_commit = time.perf_counter()
+
+    def rate(self) -> float:
+        """Frames a second from the first segment that was done to the last commit."""
+        self.commit()
+        return self.frames_after_first / (time.perf_counter() - self.first_s)
+
+
+class BareLoop:
+    """The operators, one after another."""
+
+    def __init__(self, config: IndexConfig, recipe: Recipe) -> None:
+        self.config, self.recipe = config, recipe
+        self.encode = EncodeSegments(
+            model=config.model,
+            retrieval_model=config.retrieval_model,
+            settings=MemorySettings(recipe.bank_length, recipe.merge_policy),
+            prompts=config.all_prompts,
+            check_vision=False,
+        )
+        self.generate = GenerateTexts(
+            model=config.model, prompts=config.all_prompts, max_new_tokens=config.max_new_tokens
+        )
+        self.took: Counter[str] = Counter()
+        self.sent: Counter[str] = Counter()
+        self.frames = 0
+
+    def run(self, videos: pa.Table, archive: Archive) -> float:
+        """Frames a second."""
+        recipe, committer = self.recipe, Committer(archive)
+        for at in range(videos.num_rows):
+            planned = plan_segments(
+                videos.slice(at, 1), recipe_id=recipe.recipe_id, segment_s=recipe.segment_s, fps=recipe.fps
+            )
+            for place in range(planned.num_rows):
+                began = time.perf_counter()
+                decoded = decode_segments(
+                    planned.slice(place, 1),
+                    fps=recipe.fps,
+                    sampling=recipe.sampling,
+                    segment_s=recipe.segment_s,
+                    image_size=recipe.image_size,
+                    decoder=self.config.decoder,
+                    threads=os.cpu_count() or 1,
+                    limit_s=self.config.decode_limit_s,
+                )
+                began = self._note("decode", began, decoded)
+                encoded = self.encode(decoded)
+                began = self._note("encode", began, encoded)
+                texts = self.generate(encoded)
+                began = self._note("generate", began, texts)
+                receipts = write_segments(
+                    texts,
+                    archive=archive.uri,
+                    prompts=self.config.all_prompts,
+                    model=recipe.model,
+                    model_fingerprint=recipe.model_fingerprint,
+                    recipe_id=recipe.recipe_id,
+                    memories=archive.schema("memories"),
+                )
+                began = self._note("write", began, receipts)
+                committer.take(receipts)
+                self._note("commit", began, None)
+                self.frames += (
+                    Receipt.from_json(receipts["receipt"][0].as_py()).segment_rows()["frame_count"][0].as_py()
+                )
+        return committer.rate()
+
+    def _note(self, stage: str, began: float, made: pa.Table | None) -> float:
+        ended = time.perf_counter()
+        self.took[stage] += ended - began
+        if made is not None:
+            self.sent[stage] += made.nbytes
+        return ended
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEO")
+    parser.add_argument("--model", default="demo", help="(%(default)s)")
+    parser.add_argument("--segment-s", type=float, default=100.0, help="(%(default)g)")
+    parser.add_argument("--rounds", type=int, default=2)
+    options = parser.parse_args()
+    models = open_models(options.model)
+    assert models.retrieval is not None
+    size = RetrievalModel.load(models.retrieval).text_vectors(["a"]).shape[1]
+    side = int(models.instructblip.config["vision_config"]["image_size"])
+    videos = rows_table([_to_plan(path.resolve()) for path in options.videos], TO_PLAN)
+    rates: dict[str, list[float]] = {"bare loop": [], "pipeline": []}
+    recipe = Recipe(
+        options.model,
+        models.instructblip.fingerprint(),
+        models.retrieval.name,
+        models.retrieval.fingerprint(),
+        1.0,
+        options.segment_s,
+        20,
+        "token",
+        side,
+    )
+    with tempfile.TemporaryDirectory(prefix="malmm-throughput-") as folder:
+        config = IndexConfig(tuple(map(str, options.videos)), folder, model=options.model)
+        bare = BareLoop(config, recipe)
+        for turn in range(options.rounds):
+            archive = Archive.create_or_open(f"{folder}/bare-{turn}", recipe, size)
+            rates["bare loop"].append(bare.run(videos, archive))
+            archive = Archive.create_or_open(f"{folder}/pipeline-{turn}", recipe, size)
+            with connected() as resources, data_settings(verbose=False):
+                committer = Committer(archive)
+                for block in received(indexing(videos, config, recipe, archive, resources)):
+                    if block is not None:
+                        committer.take(block)
+                rates["pipeline"].append(committer.rate())
+            print(
+                f"round {turn + 1}: " + ", ".join(f"{n} {r[-1]:.1f} frames/s" for n, r in rates.items()),
+                flush=True,
+            )
+    base, ours = (statistics.median(rates[name]) for name in ("bare loop", "pipeline"))
+    print(f"\n{bare.frames // options.rounds} frames; medians of {options.rounds} rounds\n")
+    print("| bare loop, frames/s | pipeline, frames/s | ratio |\n|---|---|---|")
+    print(f"| {base:.1f} | {ours:.1f} | {ours / base:.2f} |\n")
+    print("| stage of the bare loop | share of its time | bytes a frame handed on |\n|---|---|---|")
+    whole_s = sum(bare.took.values())
+    for stage, took_s in bare.took.items():
+        sent = f"{bare.sent[stage] / bare.frames:.0f}" if stage in bare.sent else ""
+        print(f"| {stage} | {took_s / whole_s:.1%} | {sent} |")
+
+
+def _to_plan(path: Path) -> dict[str, object]:
+    info = probe(str(path))
+    video = Video(
+        video_id(str(path)),
+        str(path),
+        "1",
+        info.start_s,
+        info.duration_s,
+        info.fps,
+        info.width,
+        info.height,
+        info.codec,
+    )
+    return Carried(video, None, None).columns() | {"done": []}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""The vision encoder: frames batched against one frame a call.
+
+    python benchmarks/vision.py [--batches 1 4 8 32] [--paper-frames 8] [--frames 256]
+
+At the demo model's size on many frames, and at paper size (ViT-g/14: 39 layers of 1408 at 224, random weights, float32)
+on a few: 521 GFLOP a frame. The baseline is a call a frame; all take turns in one process, and medians are printed.
+``GFLOP/s`` is what comes of a frame's matrix products, against one product of 2048 x 2048 in the same process, which no
+encoder can be faster than.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from transformers import InstructBlipVisionConfig, InstructBlipVisionModel
+
+from malmm.model.resolve import NO_RETRIEVAL, open_models
+from malmm.model.vision import VisionEncoder
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 8, 32])
+    parser.add_argument("--frames", type=int, default=256, help="at the demo model's size (%(default)s)")
+    parser.add_argument("--paper-frames", type=int, default=8, help="at paper size; 0 for none (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    print(
+        f"{torch.get_num_threads()} threads, {peak():.0f} GFLOP/s at most; medians of {options.rounds} rounds\n"
+    )
+    print("| size | frames a call | frames/s | of one a call | GFLOP/s |\n|---|---|---|---|---|", flush=True)
+    demo = VisionEncoder.load(open_models("demo", NO_RETRIEVAL).instructblip, dtype=torch.float32).eval()
+    measure("demo", demo, options.frames, options.batches, options.rounds)
+    if options.paper_frames:
+        paper = VisionEncoder(InstructBlipVisionModel(InstructBlipVisionConfig()), (0.5,) * 3, (0.5,) * 3)
+        batches = [batch for batch in options.batches if batch <= options.paper_frames]
+        measure("paper", paper.eval(), options.paper_frames, batches, options.rounds)
+
+
+@torch.inference_mode()
+def measure(name: str, vision: VisionEncoder, count: int, batches: list[int], rounds: int) -> None:
+    """A row for each number of frames a call."""
+    side = vision.image_size
+    frames = torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8)
+    took: dict[int, list[float]] = {batch: [] for batch in batches}
+    vision(frames[:1])
+    for _ in range(rounds):
+        for batch in batches:
+            took[batch].append(timed(lambda batch=batch: [vision(part) for part in frames.split(batch)]))  # type: ignore[misc]
+    base = statistics.median(took[batches[0]])
+    for batch in batches:
+        s = statistics.median(took[batch])
+        rate = count * gflop(vision) / s
+        print(f"| {name} | {batch} | {count / s:.1f} | {base / s:.2f} | {rate:.0f} |", flush=True)
+
+
+def gflop(vision: VisionEncoder) -> float:
+    """Of a frame's matrix products: those with weights, and those of attention."""
+    config = vision.model.config
+    tokens, width, layers = vision.tokens_per_frame, config.hidden_size, config.num_hidden_layers
+    weights = 4 * width**2 + 2 * width * config.intermediate_size
+    return layers * (2 * tokens * weights + 4 * tokens**2 * width) / 1e9
+
+
+def peak() -> float:
+    """GFLOP/s of a large product."""
+    a = torch.randn(2048, 2048)
+    return 2 * 2048**3 / min(timed(lambda: a @ a) for _ in range(5)) / 1e9
+
+
+def timed(what: Callable[[], object]) -> float:
+    """Seconds that it takes."""
+    began = time.perf_counter()
+    what()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
