@@ -6,7 +6,7 @@ what it hands on for each prompt is the Q-Former's [Q, D] output, and for each s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -201,22 +201,36 @@ class Encoder(nn.Module):
         return [result for result in results if result is not None]
 
     @torch.inference_mode()
-    def merge(self, memories: Sequence[Memory], settings: MemorySettings) -> Memory:
+    def merge(
+        self,
+        memories: Iterable[Memory],
+        settings: MemorySettings,
+        *,
+        frame_counts: Sequence[int] | None = None,
+    ) -> Memory:
         """One memory of the segments of a video, in time order, compressed to the bank's length.
 
-        What is similar is judged with each frame's place in the whole video. Raises ValueError when there is no
-        memory or they differ in shape.
+        What is similar is judged with each frame's place in the whole video. Told the ``frame_counts`` of the
+        memories, which the same settings made, it takes one after the other and lets it go. Raises ValueError when
+        there is no memory or they differ in shape.
         """
-        positions = self.positions
-        if positions is None:
-            return merge_memories(memories, length=settings.length, policy=settings.policy)
-        total = sum(memory.appended for memory in memories)
-        placed = []
+        slots = None
+        if frame_counts is None:
+            memories = list(memories)
+            frame_counts = [memory.appended for memory in memories]
+        else:
+            slots = sum(min(max(1, settings.length), count) for count in frame_counts)
+        if self.positions is not None:
+            placed = self._placed(memories, self.positions, sum(frame_counts))
+            merged = merge_memories(placed, length=settings.length, policy=settings.policy, slots=slots)
+            return self.positions.removed(merged)
+        return merge_memories(memories, length=settings.length, policy=settings.policy, slots=slots)
+
+    def _placed(self, memories: Iterable[Memory], positions: TimePositions, total: int) -> Iterator[Memory]:
         before = 0
         for memory in memories:
-            placed.append(positions.added(memory, before=before, total=total))
+            yield positions.added(memory, before=before, total=total)
             before += memory.appended
-        return positions.removed(merge_memories(placed, length=settings.length, policy=settings.policy))
 
     def _run(
         self,

@@ -5,7 +5,7 @@ Shape suffixes: S slots in time order, N visual tokens, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -97,41 +97,50 @@ class Memory:
         return spans
 
 
-def merge_memories(memories: Sequence[Memory], *, length: int, policy: str = "token") -> Memory:
+def merge_memories(
+    memories: Iterable[Memory], *, length: int, policy: str = "token", slots: int | None = None
+) -> Memory:
     """One memory of at most ``length`` slots out of several, in time order, by the same compression.
 
-    Its frames are those of the memories, one memory after the other.
+    Its frames are those of the memories, one memory after the other. Told how many ``slots`` there are at most,
+    it takes one memory after the other and lets it go: a video of many hours need not be held at once.
 
     Halves are merged as singles: cosines of like frames are equal in half precision, and which pair is most
     similar is lost.
 
     Raises ValueError when there is none or they differ in shape.
     """
-    if not memories:
-        raise ValueError("no memories to merge")
-    shapes = {tuple(memory.tokens.shape[1:]) for memory in memories}
-    if len(shapes) > 1:
-        raise ValueError(f"memories of different token shapes cannot be merged: {sorted(shapes)}")
-    positions, channels = memories[0].tokens.shape[1:]
-    bank = Bank(
-        rows=1,
-        length=length,
-        steps=sum(len(memory) for memory in memories),
-        positions=positions,
-        channels=channels,
-        policy=merge_policy(policy),
-        device=memories[0].tokens.device,
-        dtype=torch.promote_types(memories[0].tokens.dtype, torch.float32),
-    )
-    frames = 0
+    if slots is None:
+        memories = list(memories)
+        slots = sum(len(memory) for memory in memories)
+    bank: Bank | None = None
+    shape: tuple[int, ...] = ()
+    before = 0
     firsts = []
     for memory in memories:
+        if bank is None:
+            shape = tuple(memory.tokens.shape[1:])
+            bank = Bank(
+                rows=1,
+                length=length,
+                steps=slots,
+                positions=shape[0],
+                channels=shape[1],
+                policy=merge_policy(policy),
+                device=memory.tokens.device,
+                dtype=torch.promote_types(memory.tokens.dtype, torch.float32),
+            )
+        elif memory.tokens.shape[1:] != shape:
+            shapes = sorted({shape, tuple(memory.tokens.shape[1:])})
+            raise ValueError(f"memories of different token shapes cannot be merged: {shapes}")
         for slot in range(len(memory)):
             bank.advance(memory.sizes[slot][None].to(bank.tokens_BSNC.device))
             bank.write(memory.tokens[slot][None])
-        firsts.append(memory.first.to(bank.tokens_BSNC.device) + frames)
-        frames += memory.appended
+        firsts.append(memory.first.to(bank.tokens_BSNC.device) + before)
+        before += memory.appended
+    if bank is None:
+        raise ValueError("no memories to merge")
     merged = bank.finish()[0]
     # The bank counts slots; the first slot that a position covers says the first frame.
     first = torch.cat(firsts).gather(0, merged.first)
-    return Memory(merged.tokens, merged.sizes, first, frames)
+    return Memory(merged.tokens, merged.sizes, first, before)

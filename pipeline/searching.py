@@ -37,7 +37,7 @@ MAX_K = 1000
 _CANDIDATES, _CANDIDATES_A_RESULT = 100, 10
 _RERANKED, _RERANKED_A_RESULT = 20, 3
 # The best texts lead to slots that their vectors do not; later ones would be below whatever is shown.
-_LEADING, _LEADING_A_RESULT = 20, 2
+_LEADING, _LEADING_A_RESULT, _SLOTS_A_TEXT = 20, 2, 5
 # Of the approximate index; docs/retrieval.md has the log of what was tried.
 _PROBES, _REFINE = 40, 5
 _SLOT_COLUMNS = ["video_id", "segment_id", "slot", "start_s", "end_s", "timestamp_s"]
@@ -301,12 +301,11 @@ class Searcher:
         videos = [hit.video_id for hit in hits if not hit.segment_id and hit.video_id not in there]
         more: list[Slot] = []
         if segments:
-            more += [
-                Slot(**row, similarity=similarity)
-                for row, similarity in self.archive.similarities(segments, query, _SLOT_COLUMNS)
-            ]
+            limit = _SLOTS_A_TEXT * len(segments)
+            near = self.archive.similarities(segments, query, _SLOT_COLUMNS, limit=limit)
+            more += [Slot(**row, similarity=similarity) for row, similarity in near]
         if videos:
-            more += self._slots(query, 5 * len(videos), _any_of("video_id", videos), exact=True)
+            more += self._slots(query, _SLOTS_A_TEXT * len(videos), _any_of("video_id", videos), exact=True)
         return sorted([*slots, *more], key=lambda slot: -(slot.similarity or 0.0))
 
     def _slots(self, query: np.ndarray, count: int, where: str | None, *, exact: bool) -> list[Slot]:

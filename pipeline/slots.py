@@ -86,9 +86,9 @@ class SlotReader(TableReader):
         return None if not vectors or None in vectors else np.asarray(vectors, np.float32)
 
     def similarities(
-        self, segment_ids: Iterable[str], query: np.ndarray, columns: Sequence[str]
+        self, segment_ids: Iterable[str], query: np.ndarray, columns: Sequence[str], *, limit: int
     ) -> list[tuple[dict[str, Any], float]]:
-        """Columns of the given segments' slots, each with its cosine with a query, as an exact search gives it.
+        """Columns of the nearest of the given segments' slots, each with its cosine with a query, nearest first.
 
         ``query`` is a vector [V], compared with the nearest of a slot's vectors, or several [Q, V], whose mean counts.
         Slots without vectors are left out.
@@ -104,7 +104,9 @@ class SlotReader(TableReader):
         asked = np.atleast_2d(query).astype(np.float32)
         asked /= np.maximum(np.linalg.norm(asked, axis=1, keepdims=True), 1e-12)
         nearest = np.maximum.reduceat(vectors @ asked.T, np.cumsum(sizes) - sizes, axis=0).mean(axis=1)
-        return list(zip(rows.select(list(columns)).to_pylist(), nearest.tolist(), strict=True))
+        order = np.argsort(-nearest, kind="stable")[:limit]
+        found = rows.select(list(columns)).take(order).to_pylist()
+        return list(zip(found, nearest[order].tolist(), strict=True))
 
     def slot_tokens(self, slots: Sequence[tuple[str, int]]) -> list[np.ndarray]:
         """Tokens float16 [N, C] of slots named by segment_id and place, in the order given. Raises ArchiveError."""

@@ -90,6 +90,8 @@ def indexing(
             plan_segments,  # type: ignore[arg-type]
             fn_kwargs={"recipe_id": recipe.recipe_id, "segment_s": recipe.segment_s, "fps": recipe.fps},
             num_cpus=_LIGHT_CPUS,
+            # Each is a process: without a limit, a thousand videos would start as many as fit into the light share.
+            compute=TaskPoolStrategy(size=resources.decode_workers),
             **_ROWS,
         )
         # decode, 1:1 on CPUs: sampled frames at the model's image size
