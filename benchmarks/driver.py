@@ -28,7 +28,7 @@ from malmm.pipeline import run as driving
 from malmm.pipeline.cluster import Resources, connected
 from malmm.pipeline.config import CAPTION, IndexConfig, Recipe
 from malmm.pipeline.flow import RECEIPTS, Carried, rows_table
-from malmm.pipeline.fragments import write_rows
+from malmm.pipeline.fragments import Receipt
 from malmm.pipeline.records import ANNOTATIONS, SEGMENTS, Segment, Video, annotation_id, video_id
 from malmm.pipeline.report import IndexReport
 from malmm.pipeline.run import Run
@@ -94,11 +94,12 @@ class Workers:
             "model": "debug",
             "created_at": datetime.now(UTC),
         }
-        tables = {
-            "segments": pa.Table.from_pylist([done], schema=SEGMENTS),
-            "annotations": pa.Table.from_pylist([text], schema=ANNOTATIONS),
-        }
-        [receipt] = write_rows(self.archive.uri, tables)
+        # As `write_rows` makes them, which looks at the archive for each.
+        row, texts = (
+            pa.RecordBatch.from_pylist([each], schema=schema)
+            for each, schema in ((done, SEGMENTS), (text, ANNOTATIONS))
+        )
+        receipt = Receipt(segment.segment_id, video.video_id, (), 0, _stream(texts), 1, _stream(row))
         return Carried(video, segment, None).columns() | {"problem": None, "receipt": receipt.to_json()}
 
 
@@ -117,7 +118,7 @@ def main() -> None:
         recipe = Recipe("debug", "none", "none", "none", 1.0, SEGMENT_S, 20, "token", 224)
         archive = Archive.create_or_open(place, recipe, 8)
         config = IndexConfig((folder,), place, model="debug")
-        run = Run(config, recipe, open_models("debug"), 8, IndexReport(), lambda progress: None)
+        run = Run(config, recipe, open_models("debug"), 8, IndexReport(place, "debug"), lambda progress: None)
         videos = [_video(number) for number in range(count)]
         workers = Workers(archive, videos, recipe, options.segments_a_commit)
         driving.indexing = lambda *_: None  # type: ignore[assignment, return-value]
@@ -141,6 +142,13 @@ def main() -> None:
     whole_s = ended - began - workers.making_s
     print(f"| all | {whole_s:.1f} | {1e6 * whole_s / workers.total:.0f} |")
     print(f"\nThe driver's peak: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB.")
+
+
+def _stream(batch: pa.RecordBatch) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    return sink.getvalue().to_pybytes()
 
 
 def _video(number: int) -> Video:

@@ -30,10 +30,11 @@ from malmm.model.qformer import MemorySettings
 from malmm.operators.media.reader import decode_span
 from malmm.pipeline.asking import Asker
 from malmm.pipeline.reading import ArchiveReader
-from malmm.pipeline.relevance import balanced_threshold
+from malmm.pipeline.relevance import BACKGROUND_FILE, Background, balanced_threshold
 from malmm.pipeline.searching import Searcher
 
 Span = tuple[str, float, float]
+UNHEARD_OF = [f"{c} {s}" for c in ("orange", "pink", "black") for s in ("hexagon", "car", "dog", "arrow")]
 LOCAL = ("colour", "shape", "motion", "exists")
 
 
@@ -211,44 +212,74 @@ def lengths(archive: ArchiveReader, truth: dict[str, list[Scene]]) -> None:
 
 
 def relevance(archive: ArchiveReader, truth: dict[str, list[Scene]]) -> None:
-    """Table 3: telling what is there from what is not, segment by segment, for every one of the thirty objects."""
+    """Table 3: telling what is there from what is not, for every one of the thirty objects and for things unheard of.
+
+    In each segment by itself, and in half of the archive at once, where what is not there is looked for in the segments
+    without it. How far the best slot has to stand out from the background is taken from one half of the videos and
+    measured on the other.
+    """
     searcher = Searcher(archive)
+    retrieval = searcher.models().retrieval
+    assert retrieval is not None
+    background = Background.load(retrieval.directory / BACKGROUND_FILE)
     looks = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
-    videos = sorted(truth)
-    held = [
-        (video, segment["start_s"], segment["end_s"], archive.segment_vectors(segment["segment_id"]))
-        for video in videos
-        for segment in archive.segments(video).to_pylist()
-    ]
-    rows = []
-    for name, form in (("a phrase", "a {x}"), ("a question", PROMPTS["motion"][0])):
-        words = searcher.text_vectors([form.format(x=look) for look in looks])
-        own: dict[bool, list[float]] = {False: [], True: []}
-        others: dict[bool, list[float]] = {False: [], True: []}
-        for video, begin, end, vectors in held:
+    half_of = {video: place < len(truth) // 2 for place, video in enumerate(sorted(truth))}
+    halves: list[tuple[bool, np.ndarray]] = []
+    seen_s: list[list[float]] = []
+    for video in sorted(truth):
+        for segment in archive.segments(video).to_pylist():
+            vectors = archive.segment_vectors(segment["segment_id"])
             assert vectors is not None
-            best = np.einsum("bv,sqv->bsq", words, vectors).max(axis=(1, 2))
-            seen_s = dict.fromkeys(looks, 0.0)
+            halves.append((half_of[video], vectors))
+            seen = dict.fromkeys(looks, 0.0)
             for scene in truth[video]:
                 for thing in scene.objects:
-                    seen_s[thing.name] += max(0.0, min(end, scene.end_s) - max(begin, scene.start_s))
-            tried = videos.index(video) >= len(videos) // 2
-            for look, similarity in zip(looks, best.tolist(), strict=True):
-                # What is seen for a moment only, at a segment's edge, is neither.
-                if seen_s[look] >= 3:
-                    own[tried].append(similarity)
-                elif seen_s[look] == 0:
-                    others[tried].append(similarity)
-        threshold = balanced_threshold(np.array(own[False]), np.array(others[False]))
-        found = np.array(own[True]) >= threshold
-        said = np.array(others[True]) < threshold
-        counts = [f"{len(found)}", percent(found.mean()), f"{len(said)}", percent(said.mean())]
-        rows.append([name, f"{threshold:.3f}", *counts])
-    table(
-        "3. Is it in this segment? Threshold from one half of the videos, measured on the other",
-        ["asked as", "threshold", "there", "found", "not there", "said so"],
-        rows,
-    )
+                    shared = min(segment["end_s"], scene.end_s) - max(segment["start_s"], scene.start_s)
+                    seen[thing.name] += max(0.0, shared)
+            seen_s.append([seen[look] for look in looks])
+    first = np.array([half for half, _ in halves])
+    # What is seen for a moment only, at a segment's edge, is neither there nor not.
+    there, gone = np.array(seen_s) >= 3, np.array(seen_s) == 0
+    slots = len(halves[0][1])
+    rows = []
+    for name, form in (("a phrase", "a {x}"), ("a question", PROMPTS["motion"][0])):
+        known, strange = (contrasts(searcher, background, form, some, halves) for some in (looks, UNHEARD_OF))
+        for scope in ("a segment", "half of the archive"):
+            own: dict[bool, np.ndarray] = {}
+            others: dict[bool, np.ndarray] = {}
+            unheard: dict[bool, np.ndarray] = {}
+            for half in (True, False):
+                of_half, odd = known[first == half], strange[first == half]
+                is_there, is_gone = there[first == half], gone[first == half]
+                if scope == "a segment":
+                    own[half], others[half], unheard[half] = of_half[is_there], of_half[is_gone], odd.ravel()
+                else:
+                    own[half] = of_half.max(0)[is_there.any(0)]
+                    others[half] = np.where(is_gone, of_half, -np.inf).max(0)
+                    unheard[half] = odd.max(0)
+            wanted = balanced_threshold(own[True], others[True])
+            count = slots if scope == "a segment" else slots * int((~first).sum())
+            cells = [f"{wanted:.2f}", f"{len(own[False])}", percent((own[False] >= wanted).mean())]
+            cells += [f"{len(others[False])}", percent((others[False] < wanted).mean())]
+            cells += [f"{len(unheard[False])}", percent((unheard[False] < wanted).mean())]
+            rows.append([scope, str(count), name, *cells])
+    heads = ["searched", "slots", "asked as", "contrast", "there", "found"]
+    heads += ["not there", "said so", "unheard of", "said so"]
+    table("3. Is it there? Contrast from one half of the videos, measured on the other", heads, rows)
+
+
+def contrasts(
+    searcher: Searcher,
+    background: Background,
+    form: str,
+    things: Sequence[str],
+    segments: Sequence[tuple[bool, np.ndarray]],
+) -> np.ndarray:
+    """By how many standard deviations each segment's best slot stands out, for each thing: [segments, things]."""
+    words = searcher.text_vectors([form.format(x=thing) for thing in things])
+    best = np.stack([np.einsum("bv,sqv->bsq", words, vectors).max(axis=(1, 2)) for _, vectors in segments])
+    mean, deviation = np.array([background.level(word) for word in words]).T
+    return (best - mean) / deviation
 
 
 def answers(archive: ArchiveReader, truth: dict[str, list[Scene]]) -> None:
@@ -275,13 +306,10 @@ def answers(archive: ArchiveReader, truth: dict[str, list[Scene]]) -> None:
         ["kind", "asked", "right", "nothing found", "right from the whole video"],
         rows,
     )
-    absent_words = [
-        f"{c} {s}" for c in ("orange", "pink", "black") for s in ("hexagon", "car", "dog", "arrow")
-    ]
     rows = []
     for name, things, scope in (
         ("an object not in the named video", None, "video"),
-        ("a thing of another world, whole archive", absent_words, "archive"),
+        ("a thing of another world, whole archive", UNHEARD_OF, "archive"),
     ):
         said, total = 0, 0
         for video, scenes in list(truth.items())[: 30 if scope == "video" else 1]:

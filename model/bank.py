@@ -163,7 +163,8 @@ class Bank:
             else:
                 flat = buffer_BSND.view(-1, buffer_BSND.shape[-1])
                 index = self._write_BN[rows].reshape(-1)
-                flat.index_copy_(0, index, value_BND.reshape(-1, value_BND.shape[-1]).to(flat.dtype))
+                # Six times as fast as `index_copy_` on the CPU.
+                flat[index] = value_BND.reshape(-1, value_BND.shape[-1]).to(flat.dtype)
 
     def finish(self) -> list[BankEntries]:
         """Compress every row to the bank's length and give what each holds. Ends the bank's use."""
@@ -256,12 +257,11 @@ class Bank:
         # In the authors' order of operations, so that a single compression equals theirs to the last bit.
         weighted = flat.index_select(0, left_B) * size_left.reshape(-1, 1)
         weighted += flat.index_select(0, right_B) * size_right.reshape(-1, 1)
-        flat.index_copy_(0, left_B, (weighted / total.reshape(-1, 1)).to(dtype))
+        flat[left_B] = (weighted / total.reshape(-1, 1)).to(dtype)
         weight_B1 = (size_right / total).to(dtype).reshape(-1, 1)
         for buffer_BSND in self.companions_BSND:
             flat = buffer_BSND.view(-1, buffer_BSND.shape[-1])
-            merged = torch.lerp(flat.index_select(0, left_B), flat.index_select(0, right_B), weight_B1)
-            flat.index_copy_(0, left_B, merged)
+            flat[left_B] = flat.index_select(0, left_B).lerp_(flat.index_select(0, right_B), weight_B1)
         sizes_BNS.scatter_(2, pair_BN1, total)
 
     def _close_similarity(self, pair_BN1: Tensor) -> None:

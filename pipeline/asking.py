@@ -114,7 +114,9 @@ class Asker:
         best = max(similarities, default=None)
         wanted = None
         if best is not None:
-            wanted = self.searcher.relevance_threshold() if threshold is None else threshold
+            wanted = threshold
+            if wanted is None:
+                wanted = self.searcher.relevance_threshold(question, video_ids)
             moments = [m for m in moments if m.similarity is not None and m.similarity >= wanted]
         by_segment: dict[str, list[Found]] = {}
         for moment in moments:

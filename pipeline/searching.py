@@ -22,7 +22,7 @@ from malmm.pipeline.location import lance_errors
 from malmm.pipeline.moments import Moment, Slot, TextHit, fuse
 from malmm.pipeline.predicates import is_in
 from malmm.pipeline.reading import ArchiveReader
-from malmm.pipeline.relevance import relevance_threshold
+from malmm.pipeline.relevance import Relevance, relevance_of
 
 if TYPE_CHECKING:
     from malmm.model.resolve import Models
@@ -94,7 +94,7 @@ class Searcher:
         self._texts: RetrievalModel | None = None
         self._images: RetrievalModel | None = None
         self._vision: VisionEncoder | None = None
-        self._threshold: float | None = None
+        self._relevance: Relevance | None = None
 
     def search(
         self,
@@ -231,11 +231,16 @@ class Searcher:
         """Unit vectors float32 [B, V] of texts. Raises CheckpointError."""
         return self._text_model().text_vectors(texts).cpu().numpy()
 
-    def relevance_threshold(self) -> float:
-        """The cosine with a text from which on a slot counts as being about it. Raises CheckpointError."""
-        if self._threshold is None:
-            self._threshold = relevance_threshold(self.archive, self.models().retrieval, self.text_vectors)
-        return self._threshold
+    def relevance_threshold(self, text: str, video_ids: Sequence[str] | None = None) -> float:
+        """The cosine with a text from which on the best slot, of these videos or of all, counts as being about it.
+
+        Raises CheckpointError.
+        """
+        if self._relevance is None:
+            self._relevance = relevance_of(self.archive, self.models().retrieval, self.text_vectors)
+        if self._relevance.background is None:
+            return self._relevance.threshold
+        return self._relevance.cosine(self.text_vectors([text])[0], self.archive.slot_count(video_ids))
 
     def _query(self, text: str | None, image: str | Path | None, like: Like | None) -> np.ndarray | None:
         """Unit vectors [V] of a text or [Q, V] of pictures; None for an archive without vectors."""

@@ -41,6 +41,14 @@ class SlotReader(TableReader):
         """Whether slots have retrieval vectors, or will have."""
         return self._recipe.retrieval_model != "none"
 
+    def slot_count(self, video_ids: Iterable[str] | None = None) -> int:
+        """How many slots there are, of the given videos or in all."""
+        if video_ids is None:
+            return self.count("memories")
+        dataset = self._dataset("memories")
+        with lance_errors(self._uri, "read table 'memories' of"):
+            return sum(dataset.count_rows(filter=part) for part in is_in("video_id", video_ids))
+
     def memory_rows(self, segment_ids: Iterable[str], columns: Sequence[str] = MEMORY_COLUMNS) -> pa.Table:
         """Memory slots of the given segments, by segment in the order given and by slot.
 

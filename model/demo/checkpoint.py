@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from malmm.model.demo.questions import KINDS, NUMBERS, PROMPTS, STILL, THIRDS
 from malmm.model.demo.world import COLOURS, MOTIONS, SHAPES
 
 __all__ = [
+    "BACKGROUND_SLOTS",
     "GRID",
     "IMAGE_MEAN",
     "IMAGE_STD",
@@ -70,6 +72,9 @@ _LANGUAGE = {
 }
 # Where as many of the objects that are in a segment lie below as of those that are not lie above: docs/retrieval.md.
 RELEVANCE_THRESHOLD = 0.35
+# By how many standard deviations the best of so many slots stands out from a background: as above.
+CONTRASTS = ((60, 1.8), (1500, 3.1))
+BACKGROUND_SLOTS = 128
 _RETRIEVAL = _QFORMER | {"num_hidden_layers": 2, "use_qformer_text_input": True}
 _VECTOR = 64
 _VOCABULARY = 512
@@ -166,15 +171,24 @@ def save_instructblip(directory: Path, model: PreTrainedModel, time_positions: T
     weights.chmod(0o644)
 
 
-def save_retrieval(directory: Path, model: PreTrainedModel) -> None:
-    """Write the retrieval companion, in half precision, with the cosine that tells what is relevant."""
+def save_retrieval(directory: Path, model: PreTrainedModel, background: Tensor) -> None:
+    """Write the retrieval companion, in half precision, with what tells what is relevant.
+
+    ``background`` are unit vectors [B, Q, V] of slots that nobody will search.
+    """
     model.config.relevance_threshold = RELEVANCE_THRESHOLD
     with quiet_transformers():
         model.half().save_pretrained(directory)
         qformer_tokenizer().save_pretrained(directory)
         _image_processor().save_pretrained(directory)
+    save_file(
+        {"vectors": background.half().contiguous()},
+        directory / "background.safetensors",
+        metadata={"format": "pt", "contrasts": json.dumps(CONTRASTS)},
+    )
     # safetensors leaves its files to their owner alone, which a package cannot.
-    (directory / "model.safetensors").chmod(0o644)
+    for name in ("model.safetensors", "background.safetensors"):
+        (directory / name).chmod(0o644)
 
 
 def _image_processor() -> BlipImageProcessorPil:

@@ -134,6 +134,11 @@ def test_merging_memories_is_the_same_compression_of_their_slots(seed, shapes, l
     np.testing.assert_allclose(merged.tokens.numpy(), plain.tokens, rtol=0, atol=1e-10)
     np.testing.assert_array_equal(merged.sizes.numpy(), plain.sizes)
     np.testing.assert_array_equal(merged.first.numpy(), plain.first)
+    streamed = merge_memories(
+        iter(memories), length=length, policy=policy, slots=1 + sum(len(memory) for memory in memories)
+    )
+    assert torch.equal(streamed.tokens, merged.tokens)
+    assert torch.equal(streamed.first, merged.first)
     assert merged.first.dtype == torch.int64
     assert merged.appended == before == sum(frames for frames, _ in shapes)
     if policy != "fifo":

@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from malmm.model.demo.checkpoint import (
+    BACKGROUND_SLOTS,
     GRID,
     QUERIES,
     VISION,
@@ -36,7 +37,7 @@ from malmm.model.demo.checkpoint import (
 )
 from malmm.model.demo.training.films import Reel
 from malmm.model.demo.training.lessons import Tokens
-from malmm.model.demo.training.matching import train_matching
+from malmm.model.demo.training.matching import background, train_matching
 from malmm.model.demo.training.pool import Pool, make_pool
 from malmm.model.demo.training.seeing import new_vision, train_vision
 from malmm.model.demo.training.speaking import Speaker, TimeLine, train_speaker
@@ -71,7 +72,9 @@ class Stages:
         tokens = self._tokens(pool, vision)
         qformer = self._qformer(pool, tokens, speaker, line)
         retrieval = self._retrieval(pool, tokens)
-        self._save(vision, qformer, speaker, retrieval)
+        reel = Reel(pool, tokens, random.Random(9))  # noqa: S311 - training, not secrets
+        seen = background(retrieval, reel, self.positions, count=BACKGROUND_SLOTS)
+        self._save(vision, qformer, speaker, retrieval, seen)
 
     def _count(self, steps: int) -> int:
         return max(2, round(steps * self.effort))
@@ -190,7 +193,12 @@ class Stages:
         return model
 
     def _save(
-        self, vision: VisionEncoder, qformer: OnlineQFormer, speaker: Speaker, retrieval: RetrievalModel
+        self,
+        vision: VisionEncoder,
+        qformer: OnlineQFormer,
+        speaker: Speaker,
+        retrieval: RetrievalModel,
+        seen: Tensor,
     ) -> None:
         directory = self.directory / "checkpoint"
         whole = InstructBlipForConditionalGeneration(self.config)
@@ -205,7 +213,7 @@ class Stages:
         companion.query_tokens.data.copy_(retrieval.query_tokens.data)
         for name in ("embeddings", "qformer", "vision_projection", "text_projection", "itm_head"):
             getattr(companion, name).load_state_dict(getattr(retrieval, name).state_dict())
-        save_retrieval(directory / "retrieval", companion)
+        save_retrieval(directory / "retrieval", companion, seen)
         size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
         say(f"wrote {directory}, {size / 1e6:.1f} MB")
 

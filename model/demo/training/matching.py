@@ -23,7 +23,7 @@ from malmm.model.demo.world import Object, Scene
 from malmm.model.positions import TimePositions
 from malmm.model.retrieval import RetrievalModel
 
-__all__ = ["Phrase", "train_matching"]
+__all__ = ["Phrase", "background", "train_matching"]
 
 # A phrase: what it says of colour, shape and motion, None where it says nothing.
 Phrase = tuple[str | None, str | None, str | None]
@@ -86,6 +86,17 @@ def slots_of(
         covered = [film.scenes[i] for i in range(scene_at[first], scene_at[last] + 1)]
         about.append((film.scenes[scene_at[span.middle]], covered))
     return memory.tokens, about
+
+
+@torch.inference_mode()
+def background(model: RetrievalModel, reel: Reel, positions: TimePositions, *, count: int) -> Tensor:
+    """Unit vectors [count, Q, V] of so many slots, four of a film."""
+    found = []
+    while len(found) * 4 < count:
+        tokens, _ = slots_of(reel.film(8, 100), positions, 20)
+        if len(tokens) >= 4:
+            found.append(model.slot_vectors(tokens[:: len(tokens) // 4][:4]))
+    return torch.cat(found)[:count]
 
 
 def train_matching(
