@@ -125,6 +125,8 @@ def main() -> None:
         rows = [fill(archive, n, centres) for n in range(max(1, arguments.slots // (SLOTS * SEGMENTS)))]
         archive.put_videos(pa.Table.from_pylist(rows, schema=records.VIDEOS))
         written = time.perf_counter()
+        # As a run leaves it: small files merged, and indexes up to date.
+        archive.compact(at_least=2)
         update_indexes(archive.uri, at_once=True)
         print(f"written in {written - began:.0f} s, indexed in {time.perf_counter() - written:.0f} s")
     encoder = KnownVectors(centres)

@@ -88,6 +88,8 @@ def measure(place: str, count: int, options: argparse.Namespace) -> None:
     chance = np.random.default_rng(0)
     nearby = make_archive(place, count, options.vectors, options.size, chance)
     archive = ArchiveReader.open(place)
+    # As a run leaves it: small files merged, and indexes up to date.
+    Archive.open(place).compact(at_least=2)
     indexed_s = timed(lambda: Archive.open(place).update_indexes(at_once=True))
     searcher = Prepared(archive)
     near = nearby[chance.integers(len(nearby), size=options.queries)]
