@@ -3,7 +3,7 @@
     python benchmarks/all.py FOLDER [--only qformer decode ...] [--list]
 
 Draws the videos that some need and keeps them in FOLDER, with an archive of them. Each benchmark's output goes to
-FOLDER/NAME.txt and, with the date and the machine, to FOLDER/benchmarks.md. About two hours on two cores, and they need
+FOLDER/NAME.txt and, with the date and the machine, to FOLDER/benchmarks.md. Some hours on two cores, and they need
 the machine for themselves. Ends with 1 if one failed; the others are run all the same.
 """
 
@@ -38,11 +38,13 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "search": [],
         "page": [str(folder / "page"), "--slots", "100000"],
         "memory": [videos[0], "--loops", "12"],
-        "ranges": [],
+        "ranges": videos[:1],
         "driver": [],
         "nodes": ["--segments-a-node", "40"],
         "thousand": [],
         "kills": [],
+        "retrieval": [str(folder / "retrieval")],
+        "demo_model": [str(folder / "scored")],
     }
 
 

@@ -121,7 +121,7 @@ def main() -> None:
         run = Run(config, recipe, open_models("debug"), 8, IndexReport(place, "debug"), lambda progress: None)
         videos = [_video(number) for number in range(count)]
         workers = Workers(archive, videos, recipe, options.segments_a_commit)
-        driving.indexing = lambda *_: None  # type: ignore[assignment, return-value]
+        driving.indexing = lambda *_: None  # type: ignore[assignment]
         driving.received = workers.blocks  # type: ignore[assignment]
         with connected(), data_settings(verbose=False), archive.held():
             began = time.perf_counter()

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -79,7 +79,7 @@ def command(*arguments: str) -> float:
     return time.perf_counter() - began
 
 
-def in_turns(archive: ArchiveReader, model: str) -> tuple[Counter[str], int]:
+def in_turns(archive: ArchiveReader, model: str) -> tuple[dict[str, float], int]:
     """Seconds of each kind of work, and for how many segments."""
     recipe, prompts = archive.recipe, (QUESTION,)
     settings = MemorySettings(recipe.bank_length, recipe.merge_policy)
@@ -88,7 +88,7 @@ def in_turns(archive: ArchiveReader, model: str) -> tuple[Counter[str], int]:
     )
     replay = ReplayPrompts(archive=archive.root, model=model, settings=settings, prompts=prompts)
     generate = GenerateTexts(model=model, prompts=prompts, max_new_tokens=40)
-    took: Counter[str] = Counter()
+    took: defaultdict[str, float] = defaultdict(float)
     segments = first = 0
 
     def timed(name: str, work: object, rows: pa.Table, **how: object) -> pa.Table:
@@ -135,7 +135,7 @@ def in_turns(archive: ArchiveReader, model: str) -> tuple[Counter[str], int]:
             segments += some.num_rows
             first = first or segments
     scale = segments / (segments - first)
-    return Counter({name: s * scale for name, s in took.items()}), segments
+    return {name: s * scale for name, s in took.items()}, segments
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def slots_of(
 @torch.inference_mode()
 def background(model: RetrievalModel, reel: Reel, positions: TimePositions, *, count: int) -> Tensor:
     """Unit vectors [count, Q, V] of so many slots, four of a film."""
-    found = []
+    found: list[Tensor] = []
     while len(found) * 4 < count:
         tokens, _ = slots_of(reel.film(8, 100), positions, 20)
         if len(tokens) >= 4:

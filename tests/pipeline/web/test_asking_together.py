@@ -35,7 +35,11 @@ class Visitor:
         self._left = asyncio.Event()
         self._asked = False
         self._question = json.dumps(question).encode()
-        headers = {"host": "127.0.0.1", "content-type": "application/json", "content-length": str(len(self._question))}
+        headers = {
+            "host": "127.0.0.1",
+            "content-type": "application/json",
+            "content-length": str(len(self._question)),
+        }
         scope = {
             "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1",
             "method": "POST", "scheme": "http", "path": "/api/ask", "raw_path": b"/api/ask", "root_path": "",
@@ -55,7 +59,9 @@ class Visitor:
     async def hears(self, kind: str, **fields: object) -> None:
         """Wait for an event."""
         async with self._told:
-            await self._told.wait_for(lambda: {"event": kind, **fields}.items() <= _joined(self.events, kind, fields))
+            await self._told.wait_for(
+                lambda: {"event": kind, **fields}.items() <= _joined(self.events, kind, fields)
+            )
 
     def read_on(self) -> None:
         self._reads.set()
@@ -202,7 +208,9 @@ def test_a_closed_connection_breaks_the_answer_off(drawn: Drawn) -> None:
         assert kinds[-2:] == ["answered", "done"]
 
 
-def _asked(connection: http.client.HTTPConnection, body: str, headers: dict[str, str]) -> http.client.HTTPResponse:
+def _asked(
+    connection: http.client.HTTPConnection, body: str, headers: dict[str, str]
+) -> http.client.HTTPResponse:
     """Ask until it is one's turn: with nobody allowed to wait, those who come too early are sent away."""
     for _ in range(600):
         connection.request("POST", "/api/ask", body, headers)
