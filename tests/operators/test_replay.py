@@ -166,9 +166,32 @@ def test_one_row_without_memory_fails_alone(replay: ReplayPrompts) -> None:
 
 
 def test_a_batch_gives_what_each_row_gives_alone(replay: ReplayPrompts) -> None:
-    table = replay(table_of(*WORK))
-    for index, row in enumerate(WORK):
-        np.testing.assert_array_equal(output(table, index), output(replay(table_of(row)), 0))
+    in_step = [work(WHOLE, ids(*ROWS), [1, 2]), work(ROWS[2], ids(ROWS[2]), [0, 1])]
+    rows = [*WORK, *in_step]
+    table = replay(table_of(*rows))
+    for index, row in enumerate(rows):
+        alone = output(replay(table_of(row)), 0)
+        np.testing.assert_allclose(output(table, index), alone, rtol=0, atol=1e-5)
+
+
+def test_rows_with_as_many_prompts_go_in_lock_step_and_alone_where_memory_runs_out(
+    replay: ReplayPrompts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [WORK[0], work(BROKEN, [], []), WORK[0], WORK[1]]
+    assert len(WORK[0]["prompts"]) != len(WORK[1]["prompts"])
+    expected = [replay(table_of(row)) for row in rows]
+    whole = replay.encoder.replay
+    calls = []
+
+    def small(memories: list[Memory], *arguments: Any) -> list[torch.Tensor]:
+        calls.append(len(memories))
+        if len(memories) > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return whole(memories, *arguments)
+
+    monkeypatch.setattr(replay.encoder, "replay", small)
+    assert replay(table_of(*rows)) == pa.concat_tables(expected)
+    assert calls == [2, 1, 1, 1]
 
 
 def test_batches_one_after_the_other_give_what_fresh_actors_give(archive: Archive) -> None:
