@@ -13,6 +13,7 @@ from malmm.pipeline.exporting import caption_file
 from malmm.pipeline.web.media import media_response, open_source
 from malmm.pipeline.web.overview import failed_rows, overview
 from malmm.pipeline.web.problems import documented
+from malmm.pipeline.web.renewal import renewing
 from malmm.pipeline.web.settings import MOST_RESULTS
 from malmm.pipeline.web.shapes import (
     Annotation,
@@ -38,7 +39,9 @@ _BYTES = {"content": {"video/*": {"schema": {"type": "string", "format": "binary
 
 def browsing_routes(site: Site) -> APIRouter:
     """The routes of one archive."""
-    routes = APIRouter(prefix="/api", responses=documented(401, 403, 422, 503))
+    routes = APIRouter(
+        prefix="/api", responses=documented(401, 403, 422, 503), route_class=renewing(site.live)
+    )
 
     @routes.get("/archive", tags=["archive"])
     def get_archive() -> Overview:

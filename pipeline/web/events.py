@@ -10,12 +10,13 @@ __all__ = ["Answered", "Begun", "CitedMoment", "Done", "Event", "Failed", "Queue
 
 
 class CitedMoment(BaseModel):
-    """A moment that an answer is from: seconds on the video's clock."""
+    """A moment that an answer is from: seconds on the video's clock, and its picture's address."""
 
     start_s: float
     end_s: float
     timestamp_s: float
     similarity: float | None
+    thumbnail: str | None
 
 
 class Queued(BaseModel):

@@ -19,6 +19,7 @@ from malmm.pipeline.web.events import Event, Failed
 from malmm.pipeline.web.names import name_of
 from malmm.pipeline.web.problems import documented, problem_of
 from malmm.pipeline.web.rankings import Ranking
+from malmm.pipeline.web.renewal import renewing
 from malmm.pipeline.web.settings import MOST_RESULTS
 from malmm.pipeline.web.shapes import Card, Results
 from malmm.pipeline.web.site import Site
@@ -43,7 +44,9 @@ class Question(BaseModel):
 
 def finding_routes(site: Site) -> APIRouter:
     """The routes of one archive."""
-    routes = APIRouter(prefix="/api", responses=documented(401, 403, 422, 503))
+    routes = APIRouter(
+        prefix="/api", responses=documented(401, 403, 422, 503), route_class=renewing(site.live)
+    )
 
     @routes.get("/search", tags=["search"])
     async def search(
@@ -61,7 +64,9 @@ def finding_routes(site: Site) -> APIRouter:
         """Moments for a text, best first, by what the archive's memory looks like and what its texts say."""
         name, _, place = (cursor or "").partition(".")
         begin = int(place or 0)
-        ranking = site.rankings.find(name)
+        # Moments of a recipe that is no longer in force have neither pictures nor captions any more.
+        recipe = await run_in_threadpool(lambda: site.live.reader.uri)
+        ranking = site.rankings.find(name, recipe)
         if ranking is None:
             if not text.strip():
                 raise ConfigError("text: an empty query finds nothing: give a few words, such as 'a red car'")
@@ -73,7 +78,7 @@ def finding_routes(site: Site) -> APIRouter:
                 return site.live.searcher.ranked(text, k=k, video_ids=ids, vector=vector)
 
             # A cursor whose search is forgotten, or that another replica has, begins that search anew.
-            ranking = Ranking(ranked)
+            ranking = Ranking(ranked, recipe)
             name = site.rankings.add(ranking, name)
         found, more = await run_in_threadpool(ranking.part, begin, begin + limit)
         cards = await run_in_threadpool(_cards, site, found)

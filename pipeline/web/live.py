@@ -31,11 +31,24 @@ class LiveArchive:
         """The searcher of the recipe in force. Raises ArchiveError when the archive is gone."""
         with self._lock:
             if time.monotonic() - self._looked >= _LOOKED_EVERY_S:
-                reader = ArchiveReader.open(self._uri)
-                if reader.uri != self._searcher.archive.uri:
-                    self._searcher = self._opened(reader)
-                self._looked = time.monotonic()
+                self._look()
             return self._searcher
+
+    @property
+    def last_uri(self) -> str:
+        """Where the tables of the recipe lie that was found in force last. Looks at nothing."""
+        return self._searcher.archive.uri
+
+    def renewed(self, uri: str) -> bool:
+        """Whether a recipe is in force whose tables lie elsewhere than at ``uri``: looks at once.
+
+        The tables of the recipe before are deleted when a new one is put in force, so whoever failed at them may try
+        again. Raises ArchiveError when the archive is gone.
+        """
+        with self._lock:
+            if self._searcher.archive.uri == uri:
+                self._look()
+            return self._searcher.archive.uri != uri
 
     @property
     def reader(self) -> ArchiveReader:
@@ -45,6 +58,12 @@ class LiveArchive:
     def another_searcher(self) -> Searcher:
         """A searcher with models of its own, for another thread."""
         return self._opened(self.reader)
+
+    def _look(self) -> None:
+        reader = ArchiveReader.open(self._uri)
+        if reader.uri != self._searcher.archive.uri:
+            self._searcher = self._opened(reader)
+        self._looked = time.monotonic()
 
     def _opened(self, reader: ArchiveReader) -> Searcher:
         model, retrieval_model = self._names

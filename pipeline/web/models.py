@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
 
 from malmm.pipeline.asking import Answer, Asker, Reply
+from malmm.pipeline.errors import ArchiveError
+from malmm.pipeline.reading import ArchiveReader
 from malmm.pipeline.web.events import Answered, Begun, CitedMoment, Done, Event, Queued, Started, Words
 from malmm.pipeline.web.live import LiveArchive
 from malmm.pipeline.web.names import name_of
@@ -93,6 +95,9 @@ class LocalModels:
             yield Started()
             answering = loop.run_in_executor(self._answers, self._answered, question, video_ids, k, tell)
             answering.add_done_callback(lambda _: told.put_nowait(None))
+            # The turn is as long as the thread answers: also where nobody listens any more, until it next tells
+            # something, and no longer, however slowly the answer is read.
+            answering.add_done_callback(lambda done: _left(turn, done))
             while (event := await told.get()) is not None:
                 yield event
             reply = answering.result()
@@ -101,9 +106,6 @@ class LocalModels:
             stopped.set()
             if answering is None:
                 turn.leave()
-            else:
-                # The thread answers until it next tells something; the next in line has to wait for it.
-                answering.add_done_callback(lambda done: _left(turn, done))
 
     def _vector(self, text: str) -> np.ndarray | None:
         searcher = self._archive.searcher
@@ -112,9 +114,9 @@ class LocalModels:
     def _answered(
         self, question: str, video_ids: Sequence[str] | None, k: int, tell: Callable[[Event], None]
     ) -> Reply:
-        asker = self._current()
         starts: dict[str, float] = {}
         unfinished: list[Answer] = []
+        begun = False
 
         def finish(texts: Sequence[str]) -> None:
             # An answer's text is known once the next one begins.
@@ -125,22 +127,33 @@ class LocalModels:
         words: list[str] = []
 
         def on_begun(answer: Answer) -> None:
+            nonlocal begun
             finish(words)
             words.clear()
-            unfinished.append(answer)
             if answer.video_id not in starts:
                 rows = asker.archive.video_rows([answer.video_id]).to_pylist()
                 starts.update({row["video_id"]: row["start_s"] for row in rows})
-            tell(_begun(answer, starts.get(answer.video_id, 0.0)))
+            pictures = _pictures(asker.archive, answer)
+            unfinished.append(answer)
+            begun = True
+            tell(_begun(answer, starts.get(answer.video_id, 0.0), pictures))
 
         def on_words(text: str) -> None:
             words.append(text)
             tell(Words(text=text))
 
         options: dict[str, Any] = {"video_ids": video_ids, "k": k, "on_begun": on_begun, "on_words": on_words}
-        reply = asker.ask(question, **options)
-        finish(words)
-        return reply
+        while True:
+            asker = self._current()
+            try:
+                reply = asker.ask(question, **options)
+            except ArchiveError:
+                # A new recipe took the place of this asker's. What was told already cannot be taken back.
+                if begun or not self._archive.renewed(asker.archive.uri):
+                    raise
+            else:
+                finish(words)
+                return reply
 
     def _current(self) -> Asker:
         """The asker of the recipe in force. Its models are this thread's own: tokenizers cannot be shared."""
@@ -156,7 +169,16 @@ def _left(turn: Turn, done: asyncio.Future[Reply]) -> None:
         done.exception()
 
 
-def _begun(answer: Answer, video_start_s: float) -> Begun:
+def _pictures(archive: ArchiveReader, answer: Answer) -> dict[tuple[str, float], str]:
+    """Addresses of the pictures of the segments cited, by segment and time: a moment's time is its best slot's."""
+    segments = {moment.segment_id for moment in answer.moments if moment.segment_id is not None}
+    rows = archive.memory_rows(sorted(segments), ("memory_id", "segment_id", "timestamp_s")).to_pylist()
+    return {
+        (row["segment_id"], row["timestamp_s"]): f"api/memories/{row['memory_id']}/thumbnail" for row in rows
+    }
+
+
+def _begun(answer: Answer, video_start_s: float, pictures: Mapping[tuple[str, float], str]) -> Begun:
     return Begun(
         video_id=answer.video_id,
         name=name_of(answer.uri),
@@ -170,6 +192,7 @@ def _begun(answer: Answer, video_start_s: float) -> Begun:
                 end_s=moment.end_s,
                 timestamp_s=moment.timestamp_s,
                 similarity=moment.similarity,
+                thumbnail=pictures.get((moment.segment_id or "", moment.timestamp_s)),
             )
             for moment in answer.moments
         ],

@@ -26,9 +26,13 @@ Search = Callable[[int], Sequence[Moment]]
 
 
 class Ranking:
-    """The moments of one search in the order that they are shown in. ``search`` gives those for k results."""
+    """The moments of one search in the order that they are shown in.
 
-    def __init__(self, search: Search) -> None:
+    ``search`` gives those for k results; ``recipe`` tells what they were found in from what came after it.
+    """
+
+    def __init__(self, search: Search, recipe: str = "") -> None:
+        self.recipe = recipe
         self._search = search
         self._lock = threading.Lock()
         self._moments: list[Moment] = []
@@ -71,9 +75,10 @@ class Rankings:
                 self._kept.popitem(last=False)
         return name
 
-    def find(self, name: str) -> Ranking | None:
-        """The one of that name, if it is still kept."""
+    def find(self, name: str, recipe: str = "") -> Ranking | None:
+        """The one of that name and recipe, if it is still kept."""
         with self._lock:
             if name in self._kept:
                 self._kept.move_to_end(name)
-            return self._kept.get(name)
+            found = self._kept.get(name)
+            return found if found is not None and found.recipe == recipe else None

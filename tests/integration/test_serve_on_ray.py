@@ -7,7 +7,10 @@ import os
 import signal
 import socket
 import time
+import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPResponse
 from pathlib import Path
 
 from support.drawn_archive import Drawn
@@ -20,9 +23,32 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
+def asked(request: urllib.request.Request) -> tuple[int, HTTPResponse | urllib.error.HTTPError]:
+    """The status of an answer, and the answer."""
+    try:
+        answer = urllib.request.urlopen(request)  # noqa: S310
+    except urllib.error.HTTPError as refusal:
+        return refusal.code, refusal
+    return answer.status, answer
+
+
+def patiently(request: urllib.request.Request) -> HTTPResponse | urllib.error.HTTPError:
+    """The answer, once the model is not busy any more."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        status, answer = asked(request)
+        if status == 200:
+            return answer
+        assert (status, json.load(answer)["kind"]) == (503, "busy")
+        time.sleep(0.1)
+    raise TimeoutError("the model is still busy")
+
+
 def test_searching_and_asking_go_through_replicas(drawn: Drawn, tmp_path: Path) -> None:
     port = free_port()
-    session = Session(["serve", "--archive", drawn.place, "--port", str(port), "--ray"], tmp_path)
+    session = Session(
+        ["serve", "--archive", drawn.place, "--port", str(port), "--ray", "--waiting", "0"], tmp_path
+    )
     try:
         until = time.monotonic() + 240
         while session.alive and "Serving" not in session.output.read_text() and time.monotonic() < until:
@@ -38,6 +64,20 @@ def test_searching_and_asking_go_through_replicas(drawn: Drawn, tmp_path: Path) 
             kinds = [json.loads(line)["event"] for line in answer]
         assert kinds[:2] == ["started", "begun"]
         assert kinds[-2:] == ["answered", "done"]
+        wholes = json.dumps({"question": "What appears first?", "video_ids": sorted(drawn.scenes)}).encode()
+        whole = urllib.request.Request(f"{at}/ask", wholes, {"Content-Type": "application/json"})  # noqa: S310
+        # Nobody may wait, so whoever comes while another is answered is sent away.
+        with ThreadPoolExecutor(4) as visitors:
+            together = list(visitors.map(asked, [whole] * 4))
+        lines = {status: answer.read().splitlines() for status, answer in together}
+        assert lines.keys() == {200, 503}
+        assert json.loads(lines[200][-1])["event"] == "done"
+        assert json.loads(lines[503][0])["kind"] == "busy"
+        # Who leaves in the middle of an answer makes room in the replica of the models.
+        with patiently(whole) as answer:
+            assert any(json.loads(line)["event"] == "words" for line in answer)
+        with patiently(whole) as answer:
+            assert [json.loads(line)["event"] for line in answer][-2:] == ["answered", "done"]
     finally:
         if session.alive:
             os.kill(session.process.pid, signal.SIGTERM)

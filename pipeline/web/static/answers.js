@@ -1,7 +1,7 @@
 // A question and its answers, word by word, with the moments that they are from.
 
 import { ask } from "./api.js";
-import { counted, h, span, speak } from "./dom.js";
+import { clock, counted, h, span, speak } from "./dom.js";
 import { failure, state } from "./states.js";
 
 /**
@@ -59,7 +59,9 @@ export function asking({ videos, placeholder, play, asked = () => {}, whole = fa
         for (const other of answers.querySelectorAll(".cites button")) other.setAttribute("aria-pressed", "false");
         clicked.currentTarget.setAttribute("aria-pressed", "true");
         play(event, moment, answer);
-      } }, h("span", { "aria-hidden": "true" }, "▶"), span(moment, event.video_start_s)));
+      } }, moment.thumbnail && h("img", { src: moment.thumbnail, alt: `A frame of ${event.name} at ${clock(moment.timestamp_s - event.video_start_s)}`,
+      onerror: (failed) => failed.target.remove() }),
+    h("span", { "aria-hidden": "true" }, "▶"), span(moment, event.video_start_s)));
     const place = event.segment_id ? `${event.name}, ${span(event, event.video_start_s)}` : `${event.name}, whole video`;
     answer.append(h("p", { class: "small muted wrap" }, whole ? "Answered by the whole video. See:" : `From ${place}. See:`), h("div", { class: "cites" }, moments));
     answers.append(answer);

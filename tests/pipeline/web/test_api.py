@@ -119,6 +119,13 @@ def test_answers_come_word_by_word_with_their_moments(client: TestClient, drawn:
     [moment, *_] = events[1]["moments"]
     assert events[1]["start_s"] <= moment["timestamp_s"] < events[1]["end_s"]
     assert events[1]["video_id"] == video
+    [slot] = [
+        slot
+        for slot in get(client, f"videos/{video}/memories")
+        if (slot["segment_id"], slot["timestamp_s"]) == (events[1]["segment_id"], moment["timestamp_s"])
+    ]
+    assert moment["thumbnail"] == slot["thumbnail"]
+    assert client.get(f"/{moment['thumbnail']}").headers["content-type"] == "image/jpeg"
 
 
 def test_whole_videos_answer_when_they_are_named(client: TestClient, drawn: Drawn) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import lance
 import pytest
 from fastapi.testclient import TestClient
 from starlette.applications import Starlette
@@ -12,9 +13,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from support import object_store
+from support.drawn_archive import Drawn
+from support.served import copied
 
 from malmm.pipeline.errors import MediaError
+from malmm.pipeline.web.app import make_app
 from malmm.pipeline.web.media import media_response, open_source, parse_range
+from malmm.pipeline.web.settings import ServeConfig
 
 CONTENT = bytes(range(256)) * 8192
 
@@ -120,3 +125,36 @@ def test_an_object_is_read_by_range(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(MediaError) as raised:
             open_source("s3://films/gone.mp4")
         assert raised.value.kind == "missing"
+
+
+def test_a_video_in_an_object_store_is_served_by_its_id(
+    drawn: Drawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = copied(drawn, tmp_path)
+    row = drawn.reader.videos().to_pylist()[0]
+    content = Path(row["uri"]).read_bytes()
+    middle = len(content) // 2
+    with object_store.running() as store:
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+        bucket: Any = boto3.client("s3", endpoint_url=store.endpoint)
+        bucket.put_object(Bucket="films", Key="a/film.mp4", Body=content)
+        bucket.close()
+        lance.dataset(f"{place}/videos.lance").update(
+            {"uri": "'s3://films/a/film.mp4'"}, where=f"video_id = '{row['video_id']}'"
+        )
+        media = f"/api/videos/{row['video_id']}/media"
+        with TestClient(make_app(ServeConfig(place)), base_url="http://127.0.0.1:8000") as client:
+            part = client.get(media, headers={"Range": f"bytes={middle}-{middle + 999}"})
+            assert (part.status_code, part.content) == (206, content[middle : middle + 1000])
+            assert part.headers["content-range"] == f"bytes {middle}-{middle + 999}/{len(content)}"
+            assert part.headers["content-type"] == "video/mp4"
+            outside = client.get(media, headers={"Range": f"bytes={len(content)}-"})
+            assert (outside.status_code, outside.content) == (416, b"")
+            assert outside.headers["content-range"] == f"bytes */{len(content)}"
+            assert client.get(media).content == content
+            # The store refuses, and its own words stay where they are.
+            store.fault = lambda method, path: "403"
+            refused = client.get(media)
+            assert (refused.status_code, refused.json()["kind"]) == (502, "media_unreachable")
+            assert "films" not in refused.text

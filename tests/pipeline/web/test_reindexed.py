@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from support.served import copied
 from malmm.pipeline.config import IndexConfig
 from malmm.pipeline.indexing import index
 from malmm.pipeline.reading import ArchiveReader
+from malmm.pipeline.store import Archive
 from malmm.pipeline.web.app import make_app
 from malmm.pipeline.web.settings import ServeConfig
 
@@ -25,17 +27,31 @@ def get(client: TestClient, path: str, **parameters: object) -> Any:
     return answer.json()
 
 
-def reindexed(place: str, drawn: Drawn, **options: object) -> None:
-    """Another recipe takes the place of the one in force."""
+@pytest.fixture(scope="module")
+def anew(drawn: Drawn, tmp_path_factory: pytest.TempPathFactory) -> ArchiveReader:
+    """The same videos in another recipe: its tables can be put beside those of the first."""
+    place = copied(drawn, tmp_path_factory.mktemp("anew"))
     sources = str(Path(drawn.reader.videos().to_pylist()[0]["uri"]).parent / "*.mp4")
     with pytest.MonkeyPatch.context() as patch:
         InlineStages().install(patch)
-        config = IndexConfig(sources=(sources,), archive=place, model="demo", reindex=True, **options)  # type: ignore[arg-type]
+        config = IndexConfig(sources=(sources,), archive=place, model="demo", segment_s=10.0, reindex=True)
         assert index(config).switched
+    return ArchiveReader.open(place)
 
 
-def test_a_new_recipe_is_served_at_once(drawn: Drawn, tmp_path: Path) -> None:
-    place = copied(drawn, tmp_path)
+def prepared(drawn: Drawn, anew: ArchiveReader, folder: Path) -> Archive:
+    """An archive whose new recipe is all there and not yet in force."""
+    place = copied(drawn, folder)
+    shutil.copytree(anew.uri, f"{place}/{Path(anew.uri).name}")
+    vector = anew.memory_rows(anew.segments()["segment_id"].to_pylist()[:1], ["vectors"])["vectors"][0][0]
+    made = Archive.create_or_open(place, anew.recipe, len(vector), reindex=True)
+    assert not made.is_in_force
+    return made
+
+
+def test_a_new_recipe_is_served_at_once(drawn: Drawn, anew: ArchiveReader, tmp_path: Path) -> None:
+    made = prepared(drawn, anew, tmp_path)
+    place = made.root
     name, video, _ = drawn.only_once()[0]
     question = {"question": f"Which way does the {name} move?", "k": 1}
     with TestClient(make_app(ServeConfig(place)), base_url="http://127.0.0.1:8000") as client:
@@ -44,8 +60,7 @@ def test_a_new_recipe_is_served_at_once(drawn: Drawn, tmp_path: Path) -> None:
         slots = get(client, f"videos/{video}/memories")
         assert client.get(f"/{slots[0]['thumbnail']}").status_code == 200
         assert client.post("/api/ask", json=question).text.splitlines()[-1].startswith('{"event":"done"')
-        reindexed(place, drawn, segment_s=10.0)
-        # Nothing waits here: each of these is the first that is asked of the new recipe.
+        assert made.put_in_force()
         new = get(client, f"videos/{video}/segments")
         assert len(new) == 2 * len(old)
         assert not {row["segment_id"] for row in new} & {row["segment_id"] for row in old}
@@ -73,13 +88,15 @@ def test_a_new_recipe_is_served_at_once(drawn: Drawn, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("first", ["search", "archive", "videos", "thumbnail", "ask", "cursor"])
-def test_the_first_request_after_the_switch_is_met(drawn: Drawn, tmp_path: Path, first: str) -> None:
-    place = copied(drawn, tmp_path)
+def test_the_first_request_after_the_switch_is_met(
+    drawn: Drawn, anew: ArchiveReader, tmp_path: Path, first: str
+) -> None:
+    made = prepared(drawn, anew, tmp_path)
     video = sorted(drawn.scenes)[0]
-    with TestClient(make_app(ServeConfig(place)), base_url="http://127.0.0.1:8000") as client:
+    with TestClient(make_app(ServeConfig(made.root)), base_url="http://127.0.0.1:8000") as client:
         page = get(client, "search", text="a circle", limit=3)
-        reindexed(place, drawn, segment_s=10.0)
-        # The server has looked at what is in force a moment ago, and looks again every two seconds.
+        # The server looks every two seconds at what is in force, so that it does not know yet.
+        assert made.put_in_force()
         if first == "ask":
             answer = client.post("/api/ask", json={"question": "What appears first?", "video_ids": [video]})
             assert json.loads(answer.text.splitlines()[-1])["event"] == "done", answer.text
