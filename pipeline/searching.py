@@ -39,7 +39,7 @@ _RERANKED, _RERANKED_A_RESULT = 20, 3
 # The best texts lead to slots that their vectors do not; later ones would be below whatever is shown.
 _LEADING, _LEADING_A_RESULT, _SLOTS_A_TEXT = 20, 2, 5
 # Of the approximate index; docs/retrieval.md has the log of what was tried.
-_PROBES, _REFINE = 40, 5
+_PROBES, _REFINE = 120, 5
 _SLOT_COLUMNS = ["video_id", "segment_id", "slot", "start_s", "end_s", "timestamp_s"]
 
 
