@@ -4,8 +4,8 @@
 
 Every measurement is a process of its own, so that its peak memory is its own. Rounds are interleaved and the
 best of each way is taken. Ratios are to ffmpeg with the same threads, which reads the whole file in one pass;
-the readers open it anew for every span, as workers do. Loading Python modules is not counted; ffmpeg's start
-is.
+the readers open it anew for every span, as workers do; ``keyframes`` decodes key frames alone. Loading Python
+modules is not counted; ffmpeg's start is.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--decoders", nargs="+", default=["av", "decord"])
+    parser.add_argument("--decoders", nargs="+", default=["av", "decord", "keyframes"])
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -96,7 +96,8 @@ def _child(options: argparse.Namespace) -> dict[str, Any]:
             end_s,
             options.fps,
             options.image_size,
-            decoder=options.child,
+            decoder="av" if options.child == "keyframes" else options.child,
+            keyframes=options.child == "keyframes",
             threads=options.threads[0],
             is_last=index == len(spans) - 1,
         )
