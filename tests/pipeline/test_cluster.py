@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -133,6 +135,33 @@ def test_a_cluster_that_does_not_start_is_one_sentence(
         cluster.connected(),
     ):
         pass
+
+
+def test_workers_of_light_tasks_are_kept_between_them(tmp_path: Path) -> None:
+    import ray
+
+    count = (os.cpu_count() or 1) + 3
+
+    def pids(folder: Path) -> set[int]:
+        """Of the workers of tasks that run at once, more than there are CPUs."""
+        folder.mkdir()
+
+        @ray.remote(num_cpus=0.01)
+        def pid() -> int:
+            (folder / str(os.getpid())).touch()
+            until = time.monotonic() + 60
+            while len(list(folder.iterdir())) < count and time.monotonic() < until:
+                time.sleep(0.1)
+            return os.getpid()
+
+        return set(ray.get([pid.remote() for _ in range(count)]))
+
+    with cluster.connected():
+        before = pids(tmp_path / "before")
+        assert len(before) == count
+        # Ray looks every second for workers that have been idle for one.
+        time.sleep(4)
+        assert pids(tmp_path / "after") == before
 
 
 def test_what_a_user_wants_of_the_cluster_goes_before_what_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
