@@ -61,7 +61,7 @@ class KnownVectors:
 
     async def ask(self, question: str, video_ids: Sequence[str] | None, k: int) -> AsyncIterator[Event]:
         """Nothing is asked here."""
-        raise NotImplementedError("this measures searches")
+        return
         yield
 
 

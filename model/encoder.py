@@ -221,10 +221,9 @@ class Encoder(nn.Module):
         else:
             slots = sum(min(max(1, settings.length), count) for count in frame_counts)
         if self.positions is not None:
-            placed = self._placed(memories, self.positions, sum(frame_counts))
-            merged = merge_memories(placed, length=settings.length, policy=settings.policy, slots=slots)
-            return self.positions.removed(merged)
-        return merge_memories(memories, length=settings.length, policy=settings.policy, slots=slots)
+            memories = self._placed(memories, self.positions, sum(frame_counts))
+        merged = merge_memories(memories, length=settings.length, policy=settings.policy, slots=slots)
+        return merged if self.positions is None else self.positions.removed(merged)
 
     def _placed(self, memories: Iterable[Memory], positions: TimePositions, total: int) -> Iterator[Memory]:
         before = 0

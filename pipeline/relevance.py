@@ -57,7 +57,7 @@ class Background:
                 contrasts = [(int(n), float(c)) for n, c in json.loads((file.metadata() or {})["contrasts"])]
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"{path} is no background of a retrieval model: {error}") from error
-        if vectors.ndim != 3 or not len(vectors) or not contrasts or contrasts[0][0] < 1:
+        if vectors.ndim != 3 or not vectors.size or min((n for n, _ in contrasts), default=0) < 1:
             raise ConfigError(f"{path} is no background of a retrieval model: {vectors.shape}, {contrasts}")
         return cls(vectors, tuple(sorted(contrasts)))
 
@@ -100,6 +100,11 @@ def relevance_of(
     background = None
     if retrieval is not None and (path := retrieval.directory / BACKGROUND_FILE).is_file():
         background = Background.load(path)
+        size = retrieval.config.get("image_text_hidden_size")
+        if background.vectors.shape[2] != size:
+            raise ConfigError(
+                f"{path} has vectors of {background.vectors.shape[2]} numbers, and the model of {size}"
+            )
     if retrieval is not None and isinstance(retrieval.config.get(_KEY), (int, float)):
         return Relevance(float(retrieval.config[_KEY]), background)
     return Relevance(_by_captions(archive, text_vectors), background)

@@ -234,7 +234,7 @@ class Searcher:
     def relevance_threshold(self, text: str, video_ids: Sequence[str] | None = None) -> float:
         """The cosine with a text from which on the best slot, of these videos or of all, counts as being about it.
 
-        Raises CheckpointError.
+        Raises CheckpointError, and ConfigError for a model whose background cannot be read.
         """
         if self._relevance is None:
             self._relevance = relevance_of(self.archive, self.models().retrieval, self.text_vectors)

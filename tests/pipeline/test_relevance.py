@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -86,11 +88,27 @@ def test_words_near_to_everything_are_about_nothing() -> None:
     assert background.cosine(vague, 1) > background.cosine(distinct, 1)
 
 
+def test_a_background_of_another_models_vectors_is_named(drawn: Drawn, tmp_path: Path) -> None:
+    searcher = Searcher(drawn.place)
+    retrieval = searcher.models().retrieval
+    assert retrieval is not None
+    copy = tmp_path / "retrieval"
+    shutil.copytree(retrieval.directory, copy)
+    tensors = {"vectors": np.ones((2, 3, 4), np.float32)}
+    save_file(tensors, copy / "background.safetensors", metadata={"contrasts": "[[1, 2]]"})
+    with pytest.raises(
+        ConfigError, match=r"background\.safetensors has vectors of 4 numbers, and the model of 64"
+    ):
+        relevance_of(searcher.archive, replace(retrieval, directory=copy), searcher.text_vectors)
+
+
 @pytest.mark.parametrize(
     ("tensors", "metadata"),
     [
         ({"vectors": np.zeros((2, 4), np.float32)}, {"contrasts": "[[1, 2]]"}),
         ({"vectors": np.zeros((2, 3, 4), np.float32)}, {"contrasts": "[]"}),
+        ({"vectors": np.zeros((2, 3, 4), np.float32)}, {"contrasts": "[[20, 2], [0, 1]]"}),
+        ({"vectors": np.zeros((2, 0, 4), np.float32)}, {"contrasts": "[[1, 2]]"}),
         ({"vectors": np.zeros((2, 3, 4), np.float32)}, {"contrasts": "high"}),
         ({"vectors": np.zeros((2, 3, 4), np.float32)}, {}),
         ({"others": np.zeros((2, 3, 4), np.float32)}, {"contrasts": "[[1, 2]]"}),
