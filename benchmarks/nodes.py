@@ -32,13 +32,12 @@ import ray
 
 from malmm.model.resolve import open_models
 from malmm.operators.encode import EncodeSegments
-from malmm.operators.media.probe import probe
+from malmm.operators.probe import probe_files
 from malmm.pipeline import stages
 from malmm.pipeline.cluster import Resources, connected
 from malmm.pipeline.config import IndexConfig, Recipe
-from malmm.pipeline.flow import ENCODED, TO_PLAN, Carried, carried, rows_table, with_arrays
+from malmm.pipeline.flow import ENCODED, FILES, TO_PLAN, Carried, carried, rows_table, with_arrays
 from malmm.pipeline.receiving import received
-from malmm.pipeline.records import Video, video_id
 from malmm.pipeline.store import Archive
 
 FRAMES, SIDE = 100, 224
@@ -212,19 +211,9 @@ def index(segments: int, folder: Path, resources: Resources) -> None:
     )
     recipe = Recipe("debug", "sleeps", "none", "none", 2.0, seconds, 1, "token", SIDE)
     archive = Archive.create_or_open(config.archive, recipe, 8)
-    info = probe(str(video))
-    entry = Video(
-        video_id(str(video)),
-        str(video),
-        "1",
-        info.start_s,
-        info.duration_s,
-        info.fps,
-        info.width,
-        info.height,
-        info.codec,
-    )
-    rows = rows_table([Carried(entry, None, None).columns() | {"done": []}], TO_PLAN)
+    files = rows_table([{"uri": str(video), "fingerprint": "1", "metadata": ""}], FILES)
+    [probed] = carried(probe_files(files))
+    rows = rows_table([probed.columns() | {"done": []}], TO_PLAN)
     receipts = 0
     for block in received(stages.indexing(rows, config, recipe, archive, resources)):
         if block is not None:

@@ -29,15 +29,14 @@ from malmm.model.retrieval import RetrievalModel
 from malmm.operators.decode import decode_segments
 from malmm.operators.encode import EncodeSegments
 from malmm.operators.generate import GenerateTexts
-from malmm.operators.media.probe import probe
 from malmm.operators.plan import plan_segments
+from malmm.operators.probe import probe_files
 from malmm.operators.write import write_segments
 from malmm.pipeline.cluster import connected
 from malmm.pipeline.config import IndexConfig, Recipe
-from malmm.pipeline.flow import TO_PLAN, Carried, carried, rows_table
+from malmm.pipeline.flow import FILES, TO_PLAN, carried, rows_table
 from malmm.pipeline.fragments import Receipt
 from malmm.pipeline.receiving import received
-from malmm.pipeline.records import Video, video_id
 from malmm.pipeline.stages import data_settings, indexing
 from malmm.pipeline.store import Archive
 
@@ -210,23 +209,15 @@ def main() -> None:
 
 def _to_plan(paths: list[Path], copies: int, folder: Path) -> Iterator[dict[str, object]]:
     """Rows of ``TO_PLAN`` of so many copies of each video."""
+    files = []
     for path in paths:
-        info = probe(str(path))
         for number in range(copies):
             copy = folder / f"{path.stem}-{number}{path.suffix}"
             copy.symlink_to(path.resolve())
-            video = Video(
-                video_id(str(copy)),
-                str(copy),
-                "1",
-                info.start_s,
-                info.duration_s,
-                info.fps,
-                info.width,
-                info.height,
-                info.codec,
-            )
-            yield Carried(video, None, None).columns() | {"done": []}
+            files.append({"uri": str(copy), "fingerprint": "1", "metadata": ""})
+    for row in carried(probe_files(rows_table(files, FILES))):
+        assert row.failure is None, row.failure
+        yield row.columns() | {"done": []}
 
 
 if __name__ == "__main__":
