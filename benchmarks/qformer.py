@@ -1,15 +1,18 @@
 """The Q-Former with both memory banks, against a plain implementation and against no memory at all.
 
-    python benchmarks/qformer.py [--bank-length 10 20 40] [--frames 100] [--rounds 3]
+    python benchmarks/qformer.py [--bank-length 10 20 40] [--frames 100] [--rounds 3] [--at-once 16]
         [--prompts 1 4 16] [--segments 1 4 8]
 
 Paper size unless told otherwise: 12 layers of 768, 257 visual tokens of 1408 a frame, 32 queries, 12 prompt
 tokens, float32, random weights, one segment. ``plain`` does what the paper describes: it concatenates the banks,
 projects all of them to keys and values at every frame and computes every similarity anew. ``floor`` is the same
-Q-Former on the same frames, one by one, with no memory: what any online method with these weights must pay.
-All three run in turns in one process; medians are printed, and the largest difference between ours and plain.
+Q-Former on the same frames, one by one, with no memory: what a method that takes one frame at a time must pay for
+these weights. Ours runs one by one too, and as the encoder runs it, ``--at-once`` frames a step; so does a second
+floor, whose batches are as large. All run in turns in one process; medians are printed, and the largest difference
+between ours and plain, which in float32 may merge other entries where two similarities are nearly equal: in float64
+it is measured once more.
 
-Then, at M = 20 and on 30 frames: several prompts on the same frames, which share the visual bank, and several segments
+Then, at M = 20 and on 32 frames: several prompts on the same frames, which share the visual bank, and several segments
 in lock step, each against one.
 """
 
@@ -18,6 +21,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,7 +29,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import InstructBlipQFormerConfig, InstructBlipQFormerModel
 
-from malmm.model.qformer import MemorySettings, OnlineQFormer
+from malmm.model.encoder import ROWS_AT_ONCE
+from malmm.model.qformer import MemorySettings, OnlineQFormer, OnlineState
 
 
 def main() -> None:
@@ -36,6 +41,7 @@ def main() -> None:
     parser.add_argument("--bank-length", type=int, nargs="+", default=[10, 20, 40])
     parser.add_argument("--frames", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--at-once", type=int, default=ROWS_AT_ONCE, help="frames a step (%(default)s)")
     parser.add_argument("--prompts", type=int, nargs="*", default=[1, 4, 16])
     parser.add_argument("--segments", type=int, nargs="*", default=[1, 4, 8])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -51,28 +57,40 @@ def main() -> None:
         / torch.arange(1, options.frames + 1)[:, None, None] ** 0.5
     )
     ids = torch.randint(5, 1000, (1, 12))
-    print(f"{options.frames} frames, {options.threads} threads, medians of {options.rounds} rounds")
+    ways: dict[str, Callable[[Tensor, int], Tensor]] = {
+        "plain": lambda frames, length: _plain(online, frames, ids, length),
+        "one by one": lambda frames, length: _ours(online, frames, ids, length, 1),
+        "ours": lambda frames, length: _ours(online, frames, ids, length, options.at_once),
+        "floor": lambda frames, length: _floor(online, frames, ids, 1),
+        "floor at once": lambda frames, length: _floor(online, frames, ids, options.at_once),
+    }
     print(
-        f"{'M':>4}{'plain s':>10}{'ours s':>10}{'floor s':>10}{'plain/ours':>12}{'ours/floor':>12}{'difference':>12}"
+        f"{options.frames} frames, {options.at_once} at once, {options.threads} threads, medians of "
+        f"{options.rounds} rounds, in s"
     )
+    print("".join(f"{name:>14}" for name in ("M", *ways, "plain/ours", "ours/floor", "difference")))
     with torch.inference_mode():
         for length in options.bank_length:
-            took: dict[str, list[float]] = {"plain": [], "ours": [], "floor": []}
+            took: dict[str, list[float]] = {name: [] for name in ways}
             outputs: dict[str, Tensor] = {}
             for _ in range(options.rounds):
-                for name, run in (("plain", _plain), ("ours", _ours), ("floor", _floor)):
+                for name, run in ways.items():
                     began = time.perf_counter()
-                    outputs[name] = run(online, frames, ids, length)
+                    outputs[name] = run(frames, length)
                     took[name].append(time.perf_counter() - began)
-            plain, ours, floor = (statistics.median(took[name]) for name in ("plain", "ours", "floor"))
+            medians = {name: statistics.median(of_way) for name, of_way in took.items()}
             difference = (outputs["plain"] - outputs["ours"]).abs().max().item()
             print(
-                f"{length:>4}{plain:>10.2f}{ours:>10.2f}{floor:>10.2f}{plain / ours:>12.2f}{ours / floor:>12.2f}"
-                f"{difference:>12.1e}",
+                f"{length:>14}{''.join(f'{median:>14.2f}' for median in medians.values())}"
+                f"{medians['plain'] / medians['ours']:>14.2f}{medians['ours'] / medians['floor']:>14.2f}"
+                f"{difference:>14.1e}",
                 flush=True,
             )
-        _several("prompts", online, frames[:30], ids, options.prompts, options.rounds)
-        _several("segments", online, frames[:30], ids, options.segments, options.rounds)
+        _several("prompts", online, frames[:32], ids, options.prompts, options.rounds)
+        _several("segments", online, frames[:32], ids, options.segments, options.rounds)
+        online.double()
+        exact = [ways[name](frames[:30].double(), 10) for name in ("plain", "ours")]
+        print(f"\nin float64, 30 frames, M = 10: difference {(exact[0] - exact[1]).abs().max().item():.1e}")
 
 
 def _several(
@@ -91,9 +109,7 @@ def _several(
                 settings=MemorySettings(length=20),
             )
             began = time.perf_counter()
-            for frame in frames:
-                # Segments see frames of their own, which cost the same.
-                online.step(state, frame.expand(shape[0], -1, -1).contiguous(), want_output=False)
+            _step(online, state, frames, ROWS_AT_ONCE // (shape[0] * shape[1]))
             took[count].append(time.perf_counter() - began)
     if counts:
         print(f"\n{what:>10}{'s a frame':>12}{'more of one':>14}{'of one, each':>14}")
@@ -103,7 +119,7 @@ def _several(
         print(f"{count:>10}{many:>12.3f}{more:>14.2f}{many / count / one * counts[0]:>14.2f}", flush=True)
 
 
-def _ours(online: OnlineQFormer, frames: Tensor, ids: Tensor, length: int) -> Tensor:
+def _ours(online: OnlineQFormer, frames: Tensor, ids: Tensor, length: int, at_once: int) -> Tensor:
     """Output after the last frame [Q, D]."""
     state = online.start(
         ids[:, None],
@@ -112,25 +128,35 @@ def _ours(online: OnlineQFormer, frames: Tensor, ids: Tensor, length: int) -> Te
         tokens_per_frame=frames.shape[1],
         settings=MemorySettings(length=length),
     )
-    for frame in frames[:-1]:
-        online.step(state, frame[None], want_output=False)
-    output = online.step(state, frames[-1:])
+    return _step(online, state, frames, at_once)[0, :32]
+
+
+def _step(online: OnlineQFormer, state: OnlineState, frames: Tensor, at_once: int) -> Tensor:
+    """Take all frames, ``at_once`` a step, and give the output after the last one.
+
+    Segments in lock step would see frames of their own, which cost the same.
+    """
+    output, taken = None, 0
+    for part in frames.split(max(1, at_once)):
+        taken += len(part)
+        frames_STNC = part.expand(state.active, -1, -1, -1).contiguous()
+        output = online.step(state, frames_STNC, want_output=taken == len(frames))
     if output is None:
         raise RuntimeError("the last step gives an output")
-    return output[0, :32]
+    return output
 
 
-def _floor(online: OnlineQFormer, frames: Tensor, ids: Tensor, length: int) -> Tensor:
-    """The Q-Former on each frame by itself."""
+def _floor(online: OnlineQFormer, frames: Tensor, ids: Tensor, at_once: int) -> Tensor:
+    """The Q-Former on frames by themselves, ``at_once`` a call."""
     mask = torch.ones(1, 32 + ids.shape[1], dtype=torch.long)
-    for frame in frames:
+    for part in frames.split(at_once):
         output = online.qformer(
-            input_ids=ids,
-            attention_mask=mask,
-            query_embeds=online.query_tokens,
-            encoder_hidden_states=frame[None],
+            input_ids=ids.expand(len(part), -1),
+            attention_mask=mask.expand(len(part), -1),
+            query_embeds=online.query_tokens.expand(len(part), -1, -1),
+            encoder_hidden_states=part,
         ).last_hidden_state
-    return output[0, :32]
+    return output[-1, :32]
 
 
 def _compress(bank_TNC: Tensor, size_TN: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,7 +178,7 @@ def _plain(online: OnlineQFormer, frames: Tensor, ids: Tensor, length: int) -> T
     """Section 3 of the paper as it is written, over the same weights."""
     qformer, heads = online.qformer, online.heads
     layers = qformer.encoder.layer
-    visual, visual_size = frames[:0], torch.zeros(0, frames.shape[1])
+    visual, visual_size = frames[:0], frames.new_zeros(0, frames.shape[1])
     query: list[Tensor] = []
     query_size: list[Tensor] = []
 
@@ -166,15 +192,15 @@ def _plain(online: OnlineQFormer, frames: Tensor, ids: Tensor, length: int) -> T
     embedded = qformer.embeddings(input_ids=ids, query_embeds=online.query_tokens)[0]
     for frame in frames:
         visual = torch.cat([visual, frame[None]])
-        visual_size = torch.cat([visual_size, torch.ones(1, frame.shape[0])])
+        visual_size = torch.cat([visual_size, frame.new_ones(1, frame.shape[0])])
         hidden = embedded
         for place, layer in enumerate(layers):
             if len(query) <= place:
                 query.append(hidden[None])
-                query_size.append(torch.ones(1, len(hidden)))
+                query_size.append(hidden.new_ones(1, len(hidden)))
             else:
                 query[place] = torch.cat([query[place], hidden[None]])
-                query_size[place] = torch.cat([query_size[place], torch.ones(1, len(hidden))])
+                query_size[place] = torch.cat([query_size[place], hidden.new_ones(1, len(hidden))])
             context = attend(layer.attention.attention, hidden, query[place].flatten(0, 1))
             hidden = layer.attention.output(context, hidden)
             asking, text = hidden[:32], hidden[32:]

@@ -4,7 +4,8 @@ The visual memory bank and the query memory banks of MA-LMM (He et al., CVPR 202
 structure. Three properties keep its cost to the new entry:
 
 * Keys and values are affine in the entry, and a merge's weights sum to one, so the merge of the keys is the
-  key of the merge. They are stored beside the entry (``companions``) and only ever projected once.
+  key of the merge. They are only ever projected once, and go through the same changes in buffers of their own
+  (``Change.apply``), at once or any time later: what a bank does depends on its entries alone.
 * Attention does not care about the order of its keys. An entry stays in the physical slot that it was
   written to; a merge leaves its result in one slot and frees the other, token position by token position,
   and the next entry is written there. Time order is an index. A full bank has no holes and needs no mask.
@@ -15,7 +16,7 @@ Shape suffixes: B rows, S physical slots or entries in time order, N token posit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from malmm.model.policies import MergePolicy
 
-__all__ = ["Bank", "BankEntries"]
+__all__ = ["Bank", "BankEntries", "Change"]
 
 
 class BankEntries:
@@ -49,12 +50,39 @@ class BankEntries:
         return f"BankEntries(tokens={tuple(self.tokens.shape)}, appended={self.appended})"
 
 
+@dataclass(frozen=True)
+class Change:
+    """What one append did to a bank, in physical places, so that other buffers can do the same.
+
+    Places are flat: row, slot and position of a [B, S, N] buffer. ``count`` is how many entries the bank held
+    after it. Where two entries were merged, ``right_B`` went into ``left_B`` with the weight ``weight_B1``.
+    """
+
+    count: int
+    newest_B: Tensor
+    left_B: Tensor | None = None
+    right_B: Tensor | None = None
+    weight_B1: Tensor | None = None
+
+    def apply(self, buffer_BSND: Tensor, newest_BND: Tensor) -> None:
+        """Do to a buffer of something affine in the entries what was done to the entries.
+
+        ``newest_BND`` is what belongs to the appended entry. Every change of a bank must come, in order.
+        """
+        flat = buffer_BSND.view(-1, buffer_BSND.shape[-1])
+        if self.left_B is not None and self.right_B is not None and self.weight_B1 is not None:
+            right = flat.index_select(0, self.right_B)
+            # Assigning is six times as fast as `index_copy_` on the CPU.
+            flat[self.left_B] = flat.index_select(0, self.left_B).lerp_(right, self.weight_B1.to(flat.dtype))
+        flat[self.newest_B] = newest_BND.reshape(-1, flat.shape[-1]).to(flat.dtype)
+
+
 class Bank:
     """Preallocated memory of ``rows`` independent sequences that advance in lock step.
 
-    Every step is ``advance()`` and then ``write()``. Compression is lazy: a bank holds up to ``length`` + 1
-    entries between steps, as attention must see them, and makes room when the next one comes or at
-    ``finish()``. Rows that have ended are the last ones: ``retire(active)`` leaves them as they are.
+    Compression is lazy: a bank holds up to ``length`` + 1 entries between appends, as attention must see them,
+    and makes room when the next one comes or at ``finish()``. Rows that have ended are the last ones:
+    ``retire(active)`` leaves them as they are.
 
     ``length`` 0 switches the memory off: only the newest entry is held. ``steps`` is the largest number of
     entries that will be appended, which bounds the allocation. ``present_BN`` is false at positions that are
@@ -69,7 +97,6 @@ class Bank:
         steps: int,
         positions: int,
         channels: int,
-        companions: Sequence[int] = (),
         policy: MergePolicy,
         device: torch.device | str,
         dtype: torch.dtype,
@@ -86,12 +113,10 @@ class Bank:
         self.active = rows
         self.count = 0
         self.appended = 0
-        self._compressed = False
         self._row_count = [0] * rows
         self._row_appended = [0] * rows
         shape_BSN = (rows, self.capacity, positions)
         self.tokens_BSNC = torch.empty(*shape_BSN, channels, device=device, dtype=dtype)
-        self.companions_BSND = [torch.empty(*shape_BSN, d, device=device, dtype=dtype) for d in companions]
         shape_BNS = (rows, positions, self.capacity)
         self._order_BNS = (
             torch.arange(self.capacity, device=device).expand(shape_BNS).contiguous()
@@ -106,12 +131,15 @@ class Bank:
         row_B1 = torch.arange(rows, device=device)[:, None] * (self.capacity * positions)
         self._base_BN = row_B1 + torch.arange(positions, device=device)
         self._time_S = torch.arange(self.capacity, device=device)
-        self._write_BN: Tensor | None = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes allocated for entries and companions."""
-        return sum(t.numel() * t.element_size() for t in (self.tokens_BSNC, *self.companions_BSND))
+        """Bytes allocated for entries."""
+        return self.tokens_BSNC.numel() * self.tokens_BSNC.element_size()
+
+    def buffer(self, channels: int) -> Tensor:
+        """Room [B, S, N, ``channels``] for something that goes through the bank's changes."""
+        return self.tokens_BSNC.new_empty(*self.tokens_BSNC.shape[:3], channels)
 
     def retire(self, active: int) -> None:
         """Keep only the first ``active`` rows going; the others have ended and stay as they are."""
@@ -119,13 +147,13 @@ class Bank:
             raise ValueError(f"{active} rows cannot be active of {self.active}")
         self.active = active
 
-    def advance(self, sizes_BN: Tensor | None = None) -> None:
-        """Make room for one more entry of every active row; ``write`` says what it is.
+    def append(self, tokens_BNC: Tensor, sizes_BN: Tensor | None = None) -> Change:
+        """Take one more entry of every active row, and make room for it first where the bank is full.
 
-        ``sizes_BN`` is how many frames the new entry's positions hold, one each unless told otherwise.
+        ``sizes_BN`` is how many frames the entry's positions hold, one each unless told otherwise.
         """
         active = self.active
-        self._note_similarity()
+        merged = None
         if self.length == 0 and self.policy.bounded:
             self.count = 1
         elif self.count == self.capacity:
@@ -133,38 +161,25 @@ class Bank:
                 raise ValueError(f"a bank for {self.capacity} entries was given one more")
             if self.capacity <= self.length:
                 raise ValueError(f"a bank told of {self.capacity} steps was given one more")
-            self._compress()
+            merged = self._compress()
         else:
             self.count += 1
         newest = self.count - 1
         self._first_BNS[:active, :, newest] = self.appended
-        if sizes_BN is None:
-            self._sizes_BNS[:active, :, newest] = 1
-        else:
-            self._sizes_BNS[:active, :, newest] = sizes_BN
+        self._sizes_BNS[:active, :, newest] = 1 if sizes_BN is None else sizes_BN
         self.appended += 1
         for row in range(active):
             self._row_count[row] = self.count
             self._row_appended[row] = self.appended
-        if self._compressed:
-            self._write_BN = self._flat_BN(self._order_BNS[:active, :, newest])
-
-    def write(self, tokens_BNC: Tensor, companions_BND: Sequence[Tensor] = ()) -> None:
-        """Put the new entry of all active rows in place, with its companions."""
-        self.write_rows(slice(None), tokens_BNC, companions_BND)
-
-    def write_rows(self, rows: slice, tokens_BNC: Tensor, companions_BND: Sequence[Tensor] = ()) -> None:
-        """Put the new entry of the active rows that ``rows`` selects in place."""
-        values = (tokens_BNC, *companions_BND)
-        buffers = (self.tokens_BSNC, *self.companions_BSND)
-        for buffer_BSND, value_BND in zip(buffers, values, strict=True):
-            if self._write_BN is None:  # never compressed: the newest entry is slot count-1 everywhere
-                buffer_BSND[: self.active][rows, self.count - 1] = value_BND
-            else:
-                flat = buffer_BSND.view(-1, buffer_BSND.shape[-1])
-                index = self._write_BN[rows].reshape(-1)
-                # Six times as fast as `index_copy_` on the CPU.
-                flat[index] = value_BND.reshape(-1, value_BND.shape[-1]).to(flat.dtype)
+        places_B = self._flat_BN(self._order_BNS[:active, :, newest]).reshape(-1)
+        flat = self.tokens_BSNC.view(-1, self.tokens_BSNC.shape[-1])
+        flat[places_B] = tokens_BNC.reshape(-1, flat.shape[-1]).to(flat.dtype)
+        if newest and self.policy.uses_similarity:
+            before_BNC = self._at(self._order_BNS[:active, :, newest - 1])
+            self._similarity_BNS[:active, :, newest - 1] = self._similarity(
+                before_BNC, tokens_BNC.to(flat.dtype)
+            )
+        return Change(self.count, places_B, *(merged or ()))
 
     def finish(self) -> list[BankEntries]:
         """Compress every row to the bank's length and give what each holds. Ends the bank's use."""
@@ -173,7 +188,6 @@ class Bank:
             # Rows that hold one too many are the longest ones, so they come first.
             self.active = full
             self.count = self.capacity
-            self._note_similarity()
             self._compress()
             self._row_count[:full] = [self.capacity - 1] * full
         return self.entries()
@@ -197,15 +211,6 @@ class Bank:
     def _flat_BN(self, slot_BN: Tensor) -> Tensor:
         return self._base_BN[: self.active] + slot_BN * self.positions
 
-    def _note_similarity(self) -> None:
-        """Compute the similarity that the last write added."""
-        if self.count < 2 or not self.policy.uses_similarity:
-            return
-        newest = self.count - 1
-        a_BNC = self._at_time(torch.full((), newest - 1, device=self._time_S.device))
-        b_BNC = self._at_time(torch.full((), newest, device=self._time_S.device))
-        self._similarity_BNS[: self.active, :, newest - 1] = self._similarity(a_BNC, b_BNC)
-
     def _similarity(self, a_BNC: Tensor, b_BNC: Tensor) -> Tensor:
         """Cosine [B, N] of the active rows' entries, 0 at padding."""
         similarity_BN = F.cosine_similarity(a_BNC, b_BNC, dim=-1)
@@ -213,25 +218,22 @@ class Bank:
             similarity_BN = similarity_BN.masked_fill(~self._present_BN[: self.active], 0)
         return similarity_BN
 
-    def _at_time(self, time: Tensor) -> Tensor:
-        """Entries [B, N, C] of the active rows at ``time``, an index or a [B, N] of them."""
-        order_BNS = self._order_BNS[: self.active]
-        slot_BN = order_BNS.gather(2, time.expand(order_BNS.shape[:2])[..., None])[..., 0]
+    def _at(self, slot_BN: Tensor) -> Tensor:
+        """Entries [B, N, C] of the active rows in the given slots."""
         flat = self.tokens_BSNC.view(-1, self.tokens_BSNC.shape[-1])
-        index_BN = self._flat_BN(slot_BN)
-        return flat.index_select(0, index_BN.reshape(-1)).view(*index_BN.shape, -1)
+        return flat.index_select(0, self._flat_BN(slot_BN).reshape(-1)).view(*slot_BN.shape, -1)
 
-    def _compress(self) -> None:
-        """Free one slot of every position of the active rows; it becomes the last in time order."""
+    def _compress(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Free one slot of every position of the active rows; it becomes the last in time order.
+
+        Gives the two places of each merge and the weight of the second, None when an entry was forgotten.
+        """
         order_BNS = self._order_BNS[: self.active]
         sizes_BNS = self._sizes_BNS[: self.active]
         first_BNS = self._first_BNS[: self.active]
         pair_BN1 = self.policy.choose(self._similarity_BNS[: self.active], sizes_BNS)[..., None]
-        if self.policy.merges:
-            self._merge(pair_BN1)
-            gone_BN1 = pair_BN1 + 1
-        else:
-            gone_BN1 = pair_BN1
+        merged = self._merge(pair_BN1) if self.policy.merges else None
+        gone_BN1 = pair_BN1 + 1 if self.policy.merges else pair_BN1
         freed_BN1 = order_BNS.gather(2, gone_BN1)
         # Close the gap: entry k of the new order is k of the old one, or k + 1 from the gap on.
         kept_S = self._time_S[:-1]
@@ -239,11 +241,9 @@ class Bank:
         for index_BNS in (order_BNS, sizes_BNS, first_BNS):
             index_BNS[..., :-1] = index_BNS.gather(2, source_BNS)
         order_BNS[..., -1:] = freed_BN1
-        if self.policy.uses_similarity and self.capacity > 2:
-            self._close_similarity(pair_BN1)
-        self._compressed = True
+        return merged
 
-    def _merge(self, pair_BN1: Tensor) -> None:
+    def _merge(self, pair_BN1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Join the pair into its first entry: the mean weighted by how many frames each side holds."""
         order_BNS = self._order_BNS[: self.active]
         sizes_BNS = self._sizes_BNS[: self.active]
@@ -252,31 +252,28 @@ class Bank:
         size_left = sizes_BNS.gather(2, pair_BN1)
         size_right = sizes_BNS.gather(2, pair_BN1 + 1)
         total = size_left + size_right
-        dtype = self.tokens_BSNC.dtype
         flat = self.tokens_BSNC.view(-1, self.tokens_BSNC.shape[-1])
         # In the authors' order of operations, so that a single compression equals theirs to the last bit.
         weighted = flat.index_select(0, left_B) * size_left.reshape(-1, 1)
         weighted += flat.index_select(0, right_B) * size_right.reshape(-1, 1)
-        flat[left_B] = (weighted / total.reshape(-1, 1)).to(dtype)
-        weight_B1 = (size_right / total).to(dtype).reshape(-1, 1)
-        for buffer_BSND in self.companions_BSND:
-            flat = buffer_BSND.view(-1, buffer_BSND.shape[-1])
-            flat[left_B] = flat.index_select(0, left_B).lerp_(flat.index_select(0, right_B), weight_B1)
+        merged_BC = (weighted / total.reshape(-1, 1)).to(flat.dtype)
+        flat[left_B] = merged_BC
         sizes_BNS.scatter_(2, pair_BN1, total)
+        if self.policy.uses_similarity and self.capacity > 2:
+            self._close_similarity(pair_BN1, merged_BC.view(*pair_BN1.shape[:2], -1))
+        return left_B, right_B, (size_right / total).reshape(-1, 1)
 
-    def _close_similarity(self, pair_BN1: Tensor) -> None:
+    def _close_similarity(self, pair_BN1: Tensor, merged_BNC: Tensor) -> None:
         """Drop the pair's own similarity and renew those of the merged entry."""
+        order_BNS = self._order_BNS[: self.active]  # of before the merge: the pair's second entry is in it
         similarity_BNS = self._similarity_BNS[: self.active]
         kept_S = self._time_S[:-2]
         similarity_BNS[..., :-1] = similarity_BNS.gather(2, kept_S + (kept_S >= pair_BN1))
-        pair_BN = pair_BN1[..., 0]
-        last = self.capacity - 2  # newest entry that is left
-        merged_BNC = self._at_time(pair_BN)
-        before_BN = (pair_BN - 1).clamp(min=0)
-        after_BN = (pair_BN + 1).clamp(max=last)
-        left_BN = self._similarity(self._at_time(before_BN), merged_BNC)
-        right_BN = self._similarity(merged_BNC, self._at_time(after_BN))
+        before_BN1 = (pair_BN1 - 1).clamp(min=0)
+        after_BN1 = (pair_BN1 + 2).clamp(max=self.capacity - 1)
+        left_BN = self._similarity(self._at(order_BNS.gather(2, before_BN1)[..., 0]), merged_BNC)
+        right_BN = self._similarity(merged_BNC, self._at(order_BNS.gather(2, after_BN1)[..., 0]))
         # Where the merged entry is the first, the left value is written over by the right one; where it is
         # the last, the right value lands where the next append puts its own.
-        similarity_BNS.scatter_(2, before_BN[..., None], left_BN[..., None])
+        similarity_BNS.scatter_(2, before_BN1, left_BN[..., None])
         similarity_BNS.scatter_(2, pair_BN1, right_BN[..., None])

@@ -68,8 +68,7 @@ def compress_once(bank_BTNC: Tensor, size_BTN: Tensor) -> tuple[Tensor, Tensor]:
         dtype=bank_BTNC.dtype,
     )
     for entry in range(entries):
-        bank.advance(size_BTN[:, entry])
-        bank.write(bank_BTNC[:, entry])
+        bank.append(bank_BTNC[:, entry], size_BTN[:, entry])
     return _stack(bank.finish())
 
 
@@ -130,7 +129,7 @@ def _online_pass(
     )
     outputs = []
     for step in range(steps):
-        output = qformer.step(state, frames_BTNC[:, step])
+        output = qformer.step(state, frames_BTNC[:, step : step + 1])
         if output is not None:
             outputs.append(output)
     return torch.stack(outputs, dim=1), state.visual.entries()

@@ -20,7 +20,14 @@ from malmm.model.positions import POSITIONS_KEY, TimePositions
 from malmm.model.qformer import MemorySettings, OnlineQFormer, falling_order
 from malmm.model.vision import VisionEncoder
 
-__all__ = ["INSTRUCTBLIP_OPTIONAL", "INSTRUCTBLIP_PREFIXES", "Encoded", "Encoder", "half_precision"]
+__all__ = [
+    "INSTRUCTBLIP_OPTIONAL",
+    "INSTRUCTBLIP_PREFIXES",
+    "ROWS_AT_ONCE",
+    "Encoded",
+    "Encoder",
+    "half_precision",
+]
 
 INSTRUCTBLIP_PREFIXES = (
     "vision_model.",
@@ -31,6 +38,9 @@ INSTRUCTBLIP_PREFIXES = (
 )
 #: Tensors that published weights do not have.
 INSTRUCTBLIP_OPTIONAL = (POSITIONS_KEY,)
+
+#: Frames that the Q-Former takes at once, times prompts and segments.
+ROWS_AT_ONCE = 16
 
 
 def half_precision(device: torch.device) -> torch.dtype:
@@ -191,7 +201,7 @@ class Encoder(nn.Module):
             [prompts[index] for index in order],
             settings,
             entries,
-            1,
+            len(ordered[0]),
             tokens_per_frame=ordered[0].tokens.shape[1],
             sizes=[memory.sizes for memory in ordered],
         )
@@ -258,19 +268,19 @@ class Encoder(nn.Module):
         outputs: list[Tensor | None] = [None] * len(lengths)
         for begin in range(0, lengths[0], chunk):
             coming = entries(begin, begin + chunk)
-            for step in range(begin, min(begin + chunk, lengths[0])):
-                active = sum(length > step for length in lengths)
+            for first, end in _together(lengths, begin, min(begin + chunk, lengths[0]), len(lengths) * each):
+                active = sum(length > first for length in lengths)
                 if active < state.active:
                     state.retire(active)
-                frame_SNC = torch.stack([coming[place][step - begin] for place in range(active)])
-                going_on = sum(length > step + 1 for length in lengths)
-                sizes_SN = None
+                seen = slice(first - begin, end - begin)
+                frames_STNC = torch.stack([of_segment[seen] for of_segment in coming[:active]])
+                sizes_STN = None
                 if sizes is not None:
-                    sizes_SN = torch.stack([sizes[place][step] for place in range(active)]).to(
-                        frame_SNC.device
-                    )
+                    held = torch.stack([of_segment[first:end] for of_segment in sizes[:active]])
+                    sizes_STN = held.to(frames_STNC.device)
+                going_on = sum(length > end for length in lengths)
                 output_RPD = self.qformer.step(
-                    state, frame_SNC, want_output=going_on < active, sizes_SN=sizes_SN
+                    state, frames_STNC, want_output=going_on < active, sizes_STN=sizes_STN
                 )
                 if output_RPD is not None:
                     for place in range(going_on, active):
@@ -278,6 +288,15 @@ class Encoder(nn.Module):
                         outputs[place] = rows_KPD[:, : state.query_length].clone()
         memories = [Memory.of(held) for held in state.finish()]
         return [output for output in outputs if output is not None], memories
+
+
+def _together(lengths: Sequence[int], begin: int, end: int, rows: int) -> Iterator[tuple[int, int]]:
+    """Steps [begin, end) in runs for the Q-Former to take at once: none goes over the end of a segment."""
+    most = max(1, ROWS_AT_ONCE // rows)
+    while begin < end:
+        stop = min(begin + most, end, *(length for length in lengths if length > begin))
+        yield begin, stop
+        begin = stop
 
 
 def _check_vocabulary(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase, size: int) -> None:

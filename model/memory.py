@@ -134,8 +134,7 @@ def merge_memories(
             shapes = sorted({shape, tuple(memory.tokens.shape[1:])})
             raise ValueError(f"memories of different token shapes cannot be merged: {shapes}")
         for slot in range(len(memory)):
-            bank.advance(memory.sizes[slot][None].to(bank.tokens_BSNC.device))
-            bank.write(memory.tokens[slot][None])
+            bank.append(memory.tokens[slot][None], memory.sizes[slot][None].to(bank.tokens_BSNC.device))
         firsts.append(memory.first.to(bank.tokens_BSNC.device) + before)
         before += memory.appended
     if bank is None:

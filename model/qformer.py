@@ -11,6 +11,10 @@ What a plain implementation computes and this one need not, exactly:
   attention over copies is attention over one: that layer's self-attention is computed once a pass;
 * between frames only the banks carry state, so layers after the last bank run only where an output is
   wanted, and without query banks the Q-Former runs once, at the end;
+* a bank holds a layer's inputs, never its outputs: what a layer does at a frame needs the layer below at this
+  frame and those before, and nothing of its own. So a layer takes several frames at once, as a causal
+  transformer takes tokens: one product a weight for all of them, then attention frame by frame while the bank
+  goes through its changes. Weights, which a frame alone is too small to make worth reading, are read once;
 * the visual bank does not depend on the prompt: K prompts share it, folded into the query length.
 
 Shape suffixes: S segments, K prompts, R = S * K rows, T frames, N visual tokens a frame, C their channels,
@@ -19,7 +23,7 @@ Q query tokens, L prompt tokens, P = Q + L positions, D hidden size, H heads, E 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import InstructBlipQFormerModel
 
-from malmm.model.bank import Bank, BankEntries
+from malmm.model.bank import Bank, BankEntries, Change
 from malmm.model.policies import merge_policy
 
 __all__ = ["MemorySettings", "OnlineQFormer", "OnlineState"]
@@ -49,15 +53,36 @@ class MemorySettings:
         merge_policy(self.policy)
 
 
+class _Recalled:
+    """A bank's keys and values for one attention layer; they go through the bank's changes."""
+
+    def __init__(self, bank: Bank, channels: int) -> None:
+        self._key_BSND = bank.buffer(channels)
+        self._value_BSND = bank.buffer(channels)
+
+    def after(self, change: Change, key_BND: Tensor, value_BND: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, X, D] of all entries after the change, that of the appended one with them."""
+        change.apply(self._key_BSND, key_BND)
+        change.apply(self._value_BSND, value_BND)
+        key_BXD, value_BXD = (
+            buffer[: len(key_BND), : change.count].flatten(1, 2)
+            for buffer in (self._key_BSND, self._value_BSND)
+        )
+        return key_BXD, value_BXD
+
+
 @dataclass
 class OnlineState:
     """All that a pass over a batch of segments carries from frame to frame. Made by ``OnlineQFormer.start``.
 
     The segments are in order of falling length, so that those still going are the first ``active``.
+    ``query`` has a bank for each layer after the first, or none.
     """
 
     visual: Bank
-    query: Bank | None
+    visual_recalled: list[_Recalled]
+    query: list[Bank]
+    query_recalled: list[_Recalled]
     prompts_per_segment: int
     query_length: int
     active: int
@@ -73,8 +98,8 @@ class OnlineState:
         """Go on with the first ``active`` segments only; the others have ended."""
         self.active = active
         self.visual.retire(active)
-        if self.query is not None:
-            self.query.retire(self.active_rows * (self.query.rows // self.first_attention_RPD.shape[0]))
+        for bank in self.query:
+            bank.retire(self.active_rows)
 
     def finish(self) -> list[BankEntries]:
         """Each segment's visual memory, compressed to the bank's length. Ends the pass."""
@@ -135,38 +160,39 @@ class OnlineQFormer(nn.Module):
             present_RQ = attention_mask_SKL.new_ones(rows, queries)
             mask_RP = torch.cat([present_RQ, attention_mask_SKL.reshape(rows, length)], dim=1)
             padding_RP = mask_RP.to(torch.bool)
-        positions = embedded_RPD.shape[1]
         policy = merge_policy(settings.policy)
-        # Without query banks only frames whose output is wanted attend, so keys and values are not kept.
-        banked_layers = len(self._layers) - 1 if settings.query else 0
         visual = Bank(
             rows=segments,
             length=settings.length if settings.visual else 0,
             steps=steps if settings.visual else 1,
             positions=tokens_per_frame,
             channels=self.visual_channels,
-            companions=[self.hidden] * (2 * len(self._crossing)) if banked_layers else [],
             policy=policy if settings.visual else merge_policy("token"),
             device=self.device,
             dtype=self.dtype,
         )
-        query = None
-        if banked_layers:
-            query = Bank(
-                rows=rows * banked_layers,
+        query = [
+            Bank(
+                rows=rows,
                 length=settings.length,
                 steps=steps,
-                positions=positions,
+                positions=embedded_RPD.shape[1],
                 channels=self.hidden,
-                companions=[self.hidden, self.hidden],
                 policy=policy,
                 device=self.device,
                 dtype=self.dtype,
-                present_BN=None if padding_RP is None else padding_RP.repeat_interleave(banked_layers, dim=0),
+                present_BN=padding_RP,
             )
+            for _ in self._layers[1:]
+            if settings.query
+        ]
+        # Without query banks only the last frame attends, so keys and values are not kept.
+        visual_recalled = [_Recalled(visual, self.hidden) for _ in self._crossing] if query else []
         return OnlineState(
             visual=visual,
+            visual_recalled=visual_recalled,
             query=query,
+            query_recalled=[_Recalled(bank, self.hidden) for bank in query],
             prompts_per_segment=prompts,
             query_length=queries,
             active=segments,
@@ -177,56 +203,60 @@ class OnlineQFormer(nn.Module):
     def step(
         self,
         state: OnlineState,
-        frame_SNC: Tensor,
+        frames_STNC: Tensor,
         *,
         want_output: bool = True,
-        sizes_SN: Tensor | None = None,
+        sizes_STN: Tensor | None = None,
     ) -> Tensor | None:
-        """Take one frame of every active segment: ``frame_SNC`` [active, N, C] visual tokens.
+        """Take the next T frames of every active segment: ``frames_STNC`` [active, T, N, C] visual tokens.
 
-        Gives the Q-Former's output [active * K, P, D] after the frame, or None when ``want_output`` is
-        false, which skips what no later frame depends on. ``sizes_SN`` is how many frames each position
-        already holds, for entries that are stored slots.
+        Gives the Q-Former's output [active * K, P, D] after the last of them, or None when ``want_output`` is
+        false, which skips what no later frame depends on. The result is the same however many frames come at
+        once; time and memory are not. ``sizes_STN`` is how many frames each position already holds, for
+        entries that are stored slots.
         """
-        frame_SNC = frame_SNC.to(self.dtype)
-        state.visual.advance(sizes_SN)
-        if state.query is None:
-            state.visual.write(frame_SNC)
-            return self._run_without_query_bank(state) if want_output else None
-        pairs = [
-            projected
-            for layer in self._crossing
-            for projected in (
-                layer.crossattention.attention.key(frame_SNC),
-                layer.crossattention.attention.value(frame_SNC),
-            )
+        frames_STNC = frames_STNC.to(self.dtype)
+        changes = [
+            state.visual.append(frame_SNC, None if sizes_STN is None else sizes_STN[:, time])
+            for time, frame_SNC in enumerate(frames_STNC.unbind(1))
         ]
-        state.visual.write(frame_SNC, pairs)
-        state.query.advance()
-        hidden_RPD = self._layer(0, state.first_attention_RPD[: state.active_rows], state)
-        for index in range(1, len(self._layers)):
-            last = index == len(self._layers) - 1
-            attention_RPD = self._banked_self_attention(
-                index, hidden_RPD, state.query, state.padding_RP, only_store=last and not want_output
-            )
-            if attention_RPD is None:
-                return None
-            hidden_RPD = self._layer(index, attention_RPD, state)
-        return hidden_RPD
+        hidden_RTPD = state.first_attention_RPD[: state.active_rows, None]  # the same at every frame
+        if not state.query:
+            return self._without_query_banks(state, hidden_RTPD) if want_output else None
+        recalled = iter(state.visual_recalled)
+        for index, layer in enumerate(self._layers):
+            # The first frame whose output is wanted: every layer but the last has another one above it.
+            begin = 0 if layer is not self._layers[-1] else len(changes) - want_output
+            if index:
+                hidden_RTPD = self._banked_self_attention(index, hidden_RTPD, state, begin)
+            pairs = None
+            if layer.has_cross_attention:
+                pairs = self._recall(layer, frames_STNC, changes, next(recalled), begin)
+            hidden_RTPD = self._rest_of_layer(layer, hidden_RTPD, state, len(changes) - begin, pairs)
+        return hidden_RTPD[:, 0] if want_output else None
 
-    def _run_without_query_bank(self, state: OnlineState) -> Tensor:
-        hidden_RPD = self._layer(0, state.first_attention_RPD[: state.active_rows], state)
-        for index in range(1, len(self._layers)):
-            hidden_RPD = self._layer(index, self._self_attention(index, hidden_RPD, state.padding_RP), state)
-        return hidden_RPD
+    def _without_query_banks(self, state: OnlineState, hidden_RTPD: Tensor) -> Tensor:
+        """The output after the newest frame, which no earlier one has a part in but by the visual bank."""
+        tokens_SXC = state.visual.tokens_BSNC[: state.active, : state.visual.count].flatten(1, 2)
+        for index, layer in enumerate(self._layers):
+            if index:
+                hidden_RTPD = self._self_attention(index, hidden_RTPD[:, 0], state.padding_RP)[:, None]
+            pairs = None
+            if layer.has_cross_attention:
+                inner = layer.crossattention.attention
+                pairs = iter([(inner.key(tokens_SXC), inner.value(tokens_SXC))])
+            hidden_RTPD = self._rest_of_layer(layer, hidden_RTPD, state, 1, pairs)
+        return hidden_RTPD[:, 0]
 
-    def _split(self, x_BXD: Tensor) -> Tensor:
-        """[B, X, D] seen as [B, H, X, E]."""
-        return x_BXD.view(*x_BXD.shape[:2], self.heads, -1).transpose(1, 2)
-
-    def _join(self, x_BHXE: Tensor) -> Tensor:
-        """[B, H, X, E] as [B, X, D]."""
-        return x_BHXE.transpose(1, 2).flatten(2)
+    def _attend(
+        self, query_BXD: Tensor, key_BYD: Tensor, value_BYD: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """Attention [B, X, D] of all heads."""
+        query_BHXE, key_BHYE, value_BHYE = (
+            x.view(*x.shape[:2], self.heads, -1).transpose(1, 2) for x in (query_BXD, key_BYD, value_BYD)
+        )
+        context_BHXE = F.scaled_dot_product_attention(query_BHXE, key_BHYE, value_BHYE, attn_mask=mask)
+        return context_BHXE.transpose(1, 2).flatten(2)
 
     def _self_attention(self, index: int, hidden_RPD: Tensor, padding_RP: Tensor | None) -> Tensor:
         attention = self._layers[index].attention
@@ -234,67 +264,89 @@ class OnlineQFormer(nn.Module):
         mask = None
         if padding_RP is not None:
             mask = padding_RP[: hidden_RPD.shape[0], None, None, :]
-        context_RHPE = F.scaled_dot_product_attention(
-            self._split(inner.query(hidden_RPD)),
-            self._split(inner.key(hidden_RPD)),
-            self._split(inner.value(hidden_RPD)),
-            attn_mask=mask,
+        context_RPD = self._attend(
+            inner.query(hidden_RPD), inner.key(hidden_RPD), inner.value(hidden_RPD), mask
         )
-        return attention.output(self._join(context_RHPE), hidden_RPD)
+        return attention.output(context_RPD, hidden_RPD)
 
     def _banked_self_attention(
-        self, index: int, hidden_RPD: Tensor, bank: Bank, padding_RP: Tensor | None, *, only_store: bool
-    ) -> Tensor | None:
+        self, index: int, hidden_RTPD: Tensor, state: OnlineState, begin: int
+    ) -> Tensor:
+        """Remember the inputs of all frames; self-attention [R, T - begin, P, D] of those from ``begin`` on."""
         attention = self._layers[index].attention
         inner = attention.attention
-        rows = hidden_RPD.shape[0]
-        banked_layers = len(self._layers) - 1
-        place = slice(index - 1, None, banked_layers)
-        bank.write_rows(place, hidden_RPD, [inner.key(hidden_RPD), inner.value(hidden_RPD)])
-        if only_store:
-            return None
-        key_RXD, value_RXD = (
-            buffer[: bank.active][place, : bank.count].flatten(1, 2) for buffer in bank.companions_BSND
-        )
-        mask = None
-        if padding_RP is not None:
-            mask = padding_RP[:rows, None, None, :].repeat(1, 1, 1, bank.count)
-        context_RHPE = F.scaled_dot_product_attention(
-            self._split(inner.query(hidden_RPD)), self._split(key_RXD), self._split(value_RXD), attn_mask=mask
-        )
-        return attention.output(self._join(context_RHPE), hidden_RPD)
-
-    def _layer(self, index: int, attention_RPD: Tensor, state: OnlineState) -> Tensor:
-        """Cross-attention and feed-forward of one layer, on the output of its self-attention."""
-        layer = self._layers[index]
-        query_RQD = attention_RPD[:, : state.query_length]
-        if layer.has_cross_attention:
-            query_RQD = self._cross_attention(layer, query_RQD, state)
-        query_RQD = layer.feed_forward_chunk_query(query_RQD)
-        if attention_RPD.shape[1] == state.query_length:
-            return query_RQD
-        text_RLD = layer.feed_forward_chunk(attention_RPD[:, state.query_length :])
-        return torch.cat([query_RQD, text_RLD], dim=1)
-
-    def _cross_attention(self, layer: Any, query_RQD: Tensor, state: OnlineState) -> Tensor:
-        attention = layer.crossattention
-        inner = attention.attention
-        bank = state.visual
-        active, count = bank.active, bank.count
-        if bank.companions_BSND:
-            place = 2 * self._crossing.index(layer)
-            key_SXD, value_SXD = (
-                buffer[:active, :count].flatten(1, 2) for buffer in bank.companions_BSND[place : place + 2]
+        bank, recalled = state.query[index - 1], state.query_recalled[index - 1]
+        key_RTPD, value_RTPD = inner.key(hidden_RTPD), inner.value(hidden_RTPD)
+        wanted_RTPD = hidden_RTPD[:, begin:]
+        query_RTPD = inner.query(wanted_RTPD)
+        context_RTPD = torch.empty_like(query_RTPD)
+        for time, (hidden_RPD, key_RPD, value_RPD) in enumerate(
+            zip(hidden_RTPD.unbind(1), key_RTPD.unbind(1), value_RTPD.unbind(1), strict=True)
+        ):
+            change = bank.append(hidden_RPD)
+            key_RXD, value_RXD = recalled.after(change, key_RPD, value_RPD)
+            if time < begin:
+                continue
+            mask = None
+            if state.padding_RP is not None:
+                mask = state.padding_RP[: len(hidden_RPD), None, None, :].repeat(1, 1, 1, change.count)
+            context_RTPD[:, time - begin] = self._attend(
+                query_RTPD[:, time - begin], key_RXD, value_RXD, mask
             )
-        else:
-            tokens_SXC = bank.tokens_BSNC[:active, :count].flatten(1, 2)
-            key_SXD, value_SXD = inner.key(tokens_SXC), inner.value(tokens_SXC)
-        rows, queries, hidden = query_RQD.shape
-        folded_SYD = inner.query(query_RQD).view(active, -1, hidden)
-        context_SHYE = F.scaled_dot_product_attention(
-            self._split(folded_SYD), self._split(key_SXD), self._split(value_SXD)
-        )
-        return attention.output(self._join(context_SHYE).view(rows, queries, hidden), query_RQD)
+        return attention.output(context_RTPD, wanted_RTPD)
+
+    def _recall(
+        self, layer: Any, frames_STNC: Tensor, changes: Sequence[Change], recalled: _Recalled, begin: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The visual bank's keys and values [S, X, D] as they are at each frame from ``begin`` on.
+
+        They are views: each pair holds until the next is asked for, and all must be.
+        """
+        inner = layer.crossattention.attention
+        keys, values = inner.key(frames_STNC).unbind(1), inner.value(frames_STNC).unbind(1)
+        for time, (change, key_SND, value_SND) in enumerate(zip(changes, keys, values, strict=True)):
+            pair = recalled.after(change, key_SND, value_SND)
+            if time >= begin:
+                yield pair
+
+    def _rest_of_layer(
+        self,
+        layer: Any,
+        attention_RTPD: Tensor,
+        state: OnlineState,
+        frames: int,
+        pairs: Iterator[tuple[Tensor, Tensor]] | None,
+    ) -> Tensor:
+        """Cross-attention, with the keys and values of each frame, and feed-forward: [R, ``frames``, P, D].
+
+        ``attention_RTPD`` is the output of the layer's self-attention, one for each frame or one for all.
+        """
+        query_RTQD = attention_RTPD[:, :, : state.query_length]
+        if pairs is not None:
+            query_RTQD = self._cross_attention(layer.crossattention, query_RTQD, state, frames, pairs)
+        query_RTQD = layer.feed_forward_chunk_query(query_RTQD)
+        if attention_RTPD.shape[2] == state.query_length:
+            return query_RTQD
+        text_RTLD = layer.feed_forward_chunk(attention_RTPD[:, :, state.query_length :])
+        return torch.cat([query_RTQD, text_RTLD.expand(-1, frames, -1, -1)], dim=2)
+
+    def _cross_attention(
+        self,
+        attention: Any,
+        query_RTQD: Tensor,
+        state: OnlineState,
+        frames: int,
+        pairs: Iterator[tuple[Tensor, Tensor]],
+    ) -> Tensor:
+        rows, _, queries, hidden = query_RTQD.shape
+        projected_RTQD = attention.attention.query(query_RTQD).expand(-1, frames, -1, -1)
+        context_RTQD = query_RTQD.new_empty(rows, frames, queries, hidden)
+        for time, (key_SXD, value_SXD) in enumerate(pairs):
+            # K prompts of a segment share its keys and values: they stand in one row of queries.
+            folded_SYD = projected_RTQD[:, time].reshape(state.active, -1, hidden)
+            context_SYD = self._attend(folded_SYD, key_SXD, value_SXD)
+            context_RTQD[:, time] = context_SYD.view(rows, queries, hidden)
+        return attention.output(context_RTQD, query_RTQD)
 
 
 def falling_order(lengths: Sequence[int]) -> list[int]:

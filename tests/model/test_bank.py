@@ -11,7 +11,7 @@ from malmm.model.bank import Bank
 from malmm.model.policies import POLICIES, merge_policy
 
 
-def make_bank(rows=1, length=4, steps=10, positions=3, channels=5, policy="token", companions=(), **more):
+def make_bank(rows=1, length=4, steps=10, positions=3, channels=5, policy="token", **more):
     options = {"device": "cpu", "dtype": torch.float64} | more
     return Bank(
         rows=rows,
@@ -19,7 +19,6 @@ def make_bank(rows=1, length=4, steps=10, positions=3, channels=5, policy="token
         steps=steps,
         positions=positions,
         channels=channels,
-        companions=companions,
         policy=merge_policy(policy),
         **options,
     )
@@ -27,7 +26,7 @@ def make_bank(rows=1, length=4, steps=10, positions=3, channels=5, policy="token
 
 @st.composite
 def runs(draw, policies=tuple(POLICIES)):
-    """Rows that end at different times, with their tokens, sizes and two affine companions."""
+    """Rows that end at different times, with their tokens, sizes and up to two affine maps of them."""
     rows = draw(st.integers(1, 4))
     lengths = sorted((draw(st.integers(1, 14)) for _ in range(rows)), reverse=True)
     positions, channels = draw(st.integers(1, 4)), draw(st.integers(3, 6))
@@ -51,12 +50,12 @@ def runs(draw, policies=tuple(POLICIES)):
     }
 
 
-def companion(tokens, weights):
+def mapped(tokens, weights):
     return tokens @ weights[:-1] + weights[-1]
 
 
 def run(case, after_step=None):
-    tokens, sizes, maps, lengths = case["tokens"], case["sizes"], case["maps"], case["lengths"]
+    tokens, sizes, lengths = case["tokens"], case["sizes"], case["lengths"]
     rows, steps, positions, channels = tokens.shape
     bank = make_bank(
         rows=rows,
@@ -65,17 +64,14 @@ def run(case, after_step=None):
         positions=positions,
         channels=channels,
         policy=case["policy"],
-        companions=[weights.shape[1] for weights in maps],
     )
     for step in range(steps):
         active = sum(length > step for length in lengths)
         if active < bank.active:
             bank.retire(active)
-        bank.advance(None if sizes is None else sizes[:active, step])
-        new = tokens[:active, step]
-        bank.write(new, [companion(new, weights) for weights in maps])
+        change = bank.append(tokens[:active, step], None if sizes is None else sizes[:active, step])
         if after_step is not None:
-            after_step(bank, step)
+            after_step(bank, step, change)
     return bank
 
 
@@ -106,7 +102,7 @@ def assert_same(entries, memory):
 def test_a_bank_holds_what_a_plain_list_would(case):
     rows = PlainRows(case)
 
-    def check(bank, step):
+    def check(bank, step, change):
         rows.step(step)
         for entries, memory in zip(bank.entries(), rows.memories, strict=True):
             assert_same(entries, memory)
@@ -119,15 +115,36 @@ def test_a_bank_holds_what_a_plain_list_would(case):
 
 @settings(max_examples=40, deadline=None)
 @given(runs())
-def test_companions_stay_the_affine_map_of_their_entries(case):
-    def check(bank, step):
+def test_what_goes_through_the_changes_stays_the_affine_map_of_the_entries(case):
+    buffers = []
+
+    def check(bank, step, change):
+        if not buffers:
+            buffers.extend(bank.buffer(weights.shape[1]) for weights in case["maps"])
+        assert change.count == bank.count
         held = bank.tokens_BSNC[: bank.active, : bank.count]
-        for weights, buffer in zip(case["maps"], bank.companions_BSND, strict=True):
+        new = case["tokens"][: bank.active, step]
+        for weights, buffer in zip(case["maps"], buffers, strict=True):
+            change.apply(buffer, mapped(new, weights))
             torch.testing.assert_close(
-                buffer[: bank.active, : bank.count], companion(held, weights), rtol=0, atol=1e-10
+                buffer[: bank.active, : bank.count], mapped(held, weights), rtol=0, atol=1e-10
             )
 
     run(case, check)
+
+
+@settings(max_examples=20, deadline=None)
+@given(runs())
+def test_changes_may_be_applied_when_the_bank_is_long_done(case):
+    changes = []
+    bank = run(case, lambda bank, step, change: changes.append((bank.active, change)))
+    buffer = bank.buffer(case["tokens"].shape[-1])
+    for step, (active, change) in enumerate(changes):
+        change.apply(buffer, case["tokens"][:active, step])
+    last = changes[-1][1].count
+    torch.testing.assert_close(
+        buffer[: bank.active, :last], bank.tokens_BSNC[: bank.active, :last], rtol=0, atol=1e-10
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -156,7 +173,7 @@ def test_merging_loses_no_frame_and_parts_time_at_every_position(case):
 def test_a_row_that_ended_stays_as_it_is(case):
     ended = {}
 
-    def check(bank, step):
+    def check(bank, step, change):
         for row, entries in enumerate(bank.entries()):
             if row >= bank.active:
                 before = ended.setdefault(row, entries)
@@ -182,35 +199,19 @@ def test_a_row_does_not_depend_on_the_others(case):
         assert torch.equal(entries.first, together[row].first)
 
 
-@pytest.mark.parametrize("policy", ["token", "none"])
-def test_writing_rows_apart_is_writing_them_at_once(policy):
-    tokens = torch.randn(4, 9, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    whole, parts = (make_bank(rows=4, length=2, steps=9, policy=policy) for _ in range(2))
-    for step in range(9):
-        whole.advance()
-        whole.write(tokens[:, step])
-        parts.advance()
-        for begin in range(2):
-            parts.write_rows(slice(begin, None, 2), tokens[begin::2, step])
-    for a, b in zip(whole.finish(), parts.finish(), strict=True):
-        assert torch.equal(a.tokens, b.tokens)
-
-
 @pytest.mark.parametrize(("policy", "steps"), [("none", 3), ("none", 1), ("token", 3)])
 def test_more_entries_than_were_announced_is_an_error(policy, steps):
     bank = make_bank(steps=steps, length=5, policy=policy)
     for _ in range(steps):
-        bank.advance()
-        bank.write(torch.zeros(1, 3, 5, dtype=torch.float64))
+        bank.append(torch.zeros(1, 3, 5, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"one more"):
-        bank.advance()
+        bank.append(torch.zeros(1, 3, 5, dtype=torch.float64))
 
 
 def test_length_zero_holds_the_newest_entry_only():
     bank = make_bank(length=0, steps=1)
     for step in range(3):
-        bank.advance()
-        bank.write(torch.full((1, 3, 5), float(step), dtype=torch.float64))
+        bank.append(torch.full((1, 3, 5), float(step), dtype=torch.float64))
         (entries,) = bank.entries()
         assert len(entries) == 1
         assert (entries.tokens == step).all()
@@ -223,8 +224,7 @@ def test_padding_has_no_say_in_which_frames_are_joined():
     bank = make_bank(length=2, steps=3, positions=2, policy="frame", present_BN=torch.tensor([[True, False]]))
     shown = torch.eye(5, dtype=torch.float64)
     for at_0, at_1 in ((0, 3), (1, 3), (1, 4)):
-        bank.advance()
-        bank.write(torch.stack([shown[at_0], shown[at_1]])[None])
+        bank.append(torch.stack([shown[at_0], shown[at_1]])[None])
     (entries,) = bank.finish()
     assert entries.sizes.tolist() == [[1, 1], [2, 2]]
 
@@ -242,25 +242,18 @@ def test_rows_cannot_come_back():
         bank.retire(2)
 
 
-def test_every_companion_must_be_written():
-    bank = make_bank(companions=[2])
-    bank.advance()
-    with pytest.raises(ValueError, match="zip"):
-        bank.write(torch.zeros(1, 3, 5, dtype=torch.float64))
-
-
 @pytest.mark.parametrize("steps", [1, 5, 100_000])
 def test_memory_is_bounded_by_length_not_by_steps(steps):
-    bank = make_bank(rows=2, length=4, steps=steps, companions=[7], device="meta", dtype=torch.float32)
-    assert bank.nbytes == 2 * min(steps, 5) * 3 * (5 + 7) * 4
+    bank = make_bank(rows=2, length=4, steps=steps, device="meta", dtype=torch.float32)
+    assert bank.nbytes == 2 * min(steps, 5) * 3 * 5 * 4
+    assert bank.buffer(7).shape == (2, min(steps, 5), 3, 7)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_sizes_stay_exact_in_half_precision(dtype):
     bank = make_bank(length=1, steps=500, dtype=dtype)  # bfloat16 counts to 256
     for _ in range(500):
-        bank.advance()
-        bank.write(torch.ones(1, 3, 5, dtype=dtype))
+        bank.append(torch.ones(1, 3, 5, dtype=dtype))
     (entries,) = bank.finish()
     assert (entries.sizes == 500).all()
     assert entries.tokens.dtype == dtype
@@ -269,6 +262,5 @@ def test_sizes_stay_exact_in_half_precision(dtype):
 
 def test_printing_a_row_shows_shapes():
     bank = make_bank()
-    bank.advance()
-    bank.write(torch.zeros(1, 3, 5, dtype=torch.float64))
+    bank.append(torch.zeros(1, 3, 5, dtype=torch.float64))
     assert repr(bank.finish()[0]) == "BankEntries(tokens=(1, 3, 5), appended=1)"

@@ -27,8 +27,7 @@ def remember(seed, frames, length, policy="token", positions=5, channels=4):
         dtype=torch.float64,
     )
     for _ in range(frames):
-        bank.advance()
-        bank.write(torch.randn(1, positions, channels, generator=generator, dtype=torch.float64))
+        bank.append(torch.randn(1, positions, channels, generator=generator, dtype=torch.float64))
     return Memory.of(bank.finish()[0])
 
 

@@ -45,8 +45,7 @@ def remember(tokens, length, policy):
         dtype=tokens.dtype,
     )
     for frame in tokens:
-        bank.advance()
-        bank.write(frame[None])
+        bank.append(frame[None])
     return Memory.of(bank.finish()[0])
 
 

@@ -72,7 +72,7 @@ def run(case, wanted=lambda step, active, going_on: True):
             state.retire(active)
         going_on = sum(length > step + 1 for length in lengths)
         want = wanted(step, active, going_on)
-        output = case["qformer"].step(state, frames[:active, step], want_output=want)
+        output = case["qformer"].step(state, frames[:active, step : step + 1], want_output=want)
         assert (output is not None) == want
         for place in range(active):
             part = None if output is None else output[place * prompts : (place + 1) * prompts].clone()
@@ -130,6 +130,41 @@ def test_outputs_that_nobody_wants_do_not_change_later_ones(case, data):
         assert torch.equal(memories[segment].tokens, memories_of_some[segment].tokens)
 
 
+@settings(max_examples=40, deadline=None)
+@given(batches(), st.data())
+def test_several_frames_at_once_are_as_one_by_one(case, data):
+    every, memories = run(case)
+    lengths, prompts = case["lengths"], case["ids"].shape[1]
+    with torch.inference_mode():
+        state = case["qformer"].start(
+            case["ids"],
+            case["mask"],
+            steps=lengths[0],
+            tokens_per_frame=case["frames"].shape[2],
+            settings=case["settings"],
+        )
+        begin = 0
+        while begin < lengths[0]:
+            active = sum(length > begin for length in lengths)
+            end = data.draw(st.integers(begin + 1, lengths[active - 1]))
+            if active < state.active:
+                state.retire(active)
+            want = data.draw(st.booleans())
+            output = case["qformer"].step(state, case["frames"][:active, begin:end], want_output=want)
+            assert (output is not None) == want
+            for place in range(active if want else 0):
+                torch.testing.assert_close(
+                    output[place * prompts : (place + 1) * prompts],
+                    every[place][end - 1],
+                    rtol=0,
+                    atol=1e-10,
+                )
+            begin = end
+        for ours, theirs in zip(state.finish(), memories, strict=True):
+            assert torch.equal(ours.tokens, theirs.tokens)
+            assert torch.equal(ours.first, theirs.first)
+
+
 @pytest.mark.parametrize("layers", [1, 2, 5])
 def test_no_output_is_given_where_none_is_wanted(layers):
     qformer = make(layers=layers)
@@ -141,8 +176,12 @@ def test_no_output_is_given_where_none_is_wanted(layers):
             tokens_per_frame=4,
             settings=MemorySettings(length=2, query=query),
         )
-        assert qformer.step(state, torch.zeros(1, 4, 12, dtype=torch.float64), want_output=False) is None
-        assert qformer.step(state, torch.zeros(1, 4, 12, dtype=torch.float64)).shape == (1, QUERIES + 2, 16)
+        assert qformer.step(state, torch.zeros(1, 1, 4, 12, dtype=torch.float64), want_output=False) is None
+        assert qformer.step(state, torch.zeros(1, 1, 4, 12, dtype=torch.float64)).shape == (
+            1,
+            QUERIES + 2,
+            16,
+        )
 
 
 def test_entries_may_come_with_sizes():
@@ -153,7 +192,7 @@ def test_entries_may_come_with_sizes():
         torch.ones(2, 1, 2, dtype=torch.long), None, steps=5, tokens_per_frame=4, settings=MemorySettings(2)
     )
     for step in range(5):
-        qformer.step(state, frames[:, step], sizes_SN=sizes[:, step])
+        qformer.step(state, frames[:, step : step + 1], sizes_STN=sizes[:, step : step + 1])
     for row, memory in enumerate(state.finish()):
         assert torch.equal(memory.sizes.sum(0), sizes[row].sum(0))
 
@@ -166,7 +205,7 @@ def test_a_pass_leaves_nothing_on_the_module():
         torch.ones(1, 1, 2, dtype=torch.long), None, steps=9, tokens_per_frame=4, settings=MemorySettings(2)
     )
     for _ in range(9):
-        qformer.step(state, torch.randn(1, 4, 12, dtype=torch.float64))
+        qformer.step(state, torch.randn(1, 1, 4, 12, dtype=torch.float64))
     assert {name: id(value) for name, value in vars(qformer).items()} == before
     assert all(torch.equal(weights[name], value) for name, value in qformer.state_dict().items())
 

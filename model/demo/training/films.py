@@ -101,8 +101,7 @@ def online_memory(films: Sequence[Tensor], length: int) -> list[Tensor]:
         active = sum(len(film) > step for film in films)
         if active < bank.active:
             bank.retire(active)
-        bank.advance()
-        bank.write(torch.stack([film[step] for film in films[:active]]))
+        bank.append(torch.stack([film[step] for film in films[:active]]))
     return [entries.tokens for entries in bank.entries()]
 
 
@@ -127,8 +126,7 @@ def stored_memory(film: Film, positions: TimePositions, length: int, segments: i
         )
         placed = part.tokens + positions.of_frames(len(part))[:, None]
         for frame in placed:
-            bank.advance()
-            bank.write(frame[None])
+            bank.append(frame[None])
         memory = positions.removed(Memory.of(bank.finish()[0]))
         memories.append(Memory(memory.tokens.half().float(), memory.sizes, memory.first, memory.appended))
     if len(memories) == 1:

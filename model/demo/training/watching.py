@@ -175,17 +175,17 @@ class Teacher:
                 state.retire(active)
             self.qformer.step(
                 state,
-                torch.stack([rows[step] for rows in entries[:active]]),
+                torch.stack([rows[step : step + 1] for rows in entries[:active]]),
                 want_output=False,
-                sizes_SN=None if sizes is None else torch.stack([rows[step] for rows in sizes[:active]]),
+                sizes_STN=None
+                if sizes is None
+                else torch.stack([rows[step : step + 1] for rows in sizes[:active]]),
             )
-        if state.query is None:
+        if not state.query:
             raise ValueError("a pass without query banks has no past")
         visual = [held.tokens for held in state.visual.entries()]
-        held = [entry.tokens[:-1] for entry in state.query.entries()]
-        layers = len(held) // len(prompt_ids)
         # Every layer's bank has seen the same frames, so what is present is the same in all.
-        by_layer = [together(held[layer::layers]) for layer in range(layers)]
+        by_layer = [together([held.tokens[:-1] for held in bank.entries()]) for bank in state.query]
         return visual, [rows for rows, _ in by_layer], by_layer[0][1]
 
 

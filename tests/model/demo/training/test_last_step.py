@@ -48,16 +48,15 @@ def test_the_last_step_with_gradient_is_the_last_step(layers, lengths, prompts, 
             active = sum(each > step for each in lengths)
             if active < state.active:
                 state.retire(active)
-            output = qformer.step(state, frames[:active, step])
+            output = qformer.step(state, frames[:active, step : step + 1])
             for place in range(active):
                 outputs[place] = output[place * prompts : (place + 1) * prompts].clone()
     seen, seen_present = together([held.tokens for held in state.visual.entries()])
     past, past_present = None, None
-    if state.query is not None:
-        held = [entries.tokens[:-1] for entries in state.query.entries()]
+    if state.query:
         past = []
-        for layer in range(layers - 1):
-            rows, past_present = together(held[layer :: layers - 1])
+        for bank in state.query:
+            rows, past_present = together([entries.tokens[:-1] for entries in bank.entries()])
             past.append(rows)
     again = last_step(qformer, ids.flatten(0, 1), mask.flatten(0, 1), seen, seen_present, past, past_present)
     present = torch.cat([mask.new_ones(len(again), QUERIES), mask.flatten(0, 1)], dim=1).bool()
