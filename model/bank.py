@@ -135,7 +135,7 @@ class Bank:
     @property
     def nbytes(self) -> int:
         """Bytes allocated for entries."""
-        return self.tokens_BSNC.numel() * self.tokens_BSNC.element_size()
+        return self.tokens_BSNC.nbytes
 
     def buffer(self, channels: int) -> Tensor:
         """Room [B, S, N, ``channels``] for something that goes through the bank's changes."""

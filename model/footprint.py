@@ -112,14 +112,13 @@ def footprints(
         language += text.vocab_size * text.d_model
     qformer = _count(parts["qformer"]) + parts["query_tokens"].numel()
     projection = _count(parts["language_projection"])
-    query_bytes = state.query.nbytes if state.query is not None else 0
     places = position_rows * parts["qformer"].config.encoder_hidden_size
     return [
         Footprint("encode", "vision encoder", images, images * half_bytes),
         Footprint("encode", "Q-Former", qformer, qformer * 4),
         *([Footprint("encode", "time positions", places, places * 4)] if places else []),
-        Footprint("encode", "visual bank, a segment", 0, state.visual.nbytes),
-        Footprint("encode", f"query banks, a segment, {prompts} prompt(s)", 0, query_bytes),
+        Footprint("encode", "visual bank, a segment", 0, state.visual_bytes),
+        Footprint("encode", f"query banks, a segment, {prompts} prompt(s)", 0, state.query_bytes),
         Footprint("generate", "language model", language, language * half_bytes),
         Footprint("generate", "projection", projection, projection * 4),
     ]

@@ -60,6 +60,11 @@ class _Recalled:
         self._key_BSND = bank.buffer(channels)
         self._value_BSND = bank.buffer(channels)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated for keys and values."""
+        return self._key_BSND.nbytes + self._value_BSND.nbytes
+
     def after(self, change: Change, key_BND: Tensor, value_BND: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [B, X, D] of all entries after the change, that of the appended one with them."""
         change.apply(self._key_BSND, key_BND)
@@ -93,6 +98,16 @@ class OnlineState:
     def active_rows(self) -> int:
         """R: segments still going, times prompts."""
         return self.active * self.prompts_per_segment
+
+    @property
+    def visual_bytes(self) -> int:
+        """Bytes of the visual bank with its keys and values."""
+        return self.visual.nbytes + sum(kept.nbytes for kept in self.visual_recalled)
+
+    @property
+    def query_bytes(self) -> int:
+        """Bytes of the query banks with their keys and values."""
+        return sum(bank.nbytes for bank in self.query) + sum(kept.nbytes for kept in self.query_recalled)
 
     def retire(self, active: int) -> None:
         """Go on with the first ``active`` segments only; the others have ended."""
