@@ -1,11 +1,14 @@
-"""The language model: segments and prompts batched, against a `generate` for each.
+"""The language model: segments and prompts batched, against a `generate` for each; prompts shared by beams and labels.
 
-    python benchmarks/language.py [--segments 16] [--prompts 2] [--batches 8 32] [--rounds 3]
+    python benchmarks/language.py [--segments 16] [--prompts 2] [--batches 8 32] [--beams 5] [--rounds 3]
 
 The baseline is what comes first to mind: transformers' own `generate`, once a segment and prompt. The demo model's
 answers end by themselves; a model of random weights (8 layers of 512, LLaMA's architecture) is made to write 32 tokens,
 since it ends nowhere. The last column says how many texts are not those of the baseline. Tokens a second count those of
 the texts.
+
+The second table is of what is computed once a prompt. For beams the baseline is transformers' own `generate` of the
+same texts at once, in which each beam computes the prompt; for a classification, a forward of the whole a label.
 """
 
 from __future__ import annotations
@@ -13,15 +16,18 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from malmm.model.language import LanguageModel
 from malmm.model.resolve import NO_RETRIEVAL, open_models
 
+QUERIES = 32
+LABELS = ("circle", "square", "triangle", "star", "cross", "a red circle", "a blue square", "nothing at all")
 QUESTIONS = ("Describe the video.", "Which shape appears first in the video?", "How many objects appear?")
 
 
@@ -33,6 +39,7 @@ def main() -> None:
     parser.add_argument("--segments", type=int, default=16, help="(%(default)s)")
     parser.add_argument("--prompts", type=int, default=2, help="(%(default)s)")
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 32], help="texts at once (%(default)s)")
+    parser.add_argument("--beams", type=int, default=5, help="(%(default)s)")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -43,8 +50,17 @@ def main() -> None:
         "| model | texts at once | tokens/s | of a call a text | texts that differ |\n|---|---|---|---|---|",
         flush=True,
     )
+    random = random_model(demo)
     measure("demo", demo, prompts, options, tokens=40)
-    measure("8 x 512", random_model(demo), prompts, options, tokens=32)
+    measure("8 x 512", random, prompts, options, tokens=32)
+    print(
+        f"\n{QUERIES} queries, {options.beams} beams, {len(LABELS)} labels\n\n"
+        "| model | texts at once | what | plain s | shared s | ratio | that differ |\n|---|---|---|---|---|---|---|",
+        flush=True,
+    )
+    for size in (1, min(options.batches)):
+        measure_sharing("demo", demo, prompts[:size], options, tokens=40)
+        measure_sharing("8 x 512", random, prompts[:size], options, tokens=32)
 
 
 def random_model(like: LanguageModel) -> LanguageModel:
@@ -76,7 +92,11 @@ def measure(
         for size in sizes:
             began = time.perf_counter()
             if size == 1:
-                texts[1] = [plain(language, *pair, tokens) for pair in zip(queries, prompts, strict=True)]
+                texts[1] = [
+                    text
+                    for query, prompt in zip(queries, prompts, strict=True)
+                    for text in plain(language, query[None], [prompt], tokens)
+                ]
             else:
                 parts = range(0, len(prompts), size)
                 texts[size] = [
@@ -95,19 +115,78 @@ def measure(
         print(f"| {name} | {size} | {count / s:.0f} | {base / s:.2f} | {differ} |", flush=True)
 
 
-def plain(language: LanguageModel, query_QD: Tensor, prompt: str, tokens: int) -> str:
-    """As InstructBLIP's own forward does it for one text."""
-    ids = torch.tensor(language.tokenizer(prompt)["input_ids"])
-    embedded = language.model.get_input_embeddings()(ids)
-    inputs = torch.cat([language.projection(query_QD), embedded])[None]
+@torch.inference_mode()
+def measure_sharing(
+    name: str, language: LanguageModel, prompts: Sequence[str], options: argparse.Namespace, *, tokens: int
+) -> None:
+    """A row for beams and one for a classification, of these prompts at once."""
+    queries = torch.randn(len(prompts), QUERIES, language.projection.in_features)
+    ways: dict[str, tuple[Callable[[], list[str]], Callable[[], list[str]]]] = {
+        "beams": (
+            lambda: plain(language, queries, prompts, tokens, options.beams),
+            lambda: language.generate(queries, prompts, max_new_tokens=tokens, num_beams=options.beams),
+        ),
+        "labels": (
+            lambda: [plain_best(language, *pair) for pair in zip(queries, prompts, strict=True)],
+            lambda: [scores.best[0] for scores in language.classify(queries, prompts, LABELS)],
+        ),
+    }
+    for what, pair in ways.items():
+        took: list[list[float]] = [[], []]
+        for _ in range(options.rounds):
+            found = []
+            for way, times in zip(pair, took, strict=True):
+                began = time.perf_counter()
+                found.append(way())
+                times.append(time.perf_counter() - began)
+        differ = sum(a != b for a, b in zip(*found, strict=True))
+        base, shared = map(statistics.median, took)
+        print(
+            f"| {name} | {len(prompts)} | {what} | {base:.3f} | {shared:.3f} | {base / shared:.2f} | {differ} |",
+            flush=True,
+        )
+
+
+def inputs(language: LanguageModel, queries_BQD: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """As InstructBLIP's own forward makes them: queries before the prompt, and a mask over padding on the left."""
+    embed = language.model.get_input_embeddings()
+    ids = [torch.tensor(language.tokenizer(prompt)["input_ids"]) for prompt in prompts]
+    rows = [
+        torch.cat([row, embed(of)]) for row, of in zip(language.projection(queries_BQD), ids, strict=True)
+    ]
+    masks = [torch.ones(len(row), dtype=torch.long) for row in rows]
+    return (
+        pad_sequence(rows, batch_first=True, padding_side="left"),
+        pad_sequence(masks, batch_first=True, padding_side="left"),
+    )
+
+
+def plain(
+    language: LanguageModel, queries_BQD: Tensor, prompts: Sequence[str], tokens: int, beams: int = 1
+) -> list[str]:
+    """Texts by transformers' `generate`."""
+    embeds, mask = inputs(language, queries_BQD, prompts)
     found = language.model.generate(
-        inputs_embeds=inputs,
-        attention_mask=torch.ones(inputs.shape[:2], dtype=torch.long),
+        inputs_embeds=embeds,
+        attention_mask=mask,
         max_new_tokens=tokens,
+        num_beams=beams,
         do_sample=False,
         pad_token_id=language.tokenizer.pad_token_id,
     )
-    return language.tokenizer.decode(found[0], skip_special_tokens=True).strip()
+    return [text.strip() for text in language.tokenizer.batch_decode(found, skip_special_tokens=True)]
+
+
+def plain_best(language: LanguageModel, query_QD: Tensor, prompt: str) -> str:
+    """The likeliest label, each scored by a forward of its own."""
+    tokenizer, scores = language.tokenizer, []
+    for label in LABELS:
+        ids = torch.tensor([*tokenizer(label, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id])
+        embeds, _ = inputs(language, query_QD[None], [prompt])
+        whole = torch.cat([embeds, language.model.get_input_embeddings()(ids[None])], dim=1)
+        logits = language.model(inputs_embeds=whole).logits[0, -len(ids) - 1 : -1]
+        scores.append(float(logits.log_softmax(-1).gather(1, ids[:, None]).sum()))
+    return LABELS[scores.index(max(scores))]
 
 
 if __name__ == "__main__":

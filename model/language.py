@@ -6,15 +6,18 @@ before the prompt's own tokens, as InstructBLIP was trained.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
+    Cache,
     GenerationConfig,
     InstructBlipConfig,
     PreTrainedModel,
@@ -135,6 +138,20 @@ class LanguageModel(nn.Module):
             mask.append(F.pad(torch.ones(len(row), dtype=torch.long, device=device), padding))
         return torch.stack(embeds), torch.stack(mask)
 
+    def _before_last(self, embeds_BPE: Tensor, mask_BP: Tensor) -> Cache:
+        """Keys and values of all positions but the last, of a decoder-only model: what continuations share.
+
+        The last is left to each continuation, whose first token follows from the output at that place.
+        """
+        mask_BN = mask_BP[:, :-1]
+        outputs = self.model.base_model(
+            inputs_embeds=embeds_BPE[:, :-1],
+            attention_mask=mask_BN,
+            position_ids=(mask_BN.cumsum(1) - 1).clamp(min=0),
+            use_cache=True,
+        )
+        return outputs.past_key_values
+
     @torch.inference_mode()
     def generate(
         self,
@@ -152,9 +169,15 @@ class LanguageModel(nn.Module):
         if not prompts:
             return []
         embeds, mask = self._prefix(query_output, prompts)
+        before: Cache | None = None
+        # transformers encodes before it multiplies rows by beams, but has each beam read a decoder's prompt anew.
+        if num_beams > 1 and not self.is_encoder_decoder:
+            before = self._before_last(embeds, mask)
+            before.batch_repeat_interleave(num_beams)
         ids = self.model.generate(
             inputs_embeds=embeds,
             attention_mask=mask,
+            past_key_values=before,
             max_new_tokens=max_new_tokens,
             num_beams=num_beams,
             do_sample=False,
@@ -167,58 +190,83 @@ class LanguageModel(nn.Module):
     def classify(
         self, query_output: Tensor, prompts: Sequence[str], labels: Sequence[str], *, batch_size: int = 32
     ) -> list[LabelScores]:
-        """Score candidate labels as continuations of each prompt.
+        """Score candidate labels as continuations of each prompt, at most ``batch_size`` of them at once.
 
         A label's score is the summed log-probability of its tokens and the end of the text; probabilities
         are the softmax of the scores over the labels. Raises ValueError without labels or with equal ones.
         """
         if not labels or len(set(labels)) != len(labels):
             raise ValueError("a classification needs labels that differ from each other")
-        pairs = [(row, label) for row in range(len(prompts)) for label in labels]
-        scores: list[float] = []
-        for begin in range(0, len(pairs), batch_size):
-            part = pairs[begin : begin + batch_size]
-            embeds, mask = self._prefix(
-                torch.stack([query_output[row] for row, _ in part]), [prompts[row] for row, _ in part]
-            )
-            scores += self._continuation_scores(embeds, mask, [label for _, label in part])
         results = []
-        for row in range(len(prompts)):
-            of_row = torch.tensor(scores[row * len(labels) : (row + 1) * len(labels)], dtype=torch.float64)
-            results.append(LabelScores(tuple(labels), tuple(of_row.softmax(0).tolist())))
+        rows = max(1, batch_size // len(labels))
+        for begin in range(0, len(prompts), rows):
+            part = slice(begin, begin + rows)
+            embeds, mask = self._prefix(query_output[part], prompts[part])
+            scores = self._continuation_scores(embeds, mask, labels, batch_size)
+            for of_row in torch.tensor(scores, dtype=torch.float64).view(-1, len(labels)):
+                results.append(LabelScores(tuple(labels), tuple(of_row.softmax(0).tolist())))
         return results
 
-    def _label_ids(self, label: str) -> list[int]:
-        ids = list(self.tokenizer(label, add_special_tokens=False)["input_ids"])
-        if not ids:
-            raise ValueError(f"the label {label!r} has no tokens")
-        end = self.tokenizer.eos_token_id
-        return ids if end is None else [*ids, end]
+    @torch.inference_mode()
+    def _continuation_scores(
+        self, embeds_BPE: Tensor, mask_BP: Tensor, labels: Sequence[str], batch_size: int = 32
+    ) -> list[float]:
+        """The score of every label after every prefix, those of a prefix side by side.
 
-    def _continuation_scores(self, embeds: Tensor, mask: Tensor, labels: Sequence[str]) -> list[float]:
-        embed = self.model.get_input_embeddings()
-        sequences = [self._label_ids(label) for label in labels]
-        longest = max(map(len, sequences))
-        device = embeds.device
-        ids = torch.zeros(len(labels), longest, dtype=torch.long, device=device)
-        present = torch.zeros(len(labels), longest, dtype=torch.long, device=device)
-        for row, sequence in enumerate(sequences):
-            ids[row, : len(sequence)] = torch.tensor(sequence, device=device)
-            present[row, : len(sequence)] = 1
-        if self.is_encoder_decoder:
-            start = torch.full((len(labels), 1), self.model.config.decoder_start_token_id, device=device)
-            logits = self.model(
-                inputs_embeds=embeds,
-                attention_mask=mask,
-                decoder_input_ids=torch.cat([start, ids[:, :-1]], dim=1),
-            ).logits
-        else:
-            full_mask = torch.cat([mask, present], dim=1)
-            positions = (full_mask.cumsum(1) - 1).clamp(min=0)
-            logits = self.model(
-                inputs_embeds=torch.cat([embeds, embed(ids)], dim=1),
-                attention_mask=full_mask,
-                position_ids=positions,
-            ).logits[:, embeds.shape[1] - 1 : -1]
-        log_probabilities = logits.float().log_softmax(-1).gather(2, ids[..., None])[..., 0]
-        return (log_probabilities * present).sum(1).tolist()
+        Prefixes are computed once; ``batch_size`` bounds how many labels follow each of them at a time.
+        """
+        given = self._encoded if self.is_encoder_decoder else self._before_last
+        follow = self._decoded if self.is_encoder_decoder else self._continued
+        shared = given(embeds_BPE, mask_BP)
+        scores = []
+        for begin in range(0, len(labels), batch_size):
+            ids_KL, present_KL = self._label_ids(labels[begin : begin + batch_size])
+            logits_NLV = follow(shared, embeds_BPE, mask_BP, ids_KL)
+            ids_NL = ids_KL.repeat(len(embeds_BPE), 1)
+            found_NL = logits_NLV.float().log_softmax(-1).gather(2, ids_NL[..., None])[..., 0]
+            scores.append((found_NL.unflatten(0, (-1, len(ids_KL))) * present_KL).sum(2))
+        return torch.cat(scores, dim=1).flatten().tolist()
+
+    def _label_ids(self, labels: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Tokens of labels, each with the end of the text, padded on the right, and where they are [K, L]."""
+        end = self.tokenizer.eos_token_id
+        rows = []
+        for label in labels:
+            ids = list(self.tokenizer(label, add_special_tokens=False)["input_ids"])
+            if not ids:
+                raise ValueError(f"the label {label!r} has no tokens")
+            rows.append(torch.tensor(ids if end is None else [*ids, end], device=self.model.device))
+        present = [torch.ones_like(row) for row in rows]
+        return pad_sequence(rows, batch_first=True), pad_sequence(present, batch_first=True)
+
+    def _continued(self, before: Cache, embeds_BPE: Tensor, mask_BP: Tensor, ids_KL: Tensor) -> Tensor:
+        """A decoder-only model's logits [B*K, L, V] for every label after every prefix.
+
+        The padding at a label's end comes after all that is scored, and needs no mask.
+        """
+        (rows, _), (copies, length) = mask_BP.shape, ids_KL.shape
+        cache = copy.deepcopy(before)
+        cache.batch_repeat_interleave(copies)
+        labels_KLE = self.model.get_input_embeddings()(ids_KL[:, :-1])
+        last_B1E = embeds_BPE[:, -1:].repeat_interleave(copies, 0)
+        positions_BL = mask_BP.sum(1, keepdim=True) - 1 + torch.arange(length, device=mask_BP.device)
+        return self.model(
+            inputs_embeds=torch.cat([last_B1E, labels_KLE.repeat(rows, 1, 1)], dim=1),
+            attention_mask=F.pad(mask_BP, (0, length - 1), value=1).repeat_interleave(copies, 0),
+            position_ids=positions_BL.repeat_interleave(copies, 0),
+            past_key_values=cache,
+        ).logits
+
+    def _encoded(self, embeds_BPE: Tensor, mask_BP: Tensor) -> Tensor:
+        """What an encoder-decoder model's encoder makes of prefixes [B, P, E]: what continuations share."""
+        return self.model.get_encoder()(inputs_embeds=embeds_BPE, attention_mask=mask_BP).last_hidden_state
+
+    def _decoded(self, encoded_BPE: Tensor, embeds_BPE: Tensor, mask_BP: Tensor, ids_KL: Tensor) -> Tensor:
+        """An encoder-decoder model's logits [B*K, L, V] for every label after every prefix."""
+        rows, copies = len(mask_BP), len(ids_KL)
+        start_K1 = ids_KL.new_full((copies, 1), self.model.config.decoder_start_token_id)
+        return self.model(
+            encoder_outputs=(encoded_BPE.repeat_interleave(copies, 0),),
+            attention_mask=mask_BP.repeat_interleave(copies, 0),
+            decoder_input_ids=torch.cat([start_K1, ids_KL[:, :-1]], dim=1).repeat(rows, 1),
+        ).logits

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from support.models import edit_json, edit_weights, random_frames
+from torch.nn.utils.rnn import pad_sequence
 from transformers import InstructBlipForConditionalGeneration, InstructBlipProcessor
 
 from malmm.model.checkpoint import Checkpoint, CheckpointError, quiet_transformers
@@ -79,6 +80,71 @@ def test_a_batch_of_prompts_gives_what_each_gives_alone(language, seed, prompts,
     assert together == alone
 
 
+def inputs_of(language, queries, prompts):
+    """The rows that stand for queries and prompts, without padding: one [Q + L, E] each."""
+    embed = language.model.get_input_embeddings()
+    rows = []
+    for query, prompt in zip(queries, prompts, strict=True):
+        ids = torch.tensor(language.tokenizer(prompt)["input_ids"])
+        rows.append(torch.cat([language.projection(query.to(embed.weight.dtype)), embed(ids)]))
+    return rows
+
+
+def computed(module, shapes):
+    """Note how many rows and positions a part of the model computes at each call."""
+    return module.register_forward_hook(lambda module, given, made: shapes.append(tuple(made[0].shape[:2])))
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
+@pytest.mark.parametrize("beams", [3, 5])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_beams_find_the_tokens_that_transformers_finds_for_whole_inputs(
+    opened, monkeypatch, kind, beams, seed
+):
+    language = LanguageModel.load(opened(kind, seed))
+    # Many tokens end a text, so that beams end at different times.
+    language.model.generation_config.eos_token_id = list(range(4, 100, 7))
+    queries = random_queries(seed, len(PROMPTS))
+    rows = inputs_of(language, queries, PROMPTS)
+    side = "left" if kind == "decoder" else "right"
+    with torch.inference_mode():
+        expected = language.model.generate(
+            inputs_embeds=pad_sequence(rows, batch_first=True, padding_side=side),
+            attention_mask=pad_sequence(
+                [torch.ones(len(row), dtype=torch.long) for row in rows], batch_first=True, padding_side=side
+            ),
+            max_new_tokens=16,
+            num_beams=beams,
+            do_sample=False,
+            pad_token_id=language.tokenizer.pad_token_id,
+        )
+    found = []
+    monkeypatch.setattr(language.tokenizer, "batch_decode", lambda ids, **_: found.append(ids) or [])
+    language.generate(queries, PROMPTS, max_new_tokens=16, num_beams=beams)
+    assert torch.equal(found[0], expected)
+    assert len(expected.unique(dim=0)) > 2
+
+
+def test_beams_share_the_prompt(opened):
+    language = LanguageModel.load(opened("decoder"))
+    queries = random_queries(0, 2)
+    longest = max(len(row) for row in inputs_of(language, queries, PROMPTS[:2]))
+    shapes = []
+    computed(language.model.base_model, shapes)
+    language.generate(queries, PROMPTS[:2], max_new_tokens=4, num_beams=3)
+    assert shapes == [(2, longest - 1), *[(6, 1)] * 4]
+
+
+def test_beams_share_the_encoding(opened):
+    language = LanguageModel.load(opened("encoder-decoder"))
+    queries = random_queries(0, 2)
+    longest = max(len(row) for row in inputs_of(language, queries, PROMPTS[:2]))
+    shapes = []
+    computed(language.model.get_encoder(), shapes)
+    language.generate(queries, PROMPTS[:2], max_new_tokens=4, num_beams=3)
+    assert shapes == [(2, longest)]
+
+
 def test_no_prompts_no_texts(language):
     assert language.generate(torch.zeros(0, QUERIES, 48), []) == []
     assert language.classify(torch.zeros(0, QUERIES, 48), [], ["a"]) == []
@@ -130,6 +196,66 @@ def test_label_scores_are_the_losses_of_transformers_own_model(
                 LABELS[int(probabilities.argmax())],
                 max(result.probabilities),
             )
+
+
+def plain_score(language, row, label):
+    """The log-probability of a label and the end after one row, in a single pass over all of it."""
+    tokenizer, embed = language.tokenizer, language.model.get_input_embeddings()
+    target = torch.tensor([*tokenizer(label, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id])
+    if language.is_encoder_decoder:
+        start = torch.tensor([language.model.config.decoder_start_token_id])
+        given = {"inputs_embeds": row[None], "decoder_input_ids": torch.cat([start, target[:-1]])[None]}
+    else:
+        given = {"inputs_embeds": torch.cat([row, embed(target[:-1])])[None]}
+    logits = language.model(**given).logits[0, -len(target) :]
+    return logits.log_softmax(-1)[range(len(target)), target].sum()
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 9, 32])
+def test_labels_that_share_a_prompt_score_as_each_does_alone(opened, kind, batch_size):
+    language = LanguageModel.load(opened(kind))
+    queries = random_queries(4, len(PROMPTS))
+    results = language.classify(queries, PROMPTS, LABELS, batch_size=batch_size)
+    with torch.inference_mode():
+        for row, result in zip(inputs_of(language, queries, PROMPTS), results, strict=True):
+            expected = torch.stack([plain_score(language, row, label) for label in LABELS]).softmax(0)
+            assert result.probabilities == pytest.approx(expected.tolist(), rel=1e-4)
+
+
+LONGEST, LAST = len("perhaps not") + 1, len("Z") + 1
+
+
+def test_a_decoder_computes_a_prompt_once_for_all_labels(opened):
+    """And no more labels together than the size of a batch."""
+    language = LanguageModel.load(opened("decoder"))
+    queries = random_queries(0, 2)
+    one, two = (len(row) for row in inputs_of(language, queries, PROMPTS[:2]))
+    shapes = []
+    computed(language.model.base_model, shapes)
+    language.classify(queries, PROMPTS[:2], LABELS, batch_size=8)
+    assert shapes == [(2, max(one, two) - 1), (8, LONGEST)]
+    shapes.clear()
+    language.classify(queries, PROMPTS[:2], LABELS, batch_size=3)
+    assert shapes == [
+        *((1, one - 1), (3, LONGEST), (1, LAST)),
+        *((1, two - 1), (3, LONGEST), (1, LAST)),
+    ]
+
+
+def test_an_encoder_computes_a_prompt_once_for_all_labels(opened):
+    language = LanguageModel.load(opened("encoder-decoder"))
+    queries = random_queries(0, 2)
+    one, two = (len(row) for row in inputs_of(language, queries, PROMPTS[:2]))
+    encoded, decoded = [], []
+    computed(language.model.get_encoder(), encoded)
+    computed(language.model.get_decoder(), decoded)
+    language.classify(queries, PROMPTS[:2], LABELS, batch_size=8)
+    assert (encoded, decoded) == ([(2, max(one, two))], [(8, LONGEST)])
+    encoded.clear()
+    decoded.clear()
+    language.classify(queries, PROMPTS[:2], LABELS, batch_size=3)
+    assert (encoded, decoded) == ([(1, one), (1, two)], [(3, LONGEST), (1, LAST)] * 2)
 
 
 def test_the_only_label_is_certain(language):
