@@ -125,6 +125,12 @@ def add_fields(parser: Taker) -> None:
         metavar="S",
         help="give up a segment that takes longer to decode (%(default)g)",
     )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the image encoder, with CUDA graphs on GPUs: workers need a C++ compiler, and start a minute or "
+        "so later; never tried on a GPU",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="begin at most N videos in this run")
     parser.add_argument(
         "--prune", action="store_true", help="also forget videos that are not listed and whose file is gone"
@@ -164,6 +170,7 @@ def configure(arguments: argparse.Namespace) -> IndexConfig:
         batch_segments=arguments.batch_segments,
         max_new_tokens=arguments.max_new_tokens,
         decode_limit_s=arguments.decode_limit_s,
+        compile=arguments.compile,
         resources=tuple(parse_resource(option) for option in arguments.resource),
         limit=arguments.limit,
         prune=arguments.prune,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import InstructBlipConfig, InstructBlipQFormerModel, PreTrainedTokenizerBase
 
 from malmm.model.checkpoint import Checkpoint, CheckpointError
+from malmm.model.compiled import CompiledVision
 from malmm.model.memory import Memory, merge_memories
 from malmm.model.positions import POSITIONS_KEY, TimePositions
 from malmm.model.qformer import MemorySettings, OnlineQFormer, falling_order
@@ -79,6 +80,7 @@ class Encoder(nn.Module):
         self.qformer = qformer
         self.tokenizer = tokenizer
         self.positions = positions
+        self.compiled: CompiledVision | None = None
 
     @classmethod
     def load(
@@ -88,11 +90,13 @@ class Encoder(nn.Module):
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
         with_vision: bool = True,
+        compile_vision: bool = False,
     ) -> Encoder:
         """The encoder of an InstructBLIP checkpoint; ``with_vision=False`` for replay, which needs no frames.
 
-        ``dtype`` is the vision encoder's; all else is float32, as the authors run it.
-        Raises CheckpointError.
+        ``dtype`` is the vision encoder's; all else is float32, as the authors run it. ``compile_vision`` compiles the
+        vision encoder, which takes a minute or so; the encoder then has to stay on its device.
+        Raises CheckpointError, and CompileError where nothing can be compiled.
         """
         device = torch.device(device)
         checkpoint.check_prefixes(INSTRUCTBLIP_PREFIXES, optional=INSTRUCTBLIP_OPTIONAL)
@@ -111,7 +115,10 @@ class Encoder(nn.Module):
         _check_vocabulary(checkpoint, tokenizer, int(config.vocab_size))
         positions = TimePositions.load(checkpoint, int(config.encoder_hidden_size))
         encoder = cls(vision, OnlineQFormer(qformer, nn.Parameter(query_tokens)), tokenizer, positions)
-        return encoder.to(device).eval().requires_grad_(False)
+        encoder.to(device).eval().requires_grad_(False)
+        if vision is not None and compile_vision:
+            encoder.compiled = CompiledVision(vision)
+        return encoder
 
     def prompt_tokens(self, prompts: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
         """Token ids and mask [S, K, L] of K prompts for each of S segments, padded at the end."""
@@ -150,6 +157,7 @@ class Encoder(nn.Module):
         lengths = [len(clip) for clip in clips]
 
         vision = self.vision
+        see = self.compiled or vision
         of_frames = {}
         if self.positions is not None:
             of_frames = {length: self.positions.of_frames(length)[:, None] for length in set(lengths)}
@@ -157,7 +165,7 @@ class Encoder(nn.Module):
         def entries(begin: int, end: int) -> list[Tensor]:
             """Visual tokens of frames [begin, end) of every segment that has any, in one pass."""
             parts = [clip[begin:end] for clip in clips if len(clip) > begin]
-            tokens = vision(torch.cat(parts)).split([len(part) for part in parts])
+            tokens = see(torch.cat(parts)).split([len(part) for part in parts])
             if not of_frames:
                 return list(tokens)
             ends = [length for length in lengths if length > begin]

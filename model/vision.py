@@ -84,16 +84,23 @@ class VisionEncoder(nn.Module):
 
     def pixels(self, frames_BHWC: Tensor) -> Tensor:
         """Normalised pixels [B, 3, H, W] of uint8 frames [B, H, W, 3], on the encoder's device."""
-        device, dtype = self.mean.device, self.model.dtype
+        pixels_BHWC = (self.on_device(frames_BHWC).to(torch.float32) - self.mean) / self.std
+        return pixels_BHWC.permute(0, 3, 1, 2).to(self.model.dtype)
+
+    def on_device(self, frames_BHWC: Tensor) -> Tensor:
+        """The frames on the encoder's device; to a GPU without waiting until they are there."""
+        device = self.mean.device
         if device.type == "cuda" and not frames_BHWC.is_cuda:
             frames_BHWC = frames_BHWC.pin_memory()
-        frames_BHWC = frames_BHWC.to(device, non_blocking=True)
-        pixels_BHWC = (frames_BHWC.to(torch.float32) - self.mean) / self.std
-        return pixels_BHWC.permute(0, 3, 1, 2).to(dtype)
+        return frames_BHWC.to(device, non_blocking=True)
 
-    def forward(self, frames_BHWC: Tensor) -> Tensor:
-        """Visual tokens [B, N, C] of uint8 frames [B, H, W, 3]. Raises ValueError for another frame size."""
+    def check(self, frames_BHWC: Tensor) -> None:
+        """Raise ValueError for frames of another size."""
         size = self.image_size
         if frames_BHWC.ndim != 4 or tuple(frames_BHWC.shape[1:]) != (size, size, 3):
             raise ValueError(f"frames of shape {tuple(frames_BHWC.shape)}, not [B, {size}, {size}, 3]")
+
+    def forward(self, frames_BHWC: Tensor) -> Tensor:
+        """Visual tokens [B, N, C] of uint8 frames [B, H, W, 3]. Raises ValueError for another frame size."""
+        self.check(frames_BHWC)
         return self.model(pixel_values=self.pixels(frames_BHWC)).last_hidden_state

@@ -30,6 +30,7 @@ class EncodeSegments:
 
     ``DECODED`` to ``ENCODED``, all segments of a batch in lock step. Nothing carries over between batches.
     ``check_vision=False`` is for a driver that has called ``malmm.model.verify.verify_models``.
+    ``compile_vision`` compiles the vision encoder; where that cannot be done the actor does not start.
     """
 
     def __init__(
@@ -40,11 +41,12 @@ class EncodeSegments:
         settings: MemorySettings,
         prompts: tuple[Prompt, ...],
         check_vision: bool = True,
+        compile_vision: bool = False,
         device: str | None = None,
     ) -> None:
         chosen = choose_device(device)
         models = open_models(model, retrieval_model)
-        self.encoder = Encoder.load(models.instructblip, device=chosen)
+        self.encoder = Encoder.load(models.instructblip, device=chosen, compile_vision=compile_vision)
         self.retrieval = None
         if models.retrieval is not None:
             self.retrieval = RetrievalModel.load(

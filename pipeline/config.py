@@ -143,8 +143,9 @@ class IndexConfig:
     key frames alone and no more than that; ``count``, ``fps`` x ``segment_s`` of every segment, however short.
     ``limit`` is how many videos are begun at most; ``prune`` forgets videos whose file is gone; ``retry`` tries again
     what was given up; ``dry_run`` says what would be done and changes nothing; ``reindex`` makes an archive of another
-    recipe anew, beside the rows there are. ``resources`` are (name, value) pairs with names from ``RESOURCES``, in
-    place of what is chosen from the cluster's size.
+    recipe anew, beside the rows there are. ``compile`` compiles the vision encoder: like another device, that changes
+    its speed and its rounding, and not the recipe. ``resources`` are (name, value) pairs with names from
+    ``RESOURCES``, in place of what is chosen from the cluster's size.
     """
 
     sources: tuple[str, ...]
@@ -162,6 +163,7 @@ class IndexConfig:
     decode_limit_s: float = 600.0
     batch_segments: int = 4
     max_new_tokens: int = 128
+    compile: bool = False
     resources: tuple[tuple[str, float], ...] = ()
     limit: int | None = None
     prune: bool = False

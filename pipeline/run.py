@@ -20,6 +20,7 @@ from malmm.model.resolve import Models
 from malmm.model.verify import verify_models
 from malmm.operators.plan import segments_of
 from malmm.pipeline.cluster import Resources, connected
+from malmm.pipeline.compilers import check_compilers
 from malmm.pipeline.config import IndexConfig, Recipe
 from malmm.pipeline.describing import COMMIT_EVERY_S, Describing
 from malmm.pipeline.flow import FILES, TO_PLAN, Carried, carried, rows_table
@@ -95,6 +96,8 @@ class Run:
                     data_settings(verbose=verbose),
                 ):
                     self.metrics = RunMetrics(self.config.archive)
+                    if self.config.compile and work.files:
+                        check_compilers(resources)
                     videos = self._probe(work.files, resources)
                     if archive is None and videos:
                         archive = Archive.create_or_open(

@@ -120,6 +120,7 @@ def indexing(
                 "settings": settings,
                 "prompts": config.all_prompts,
                 "check_vision": False,
+                "compile_vision": config.compile,
             },
             batch_size=config.batch_segments,
             num_cpus=resources.encode_cpus,

@@ -59,7 +59,11 @@ def test_every_option_reaches_the_settings(asked: Callable[..., IndexConfig]) ->
         "--resource": "decode_workers=3",
     }
     config = asked(
-        *(part for option in options.items() for part in option), "--prune", "--dry-run", "--reindex"
+        *(part for option in options.items() for part in option),
+        "--prune",
+        "--dry-run",
+        "--reindex",
+        "--compile",
     )
     assert config == IndexConfig(
         sources=("videos",),
@@ -76,6 +80,7 @@ def test_every_option_reaches_the_settings(asked: Callable[..., IndexConfig]) ->
         limit=12,
         decode_limit_s=90.0,
         resources=(("decode_workers", 3.0),),
+        compile=True,
         prune=True,
         dry_run=True,
         reindex=True,

@@ -120,3 +120,8 @@ def test_values_that_cannot_be(change, said):
     with pytest.raises(ConfigError) as caught:
         IndexConfig(**{"sources": ("a.mp4",), "archive": "archive", **change})
     assert said in str(caught.value)
+
+
+def test_nothing_is_compiled_unless_asked_for():
+    assert IndexConfig(("a.mp4",), "archive").compile is False
+    assert IndexConfig(("a.mp4",), "archive", compile=True).compile is True

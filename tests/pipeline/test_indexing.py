@@ -17,7 +17,7 @@ from support.media import VideoSpec, cut, make_video
 
 from malmm.pipeline import run
 from malmm.pipeline.config import IndexConfig, Prompt
-from malmm.pipeline.errors import ArchiveBusy, RecipeMismatch, SourceError
+from malmm.pipeline.errors import ArchiveBusy, RecipeMismatch, SourceError, WorkerError
 from malmm.pipeline.flow import Carried
 from malmm.pipeline.indexing import index
 from malmm.pipeline.lease import Lease
@@ -102,6 +102,23 @@ def test_many_small_files_are_merged_before_memory_is_replayed(
     monkeypatch.setattr(run, "MANY_FILES", 5)
     report = go(videos["two"], videos["three"])
     assert (report.segments_indexed, files) == (5, [1])
+
+
+def test_compiling_is_no_part_of_the_recipe_and_is_tried_before_a_file_is_opened(
+    go: Go, place: str, videos: dict[str, Path], stages: InlineStages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(resources: Any) -> None:
+        raise WorkerError("no compiler")
+
+    monkeypatch.setattr(run, "check_compilers", refuse)
+    go(videos["two"])
+    before = contents(ArchiveReader.open(place))
+    assert go(videos["two"], compile=True).videos_unchanged == 1
+    stages.calls.clear()
+    with pytest.raises(WorkerError, match="no compiler"):
+        go(videos["two"], videos["three"], compile=True)
+    assert not stages.calls
+    assert contents(ArchiveReader.open(place)) == before
 
 
 def test_videos_are_stored_and_described(go: Go, place: str, videos: dict[str, Path]) -> None:

@@ -73,6 +73,7 @@ class InlineStages:
             retrieval_model=config.retrieval_model,
             settings=MemorySettings(recipe.bank_length, recipe.merge_policy),
             prompts=config.all_prompts,
+            compile_vision=config.compile,
             device="cpu",
         )
         segments = plan_segments(
