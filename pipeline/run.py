@@ -33,7 +33,7 @@ from malmm.pipeline.receiving import received
 from malmm.pipeline.records import VIDEOS, Failure, Segment, Video, failure_id, video_id
 from malmm.pipeline.report import IndexReport, OnProgress, Plan, Progress
 from malmm.pipeline.sources import SourceFile, is_gone
-from malmm.pipeline.stages import data_settings, indexing, probing, replaying
+from malmm.pipeline.stages import data_settings, indexing, probing, replaying, segments_a_block
 from malmm.pipeline.store import Archive
 from malmm.pipeline.tidying import rewriting_on_workers
 from malmm.pipeline.work import Work
@@ -229,10 +229,15 @@ class Run:
                 to_plan.append((video, stored))
         self._commit(archive, [])
         began = time.monotonic()
+        together = segments_a_block(
+            self.ledger.segments_total - self.ledger.segments_done, self.config, resources
+        )
         try:
             for pause_s in (*RETRY_PAUSES_S, None):
                 if to_plan:
-                    self._pass(archive, to_plan, resources, began)
+                    self._pass(archive, to_plan, resources, began, together)
+                # Again one by one: what took a worker down shall take no other segment with it.
+                together = 1
                 if pause_s is None or not (to_plan := self.ledger.reopen()):
                     break
                 self._wait(pause_s, began)
@@ -246,14 +251,19 @@ class Run:
             time.sleep(min(0.5, left_s))
 
     def _pass(
-        self, archive: Archive, to_plan: list[tuple[Video, set[str]]], resources: Resources, began: float
+        self,
+        archive: Archive,
+        to_plan: list[tuple[Video, set[str]]],
+        resources: Resources,
+        began: float,
+        together: int,
     ) -> None:
-        """Index each video but for its segments of the given ids."""
+        """Index each video but for its segments of the given ids, ``together`` segments in a block."""
         rows = [Carried(video, None, None).columns() | {"done": sorted(done)} for video, done in to_plan]
         last_commit = time.monotonic()
         commits = 0
         waiting: list[_Written] = []
-        dataset = indexing(rows_table(rows, TO_PLAN), self.config, self.recipe, archive, resources)
+        dataset = indexing(rows_table(rows, TO_PLAN), self.config, self.recipe, archive, resources, together)
         try:
             for block in received(dataset):
                 if block is not None:

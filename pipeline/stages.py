@@ -24,9 +24,11 @@ from malmm.pipeline.cluster import Resources
 from malmm.pipeline.config import AnnotateConfig, IndexConfig, Recipe
 from malmm.pipeline.store import Archive
 
-__all__ = ["data_settings", "indexing", "probing", "replaying"]
+__all__ = ["data_settings", "indexing", "probing", "replaying", "segments_a_block"]
 
 _FILES_A_BLOCK = 16
+# With fewer for each, some decoders would have nothing left to do while others finish.
+_BLOCKS_A_DECODER = 16
 _ROWS: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
 # Stages with equal resources are fused into one task, and a video's segments would be decoded one after the
 # other in the task that planned them; a share that no other stage has keeps these light stages apart.
@@ -38,7 +40,8 @@ _LIGHT_CPUS = 0.05
 def data_settings(*, verbose: bool) -> Iterator[None]:
     """Ray Data's settings for our datasets, put back afterwards.
 
-    Blocks are cut after every row: a row is a segment, minutes of work, and must not wait for others. A block
+    Blocks are cut after every row: a row is a segment, minutes of work, and must not wait for others, unless
+    ``indexing`` is told otherwise. A block
     that is lost (its worker died again and again) does not end the run: the driver knows what it planned and
     reports what never came.
     """
@@ -77,23 +80,43 @@ def probing(files: pa.Table, config: IndexConfig, resources: Resources) -> Datas
     )
 
 
+def segments_a_block(segments: int, config: IndexConfig, resources: Resources) -> int:
+    """How many segments are to go from stage to stage together, of so many that are to be indexed.
+
+    The driver pays Ray for each block and each task, 20 ms of CPU for a segment alone. So where there is enough for
+    all decoders, it is as many as an encoder takes at once.
+    """
+    enough = segments >= _BLOCKS_A_DECODER * config.batch_segments * resources.decode_workers
+    return config.batch_segments if enough else 1
+
+
 def indexing(
-    videos: pa.Table, config: IndexConfig, recipe: Recipe, archive: Archive, resources: Resources
+    videos: pa.Table,
+    config: IndexConfig,
+    recipe: Recipe,
+    archive: Archive,
+    resources: Resources,
+    together: int = 1,
 ) -> Dataset:
-    """Videos to receipts."""
+    """Videos to receipts, ``together`` segments of a video in a block."""
     settings = MemorySettings(length=recipe.bank_length, policy=recipe.merge_policy)
     threads = max(1, round(resources.decode_cpus))
+    dataset = _blocks(videos, 1)
+    if together > 1:
+        dataset.context.target_max_block_size = None  # a block a task
+    # plan, 1:N: the segments of a video that are not committed
+    dataset = dataset.map_batches(
+        plan_segments,  # type: ignore[arg-type]
+        fn_kwargs={"recipe_id": recipe.recipe_id, "segment_s": recipe.segment_s, "fps": recipe.fps},
+        num_cpus=_LIGHT_CPUS,
+        # Each is a process: without a limit, a thousand videos would start as many as fit into the light share.
+        compute=TaskPoolStrategy(size=resources.decode_workers),
+        **_ROWS,
+    )
+    if together > 1:
+        dataset = dataset.repartition(target_num_rows_per_block=together)
     return (
-        _blocks(videos, 1)
-        # plan, 1:N: the segments of a video that are not committed
-        .map_batches(
-            plan_segments,  # type: ignore[arg-type]
-            fn_kwargs={"recipe_id": recipe.recipe_id, "segment_s": recipe.segment_s, "fps": recipe.fps},
-            num_cpus=_LIGHT_CPUS,
-            # Each is a process: without a limit, a thousand videos would start as many as fit into the light share.
-            compute=TaskPoolStrategy(size=resources.decode_workers),
-            **_ROWS,
-        )
+        dataset
         # decode, 1:1 on CPUs: sampled frames at the model's image size
         .map_batches(
             decode_segments,  # type: ignore[arg-type]
@@ -106,7 +129,7 @@ def indexing(
                 "threads": threads,
                 "limit_s": config.decode_limit_s,
             },
-            batch_size=1,
+            batch_size=None,
             num_cpus=resources.decode_cpus,
             compute=TaskPoolStrategy(size=resources.decode_workers),
             **_ROWS,
@@ -141,7 +164,7 @@ def indexing(
                 "recipe_id": recipe.recipe_id,
                 "memories": archive.schema("memories"),
             },
-            batch_size=1,
+            batch_size=None,
             num_cpus=_LIGHT_CPUS,
             compute=TaskPoolStrategy(size=2 * resources.encode_workers),
             **_ROWS,

@@ -64,7 +64,13 @@ class InlineStages:
                 yield probe_files(part, min_segment_s=config.min_segment_s, segment_s=config.segment_s)
 
     def indexing(
-        self, videos: pa.Table, config: IndexConfig, recipe: Recipe, archive: Archive, resources: Any
+        self,
+        videos: pa.Table,
+        config: IndexConfig,
+        recipe: Recipe,
+        archive: Archive,
+        resources: Any,
+        together: int,
     ) -> Iterator[pa.Table]:
         self.calls["indexing"] += 1
         encode = self._actor(
