@@ -96,10 +96,10 @@ class Workers:
         }
         # As `write_rows` makes them, which looks at the archive for each.
         row, texts = (
-            pa.RecordBatch.from_pylist([each], schema=schema)
+            pa.RecordBatch.from_pylist([each], schema=schema).serialize().to_pybytes()
             for each, schema in ((done, SEGMENTS), (text, ANNOTATIONS))
         )
-        receipt = Receipt(segment.segment_id, video.video_id, (), 0, _stream(texts), 1, _stream(row))
+        receipt = Receipt(segment.segment_id, video.video_id, (), 0, texts, 1, row)
         return Carried(video, segment, None).columns() | {"problem": None, "receipt": receipt.to_json()}
 
 
@@ -142,13 +142,6 @@ def main() -> None:
     whole_s = ended - began - workers.making_s
     print(f"| all | {whole_s:.1f} | {1e6 * whole_s / workers.total:.0f} |")
     print(f"\nThe driver's peak: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB.")
-
-
-def _stream(batch: pa.RecordBatch) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as stream:
-        stream.write_batch(batch)
-    return sink.getvalue().to_pybytes()
 
 
 def _video(number: int) -> Video:

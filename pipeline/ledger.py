@@ -6,6 +6,8 @@ a way that another try would only repeat.
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from malmm.pipeline.flow import Carried
@@ -14,15 +16,43 @@ from malmm.pipeline.records import PERMANENT_KINDS, Failure, Segment, Video, fai
 __all__ = ["Ledger"]
 
 
-@dataclass
+_OPEN, _CLOSED, _PASSING = range(3)
+_ID_BYTES = 12
+
+
+@dataclass(slots=True)
 class _Entry:
+    """A video. Its segments are kept in arrays: as objects, the millions that a run may plan take seven times the
+    memory, and the garbage collector looks at each again and again."""
+
     video: Video
-    segments: list[Segment]
-    open: dict[str, Segment]
+    ids: bytes
+    starts_s: array[float]
+    ends_s: array[float]
+    states: bytearray
+    open: int
     stored: int
     finished: bool = False
-    passing: dict[str, Segment] = field(default_factory=dict)
+    passing: int = 0
     reason: Failure | None = None
+
+    def segment_ids(self) -> list[str]:
+        ids = self.ids
+        return [ids[at : at + _ID_BYTES].hex() for at in range(0, len(ids), _ID_BYTES)]
+
+    def in_state(self, state: int) -> list[Segment]:
+        video, last = self.video, len(self.states) - 1
+        rows = enumerate(zip(self.segment_ids(), self.starts_s, self.ends_s, self.states, strict=True))
+        return [
+            Segment(key, video.video_id, video.uri, index, start_s, end_s, index == last)
+            for index, (key, start_s, end_s, now) in rows
+            if now == state
+        ]
+
+    def has(self, segment: Segment) -> bool:
+        """Whether a segment is of this plan: the video may have changed and been planned anew."""
+        at = segment.index * _ID_BYTES
+        return self.ids[at : at + _ID_BYTES].hex() == segment.segment_id
 
 
 @dataclass
@@ -44,13 +74,21 @@ class Ledger:
     def plan(self, video: Video, segments: list[Segment], committed: set[str]) -> set[str]:
         """Enter a video; gives those of its segments that are committed already."""
         stored = {segment.segment_id for segment in segments} & committed
-        missing = {s.segment_id: s for s in segments if s.segment_id not in stored}
+        missing = [segment for segment in segments if segment.segment_id not in stored]
         before = self._entries.get(video.video_id)
         self._videos_open += bool(missing) - bool(before and before.open)
-        self._entries[video.video_id] = _Entry(video, segments, missing, len(stored))
+        self._entries[video.video_id] = _Entry(
+            video,
+            ids=bytes.fromhex("".join(segment.segment_id for segment in segments)),
+            starts_s=array("d", [segment.start_s for segment in segments]),
+            ends_s=array("d", [segment.end_s for segment in segments]),
+            states=bytearray(_CLOSED if s.segment_id in stored else _OPEN for s in segments),
+            open=len(missing),
+            stored=len(stored),
+        )
         self._touched.add(video.video_id)
         self.segments_total += len(missing)
-        self.video_s_total += sum(segment.end_s - segment.start_s for segment in missing.values())
+        self.video_s_total += _seconds(missing)
         return stored
 
     def stored(self, segment: Segment) -> bool:
@@ -69,7 +107,8 @@ class Ledger:
             if row.failure.kind in PERMANENT_KINDS:
                 entry.reason = entry.reason or row.failure
             else:
-                entry.passing[row.segment.segment_id] = row.segment
+                entry.states[row.segment.index] = _PASSING
+                entry.passing += 1
 
     def noted(self, row: Carried) -> None:
         """Note what was wrong with a row that is stored all the same."""
@@ -91,23 +130,24 @@ class Ledger:
         for entry in self._entries.values():
             if not entry.passing:
                 continue
-            self.segments_done -= len(entry.passing)
-            self.video_s_done -= sum(segment.end_s - segment.start_s for segment in entry.passing.values())
+            self.segments_done -= entry.passing
+            self.video_s_done -= _seconds(entry.in_state(_PASSING))
             self._videos_open += not entry.open
-            entry.open |= entry.passing
-            entry.passing = {}
-            reopened.append((entry.video, {s.segment_id for s in entry.segments} - entry.open.keys()))
+            entry.states = entry.states.replace(bytes([_PASSING]), bytes([_OPEN]))
+            entry.open += entry.passing
+            entry.passing = 0
+            reopened.append((entry.video, {segment.segment_id for segment in entry.in_state(_CLOSED)}))
         return reopened
 
     def lose_open(self, reason: str) -> None:
         """Note segments that were planned and never came back as failures to retry."""
         for entry in self._entries.values():
-            for segment in list(entry.open.values()):
+            for segment in entry.in_state(_OPEN) if entry.open else []:
                 self.failed(Carried(entry.video, segment, None).failed("index", "worker_lost", reason))
 
     def open_segments(self) -> list[Segment]:
         """The segments that are neither stored nor failed."""
-        return [segment for entry in self._entries.values() for segment in entry.open.values()]
+        return [segment for entry in self._entries.values() for segment in entry.in_state(_OPEN)]
 
     def take_finished(self) -> list[tuple[Video, list[str]]]:
         """Videos finished since the last call, each with the ids of all its segments.
@@ -121,7 +161,7 @@ class Ledger:
                 continue
             entry.finished = True
             if entry.stored:
-                done.append((entry.video, [segment.segment_id for segment in entry.segments]))
+                done.append((entry.video, entry.segment_ids()))
             elif entry.reason is not None:
                 why = f"nothing of it could be stored: {entry.reason.message}"
                 self.noted(Carried(entry.video, None, None).failed("index", entry.reason.kind, why))
@@ -140,14 +180,20 @@ class Ledger:
 
     def _close(self, segment: Segment, *, stored: bool) -> bool:
         entry = self._entries[segment.video_id]
-        if entry.open.pop(segment.segment_id, None) is None:
+        if not entry.has(segment) or entry.states[segment.index] != _OPEN:
             return False
+        entry.states[segment.index] = _CLOSED
+        entry.open -= 1
         entry.stored += stored
         self._videos_open -= not entry.open
         self._touched.add(segment.video_id)
         self.segments_done += 1
         self.video_s_done += segment.end_s - segment.start_s
         return True
+
+
+def _seconds(segments: Sequence[Segment]) -> float:
+    return sum(segment.end_s - segment.start_s for segment in segments)
 
 
 def _key(failure: Failure) -> str:

@@ -309,7 +309,8 @@ class Run:
             self.report.memories += outcome.memories
             self.report.annotations += outcome.annotations
             for written in waiting:
-                settled += written.settled()
+                if self.had_failures:
+                    settled += written.settled()
                 if written.row.segment is not None and self.ledger.stored(written.row.segment):
                     segment = written.receipt.segment_rows().to_pylist()[0]
                     self.report.segments_indexed += 1

@@ -8,6 +8,7 @@ One writer at a time holds an archive (``held``); readers may come and go.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,6 +51,15 @@ class Committed:
     annotations: int
 
 
+@dataclass
+class _Here:
+    """Ids of what is in the tables, of some videos or of all: segments that are done, by video, and videos."""
+
+    is_all: bool
+    segments: defaultdict[str, set[str]]
+    videos: set[str]
+
+
 class Archive(ArchiveReader):
     """An archive as its one writer sees it; whatever ``ArchiveReader`` reads, it reads too."""
 
@@ -57,6 +67,7 @@ class Archive(ArchiveReader):
         super().__init__(uri, recipe, root)
         self._unfinished: tuple[str, ...] = ()
         self._lease: Lease | None = None
+        self._here: _Here | None = None
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -66,7 +77,7 @@ class Archive(ArchiveReader):
             try:
                 yield
             finally:
-                self._lease = None
+                self._lease = self._here = None
 
     @classmethod
     def create_or_open(cls, uri: str, recipe: Recipe, vector_size: int, *, reindex: bool = False) -> Self:
@@ -128,23 +139,27 @@ class Archive(ArchiveReader):
         if self._unfinished:
             self._discard_unless_done(self._unfinished)
             self._unfinished = ()
-        done = self.completed_among(receipt.segment_id for receipt in given)
         fresh: dict[str, Receipt] = {}
         dropped = []
-        for receipt in given:
-            if receipt.segment_id in done or receipt.segment_id in fresh:
-                dropped.append(receipt.segment_id)
-            else:
-                fresh[receipt.segment_id] = receipt
-        if fresh:
-            # Whether a commit that raised has happened is unknown until the next look at `segments`.
-            self._unfinished = tuple(fresh)
-            self._append_fragments(
-                "memories", [text for receipt in fresh.values() for text in receipt.memories]
-            )
-            self._append("annotations", pa.concat_tables(r.annotation_rows() for r in fresh.values()))
-            self._append("segments", pa.concat_tables(r.segment_rows() for r in fresh.values()))
-            self._unfinished = ()
+        with self._knowing(receipt.video_id for receipt in given) as here:
+            for receipt in given:
+                done = here.segments[receipt.video_id]
+                if receipt.segment_id in done:
+                    dropped.append(receipt.segment_id)
+                else:
+                    fresh[receipt.segment_id] = receipt
+                    done.add(receipt.segment_id)
+            if fresh:
+                # Whether a commit that raised has happened is unknown until the next look at `segments`.
+                self._unfinished = tuple(fresh)
+                self._append_fragments(
+                    "memories", [text for receipt in fresh.values() for text in receipt.memories]
+                )
+                texts = [receipt.annotation_rows() for receipt in fresh.values()]
+                self._append("annotations", pa.Table.from_batches(texts))
+                rows = [receipt.segment_rows() for receipt in fresh.values()]
+                self._append("segments", pa.Table.from_batches(rows))
+                self._unfinished = ()
         return Committed(
             segment_ids=tuple(fresh),
             dropped=tuple(dropped),
@@ -158,7 +173,14 @@ class Archive(ArchiveReader):
         The last step of a video: its segments are committed and, for a changed file, ``replace_videos``
         has been called.
         """
-        self._upsert("videos", "video_id", conform(rows, VIDEOS, "videos", self._uri))
+        rows = _first_of_each(conform(rows, VIDEOS, "videos", self._uri), "video_id")
+        ids = rows["video_id"].to_pylist()
+        with self._knowing(ids) as here:
+            if here.videos.isdisjoint(ids):
+                self._append("videos", rows)
+            else:
+                self._upsert("videos", "video_id", rows)
+            here.videos.update(ids)
 
     def set_metadata(self, labels: Mapping[str, str]) -> None:
         """Replace what manifests say of videos that are done: video_id to a JSON object."""
@@ -203,21 +225,24 @@ class Archive(ArchiveReader):
         """Delete the old rows of changed videos, once their new segments are committed; rows deleted by table.
 
         ``kept`` has the segments that stay, by video. Every other segment of these videos goes, with its memory and
-        texts, and with any of them the texts about the whole video, which described the old content. One look at the
-        store, however many videos.
+        texts, and with any of them the texts about the whole video, which described the old content. At most one look
+        at the store, however many videos.
         """
-        rows = self._rows("segments", is_in("video_id", kept), ["segment_id", "video_id"])
-        keep = set().union(*kept.values())
-        old = {
-            row["segment_id"]: row["video_id"] for row in rows.to_pylist() if row["segment_id"] not in keep
-        }
-        if not old:
-            return {"segments": 0, "memories": 0, "annotations": 0}
-        whole = self._delete_in("annotations", "video_id", old.values(), "segment_id IS NULL")
-        # `segments` first: killed after it, the rest are orphans and the next sweep finds them.
-        segments = self._delete_in("segments", "segment_id", old)
-        memories = self._delete_in("memories", "segment_id", old)
-        annotations = self._delete_in("annotations", "segment_id", old)
+        with self._knowing(kept) as here:
+            old = {
+                segment: video
+                for video, stay in kept.items()
+                for segment in here.segments[video].difference(stay)
+            }
+            if not old:
+                return {"segments": 0, "memories": 0, "annotations": 0}
+            whole = self._delete_in("annotations", "video_id", old.values(), "segment_id IS NULL")
+            # `segments` first: killed after it, the rest are orphans and the next sweep finds them.
+            segments = self._delete_in("segments", "segment_id", old)
+            memories = self._delete_in("memories", "segment_id", old)
+            annotations = self._delete_in("annotations", "segment_id", old)
+            for segment, video in old.items():
+                here.segments[video].remove(segment)
         return {"segments": segments, "memories": memories, "annotations": annotations + whole}
 
     def remove_video(self, video_id: str) -> dict[str, int]:
@@ -225,6 +250,7 @@ class Archive(ArchiveReader):
 
         The row goes last: killed before, the video is still there to be removed.
         """
+        self._here = None
         return {
             name: self._delete_in(name, "video_id", [video_id])
             for name in ("segments", "memories", "annotations", "failures", "videos")
@@ -296,6 +322,39 @@ class Archive(ArchiveReader):
                 )
         return done
 
+    @contextmanager
+    def _knowing(self, video_ids: Iterable[str]) -> Iterator[_Here]:
+        """What of these videos is in the tables, for the block to change as it changes them.
+
+        Read once while the archive is ``held``, since nobody else writes then: looking at each commit would take longer
+        the more there is. Read anew after an error: whether a write that raised has happened is unknown.
+        """
+        here = self._here or self._look(video_ids)
+        self._here = None
+        yield here
+        if here.is_all:
+            self._here = here
+
+    def _look(self, video_ids: Iterable[str]) -> _Here:
+        filters: Iterable[str] | None = list(is_in("video_id", video_ids))
+        is_all = self._lease is not None and bool(filters)
+        if is_all:
+            # What another writer has begun must not come on top of what is read here.
+            self._fence("segments")
+            self._fence("videos")
+            filters = None
+        here = _Here(is_all, defaultdict(set), self._ids("videos", "video_id", filters))
+        for batch in self._batches("segments", ["segment_id", "video_id"], filters):
+            for segment, video in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                here.segments[video].add(segment)
+        return here
+
+    def _fence(self, name: str) -> None:
+        """Have every commit to a table fail that was begun before: a writer who was taken for dead may have stopped in
+        the middle of one, and go on with it. Restoring the latest version changes no row."""
+        with lance_errors(self._uri, f"write table {name!r} of"):
+            self._dataset_to_write(name).restore()
+
     def _dataset_to_write(self, name: str) -> lance.LanceDataset:
         # In this order: what is committed to a version that was the latest after another writer took over must fail.
         dataset = self._dataset(name)
@@ -307,10 +366,7 @@ class Archive(ArchiveReader):
         """Delete the memory that a killed run's workers wrote: megabytes a slot, which Lance keeps for a week."""
         if self._lease is None or not unnamed_files(self._dataset_to_write("memories"), self._uri):
             return
-        # A writer who was taken for dead may have stopped in the middle of a commit, and go on with it. Restoring the
-        # latest version changes no row, and makes every commit fail that was begun before.
-        with lance_errors(self._uri, "write table 'memories' of"):
-            self._dataset_to_write("memories").restore()
+        self._fence("memories")
         names = unnamed_files(self._dataset("memories"), self._uri)
         # Found while nobody else wrote, they stay nobody's, however long it takes to delete them.
         self._lease.check()
@@ -328,11 +384,11 @@ class Archive(ArchiveReader):
         if not rows.num_rows:
             return
         with lance_errors(self._uri, f"commit rows of table {name!r} to"):
-            lance.write_dataset(rows, self._dataset_to_write(name), mode="append")
+            # Of a thousand chunks of a row each Lance takes ten times as long as of one.
+            lance.write_dataset(rows.combine_chunks(), self._dataset_to_write(name), mode="append")
 
     def _upsert(self, name: str, key: str, rows: pa.Table) -> None:
-        # Two rows of one key would both be inserted, and no rows would still make a version.
-        rows = _first_of_each(rows, key)
+        # No rows would still make a version.
         if not rows.num_rows:
             return
         dataset = self._dataset_to_write(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -114,11 +114,16 @@ class TableReader:
             return pa.concat_tables(parts) if parts else dataset.to_table(columns=columns, limit=0)
 
     def _ids(self, name: str, column: str, filters: Iterable[str] | None = None) -> set[str]:
-        dataset = self._dataset(name)
         ids: set[str] = set()
-        with lance_errors(self._uri, f"read table {name!r} of"):
-            for part in [None] if filters is None else filters:
-                for batch in dataset.scanner(columns=[column], filter=part).to_batches():
-                    ids.update(batch[column].unique().to_pylist())
+        for batch in self._batches(name, [column], filters):
+            ids.update(batch[column].unique().to_pylist())
         ids.discard(None)  # a whole video's annotation has no segment_id
         return ids
+
+    def _batches(
+        self, name: str, columns: list[str], filters: Iterable[str] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        dataset = self._dataset(name)
+        with lance_errors(self._uri, f"read table {name!r} of"):
+            for part in [None] if filters is None else filters:
+                yield from dataset.scanner(columns=columns, filter=part).to_batches()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -67,12 +68,18 @@ def clean(tmp_path_factory):
 
 
 class Runs(RuleBasedStateMachine):
-    """One archive under runs that write, commit, fail and die; every run begins with a sweep."""
+    """One archive under runs that write, commit, fail and die; every run begins with a sweep.
 
-    @initialize()
-    def create(self):
+    Runs hold the archive or do not: what a writer keeps in memory it keeps while it holds.
+    """
+
+    @initialize(held=st.booleans())
+    def create(self, held):
         self.folder = tempfile.mkdtemp()
-        self.archive = FailingArchive.create_or_open(self.folder, RECIPE, VECTOR_SIZE)
+        self.held = held
+        self.holding = ExitStack()
+        Archive.create_or_open(self.folder, RECIPE, VECTOR_SIZE)
+        self.begin()
         self.receipts = []
         self.done = set()
 
@@ -81,6 +88,7 @@ class Runs(RuleBasedStateMachine):
             return
         self.die()
         run(self.archive)
+        self.holding.close()
         once = Archive.create_or_open(f"{self.folder}/clean", RECIPE, VECTOR_SIZE)
         run(once)
         assert contents(self.archive) == contents(once)
@@ -89,8 +97,14 @@ class Runs(RuleBasedStateMachine):
     def die(self):
         """The process ends: what it held is gone, and the next run starts with a sweep."""
         self.receipts = []
-        self.archive = FailingArchive.open(self.folder)
+        self.begin()
         self.archive.sweep()
+
+    def begin(self):
+        self.holding.close()
+        self.archive = FailingArchive.open(self.folder)
+        if self.held:
+            self.holding.enter_context(self.archive.held())
 
     def write(self, numbers):
         if numbers:
@@ -134,6 +148,9 @@ class Runs(RuleBasedStateMachine):
     @rule()
     def sweep(self):
         assert self.archive.sweep() == {"memories": 0, "annotations": 0}
+        if self.held:
+            # It deletes what they stand for, nobody else being there to commit them.
+            self.receipts = []
 
     @rule()
     def compact(self):

@@ -33,8 +33,8 @@ def test_a_receipt_survives_json_and_pickle(archive):
     assert Receipt.from_json(receipt.to_json()) == receipt
     assert pickle.loads(pickle.dumps(receipt)) == receipt  # noqa: S301
     assert json.loads(receipt.to_json())["segment_id"] == segment(0)
-    assert receipt.segment_rows().equals(rows(0)["segments"])
-    assert receipt.annotation_rows().equals(rows(0)["annotations"])
+    assert pa.table(receipt.segment_rows()).equals(rows(0)["segments"])
+    assert pa.table(receipt.annotation_rows()).equals(rows(0)["annotations"])
 
 
 def test_a_receipt_carries_its_own_rows_only(archive):

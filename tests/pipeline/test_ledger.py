@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import hypothesis.strategies as st
 from hypothesis import given
@@ -165,3 +166,21 @@ def test_a_failure_without_a_segment_closes_none() -> None:
     ledger.failed(rows[0])
     assert ledger.segments_done == 0
     assert len(ledger.failures) == 1
+
+
+def test_a_segment_of_an_earlier_plan_closes_none() -> None:
+    ledger = Ledger()
+    rows, _ = plan(ledger, "a", 2, set())
+    assert rows[0].video is not None
+    changed = [replace(segment_of(row), segment_id=f"{number:024x}") for number, row in enumerate(rows[:1])]
+    ledger.plan(rows[0].video, changed, set())
+    assert not ledger.stored(segment_of(rows[0]))
+    assert not ledger.stored(segment_of(rows[1]))
+    assert ledger.stored(changed[0])
+    assert [ids for _, ids in ledger.take_finished()] == [[changed[0].segment_id]]
+
+
+def test_open_segments_are_as_they_were_planned() -> None:
+    ledger = Ledger()
+    rows, _ = plan(ledger, "a", 3, {1})
+    assert ledger.open_segments() == [segment_of(rows[0]), segment_of(rows[2])]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import lance
@@ -181,10 +182,19 @@ class TestCommit:
         }
         assert counts == {"memories": 5, "annotations": 1, "segments": 1}
 
-    def test_nothing_to_do_makes_no_version(self, archive):
+    @pytest.mark.parametrize("held", [False, True])
+    def test_nothing_to_do_makes_no_version(self, archive, held):
         index(archive, 0)
         names = ("memories", "annotations", "segments", "videos", "failures")
         before = [archive.table(name).version for name in names]
+        with archive.held() if held else nullcontext():
+            self.do_nothing(archive)
+        archive.replace_videos(
+            {video(0): [segment(0)]}
+        )  # Holding, it would look what there is, behind a fence.
+        assert [archive.table(name).version for name in names] == before
+
+    def do_nothing(self, archive):
         archive.commit([])
         archive.sweep()
         archive.clear_failures([records.failure_id(video(0), segment(0), "decode")])
@@ -192,8 +202,8 @@ class TestCommit:
         archive.record_failures([])
         archive.put_videos(records.VIDEOS.empty_table())
         archive.add_annotations(rows(0)["annotations"])
-        archive.replace_videos({video(0): [segment(0)]})
-        assert [archive.table(name).version for name in names] == before
+        archive.set_metadata({})
+        archive.replace_videos({})
 
     def test_compaction_changes_no_row(self, archive):
         for number in range(4):
@@ -216,6 +226,72 @@ class TestCommit:
         assert reader.completed_segments() == {segment(0)}
 
 
+class TestWhileHeld:
+    def test_what_is_done_is_read_once(self, archive, monkeypatch):
+        index(archive, 0)
+        archive.put_videos(video_table(0))
+        reads = []
+        read = Archive._batches
+
+        def counted(self, name, *more):
+            reads.append(name)
+            return read(self, name, *more)
+
+        monkeypatch.setattr(Archive, "_batches", counted)
+        with archive.held():
+            assert index(archive, 0, 1, of_video=1).dropped == ()
+            assert index(archive, 0, 1).dropped == (segment(0),)
+            assert index(archive, 1, 2).dropped == (segment(1),)
+            archive.replace_videos({video(0): [segment(number) for number in range(3)]})
+            archive.put_videos(video_table(0, 1))
+            archive.put_videos(video_table(1, 2))
+        assert sorted(reads) == ["segments", "videos"]
+        assert archive.count("segments") == 5
+        assert sorted(archive.videos()["video_id"].to_pylist()) == sorted(map(video, range(3)))
+
+    def test_what_another_did_between_is_seen(self, archive):
+        with archive.held():
+            index(archive, 0)
+        index(Archive.open(archive.uri), 1)
+        with archive.held():
+            assert index(archive, 0, 1, 2).dropped == (segment(0), segment(1))
+
+    def test_what_is_deleted_is_not_done_any_more(self, archive):
+        with archive.held():
+            index(archive, 0, 1)
+            archive.put_videos(video_table(0))
+            archive.replace_videos({video(0): [segment(1)]})
+            assert index(archive, 0, 1).dropped == (segment(1),)
+            archive.remove_video(video(0))
+            assert index(archive, 0, 1).dropped == ()
+            archive.put_videos(video_table(0))
+        assert [archive.count(name) for name in ("segments", "videos")] == [2, 1]
+
+    def test_a_video_whose_writing_failed_or_not_is_written_once(self, archive, monkeypatch):
+        append = Archive._append
+
+        def written_and_unheard_of(self, name, rows):
+            append(self, name, rows)
+            raise ArchiveError("the store went away", uri=self.uri)
+
+        with archive.held():
+            with monkeypatch.context() as patch:
+                patch.setattr(Archive, "_append", written_and_unheard_of)
+                with pytest.raises(ArchiveError):
+                    archive.put_videos(video_table(0))
+            archive.put_videos(video_table(0, 1))
+        assert archive.count("videos") == 2
+
+    def test_a_commit_that_was_begun_before_fails(self, archive):
+        """Of a writer that stopped in the middle of it, and goes on after another took over."""
+        begun = archive.table("segments").to_lance()
+        with archive.held():
+            index(archive, 0)
+            with pytest.raises(OSError, match="ncompatible"):
+                lance.write_dataset(rows(0)["segments"], begun, mode="append")
+        assert archive.count("segments") == 1
+
+
 class TestClearingUp:
     def test_sweep_deletes_orphans_only(self, archive):
         index(archive, 0)
@@ -224,7 +300,7 @@ class TestClearingUp:
         archive.add_annotations(annotation_table(*whole))
         (receipt,) = write_rows(archive.uri, rows(1))
         archive._append_fragments("memories", list(receipt.memories))
-        archive._append("annotations", receipt.annotation_rows())
+        archive._append("annotations", pa.table(receipt.annotation_rows()))
         assert archive.sweep() == {"memories": 3, "annotations": 2}
         assert archive.sweep() == NO_ROWS
         assert [archive.count(name) for name in ("memories", "annotations", "segments")] == [3, 2, 1]
