@@ -40,6 +40,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "memory": [videos[0], "--loops", "12"],
         "ranges": videos[:1],
         "driver": [],
+        "ray_driver": [],
         "nodes": ["--segments-a-node", "40"],
         "thousand": [],
         "kills": [],

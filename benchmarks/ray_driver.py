@@ -1,0 +1,163 @@
+"""What a segment costs the driver with Ray's part: the real wiring on a real Ray, with operators that do nothing.
+
+    python benchmarks/ray_driver.py [--segments 1000] [--together 1 4 8]
+
+Segments of made-up videos of an hour go through all stages as rows without frames and memory, one by one and several
+together, and are committed to a real archive. CPU time is that of the driver's process, all its threads, which is where
+Ray Data schedules; Ray's node and control processes are apart. Workers share the machine, so segments a second are no
+measure of what the driver could do: that is what its CPU time says. The last column is that limit for a driver that has
+one core, if a segment is 100 frames, in frames a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from malmm.model.resolve import open_models
+from malmm.pipeline import run as driving
+from malmm.pipeline import stages
+from malmm.pipeline.cluster import Resources, connected
+from malmm.pipeline.config import CAPTION, IndexConfig, Recipe
+from malmm.pipeline.flow import ANSWERED, DECODED, ENCODED, RECEIPTS, carried, rows_table
+from malmm.pipeline.fragments import Receipt
+from malmm.pipeline.records import ANNOTATIONS, SEGMENTS, Segment, Video, annotation_id, video_id
+from malmm.pipeline.report import IndexReport
+from malmm.pipeline.run import Run
+from malmm.pipeline.store import Archive
+
+SEGMENT_S, SEGMENTS_A_VIDEO, FRAMES_A_SEGMENT = 100.0, 36, 100
+RESOURCES = Resources(
+    decode_workers=1,
+    decode_cpus=1.0,
+    encode_workers=1,
+    encode_cpus=0.25,
+    encode_gpus=0,
+    generate_workers=1,
+    generate_cpus=0.25,
+    generate_gpus=0,
+)
+
+
+def decode(rows: pa.Table, **_: Any) -> pa.Table:
+    """In the place of ``decode_segments``."""
+    return rows_table([row.columns() for row in carried(rows)], DECODED)
+
+
+class Encode:
+    """In the place of ``EncodeSegments``."""
+
+    schema = ENCODED
+
+    def __init__(self, **_: Any) -> None:
+        pass
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Pass rows on."""
+        return rows_table([row.columns() for row in carried(rows)], self.schema)
+
+
+class Generate(Encode):
+    """In the place of ``GenerateTexts``."""
+
+    schema = ANSWERED
+
+
+def write(rows: pa.Table, *, recipe_id: str, **_: Any) -> pa.Table:
+    """In the place of ``write_segments``: receipts, and no fragments."""
+    return rows_table(
+        [
+            row.columns() | {"receipt": receipt(row.segment, recipe_id).to_json()}
+            for row in carried(rows)
+            if row.segment is not None
+        ],
+        RECEIPTS,
+    )
+
+
+def receipt(segment: Segment, recipe_id: str) -> Receipt:
+    """As ``write_rows`` makes it, for a segment with one text and no memory."""
+    keys = {
+        "segment_id": segment.segment_id,
+        "video_id": segment.video_id,
+        "start_s": segment.start_s,
+        "end_s": segment.end_s,
+    }
+    done = keys | {"index": segment.index, "frame_count": FRAMES_A_SEGMENT, "recipe_id": recipe_id}
+    text = keys | {
+        "annotation_id": annotation_id(segment.segment_id, CAPTION.version, "none", "online"),
+        "task": CAPTION.task,
+        "prompt_name": CAPTION.name,
+        "prompt": CAPTION.text,
+        "prompt_version": CAPTION.version,
+        "text": "a red circle moves to the left, then a blue square stays where it is",
+        "mode": "online",
+        "model": "debug",
+        "created_at": datetime.now(UTC),
+    }
+    row, texts = (
+        pa.RecordBatch.from_pylist([each], schema=schema).serialize().to_pybytes()
+        for each, schema in ((done, SEGMENTS), (text, ANNOTATIONS))
+    )
+    return Receipt(segment.segment_id, segment.video_id, (), 0, texts, 1, row)
+
+
+def main() -> None:
+    """A run for each number of segments together."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--segments", type=int, default=1000, help="(%(default)s)")
+    parser.add_argument("--together", type=int, nargs="+", default=[1, 4, 8], help="(%(default)s)")
+    options = parser.parse_args()
+    stages.decode_segments, stages.write_segments = decode, write  # type: ignore[assignment]
+    stages.MeteredEncodeSegments, stages.MeteredGenerateTexts = Encode, Generate  # type: ignore[assignment,misc]
+    print("| together | segments | s | driver's CPU, ms a segment | frames/s at most |")
+    print("|---|---|---|---|---|", flush=True)
+    for together in options.together:
+        measure(options.segments, together)
+
+
+def measure(segments: int, together: int) -> None:
+    """Index so many segments and print a row."""
+    driving.segments_a_block = lambda *_: together
+    with tempfile.TemporaryDirectory(prefix="malmm-ray-driver-") as folder:
+        place = str(Path(folder) / "archive")
+        recipe = Recipe("debug", "none", "none", "none", 1.0, SEGMENT_S, 20, "token", 224)
+        archive = Archive.create_or_open(place, recipe, 8)
+        config = IndexConfig((folder,), place, model="debug", batch_segments=together)
+        run = Run(config, recipe, open_models("debug"), 8, IndexReport(place, "debug"), lambda progress: None)
+        videos = [video(number) for number in range(-(-segments // SEGMENTS_A_VIDEO))]
+        with connected(), stages.data_settings(verbose=False), archive.held():
+            before_s, began = cpu_s(), time.perf_counter()
+            run._index(archive, videos, RESOURCES)
+            took_s, driver_s = time.perf_counter() - began, cpu_s() - before_s
+    count = run.report.segments_indexed
+    assert count == len(videos) * SEGMENTS_A_VIDEO, run.ledger.standing()[:1]
+    most = FRAMES_A_SEGMENT * count / driver_s
+    print(f"| {together} | {count} | {took_s:.0f} | {1e3 * driver_s / count:.1f} | {most:.0f} |", flush=True)
+
+
+def cpu_s() -> float:
+    """CPU time of this process so far."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def video(number: int) -> Video:
+    """One of an hour that is nowhere."""
+    uri = f"s3://archive/{number // 1000:04d}/{number:08d}.mp4"
+    return Video(
+        video_id(uri), uri, f"etag-{number}", 0.0, SEGMENT_S * SEGMENTS_A_VIDEO, 25.0, 1920, 1080, "h264"
+    )
+
+
+if __name__ == "__main__":
+    main()
