@@ -55,7 +55,7 @@ def test_segments_that_go_together_are_stored_as_those_that_go_alone(
     models = open_models("debug")
     recipe = make_recipe(config, models)
     files = rows_table([{"uri": str(path), "fingerprint": "f"} for path in paths], FILES)
-    videos = [row.video for row in carried(probe_files(files, min_segment_s=None, segment_s=1.0))]
+    videos = [row.video for row in carried(probe_files(files))]
     planned = {
         segment.segment_id
         for video in videos
