@@ -21,7 +21,11 @@ from malmm.pipeline.reading import ArchiveReader
 
 PEOPLE = Prompt("people", "How many people are there?")
 # Slow enough that there is always something left to be killed in.
-OPTIONS = ("--prompt", f"{PEOPLE.name}={PEOPLE.text}", "--resource", "decode_workers=1")
+OPTIONS = (
+    *("--prompt", f"{PEOPLE.name}={PEOPLE.text}"),
+    *("--resource", "decode_workers=1"),
+    *("--batch-segments", "1"),
+)
 LENGTHS_S = (50.0, 30.0, 65.0, 35.0)
 SEGMENTS = 180
 
