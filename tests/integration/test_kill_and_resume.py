@@ -20,14 +20,10 @@ from malmm.pipeline.indexing import index
 from malmm.pipeline.reading import ArchiveReader
 
 PEOPLE = Prompt("people", "How many people are there?")
-# Slow enough that there is always something left to be killed in.
-OPTIONS = (
-    *("--prompt", f"{PEOPLE.name}={PEOPLE.text}"),
-    *("--resource", "decode_workers=1"),
-    *("--batch-segments", "1"),
-)
-LENGTHS_S = (50.0, 30.0, 65.0, 35.0)
-SEGMENTS = 180
+OPTIONS = ("--prompt", f"{PEOPLE.name}={PEOPLE.text}", "--resource", "decode_workers=1")
+# Long enough that there is always something left to be killed in.
+LENGTHS_S = (100.0, 60.0, 130.0, 70.0)
+SEGMENTS = 360
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +100,11 @@ def test_a_second_run_is_told_who_writes_and_changes_nothing(folder: Path, tmp_p
     place = tmp_path / "archive"
     first = start(folder, place, *OPTIONS)
     until_more_is_committed(first, place)
+    # Held, however long the second takes to begin.
+    first.process.send_signal(signal.SIGSTOP)
     second = run_cli("index", folder, "--archive", place, "--model", "debug", "--segment-s", "1", "--fps", "4",
                      "--bank-length", "2", "--quiet")  # fmt: skip
+    first.process.send_signal(signal.SIGCONT)
     assert second.returncode == 1
     assert f"is being written by process {first.process.pid} on " in second.stderr
     assert first.wait() == 0, first.errors.read_text()

@@ -49,7 +49,7 @@ def _free_ports(count: int) -> list[int]:
 def serving(cpus: int = 2) -> Iterator[JobServer]:
     """A head of so many CPUs."""
     folder = Path(tempfile.mkdtemp(prefix="ray-"))
-    gcs, dashboard, metrics, client = _free_ports(4)
+    gcs, dashboard, agent, metrics, client = _free_ports(5)
     bin_folder = str(Path(sys.executable).parent)
     environment = os.environ | {
         "RAY_TMPDIR": str(folder),
@@ -65,6 +65,8 @@ def serving(cpus: int = 2) -> Iterator[JobServer]:
     options = [
         "--head", "--block", f"--port={gcs}", f"--num-cpus={cpus}", "--object-store-memory=200000000",
         "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+        # Its port is fixed unless told, and a head that finds it taken, by any Ray on the machine, never takes a job.
+        f"--dashboard-agent-listen-port={agent}",
         f"--metrics-export-port={metrics}", f"--ray-client-server-port={client}", f"--temp-dir={folder}",
         "--disable-usage-stats",
     ]  # fmt: skip

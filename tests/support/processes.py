@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 
 def command(*options: str | Path) -> list[str]:
@@ -26,12 +27,15 @@ def run_cli(*options: str | Path, timeout_s: float = 300) -> subprocess.Complete
 class Session:
     """A ``malmm`` process in a session of its own, so that whatever it starts can be found and ended."""
 
+    begun: ClassVar[list[Session]] = []
+
     def __init__(self, options: Sequence[str | Path], folder: Path) -> None:
         self.output, self.errors = folder / "stdout.txt", folder / "stderr.txt"
         with self.output.open("w") as output, self.errors.open("w") as errors:
             self.process = subprocess.Popen(
                 command(*options), stdout=output, stderr=errors, start_new_session=True
             )
+        self.begun.append(self)
 
     @property
     def alive(self) -> bool:
@@ -70,3 +74,11 @@ class Session:
             except ProcessLookupError:
                 continue
         return left
+
+    @classmethod
+    def end_all(cls) -> None:
+        """Kill what a failed test left, which would take the processors from the tests that follow."""
+        while cls.begun:
+            session = cls.begun.pop()
+            session.end(within_s=0)
+            session.wait()
