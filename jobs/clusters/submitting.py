@@ -73,8 +73,14 @@ def _submitted(client: Any, command: str, environment: dict[str, Any], say: Call
         try:
             return str(client.submit_job(entrypoint=command, runtime_env=environment))
         except RuntimeError as error:
-            if "No available agent" not in str(error) or time.monotonic() > until:
+            if "No available agent" not in str(error):
                 raise
+            if time.monotonic() > until:
+                # Ray keeps the agent alive without its port, and says so in a log of the head only.
+                raise RuntimeError(
+                    f"its head has had no job agent for {_AGENTS_WITHIN_S:.0f} s; where another Ray of the same machine "
+                    "has the agent's port, start the head with --dashboard-agent-listen-port of its own"
+                ) from error
         if not told:
             say("the cluster is still starting: waiting for it to take jobs")
             told = True

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from socket import socket
 from urllib.request import urlopen
 
 import pytest
@@ -142,6 +143,26 @@ def test_a_submitted_job_exits_as_it_ended_and_is_measured(tmp_path: Path, serve
     }
     assert asked <= wanted
     assert asked != set()
+
+
+def test_a_head_whose_agent_has_no_port_is_told_how_to_get_one(tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text("archive: a\noptimize:\n")
+    # In a process of its own, since Ray looks for a token once.
+    program = (
+        "import sys, pathlib; from malmm.jobs.clusters import submitting; submitting._AGENTS_WITHIN_S = 0.0;"
+        "submitting.submit(pathlib.Path(sys.argv[1]), sys.argv[2], say=print)"
+    )
+    with socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        with serving(agent=taken.getsockname()[1]) as server:
+            done = subprocess.run(
+                [sys.executable, "-c", program, job, server.address],
+                env=server.environment, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+    said = done.stderr.splitlines()[-1]
+    assert re.search(r"no job agent .* --dashboard-agent-listen-port", said), done.stderr
 
 
 def test_a_submission_that_cannot_be_is_one_sentence(tmp_path: Path) -> None:

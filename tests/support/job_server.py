@@ -46,10 +46,10 @@ def _free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def serving(cpus: int = 2) -> Iterator[JobServer]:
-    """A head of so many CPUs."""
+def serving(cpus: int = 2, agent: int | None = None) -> Iterator[JobServer]:
+    """A head of so many CPUs, whose agent listens where it is told or on a free port."""
     folder = Path(tempfile.mkdtemp(prefix="ray-"))
-    gcs, dashboard, agent, metrics, client = _free_ports(5)
+    gcs, dashboard, metrics, client, free = _free_ports(5)
     bin_folder = str(Path(sys.executable).parent)
     environment = os.environ | {
         "RAY_TMPDIR": str(folder),
@@ -66,7 +66,7 @@ def serving(cpus: int = 2) -> Iterator[JobServer]:
         "--head", "--block", f"--port={gcs}", f"--num-cpus={cpus}", "--object-store-memory=200000000",
         "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
         # Its port is fixed unless told, and a head that finds it taken, by any Ray on the machine, never takes a job.
-        f"--dashboard-agent-listen-port={agent}",
+        f"--dashboard-agent-listen-port={agent or free}",
         f"--metrics-export-port={metrics}", f"--ray-client-server-port={client}", f"--temp-dir={folder}",
         "--disable-usage-stats",
     ]  # fmt: skip
