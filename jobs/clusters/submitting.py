@@ -78,7 +78,7 @@ def _submitted(client: Any, command: str, environment: dict[str, Any], say: Call
             if time.monotonic() > until:
                 # Ray keeps the agent alive without its port, and says so in a log of the head only.
                 raise RuntimeError(
-                    f"its head has had no job agent for {_AGENTS_WITHIN_S:.0f} s; where another Ray of the same machine "
+                    f"its head has had no job agent for {_AGENTS_WITHIN_S:.0f} s; where another Ray of the machine "
                     "has the agent's port, start the head with --dashboard-agent-listen-port of its own"
                 ) from error
         if not told:
