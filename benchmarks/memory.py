@@ -4,8 +4,9 @@
 
 Indexes VIDEO, then the same repeated ``--loops`` times (by copying packets, deleted afterwards), each into a new
 archive with a Ray of its own, and prints the largest peak of each kind of process and the ratio. A peak is the
-kernel's own high-water mark (VmHWM), read twice a second; pages of Ray's shared object store count for every
-process that has touched them. Linux only.
+kernel's own high-water mark (VmHWM), read twice a second. Pages of Ray's shared object store count in it for every
+process that has touched them, and pages of mapped files; "own" is what the process has allocated itself (RssAnon), at
+the largest of the readings. Linux only.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from collections import defaultdict
 from pathlib import Path
 
 _MARK = "MALMM_BENCHMARK_RUN"
+Peak = tuple[float, float]
 
 
 def main() -> None:
@@ -41,12 +43,16 @@ def main() -> None:
         _loop(options.video, long_video, options.loops)
         short, short_s = _peaks(options.video, Path(folder) / "short", options.index_option)
         long, long_s = _peaks(long_video, Path(folder) / "archive", options.index_option)
-    print(f"{'process':<28}{'processes':>10}{'short MB':>11}{'long MB':>11}{'ratio':>8}")
+    print(f"{'':<28}{'':>10}{'peak MB':>23}{'':>8}{'own MB':>20}")
+    print(f"{'process':<28}{'processes':>10}{'short':>12}{'long':>11}{'ratio':>8}{'short':>12}{'long':>8}{'ratio':>8}")
     for kind in sorted(short.keys() | long.keys()):
         before, after = short.get(kind, {}), long.get(kind, {})
-        a, b = max(before.values(), default=0.0), max(after.values(), default=0.0)
-        ratio = f"{b / a:8.2f}" if a and b else f"{'-':>8}"
-        print(f"{kind:<28}{len(before):>4} /{len(after):>4}{a:11.0f}{b:11.0f}{ratio}")
+        print(f"{kind:<28}{len(before):>4} /{len(after):>4} ", end="")
+        for part, width in ((0, 11), (1, 8)):
+            a, b = (max((peak[part] for peak in each.values()), default=0.0) for each in (before, after))
+            ratio = f"{b / a:8.2f}" if a and b else f"{'-':>8}"
+            print(f"{a:11.0f}{b:{width}.0f}{ratio}", end=" ")
+        print()
     print(f"took {short_s:.0f} s and {long_s:.0f} s")
 
 
@@ -60,8 +66,8 @@ def _loop(video: Path, target: Path, loops: int) -> None:
     subprocess.run([*command, str(target)], check=True, stdin=subprocess.DEVNULL)
 
 
-def _peaks(video: Path, archive: Path, options: list[str]) -> tuple[dict[str, dict[int, float]], float]:
-    """Peak MB by kind of process and process id, and the run's seconds."""
+def _peaks(video: Path, archive: Path, options: list[str]) -> tuple[dict[str, dict[int, Peak]], float]:
+    """Peak MB, in all and own, by kind of process and process id, and the run's seconds."""
     mark = uuid.uuid4().hex
     command = [
         sys.executable,
@@ -77,7 +83,7 @@ def _peaks(video: Path, archive: Path, options: list[str]) -> tuple[dict[str, di
     environment = os.environ | {_MARK: mark}
     environment.pop("RAY_ADDRESS", None)
     process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
-    peaks: dict[int, float] = {}
+    peaks: dict[int, Peak] = {}
     kinds: dict[int, str] = {}
     while process.poll() is None:
         for entry in Path("/proc").iterdir():
@@ -86,7 +92,7 @@ def _peaks(video: Path, archive: Path, options: list[str]) -> tuple[dict[str, di
         time.sleep(0.5)
     if process.returncode:
         sys.exit(f"`{' '.join(command)}` ended with {process.returncode}")
-    by_kind: defaultdict[str, dict[int, float]] = defaultdict(dict)
+    by_kind: defaultdict[str, dict[int, Peak]] = defaultdict(dict)
     for pid, peak in peaks.items():
         by_kind[kinds[pid]][pid] = peak
     return dict(by_kind), time.monotonic() - began
@@ -99,17 +105,18 @@ def _is_ours(entry: Path, mark: str) -> bool:
         return False
 
 
-def _note(entry: Path, peaks: dict[int, float], kinds: dict[int, str]) -> None:
+def _note(entry: Path, peaks: dict[int, Peak], kinds: dict[int, str]) -> None:
     try:
         status = (entry / "status").read_text()
         command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except OSError:
         return
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    found = dict(re.findall(r"(VmHWM|RssAnon):\s+(\d+) kB", status))
     if not found:
         return
     pid = int(entry.name)
-    peaks[pid] = int(found[1]) / 1000
+    own = max(int(found["RssAnon"]) / 1000, peaks.get(pid, (0.0, 0.0))[1])
+    peaks[pid] = (int(found["VmHWM"]) / 1000, own)
     kind = _kind(command)
     # A Ray worker is called after what it runs, and idle between tasks: what it ran last is its kind.
     if pid not in kinds or not kind.startswith("ray::IDLE"):
