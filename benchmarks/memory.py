@@ -44,7 +44,9 @@ def main() -> None:
         short, short_s = _peaks(options.video, Path(folder) / "short", options.index_option)
         long, long_s = _peaks(long_video, Path(folder) / "archive", options.index_option)
     print(f"{'':<28}{'':>10}{'peak MB':>23}{'':>8}{'own MB':>20}")
-    print(f"{'process':<28}{'processes':>10}{'short':>12}{'long':>11}{'ratio':>8}{'short':>12}{'long':>8}{'ratio':>8}")
+    print(
+        f"{'process':<28}{'processes':>10}{'short':>12}{'long':>11}{'ratio':>8}{'short':>12}{'long':>8}{'ratio':>8}"
+    )
     for kind in sorted(short.keys() | long.keys()):
         before, after = short.get(kind, {}), long.get(kind, {})
         print(f"{kind:<28}{len(before):>4} /{len(after):>4} ", end="")
