@@ -223,7 +223,7 @@ def with_arrays(columns: dict[str, Any], **arrays: np.ndarray) -> dict[str, Any]
 def rows_table(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     """Rows as a table of ``schema``; columns that a row lacks are null.
 
-    A large binary column of a single row is wrapped, not copied.
+    Large binary columns are wrapped, a chunk a row, and not copied.
     """
     columns = []
     for field in schema:
@@ -235,9 +235,14 @@ def rows_table(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _binary_column(values: list[Any], kind: pa.DataType) -> pa.Array:
-    if len(values) == 1 and values[0] is not None:
-        data = pa.py_buffer(values[0])
-        offsets = pa.py_buffer(np.array([0, data.size], dtype=np.int64))
-        return pa.Array.from_buffers(kind, 1, [None, offsets, data])
-    return pa.array([None if value is None else bytes(value) for value in values], kind)
+def _binary_column(values: list[Any], kind: pa.DataType) -> pa.ChunkedArray:
+    return pa.chunked_array([_wrapped(value, kind) for value in values], kind)
+
+
+def _wrapped(value: Any, kind: pa.DataType) -> pa.Array:
+    """An array of one value, which is not copied."""
+    if value is None:
+        return pa.nulls(1, kind)
+    data = pa.py_buffer(value)
+    offsets = pa.py_buffer(np.array([0, data.size], dtype=np.int64))
+    return pa.Array.from_buffers(kind, 1, [None, offsets, data])

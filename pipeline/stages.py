@@ -98,12 +98,15 @@ def indexing(
     resources: Resources,
     together: int = 1,
 ) -> Dataset:
-    """Videos to receipts, ``together`` segments of a video in a block."""
+    """Videos to receipts, ``together`` segments in a block."""
     settings = MemorySettings(length=recipe.bank_length, policy=recipe.merge_policy)
     threads = max(1, round(resources.decode_cpus))
     dataset = _blocks(videos, 1)
+    batch_size: int | None = config.batch_segments
     if together > 1:
         dataset.context.target_max_block_size = None  # a block a task
+        # A block as it is: to fill batches Ray would cut blocks, and copies what it cuts.
+        batch_size = None
     # plan, 1:N: the segments of a video that are not committed
     dataset = dataset.map_batches(
         plan_segments,  # type: ignore[arg-type]
@@ -114,7 +117,8 @@ def indexing(
         **_ROWS,
     )
     if together > 1:
-        dataset = dataset.repartition(target_num_rows_per_block=together)
+        # Also of several videos, where they are short.
+        dataset = dataset.repartition(target_num_rows_per_block=together, strict=True)
     return (
         dataset
         # decode, 1:1 on CPUs: sampled frames at the model's image size
@@ -145,14 +149,14 @@ def indexing(
                 "check_vision": False,
                 "compile_vision": config.compile,
             },
-            batch_size=config.batch_segments,
+            batch_size=batch_size,
             num_cpus=resources.encode_cpus,
             num_gpus=resources.encode_gpus,
             compute=_pool(resources.encode_workers),
             **_ROWS,
         )
         # generate, 1:1 on GPUs: texts
-        .map_batches(MeteredGenerateTexts, batch_size=config.batch_segments, **_generating(config, resources))
+        .map_batches(MeteredGenerateTexts, batch_size=batch_size, **_generating(config, resources))
         # write, 1:1: fragments in the store, a receipt to the driver
         .map_batches(
             write_segments,  # type: ignore[arg-type]

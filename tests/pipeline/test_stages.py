@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from support.media import VideoSpec, make_video
 
 from malmm.model.resolve import open_models
 from malmm.operators.plan import segments_of
 from malmm.operators.probe import probe_files
+from malmm.pipeline import stages
 from malmm.pipeline.cluster import Resources, connected
-from malmm.pipeline.config import IndexConfig
-from malmm.pipeline.flow import FILES, TO_PLAN, Carried, carried, rows_table
+from malmm.pipeline.config import IndexConfig, Recipe
+from malmm.pipeline.flow import FILES, TO_PLAN, Carried, array_at, carried, rows_table
 from malmm.pipeline.fragments import Receipt
 from malmm.pipeline.indexing import make_recipe
 from malmm.pipeline.receiving import received
@@ -41,19 +45,12 @@ def test_segments_go_together_where_every_decoder_has_enough_of_them(
     assert segments_a_block(segments, config, resources) == together
 
 
-@pytest.mark.filterwarnings("default")  # Ray's of its own settings
-def test_segments_that_go_together_are_stored_as_those_that_go_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ten segments of one video and three of another; the stages run on a Ray of their own."""
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+def planning(tmp_path: Path, config: IndexConfig, recipe: Recipe) -> tuple[pa.Table, set[str]]:
+    """Rows ``TO_PLAN`` of two videos, of ten seconds and of three, and the ids of their segments."""
     paths = [
-        make_video(tmp_path, VideoSpec(name, rate="4", duration_s=duration_s))
+        make_video(tmp_path, VideoSpec(name, rate="16", duration_s=duration_s))
         for name, duration_s in (("ten.mp4", 10.0), ("three.mp4", 3.0))
     ]
-    config = IndexConfig((str(tmp_path),), "none", model="debug", segment_s=1.0, fps=4.0, batch_segments=4)
-    models = open_models("debug")
-    recipe = make_recipe(config, models)
     files = rows_table([{"uri": str(path), "fingerprint": "f"} for path in paths], FILES)
     videos = [row.video for row in carried(probe_files(files))]
     planned = {
@@ -62,8 +59,73 @@ def test_segments_that_go_together_are_stored_as_those_that_go_alone(
         if video is not None
         for segment in segments_of(video, recipe.recipe_id, recipe.segment_s, recipe.fps)
     }
+    rows = [Carried(video, None, None).columns() | {"done": []} for video in videos]
+    return rows_table(rows, TO_PLAN), planned
+
+
+@pytest.mark.filterwarnings("default")  # Ray's of its own settings
+@pytest.mark.parametrize("together", [1, 4])
+def test_frames_are_read_where_rays_object_store_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    class Where:
+        """In the place of the encoder: says of each segment's frames whether they are in shared memory."""
+
+        def __init__(self, **_: Any) -> None:
+            pass
+
+        def __call__(self, rows: pa.Table) -> pa.Table:
+            maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+            shared = [
+                tuple(int(end, 16) for end in part[0].split("-"))
+                for part in maps
+                if part[1].endswith("s") and any("plasma" in name for name in part[5:])
+            ]
+            told = []
+            for index in range(rows.num_rows):
+                frames = array_at(rows, "frames", index, np.uint8)
+                assert frames.shape == (16, 56, 56, 3)
+                begin = frames.__array_interface__["data"][0]
+                there = any(low <= begin and begin + frames.nbytes <= high for low, high in shared)
+                told.append("shared" if there else "copied")
+            return pa.table({"told": told})
+
+    class Same:
+        def __init__(self, **_: Any) -> None:
+            pass
+
+        def __call__(self, rows: pa.Table) -> pa.Table:
+            return rows
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(stages, "MeteredEncodeSegments", Where)
+    monkeypatch.setattr(stages, "MeteredGenerateTexts", Same)
+    monkeypatch.setattr(stages, "write_segments", lambda rows, **_: rows)
+    # Less than 100 kB would not go through the store.
+    config = IndexConfig((str(tmp_path),), "none", model="debug", segment_s=1.0, fps=16.0, batch_segments=4)
+    recipe = make_recipe(config, open_models("debug"))
+    rows, planned = planning(tmp_path, config, recipe)
+    archive = Archive.create_or_open(str(tmp_path / "archive"), recipe, 32)
+    with connected(), data_settings(verbose=False):
+        told = [
+            text
+            for block in received(indexing(rows, config, recipe, archive, RESOURCES, together))
+            if block is not None
+            for text in block["told"].to_pylist()
+        ]
+    assert told == ["shared"] * len(planned)
+
+
+@pytest.mark.filterwarnings("default")  # Ray's of its own settings
+def test_segments_that_go_together_are_stored_as_those_that_go_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten segments of one video and three of another; the stages run on a Ray of their own."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    config = IndexConfig((str(tmp_path),), "none", model="debug", segment_s=1.0, fps=4.0, batch_segments=4)
+    recipe = make_recipe(config, open_models("debug"))
+    rows, planned = planning(tmp_path, config, recipe)
     assert len(planned) == 13
-    rows = rows_table([Carried(video, None, None).columns() | {"done": []} for video in videos], TO_PLAN)
     stored, blocks = {}, {}
     with connected(), data_settings(verbose=False):
         for together in (1, 4):
@@ -81,8 +143,6 @@ def test_segments_that_go_together_are_stored_as_those_that_go_alone(
             memories = archive.table("memories").to_arrow().drop(["tokens"])
             stored[together] = memories.sort_by("memory_id").to_pylist()
     assert blocks[1] == [1] * 13
-    # Ten are 4, 4 and 2; encoders take what comes until they have as many as they take at once.
-    assert sum(blocks[4]) == 13
-    assert len(blocks[4]) <= 4
+    assert blocks[4] == [1, 4, 4, 4]
     assert len(stored[1]) == 13 * 4
     assert stored[1] == stored[4]
