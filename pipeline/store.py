@@ -63,6 +63,9 @@ class _Here:
 class Archive(ArchiveReader):
     """An archive as its one writer sees it; whatever ``ArchiveReader`` reads, it reads too."""
 
+    # Every commit makes a version that names all files, and no version before the last is read again.
+    _LAYOUT_CACHE_BYTES = 16 << 20
+
     def __init__(self, uri: str, recipe: Recipe, root: str | None = None) -> None:
         super().__init__(uri, recipe, root)
         self._unfinished: tuple[str, ...] = ()

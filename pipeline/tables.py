@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import lance
 import lancedb
@@ -19,8 +19,8 @@ from malmm.pipeline.predicates import is_in
 __all__ = ["TableReader"]
 
 
-# What a reader may keep of indexes and of files' layouts, at most, twice: LanceDB's cache and Lance's are two.
-_INDEX_CACHE_BYTES, _LAYOUT_CACHE_BYTES = 1 << 30, 128 << 20
+# What a reader may keep of indexes, at most, twice: LanceDB's cache and Lance's are two.
+_INDEX_CACHE_BYTES = 1 << 30
 
 
 class TableReader:
@@ -28,6 +28,9 @@ class TableReader:
 
     What no commit changes is kept between calls: indexes and the layout of files, 1.1 GiB at most of each kind.
     """
+
+    _LAYOUT_CACHE_BYTES: ClassVar[int] = 128 << 20
+    """For the layout of tables and files, twice as well."""
 
     def __init__(self, uri: str, recipe: Recipe, root: str | None = None) -> None:
         self._uri = uri
@@ -76,7 +79,7 @@ class TableReader:
         with lance_errors(self._uri, f"open table {name!r} of"):
             if self._database is None:
                 kept = lancedb.Session(
-                    index_cache_size_bytes=_INDEX_CACHE_BYTES, metadata_cache_size_bytes=_LAYOUT_CACHE_BYTES
+                    index_cache_size_bytes=_INDEX_CACHE_BYTES, metadata_cache_size_bytes=self._LAYOUT_CACHE_BYTES
                 )
                 self._database = lancedb.connect(self._uri, session=kept)
             return self._database.open_table(name)
@@ -96,7 +99,7 @@ class TableReader:
     def _dataset(self, name: str) -> lance.LanceDataset:
         if self._session is None:
             self._session = lance.Session(
-                index_cache_size_bytes=_INDEX_CACHE_BYTES, metadata_cache_size_bytes=_LAYOUT_CACHE_BYTES
+                index_cache_size_bytes=_INDEX_CACHE_BYTES, metadata_cache_size_bytes=self._LAYOUT_CACHE_BYTES
             )
         dataset = open_dataset(self._uri, name, self._session)
         if dataset is None:
