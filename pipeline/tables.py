@@ -79,7 +79,8 @@ class TableReader:
         with lance_errors(self._uri, f"open table {name!r} of"):
             if self._database is None:
                 kept = lancedb.Session(
-                    index_cache_size_bytes=_INDEX_CACHE_BYTES, metadata_cache_size_bytes=self._LAYOUT_CACHE_BYTES
+                    index_cache_size_bytes=_INDEX_CACHE_BYTES,
+                    metadata_cache_size_bytes=self._LAYOUT_CACHE_BYTES,
                 )
                 self._database = lancedb.connect(self._uri, session=kept)
             return self._database.open_table(name)
