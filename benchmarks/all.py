@@ -33,7 +33,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "language": [],
         "decode": videos[:1],
         "throughput": videos,
-        "question": videos,
+        "question": [*videos, "--paper-frames", "100"],
         "store": [str(folder / "archive")],
         "search": [],
         "page": [str(folder / "page"), "--slots", "100000"],

@@ -1,15 +1,19 @@
 """What one new question of stored memory costs, against indexing the videos again.
 
-    python benchmarks/question.py VIDEO [VIDEO ...] [--model demo] [--segment-s 100]
+    python benchmarks/question.py VIDEO [VIDEO ...] [--model demo] [--segment-s 100] [--paper-frames 100]
 
 Indexes the videos with `malmm index`, then puts a question to every segment: with `malmm annotate` as people do, and
 then in this process, where both ways take turns and nothing but their work is timed: decoding,
 encoding and generating against replaying and generating. The last row is without generating, which costs both the same.
+
+With ``--paper-frames`` so many frames of the first video are encoded at paper size as well (ViT-g/14 and the Q-Former,
+random weights, float32) and a question is put to the memory of them, both without generating; some minutes on a CPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,11 +22,24 @@ from collections import defaultdict
 from pathlib import Path
 
 import pyarrow as pa
+import torch
+from torch import nn
+from transformers import (
+    InstructBlipQFormerConfig,
+    InstructBlipQFormerModel,
+    InstructBlipVisionConfig,
+    InstructBlipVisionModel,
+)
 
-from malmm.model.qformer import MemorySettings
+from malmm.model.encoder import Encoder
+from malmm.model.memory import Memory
+from malmm.model.qformer import MemorySettings, OnlineQFormer
+from malmm.model.resolve import NO_RETRIEVAL, open_models
+from malmm.model.vision import VisionEncoder
 from malmm.operators.decode import decode_segments
 from malmm.operators.encode import EncodeSegments
 from malmm.operators.generate import GenerateTexts
+from malmm.operators.media.reader import decode_span
 from malmm.operators.plan import plan_segments
 from malmm.operators.replay import ReplayPrompts
 from malmm.pipeline import ArchiveReader
@@ -43,6 +60,7 @@ def main() -> None:
     parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEO")
     parser.add_argument("--model", default="demo", help="(%(default)s)")
     parser.add_argument("--segment-s", type=float, default=100.0, help="(%(default)g)")
+    parser.add_argument("--paper-frames", type=int, default=0, help="none unless told")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="malmm-question-") as folder:
         place = f"{folder}/archive"
@@ -68,6 +86,40 @@ def main() -> None:
     for name, again_s, question_s in rows:
         print(f"| {name} | {again_s / hours:.1f} | {question_s / hours:.1f} | {again_s / question_s:.1f} |")
     print("\nOf the work, seconds an hour: " + ", ".join(f"{n} {s / hours:.1f}" for n, s in took.items()))
+    if options.paper_frames:
+        at_paper_size(options.videos[0], options.paper_frames)
+
+
+@torch.inference_mode()
+def at_paper_size(path: Path, frames: int) -> None:
+    """Print what encoding a segment of so many frames takes, and what replaying its memory."""
+    torch.manual_seed(0)
+    config = InstructBlipQFormerConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    online = OnlineQFormer(
+        InstructBlipQFormerModel(config).eval(), nn.Parameter(torch.randn(1, 32, config.hidden_size))
+    )
+    vision = VisionEncoder(InstructBlipVisionModel(InstructBlipVisionConfig()), (0.5,) * 3, (0.5,) * 3).eval()
+    tokenizer = open_models("demo", NO_RETRIEVAL).instructblip.tokenizer("qformer_tokenizer")
+    encoder = Encoder(vision, online, tokenizer)
+    settings, prompts = MemorySettings(20, "token"), [[QUESTION.text]]
+    began = time.perf_counter()
+    decoded = decode_span(str(path), 0.0, float(frames), 1.0, vision.image_size)
+    decode_s = time.perf_counter() - began
+    began = time.perf_counter()
+    encoded = encoder.encode([decoded.frames], prompts, settings)[0]
+    encode_s = time.perf_counter() - began
+    tokens = encoded.memory.tokens.half().float()  # as an archive has them
+    memory = Memory.stored(tokens, encoded.memory.sizes, len(decoded.frames))
+    encoder.replay([memory], prompts, settings)  # to warm up
+    times_s = []
+    for _ in range(3):
+        began = time.perf_counter()
+        encoder.replay([memory], prompts, settings)
+        times_s.append(time.perf_counter() - began)
+    replay_s = statistics.median(times_s)
+    print(f"\nAt paper size, {len(decoded.frames)} frames, without generating:\n")
+    print("| decode s | encode s | one new question s | ratio |\n|---|---|---|---|")
+    print(f"| {decode_s:.1f} | {encode_s:.1f} | {replay_s:.2f} | {(decode_s + encode_s) / replay_s:.0f} |")
 
 
 def command(*arguments: str) -> float:
