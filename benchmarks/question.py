@@ -7,7 +7,8 @@ then in this process, where both ways take turns and nothing but their work is t
 encoding and generating against replaying and generating. The last row is without generating, which costs both the same.
 
 With ``--paper-frames`` so many frames of the first video are encoded at paper size as well (ViT-g/14 and the Q-Former,
-random weights, float32) and a question is put to the memory of them, both without generating; some minutes on a CPU.
+random weights, float32) and a question is put to the memory of them, not read from an archive; both without generating.
+Some minutes on a CPU.
 """
 
 from __future__ import annotations
