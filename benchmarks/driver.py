@@ -5,9 +5,9 @@
 The driver's own code, `malmm.pipeline.run.Run`, plans the segments of made-up videos of an hour, takes a receipt for
 each as if workers had sent it, and commits them to a real archive with one text each and no memory. Making the receipts
 is the workers' part, so its time is taken off; Ray's own work is not in it either, as there are no workers. A commit
-is made for every so many segments instead of every three seconds; where so many make a thousand files of a table, Ray is
-started to merge them, and that is in it. The table has a row for each tenth of the segments,
-so that what grows with the archive shows.
+is made for every so many segments instead of every three seconds; where they make a thousand files of a table, Ray is
+started to merge them, and that is in it. The table has a row for each tenth of the segments, so that what grows with
+the archive shows.
 """
 
 from __future__ import annotations
