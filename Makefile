@@ -55,7 +55,7 @@ wheel: $(VENV)/.installed-dev  ## build the wheel and try it
 	cd build/wheel && ./bin/malmm demo-videos videos --minutes 0.2 \
 		&& ./bin/malmm index videos --archive archive --json > report.json \
 		&& ./bin/malmm show --archive archive \
-		&& ./bin/python -c "import malmm.pipeline.indexing as m; assert 'site-packages' in m.__file__, m.__file__"
+		&& ./bin/python -c "import malmm.pipeline.indexing.index as m; assert 'site-packages' in m.__file__, m.__file__"
 
 bench: $(VENV)/.installed-dev  ## run all benchmarks (hours): build/bench/benchmarks.md
 	$(BIN)/python benchmarks/all.py build/bench

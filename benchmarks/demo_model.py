@@ -25,15 +25,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from malmm.model.checkpoints.resolve import open_models
 from malmm.model.demo.questions import DESCRIBE, KINDS, Question, describe_object, questions
 from malmm.model.demo.videos import draw_video, read_truth, truth_path
 from malmm.model.demo.world import Scene, plan_scenes
-from malmm.model.encoder import Encoder
-from malmm.model.language import LanguageModel
-from malmm.model.memory import Memory
-from malmm.model.qformer import MemorySettings
-from malmm.model.resolve import open_models
-from malmm.model.retrieval import RetrievalModel
+from malmm.model.families.instructblip.encoder import Encoder
+from malmm.model.families.instructblip.language import LanguageModel
+from malmm.model.families.instructblip.qformer import MemorySettings
+from malmm.model.memory.slots import Memory
+from malmm.model.towers.blip2 import RetrievalModel
 from malmm.operators.media.reader import decode_span
 
 _SEED = 90_000

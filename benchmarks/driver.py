@@ -2,13 +2,12 @@
 
     python benchmarks/driver.py [--segments 1000000] [--segments-a-commit 1000]
 
-The driver's own code, `malmm.pipeline.run.Run`, plans the segments of made-up videos of an hour, takes a receipt for
-each as if workers had sent it, and commits them to a real archive with one text each and no memory. Making the receipts
-is the workers' part, so its time is taken off; Ray's own work is not in it either, as there are no workers. A commit
-is made for every so many segments instead of every three seconds; where they make a thousand files of a table, Ray is
-started to merge them, and that is in it. The table has a row for each tenth of the segments, so that what grows with
-the archive shows.
-"""
+The driver's own code, `malmm.pipeline.indexing.driver.Run`, plans the segments of made-up videos of an hour, takes a
+receipt for each as if workers had sent it, and commits them to a real archive with one text each and no memory.
+Making the receipts is the workers' part, so its time is taken off; Ray's own work is not in it either, as there are
+no workers. A commit is made for every so many segments instead of every three seconds; where they make a thousand
+files of a table, Ray is started to merge them, and that is in it. The table has a row for each tenth of the segments,
+so that what grows with the archive shows."""
 
 from __future__ import annotations
 
@@ -23,18 +22,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from malmm.model.resolve import open_models
+from malmm.model.checkpoints.resolve import open_models
 from malmm.operators.plan import segments_of
-from malmm.pipeline import run as driving
-from malmm.pipeline.cluster import Resources, connected
-from malmm.pipeline.config import CAPTION, IndexConfig, Recipe
-from malmm.pipeline.flow import RECEIPTS, Carried, rows_table
-from malmm.pipeline.fragments import Receipt
-from malmm.pipeline.records import ANNOTATIONS, SEGMENTS, Segment, Video, annotation_id, video_id
-from malmm.pipeline.report import IndexReport
-from malmm.pipeline.run import Run
-from malmm.pipeline.stages import data_settings
-from malmm.pipeline.store import Archive
+from malmm.pipeline.archive.fragments import Receipt
+from malmm.pipeline.archive.writer import Archive
+from malmm.pipeline.cluster.connection import Resources, connected
+from malmm.pipeline.indexing import driver as driving
+from malmm.pipeline.indexing.driver import Run
+from malmm.pipeline.indexing.graph import data_settings
+from malmm.pipeline.indexing.reports import IndexReport
+from malmm.pipeline.schema.config import CAPTION, IndexConfig, Recipe
+from malmm.pipeline.schema.records import ANNOTATIONS, SEGMENTS, Segment, Video, annotation_id, video_id
+from malmm.pipeline.schema.rows import RECEIPTS, Carried, rows_table
 
 SEGMENT_S, SEGMENTS_A_VIDEO = 100.0, 36
 PARTS = 10

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from malmm.pipeline import ArchiveReader
-from malmm.pipeline.errors import ArchiveError
+from malmm.pipeline.schema.errors import ArchiveError
 
 LENGTHS_S = (15, 10, 20, 15)
 # One segment at a time, so that no batch depends on when its run was stopped.

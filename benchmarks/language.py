@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from malmm.model.language import LanguageModel
-from malmm.model.resolve import NO_RETRIEVAL, open_models
+from malmm.model.checkpoints.resolve import NO_RETRIEVAL, open_models
+from malmm.model.families.instructblip.language import LanguageModel
 
 QUERIES = 32
 LABELS = ("circle", "square", "triangle", "star", "cross", "a red circle", "a blue square", "nothing at all")

@@ -3,8 +3,9 @@
     python benchmarks/nodes.py [--nodes 1 4] [--gpus 0] [--segments-a-node 20]
 
 The nodes are Ray's, all on this machine, with one CPU each to Ray's eye. The stages are those of a run, wired by
-`malmm.pipeline.stages.indexing`, with resources chosen as for a run; only the encoder is another, which sleeps as long
-as a GPU would take and gives one slot of zeros. Everything else is done for real and shares this machine's cores, so
+`malmm.pipeline.indexing.graph.indexing`, with resources chosen as for a run; only the encoder is
+another, which sleeps as long as a GPU would take and gives one slot of zeros. Everything else is done for real and
+shares this machine's cores, so
 the sleep has to be much longer than that: the columns say how much of the time the encoders slept.
 
 Work is counted from when every encoder has come back from its first batch to the end of the last. `store` is Ray's
@@ -30,15 +31,15 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from malmm.model.resolve import open_models
+from malmm.model.checkpoints.resolve import open_models
 from malmm.operators.encode import EncodeSegments
 from malmm.operators.probe import probe_files
-from malmm.pipeline import stages
-from malmm.pipeline.cluster import Resources, connected
-from malmm.pipeline.config import IndexConfig, Recipe
-from malmm.pipeline.flow import ENCODED, FILES, TO_PLAN, Carried, carried, rows_table, with_arrays
-from malmm.pipeline.receiving import received
-from malmm.pipeline.store import Archive
+from malmm.pipeline.archive.writer import Archive
+from malmm.pipeline.cluster.connection import Resources, connected
+from malmm.pipeline.indexing import graph as stages
+from malmm.pipeline.indexing.block_stream import received
+from malmm.pipeline.schema.config import IndexConfig, Recipe
+from malmm.pipeline.schema.rows import ENCODED, FILES, TO_PLAN, Carried, carried, rows_table, with_arrays
 
 FRAMES, SIDE = 100, 224
 STORE_BYTES = 256 << 20

@@ -19,13 +19,13 @@ import numpy as np
 import pyarrow as pa
 from fastapi.testclient import TestClient
 
-from malmm.pipeline import records
-from malmm.pipeline.config import CAPTION, Recipe
-from malmm.pipeline.fragments import write_rows
-from malmm.pipeline.indexes import update_indexes
-from malmm.pipeline.store import Archive
+from malmm.pipeline.archive.fragments import write_rows
+from malmm.pipeline.archive.search_indexes import update_indexes
+from malmm.pipeline.archive.writer import Archive
+from malmm.pipeline.schema import records
+from malmm.pipeline.schema.config import CAPTION, Recipe
+from malmm.pipeline.web.api.events import Event
 from malmm.pipeline.web.app import make_app
-from malmm.pipeline.web.events import Event
 from malmm.pipeline.web.settings import ServeConfig
 
 SIZE, VECTORS, SLOTS, SEGMENTS = 64, 16, 20, 36

@@ -29,8 +29,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import InstructBlipQFormerConfig, InstructBlipQFormerModel
 
-from malmm.model.encoder import ROWS_AT_ONCE
-from malmm.model.qformer import MemorySettings, OnlineQFormer, OnlineState
+from malmm.model.families.instructblip.encoder import ROWS_AT_ONCE
+from malmm.model.families.instructblip.qformer import MemorySettings, OnlineQFormer, OnlineState
 
 
 def main() -> None:

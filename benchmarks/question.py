@@ -32,11 +32,11 @@ from transformers import (
     InstructBlipVisionModel,
 )
 
-from malmm.model.encoder import Encoder
-from malmm.model.memory import Memory
-from malmm.model.qformer import MemorySettings, OnlineQFormer
-from malmm.model.resolve import NO_RETRIEVAL, open_models
-from malmm.model.vision import VisionEncoder
+from malmm.model.checkpoints.resolve import NO_RETRIEVAL, open_models
+from malmm.model.families.instructblip.encoder import Encoder
+from malmm.model.families.instructblip.qformer import MemorySettings, OnlineQFormer
+from malmm.model.families.instructblip.vision import VisionEncoder
+from malmm.model.memory.slots import Memory
 from malmm.operators.decode import decode_segments
 from malmm.operators.encode import EncodeSegments
 from malmm.operators.generate import GenerateTexts
@@ -44,9 +44,9 @@ from malmm.operators.media.reader import decode_span
 from malmm.operators.plan import plan_segments
 from malmm.operators.replay import ReplayPrompts
 from malmm.pipeline import ArchiveReader
-from malmm.pipeline.config import Prompt
-from malmm.pipeline.flow import TO_PLAN, TO_REPLAY, Carried, carried, rows_table
-from malmm.pipeline.records import Video
+from malmm.pipeline.schema.config import Prompt
+from malmm.pipeline.schema.records import Video
+from malmm.pipeline.schema.rows import TO_PLAN, TO_REPLAY, Carried, carried, rows_table
 
 # As `malmm index` and `malmm annotate` have it.
 BATCH = 4

@@ -21,17 +21,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from malmm.model.resolve import open_models
-from malmm.pipeline import run as driving
-from malmm.pipeline import stages
-from malmm.pipeline.cluster import Resources, connected
-from malmm.pipeline.config import CAPTION, IndexConfig, Recipe
-from malmm.pipeline.flow import ANSWERED, DECODED, ENCODED, RECEIPTS, carried, rows_table
-from malmm.pipeline.fragments import Receipt
-from malmm.pipeline.records import ANNOTATIONS, SEGMENTS, Segment, Video, annotation_id, video_id
-from malmm.pipeline.report import IndexReport
-from malmm.pipeline.run import Run
-from malmm.pipeline.store import Archive
+from malmm.model.checkpoints.resolve import open_models
+from malmm.pipeline.archive.fragments import Receipt
+from malmm.pipeline.archive.writer import Archive
+from malmm.pipeline.cluster.connection import Resources, connected
+from malmm.pipeline.indexing import driver as driving
+from malmm.pipeline.indexing import graph as stages
+from malmm.pipeline.indexing.driver import Run
+from malmm.pipeline.indexing.reports import IndexReport
+from malmm.pipeline.schema.config import CAPTION, IndexConfig, Recipe
+from malmm.pipeline.schema.records import ANNOTATIONS, SEGMENTS, Segment, Video, annotation_id, video_id
+from malmm.pipeline.schema.rows import ANSWERED, DECODED, ENCODED, RECEIPTS, carried, rows_table
 
 SEGMENT_S, SEGMENTS_A_VIDEO, FRAMES_A_SEGMENT = 100.0, 36, 100
 RESOURCES = Resources(

@@ -25,13 +25,13 @@ import torch
 from malmm.model.demo.questions import PROMPTS, describe_object, questions
 from malmm.model.demo.videos import read_truth
 from malmm.model.demo.world import COLOURS, SHAPES, Scene
-from malmm.model.encoder import Encoder
-from malmm.model.qformer import MemorySettings
+from malmm.model.families.instructblip.encoder import Encoder
+from malmm.model.families.instructblip.qformer import MemorySettings
 from malmm.operators.media.reader import decode_span
-from malmm.pipeline.asking import Asker
-from malmm.pipeline.reading import ArchiveReader
-from malmm.pipeline.relevance import BACKGROUND_FILE, Background, balanced_threshold
-from malmm.pipeline.searching import Searcher
+from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.searching.asker import Asker
+from malmm.pipeline.searching.relevance import BACKGROUND_FILE, Background, balanced_threshold
+from malmm.pipeline.searching.searcher import Searcher
 
 Span = tuple[str, float, float]
 UNHEARD_OF = [f"{c} {s}" for c in ("orange", "pink", "black") for s in ("hexagon", "car", "dog", "arrow")]

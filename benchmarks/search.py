@@ -25,12 +25,12 @@ import lance
 import numpy as np
 import pyarrow as pa
 
-from malmm.model.resolve import open_models
-from malmm.model.retrieval import RetrievalModel
+from malmm.model.checkpoints.resolve import open_models
+from malmm.model.towers.blip2 import RetrievalModel
 from malmm.pipeline import Archive, ArchiveReader, Recipe, Searcher
-from malmm.pipeline.config import CAPTION
-from malmm.pipeline.location import table_uri
-from malmm.pipeline.records import ANNOTATIONS, SEGMENTS, VIDEOS, memory_id
+from malmm.pipeline.archive.location import table_uri
+from malmm.pipeline.schema.config import CAPTION
+from malmm.pipeline.schema.records import ANNOTATIONS, SEGMENTS, VIDEOS, memory_id
 
 SLOTS_A_SEGMENT, SEGMENTS_A_VIDEO, SLOT_S = 20, 36, 5.0
 SLOTS_A_WRITE = 2000

@@ -23,13 +23,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from malmm.model.encoder import Encoder
-from malmm.model.language import LanguageModel
-from malmm.model.memory import Memory
-from malmm.model.qformer import MemorySettings
-from malmm.model.resolve import NO_RETRIEVAL, open_models
+from malmm.model.checkpoints.resolve import NO_RETRIEVAL, open_models
+from malmm.model.families.instructblip.encoder import Encoder
+from malmm.model.families.instructblip.language import LanguageModel
+from malmm.model.families.instructblip.qformer import MemorySettings
+from malmm.model.memory.slots import Memory
 from malmm.pipeline import Archive, ArchiveReader
-from malmm.pipeline.fragments import write_rows
+from malmm.pipeline.archive.fragments import write_rows
 
 QUESTIONS = ("Describe the video.", "Which shape appears first in the video?", "Does a red circle appear?")
 ROUNDS = 3

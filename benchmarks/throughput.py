@@ -23,22 +23,22 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from malmm.model.qformer import MemorySettings
-from malmm.model.resolve import open_models
-from malmm.model.retrieval import RetrievalModel
+from malmm.model.checkpoints.resolve import open_models
+from malmm.model.families.instructblip.qformer import MemorySettings
+from malmm.model.towers.blip2 import RetrievalModel
 from malmm.operators.decode import decode_segments
 from malmm.operators.encode import EncodeSegments
 from malmm.operators.generate import GenerateTexts
 from malmm.operators.plan import plan_segments
 from malmm.operators.probe import probe_files
 from malmm.operators.write import write_segments
-from malmm.pipeline.cluster import connected
-from malmm.pipeline.config import IndexConfig, Recipe
-from malmm.pipeline.flow import FILES, TO_PLAN, carried, rows_table
-from malmm.pipeline.fragments import Receipt
-from malmm.pipeline.receiving import received
-from malmm.pipeline.stages import data_settings, indexing
-from malmm.pipeline.store import Archive
+from malmm.pipeline.archive.fragments import Receipt
+from malmm.pipeline.archive.writer import Archive
+from malmm.pipeline.cluster.connection import connected
+from malmm.pipeline.indexing.block_stream import received
+from malmm.pipeline.indexing.graph import data_settings, indexing
+from malmm.pipeline.schema.config import IndexConfig, Recipe
+from malmm.pipeline.schema.rows import FILES, TO_PLAN, carried, rows_table
 
 COMMIT_EVERY_S = 3.0
 

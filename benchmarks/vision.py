@@ -19,9 +19,9 @@ from collections.abc import Callable
 import torch
 from transformers import InstructBlipVisionConfig, InstructBlipVisionModel
 
-from malmm.model.compiled import BATCHES, CompiledVision
-from malmm.model.resolve import NO_RETRIEVAL, open_models
-from malmm.model.vision import VisionEncoder
+from malmm.model.checkpoints.resolve import NO_RETRIEVAL, open_models
+from malmm.model.families.instructblip.compiled_vision import BATCHES, CompiledVision
+from malmm.model.families.instructblip.vision import VisionEncoder
 
 
 def main() -> None:

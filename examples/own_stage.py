@@ -3,11 +3,11 @@
     python examples/own_stage.py video.mp4 ...
 
 Here frames that are nearly black are dropped before they are encoded, and captions are printed. Nothing is stored: to
-store, add ``write_segments`` and commit its receipts as ``malmm.pipeline.run`` does, or give ``malmm.pipeline.index``
-the videos.
+store, add ``write_segments`` and commit its receipts as ``malmm.pipeline.indexing.driver`` does, or give
+``malmm.pipeline.index`` the videos.
 
-A row is a segment. The schemas of rows between operators are in ``malmm.pipeline.flow``; a stage of yours takes and
-gives Arrow tables of one of them, and lets rows pass that carry a ``failure``.
+A row is a segment. The schemas of rows between operators are in ``malmm.pipeline.schema.rows``; a stage of yours takes
+and gives Arrow tables of one of them, and lets rows pass that carry a ``failure``.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from malmm.model.qformer import MemorySettings
+from malmm.model.families.instructblip.qformer import MemorySettings
 from malmm.operators.decode import decode_segments
 from malmm.operators.encode import EncodeSegments
 from malmm.operators.generate import GenerateTexts
 from malmm.operators.plan import plan_segments
 from malmm.operators.probe import probe_files
-from malmm.pipeline.config import CAPTION
-from malmm.pipeline.flow import DECODED, FILES, TO_PLAN, array_at, rows_table, with_arrays
+from malmm.pipeline.schema.config import CAPTION
+from malmm.pipeline.schema.rows import DECODED, FILES, TO_PLAN, array_at, rows_table, with_arrays
 
 DARKEST = 16
 ROWS: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}

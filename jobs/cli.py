@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-from malmm.jobs import (
+from malmm.jobs.commands import (
     annotate,
     ask,
     demo,
@@ -20,11 +20,11 @@ from malmm.jobs import (
     failures,
     index,
     init,
+    list_runs,
     optimize,
     render,
     report,
-    run,
-    runs,
+    run_job,
     schedule,
     search,
     serve,
@@ -32,10 +32,10 @@ from malmm.jobs import (
     status,
     submit,
 )
-from malmm.jobs.log_lines import log_line
-from malmm.jobs.text import printable
-from malmm.pipeline.errors import ConfigError, MalmmError
-from malmm.pipeline.report import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from malmm.jobs.terminal.log_lines import log_line
+from malmm.jobs.terminal.text import printable
+from malmm.pipeline.schema.errors import ConfigError, MalmmError
+from malmm.pipeline.schema.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 
 __all__ = ["main"]
 
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (
         *(index, search, ask, serve, annotate, export, show, failures, optimize),
-        *(init, run, schedule, submit, render, runs, status, report),
+        *(init, run_job, schedule, submit, render, list_runs, status, report),
         *(demo, demo_videos),
     ):
         command.add_parser(commands)

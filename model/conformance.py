@@ -23,9 +23,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import InstructBlipQFormerConfig, InstructBlipQFormerModel
 
-from malmm.model.bank import Bank, BankEntries
-from malmm.model.policies import merge_policy
-from malmm.model.qformer import MemorySettings, OnlineQFormer
+from malmm.model.families.instructblip.qformer import MemorySettings, OnlineQFormer
+from malmm.model.memory.bank import Bank, BankEntries
+from malmm.model.memory.policies import merge_policy
 
 __all__ = ["TOLERANCE", "CaseError", "check_directory", "check_file", "main"]
 

@@ -16,11 +16,11 @@ import torch
 from torch import nn
 from transformers import InstructBlipConfig, InstructBlipQFormerModel, InstructBlipVisionModel
 
-from malmm.model.checkpoint import CheckpointError
-from malmm.model.language import language_class
-from malmm.model.positions import table_rows
-from malmm.model.qformer import MemorySettings, OnlineQFormer
-from malmm.model.resolve import NO_RETRIEVAL, Models, open_models
+from malmm.model.checkpoints.checkpoint import CheckpointError
+from malmm.model.checkpoints.resolve import NO_RETRIEVAL, Models, open_models
+from malmm.model.families.instructblip.language import language_class
+from malmm.model.families.instructblip.qformer import MemorySettings, OnlineQFormer
+from malmm.model.memory.positions import table_rows
 
 __all__ = ["PUBLISHED_SIZES", "Footprint", "footprints", "main", "meta_parts", "slot_bytes"]
 

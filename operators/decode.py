@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from malmm.operators.media.apart import DECODE_LIMIT_S, decode_span_apart
-from malmm.pipeline.errors import MediaError
-from malmm.pipeline.flow import DECODED, carried, rows_table, with_arrays
+from malmm.operators.media.sandbox.client import DECODE_LIMIT_S, decode_span_apart
+from malmm.pipeline.schema.errors import MediaError
+from malmm.pipeline.schema.rows import DECODED, carried, rows_table, with_arrays
 
 __all__ = ["decode_segments"]
 
@@ -26,7 +26,7 @@ def decode_segments(
 ) -> Iterator[pa.Table]:
     """``PLANNED`` to ``DECODED``, one table a segment, so that no two segments' frames are held at once.
 
-    ``sampling`` is one of ``malmm.pipeline.config.SAMPLINGS``; with ``count`` each segment gives
+    ``sampling`` is one of ``malmm.pipeline.schema.config.SAMPLINGS``; with ``count`` each segment gives
     ``fps`` x ``segment_s`` frames.
 
     Decoders run in a process apart: a file that crashes one, or keeps it longer than ``limit_s`` seconds, fails alone.

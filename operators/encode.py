@@ -10,15 +10,15 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from malmm.model.encoder import Encoded, Encoder
-from malmm.model.memory import SlotSpan
-from malmm.model.qformer import MemorySettings
-from malmm.model.resolve import open_models
-from malmm.model.retrieval import RetrievalModel
+from malmm.model.checkpoints.resolve import open_models
+from malmm.model.families.instructblip.encoder import Encoded, Encoder
+from malmm.model.families.instructblip.qformer import MemorySettings
+from malmm.model.memory.slots import SlotSpan
+from malmm.model.towers.blip2 import RetrievalModel
 from malmm.operators.device import choose_device
-from malmm.pipeline.config import Prompt
-from malmm.pipeline.flow import DECODED, ENCODED, Carried, array_at, carried, rows_table, with_arrays
-from malmm.pipeline.records import Video
+from malmm.pipeline.schema.config import Prompt
+from malmm.pipeline.schema.records import Video
+from malmm.pipeline.schema.rows import DECODED, ENCODED, Carried, array_at, carried, rows_table, with_arrays
 
 __all__ = ["EncodeSegments"]
 
@@ -29,7 +29,7 @@ class EncodeSegments:
     """An actor that holds the vision encoder, the Q-Former and the retrieval model, and no language model.
 
     ``DECODED`` to ``ENCODED``, all segments of a batch in lock step. Nothing carries over between batches.
-    ``check_vision=False`` is for a driver that has called ``malmm.model.verify.verify_models``.
+    ``check_vision=False`` is for a driver that has called ``malmm.model.checkpoints.verify.verify_models``.
     ``compile_vision`` compiles the vision encoder; where that cannot be done the actor does not start.
     """
 

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from malmm.model.language import LanguageModel
-from malmm.model.resolve import NO_RETRIEVAL, open_models
+from malmm.model.checkpoints.resolve import NO_RETRIEVAL, open_models
+from malmm.model.families.instructblip.language import LanguageModel
 from malmm.operators.device import choose_device
-from malmm.pipeline.config import Prompt
-from malmm.pipeline.flow import ANSWERED, array_at, carried, rows_table
+from malmm.pipeline.schema.config import Prompt
+from malmm.pipeline.schema.rows import ANSWERED, array_at, carried, rows_table
 
 __all__ = ["GenerateTexts"]
 

@@ -9,15 +9,15 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from malmm.model.encoder import Encoder
-from malmm.model.memory import Memory
-from malmm.model.qformer import MemorySettings
-from malmm.model.resolve import NO_RETRIEVAL, open_models
+from malmm.model.checkpoints.resolve import NO_RETRIEVAL, open_models
+from malmm.model.families.instructblip.encoder import Encoder
+from malmm.model.families.instructblip.qformer import MemorySettings
+from malmm.model.memory.slots import Memory
 from malmm.operators.device import choose_device
-from malmm.pipeline.config import Prompt
-from malmm.pipeline.errors import MalmmError
-from malmm.pipeline.flow import REPLAYED, Carried, carried, rows_table, with_arrays
-from malmm.pipeline.reading import ArchiveReader
+from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.schema.config import Prompt
+from malmm.pipeline.schema.errors import MalmmError
+from malmm.pipeline.schema.rows import REPLAYED, Carried, carried, rows_table, with_arrays
 
 __all__ = ["ReplayPrompts"]
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from malmm.pipeline.config import Prompt, stable_id
-from malmm.pipeline.errors import ArchiveError
-from malmm.pipeline.flow import RECEIPTS, Carried, array_at, carried, rows_table
-from malmm.pipeline.fragments import write_rows
-from malmm.pipeline.records import ANNOTATIONS, SEGMENTS, annotation_id, memory_id
+from malmm.pipeline.archive.fragments import write_rows
+from malmm.pipeline.schema.config import Prompt, stable_id
+from malmm.pipeline.schema.errors import ArchiveError
+from malmm.pipeline.schema.records import ANNOTATIONS, SEGMENTS, annotation_id, memory_id
+from malmm.pipeline.schema.rows import RECEIPTS, Carried, array_at, carried, rows_table
 
 __all__ = ["ONLINE", "REPLAY", "annotation_rows", "whole_video_subject", "write_segments"]
 

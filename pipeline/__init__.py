@@ -10,15 +10,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from malmm.pipeline.annotating import AnnotateReport, annotate
-    from malmm.pipeline.asking import Asker, Reply, ask
-    from malmm.pipeline.config import AnnotateConfig, IndexConfig, Prompt, Recipe
-    from malmm.pipeline.datasets import dataset
-    from malmm.pipeline.indexing import index
-    from malmm.pipeline.reading import ArchiveReader
-    from malmm.pipeline.report import IndexReport, Progress
-    from malmm.pipeline.searching import Found, Searcher, search
-    from malmm.pipeline.store import Archive
+    from malmm.pipeline.archive.ray_dataset import dataset
+    from malmm.pipeline.archive.reader import ArchiveReader
+    from malmm.pipeline.archive.writer import Archive
+    from malmm.pipeline.indexing.annotate import AnnotateReport, annotate
+    from malmm.pipeline.indexing.index import index
+    from malmm.pipeline.indexing.reports import IndexReport
+    from malmm.pipeline.schema.config import AnnotateConfig, IndexConfig, Prompt, Recipe
+    from malmm.pipeline.schema.progress import Progress
+    from malmm.pipeline.searching.asker import Asker, Reply, ask
+    from malmm.pipeline.searching.searcher import Found, Searcher, search
 
 __all__ = [
     "AnnotateConfig",
@@ -42,24 +43,24 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AnnotateConfig": "config",
-    "AnnotateReport": "annotating",
-    "Archive": "store",
-    "ArchiveReader": "reading",
-    "Asker": "asking",
-    "Found": "searching",
-    "IndexConfig": "config",
-    "IndexReport": "report",
-    "Progress": "report",
-    "Prompt": "config",
-    "Recipe": "config",
-    "Reply": "asking",
-    "Searcher": "searching",
-    "annotate": "annotating",
-    "ask": "asking",
-    "dataset": "datasets",
-    "index": "indexing",
-    "search": "searching",
+    "AnnotateConfig": "schema.config",
+    "AnnotateReport": "indexing.annotate",
+    "Archive": "archive.writer",
+    "ArchiveReader": "archive.reader",
+    "Asker": "searching.asker",
+    "Found": "searching.searcher",
+    "IndexConfig": "schema.config",
+    "IndexReport": "indexing.reports",
+    "Progress": "schema.progress",
+    "Prompt": "schema.config",
+    "Recipe": "schema.config",
+    "Reply": "searching.asker",
+    "Searcher": "searching.searcher",
+    "annotate": "indexing.annotate",
+    "ask": "searching.asker",
+    "dataset": "archive.ray_dataset",
+    "index": "indexing.index",
+    "search": "searching.searcher",
 }
 
 

@@ -14,8 +14,8 @@ import yaml
 
 from malmm.jobs.files.job import Cluster
 from malmm.jobs.files.loading import LoadedJob
-from malmm.pipeline.errors import ConfigError
-from malmm.pipeline.location import is_local, resolve
+from malmm.pipeline.archive.location import is_local, resolve
+from malmm.pipeline.schema.errors import ConfigError
 
 __all__ = ["cronjob", "rayjob", "to_yaml"]
 

@@ -6,7 +6,7 @@ import re
 import shlex
 
 from malmm.jobs.files.loading import LoadedJob
-from malmm.pipeline.errors import ConfigError
+from malmm.pipeline.schema.errors import ConfigError
 
 __all__ = ["batch_script"]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from malmm.jobs.clusters.wheel import write_wheel
-from malmm.pipeline.errors import ConfigError, WorkerError
-from malmm.pipeline.report import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
+from malmm.pipeline.schema.errors import ConfigError, WorkerError
+from malmm.pipeline.schema.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 
 __all__ = ["submit"]
 

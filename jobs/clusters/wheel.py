@@ -9,7 +9,7 @@ import importlib.metadata
 import zipfile
 from pathlib import Path
 
-from malmm.pipeline.errors import ConfigError
+from malmm.pipeline.schema.errors import ConfigError
 
 __all__ = ["write_wheel"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from malmm.pipeline.errors import ConfigError
+from malmm.pipeline.schema.errors import ConfigError
 
 __all__ = ["example"]
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
-from malmm.jobs import annotate, export, index, optimize
-from malmm.pipeline.config import Prompt
+from malmm.jobs.commands import annotate, export, index, optimize
+from malmm.pipeline.schema.config import Prompt
 
 __all__ = [
     "KINDS",

@@ -17,7 +17,7 @@ from malmm.jobs.files.problems import JobFileError, Problem
 from malmm.jobs.files.tree import Tree, parse
 from malmm.jobs.files.wording import worded
 from malmm.jobs.schedules.cron import Cron
-from malmm.pipeline.errors import ConfigError
+from malmm.pipeline.schema.errors import ConfigError
 
 __all__ = ["LoadedJob", "LoadedStep", "load", "name_of"]
 

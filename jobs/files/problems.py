@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from malmm.pipeline.errors import ConfigError
+from malmm.pipeline.schema.errors import ConfigError
 
 __all__ = ["JobFileError", "Problem"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from malmm.jobs.schedules.cron import Cron
-from malmm.pipeline.runs import RunRecord
+from malmm.pipeline.archive.run_history import RunRecord
 
 __all__ = ["missed"]
 

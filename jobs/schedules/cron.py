@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.cron import CronTrigger
 
-from malmm.pipeline.errors import ConfigError
+from malmm.pipeline.schema.errors import ConfigError
 
 __all__ = ["Cron", "CronInZone"]
 

@@ -19,10 +19,10 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from malmm.jobs.schedules.catching_up import missed
 from malmm.jobs.schedules.cron import Cron, CronInZone
 from malmm.jobs.schedules.lanes import Due, Lane
-from malmm.pipeline.errors import ArchiveError, ConfigError
-from malmm.pipeline.location import resolve
-from malmm.pipeline.report import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_SOME_FAILED, EXIT_USAGE
-from malmm.pipeline.runs import read_runs
+from malmm.pipeline.archive.location import resolve
+from malmm.pipeline.archive.run_history import read_runs
+from malmm.pipeline.schema.errors import ArchiveError, ConfigError
+from malmm.pipeline.schema.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_SOME_FAILED, EXIT_USAGE
 
 if TYPE_CHECKING:
     from malmm.jobs.files.loading import LoadedJob

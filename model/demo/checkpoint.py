@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from malmm.model.checkpoint import quiet_transformers
+from malmm.model.checkpoints.checkpoint import quiet_transformers
 from malmm.model.demo.questions import KINDS, NUMBERS, PROMPTS, STILL, THIRDS
 from malmm.model.demo.world import COLOURS, MOTIONS, SHAPES
 

@@ -18,7 +18,7 @@ from av.error import FFmpegError
 from av.stream import Discard, Disposition
 
 from malmm.operators.media.ranges import RangeReader, open_ranges
-from malmm.pipeline.errors import MediaError
+from malmm.pipeline.schema.errors import MediaError
 
 __all__ = ["OpenVideo", "cut_short", "local_path", "open_video"]
 

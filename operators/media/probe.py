@@ -10,7 +10,7 @@ from malmm.operators.media.container import cut_short
 from malmm.operators.media.extent import find_end
 from malmm.operators.media.frames import TimedFrame, frames_from
 from malmm.operators.media.picture import Orientation, orientation_of
-from malmm.pipeline.errors import MediaError
+from malmm.pipeline.schema.errors import MediaError
 
 __all__ = ["VideoInfo", "probe"]
 

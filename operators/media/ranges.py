@@ -17,7 +17,7 @@ from typing import Any
 
 import fsspec
 
-from malmm.pipeline.errors import MediaError
+from malmm.pipeline.schema.errors import MediaError
 
 __all__ = ["RangeReader", "open_ranges"]
 

@@ -6,7 +6,7 @@ import math
 
 from malmm.operators.media.reader_av import decode_span_av
 from malmm.operators.media.span import DecodedSpan
-from malmm.pipeline.errors import ConfigError
+from malmm.pipeline.schema.errors import ConfigError
 
 __all__ = ["DecodedSpan", "decode_span"]
 

@@ -13,7 +13,7 @@ from malmm.operators.media.frames import Damaged, Skipped, TimedFrame, frames_fr
 from malmm.operators.media.picture import SquarePictures
 from malmm.operators.media.sampling import Cells
 from malmm.operators.media.span import DecodedSpan
-from malmm.pipeline.errors import MediaError
+from malmm.pipeline.schema.errors import MediaError
 
 __all__ = ["decode_span_av"]
 

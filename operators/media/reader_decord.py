@@ -19,7 +19,7 @@ from malmm.operators.media.frames import TimedFrame, frames_from
 from malmm.operators.media.picture import SquarePictures, orientation_of
 from malmm.operators.media.sampling import Cells, sample_ticks
 from malmm.operators.media.span import DecodedSpan
-from malmm.pipeline.errors import MediaError
+from malmm.pipeline.schema.errors import MediaError
 
 __all__ = ["decode_span_decord"]
 

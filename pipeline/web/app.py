@@ -11,15 +11,15 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
-from malmm.pipeline.web.browsing import browsing_routes
-from malmm.pipeline.web.finding import finding_routes
-from malmm.pipeline.web.guard import Guard, Keys
-from malmm.pipeline.web.live import LiveArchive
+from malmm.pipeline.web.api.browsing import browsing_routes
+from malmm.pipeline.web.api.finding import finding_routes
+from malmm.pipeline.web.api.problems import answer_problems
+from malmm.pipeline.web.api.sessions import session_routes
+from malmm.pipeline.web.auth import Guard, Keys
 from malmm.pipeline.web.models import LocalModels, Models
-from malmm.pipeline.web.problems import answer_problems
-from malmm.pipeline.web.sessions import session_routes
 from malmm.pipeline.web.settings import ServeConfig
-from malmm.pipeline.web.site import Site
+from malmm.pipeline.web.state.live import LiveArchive
+from malmm.pipeline.web.state.site import Site
 
 __all__ = ["make_app"]
 

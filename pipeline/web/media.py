@@ -14,8 +14,8 @@ from starlette.responses import Response, StreamingResponse
 
 from malmm.operators.media.container import local_path
 from malmm.operators.media.ranges import open_ranges
-from malmm.pipeline.errors import MediaError
-from malmm.pipeline.web.names import media_type
+from malmm.pipeline.schema.errors import MediaError
+from malmm.pipeline.web.display_names import media_type
 
 __all__ = ["Source", "media_response", "open_source", "parse_range"]
 

@@ -1,6 +1,6 @@
 """The models behind a page: text vectors for searching and answers for asking, off the event loop.
 
-A page needs no more of them than ``Models``: here they are in this process, in ``malmm.pipeline.web.deployment`` in
+A page needs no more of them than ``Models``: here they are in this process, in ``malmm.pipeline.web.ray_serve`` in
 replicas of their own.
 """
 
@@ -14,14 +14,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from malmm.pipeline.asking import Answer, Asker, Reply
-from malmm.pipeline.errors import ArchiveError
-from malmm.pipeline.reading import ArchiveReader
-from malmm.pipeline.web.events import Answered, Begun, CitedMoment, Done, Event, Queued, Started, Words
-from malmm.pipeline.web.live import LiveArchive
-from malmm.pipeline.web.names import name_of
-from malmm.pipeline.web.problems import Busy
-from malmm.pipeline.web.turns import Turn, Turns
+from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.schema.errors import ArchiveError
+from malmm.pipeline.searching.asker import Answer, Asker, Reply
+from malmm.pipeline.web.api.events import Answered, Begun, CitedMoment, Done, Event, Queued, Started, Words
+from malmm.pipeline.web.api.problems import Busy
+from malmm.pipeline.web.display_names import name_of
+from malmm.pipeline.web.state.live import LiveArchive
+from malmm.pipeline.web.state.turns import Turn, Turns
 
 __all__ = ["LocalModels", "Models"]
 

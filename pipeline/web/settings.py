@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 
-from malmm.pipeline.errors import ConfigError
+from malmm.pipeline.schema.errors import ConfigError
 
 __all__ = ["LEAST_TOKEN", "MOST_BODY_BYTES", "MOST_RESULTS", "ServeConfig", "is_loopback"]
 

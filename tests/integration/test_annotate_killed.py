@@ -12,10 +12,10 @@ import pytest
 from support.drawn_archive import Drawn, make_archive
 from support.processes import Session
 
-from malmm.pipeline.annotating import annotate
-from malmm.pipeline.config import AnnotateConfig, Prompt
-from malmm.pipeline.reading import ArchiveReader
-from malmm.pipeline.runs import read_runs
+from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.archive.run_history import read_runs
+from malmm.pipeline.indexing.annotate import annotate
+from malmm.pipeline.schema.config import AnnotateConfig, Prompt
 
 PROMPTS = tuple(Prompt(f"q{number}", f"What is there, part {number}?") for number in range(12))
 

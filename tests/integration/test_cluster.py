@@ -17,9 +17,9 @@ from support.media import VideoSpec, make_video
 from support.processes import Session
 from support.small_runs import SETTINGS, committed, start, until_more_is_committed
 
-from malmm.pipeline.config import IndexConfig
-from malmm.pipeline.indexing import index
-from malmm.pipeline.reading import ArchiveReader
+from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.indexing.index import index
+from malmm.pipeline.schema.config import IndexConfig
 
 SOURCES = ("testsrc2", "smptebars", "testsrc")
 VIDEO_S = 25

@@ -21,13 +21,13 @@ from support.media import VideoSpec, make_video
 from support.small_runs import SETTINGS as SMALL
 from support.small_runs import committed, start, until_more_is_committed
 
-from malmm.pipeline import lease as leases
-from malmm.pipeline.config import IndexConfig
-from malmm.pipeline.errors import ArchiveBusy
-from malmm.pipeline.indexing import index
-from malmm.pipeline.lease import Lease
-from malmm.pipeline.reading import ArchiveReader
-from malmm.pipeline.store import Archive
+from malmm.pipeline.archive import lease as leases
+from malmm.pipeline.archive.lease import Lease
+from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.archive.writer import Archive
+from malmm.pipeline.indexing.index import index
+from malmm.pipeline.schema.config import IndexConfig
+from malmm.pipeline.schema.errors import ArchiveBusy
 
 # Small files for a small disk.
 SETTINGS = SMALL | {"segment_s": 0.5}
@@ -157,9 +157,9 @@ time_t time(time_t *at) {
 WRITER = """
 import sys, time
 from support.archive_rows import RECIPE, VECTOR_SIZE, rows
-from malmm.pipeline import lease
-from malmm.pipeline.fragments import write_rows
-from malmm.pipeline.store import Archive
+from malmm.pipeline.archive import lease
+from malmm.pipeline.archive.fragments import write_rows
+from malmm.pipeline.archive.writer import Archive
 lease.BEAT_S, lease.PATIENCE_S, lease._BEATS_A_CLEANING = 0.2, 4.0, 3
 archive = Archive.create_or_open(sys.argv[1], RECIPE, VECTOR_SIZE)
 with archive.held():

@@ -10,11 +10,11 @@ import pytest
 from support.inline_stages import InlineStages
 from support.media import VideoSpec, cut, damage, make_video, run_ffmpeg, turn
 
-from malmm.pipeline import run
-from malmm.pipeline.config import IndexConfig
-from malmm.pipeline.indexing import index
-from malmm.pipeline.reading import ArchiveReader
-from malmm.pipeline.report import IndexReport
+from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.indexing import driver as run
+from malmm.pipeline.indexing.index import index
+from malmm.pipeline.indexing.reports import IndexReport
+from malmm.pipeline.schema.config import IndexConfig
 
 STORED = "stored"
 SECONDS = 8.0

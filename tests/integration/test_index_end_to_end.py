@@ -22,21 +22,22 @@ from support.archive_contents import contents, versions
 from support.flow_rows import picture
 from support.media import VideoSpec, cut, make_video, run_ffmpeg
 
-from malmm.model.encoder import Encoder
-from malmm.model.language import LanguageModel
-from malmm.model.memory import Memory, merge_memories
-from malmm.model.qformer import MemorySettings
-from malmm.model.resolve import open_models
-from malmm.model.retrieval import RetrievalModel
+from malmm.model.checkpoints.resolve import open_models
+from malmm.model.families.instructblip.encoder import Encoder
+from malmm.model.families.instructblip.language import LanguageModel
+from malmm.model.families.instructblip.qformer import MemorySettings
+from malmm.model.memory.slots import Memory, merge_memories
+from malmm.model.towers.blip2 import RetrievalModel
 from malmm.operators.media.probe import probe
 from malmm.operators.media.reader import decode_span
 from malmm.operators.media.sampling import plan_spans
-from malmm.pipeline.config import IndexConfig, Prompt
-from malmm.pipeline.errors import RecipeMismatch
-from malmm.pipeline.indexing import index
-from malmm.pipeline.reading import ArchiveReader
-from malmm.pipeline.records import video_id
-from malmm.pipeline.report import IndexReport, Progress
+from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.indexing.index import index
+from malmm.pipeline.indexing.reports import IndexReport
+from malmm.pipeline.schema.config import IndexConfig, Prompt
+from malmm.pipeline.schema.errors import RecipeMismatch
+from malmm.pipeline.schema.progress import Progress
+from malmm.pipeline.schema.records import video_id
 
 # Ray warns of settings of its own.
 pytestmark = pytest.mark.filterwarnings("ignore:`use_\\w+` is deprecated:DeprecationWarning:ray.data.context")

@@ -17,9 +17,9 @@ import pytest
 from support.job_server import JobServer, serving
 from support.processes import run_cli
 
-from malmm.pipeline.metrics import METRICS
-from malmm.pipeline.reading import ArchiveReader
-from malmm.pipeline.runs import RunRecord, read_runs
+from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.archive.run_history import RunRecord, read_runs
+from malmm.pipeline.indexing.metrics import METRICS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "jobs.md").read_text(encoding="utf-8")

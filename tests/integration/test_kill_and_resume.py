@@ -15,9 +15,9 @@ from support.media import VideoSpec, make_video
 from support.processes import run_cli
 from support.small_runs import SETTINGS, committed, start, until_more_is_committed
 
-from malmm.pipeline.config import IndexConfig, Prompt
-from malmm.pipeline.indexing import index
-from malmm.pipeline.reading import ArchiveReader
+from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.indexing.index import index
+from malmm.pipeline.schema.config import IndexConfig, Prompt
 
 PEOPLE = Prompt("people", "How many people are there?")
 OPTIONS = ("--prompt", f"{PEOPLE.name}={PEOPLE.text}", "--resource", "decode_workers=1")

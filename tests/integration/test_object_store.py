@@ -15,7 +15,7 @@ from support.media import VideoSpec, make_video
 from support.object_store import ObjectStore, running
 from support.processes import run_cli
 
-from malmm.pipeline.reading import ArchiveReader
+from malmm.pipeline.archive.reader import ArchiveReader
 
 OPTIONS = (
     "--model",

@@ -14,8 +14,8 @@ from support.inline_stages import InlineStages
 from support.served import HOSTILE, Served, as_process, copied, with_hostile_words
 
 from malmm.model.demo.videos import draw_video
-from malmm.pipeline.config import IndexConfig
-from malmm.pipeline.indexing import index
+from malmm.pipeline.indexing.index import index
+from malmm.pipeline.schema.config import IndexConfig
 
 # A machine may be busy: what comes at all, may come late.
 expect.set_options(timeout=30_000)

@@ -16,9 +16,9 @@ from support.media import VideoSpec, make_video
 from support.processes import Session, run_cli
 from support.small_runs import SETTINGS, committed
 
-from malmm.pipeline.reading import ArchiveReader
-from malmm.pipeline.runs import RunRecord, read_runs
-from malmm.pipeline.store import Archive
+from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.archive.run_history import RunRecord, read_runs
+from malmm.pipeline.archive.writer import Archive
 
 
 def serve(folder: Path, *jobs: Path) -> Session:

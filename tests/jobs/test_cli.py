@@ -14,7 +14,7 @@ from support.archive_rows import RECIPE, VECTOR_SIZE
 from support.processes import run_cli
 
 from malmm.jobs.cli import main
-from malmm.pipeline.store import Archive
+from malmm.pipeline.archive.writer import Archive
 
 
 @pytest.fixture

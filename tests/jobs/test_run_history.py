@@ -19,16 +19,16 @@ from support.drawn_archive import Drawn, make_archive
 from support.inline_stages import InlineStages
 
 from malmm.jobs.cli import main
-from malmm.jobs.log_lines import JsonLines
-from malmm.jobs.pages import report_page, stage_times, throughput
-from malmm.jobs.recording import Recorder, recorded
-from malmm.pipeline.config import OptimizeConfig
-from malmm.pipeline.errors import ArchiveError, ConfigError
-from malmm.pipeline.optimizing import optimize
-from malmm.pipeline.records import Failure
-from malmm.pipeline.report import Progress
-from malmm.pipeline.runs import RunRecord, read_run, read_runs, write_run
-from malmm.pipeline.store import Archive
+from malmm.jobs.report_page.page import report_page, stage_times, throughput
+from malmm.jobs.run_recorder import Recorder, recorded
+from malmm.jobs.terminal.log_lines import JsonLines
+from malmm.pipeline.archive.optimize import optimize
+from malmm.pipeline.archive.run_history import RunRecord, read_run, read_runs, write_run
+from malmm.pipeline.archive.writer import Archive
+from malmm.pipeline.schema.config import OptimizeConfig
+from malmm.pipeline.schema.errors import ArchiveError, ConfigError
+from malmm.pipeline.schema.progress import Progress
+from malmm.pipeline.schema.records import Failure
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +138,7 @@ def test_a_history_that_cannot_be_written_ends_no_run(
     def away(*arguments: object) -> bool:
         raise ArchiveError("the store is away", uri=empty)
 
-    monkeypatch.setattr("malmm.jobs.recording.write_run", away)
+    monkeypatch.setattr("malmm.jobs.run_recorder.write_run", away)
     with recorded(empty, RunRecord("j", ("index",))) as recorder:
         recorder.end(0)
     assert capsys.readouterr().err == "note: not in the run history: the store is away\n"

@@ -7,8 +7,8 @@ import torch
 from support.models import give_positions
 from transformers import InstructBlipConfig, InstructBlipForConditionalGeneration
 
+from malmm.model.families.instructblip.qformer import MemorySettings
 from malmm.model.footprint import PUBLISHED_SIZES, footprints, main, meta_parts
-from malmm.model.qformer import MemorySettings
 
 
 def named_shapes(prefix, part):

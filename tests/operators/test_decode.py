@@ -12,7 +12,7 @@ from support.media import VideoSpec, cut, make_video
 from malmm.operators.decode import decode_segments
 from malmm.operators.media.reader import decode_span
 from malmm.operators.probe import probe_files
-from malmm.pipeline.flow import DECODED, FILES, PLANNED, Carried, array_at, carried, rows_table
+from malmm.pipeline.schema.rows import DECODED, FILES, PLANNED, Carried, array_at, carried, rows_table
 
 OPTIONS: dict[str, Any] = {"fps": 2.0, "image_size": 56, "decoder": "av", "threads": 1}
 

@@ -21,10 +21,10 @@ from support.flow_rows import (
 )
 from support.models import random_frames
 
-from malmm.model.encoder import Encoded
-from malmm.model.qformer import MemorySettings
+from malmm.model.families.instructblip.encoder import Encoded
+from malmm.model.families.instructblip.qformer import MemorySettings
 from malmm.operators.encode import EncodeSegments
-from malmm.pipeline.flow import ENCODED, array_at, carried
+from malmm.pipeline.schema.rows import ENCODED, array_at, carried
 
 LENGTH = 4
 ARRAYS = {"tokens": np.float16, "sizes": np.int32, "vectors": np.float16, "query_output": np.float32}

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 from support.flow_rows import BROKEN, PROMPTS, decoded_segments, decoded_table, failing_row, planned, video_at
 
-from malmm.model.qformer import MemorySettings
+from malmm.model.families.instructblip.qformer import MemorySettings
 from malmm.operators.encode import EncodeSegments
 from malmm.operators.generate import GenerateTexts
-from malmm.pipeline.flow import ANSWERED, ENCODED, REPLAYED, Carried, carried, rows_table, with_arrays
+from malmm.pipeline.schema.rows import ANSWERED, ENCODED, REPLAYED, Carried, carried, rows_table, with_arrays
 
 
 def actor(**changes: Any) -> GenerateTexts:

@@ -7,8 +7,8 @@ from hypothesis import given
 from support.flow_rows import RECIPE_ID, video_at
 
 from malmm.operators.plan import plan_segments, segments_of
-from malmm.pipeline.flow import PLANNED, TO_PLAN, Carried, carried, rows_table
-from malmm.pipeline.records import Video
+from malmm.pipeline.schema.records import Video
+from malmm.pipeline.schema.rows import PLANNED, TO_PLAN, Carried, carried, rows_table
 
 seconds = st.floats(0, 1000, allow_nan=False).map(lambda value: round(value, 3))
 

@@ -19,17 +19,17 @@ from support.flow_rows import (
 )
 from support.models import give_positions, random_frames, random_table
 
-from malmm.model.debug import save_debug_checkpoint
-from malmm.model.memory import Memory, merge_memories
-from malmm.model.qformer import MemorySettings
+from malmm.model.checkpoints.debug import save_debug_checkpoint
+from malmm.model.families.instructblip.qformer import MemorySettings
+from malmm.model.memory.slots import Memory, merge_memories
 from malmm.operators.encode import EncodeSegments
 from malmm.operators.generate import GenerateTexts
 from malmm.operators.replay import ReplayPrompts
 from malmm.operators.write import write_segments
-from malmm.pipeline.config import Recipe
-from malmm.pipeline.flow import REPLAYED, TO_REPLAY, Carried, array_at, carried, rows_table
-from malmm.pipeline.fragments import Receipt
-from malmm.pipeline.store import Archive
+from malmm.pipeline.archive.fragments import Receipt
+from malmm.pipeline.archive.writer import Archive
+from malmm.pipeline.schema.config import Recipe
+from malmm.pipeline.schema.rows import REPLAYED, TO_REPLAY, Carried, array_at, carried, rows_table
 
 SETTINGS = MemorySettings(4, "token")
 RECIPE = Recipe("debug", "weights", "debug", "weights", 2.0, 5.0, 4, "token", 56)

@@ -10,11 +10,11 @@ import pytest
 from support.flow_rows import BROKEN, PROMPTS, RECIPE_ID, failing_row, planned, video_at
 
 from malmm.operators.write import ONLINE, REPLAY, annotation_rows, whole_video_subject, write_segments
-from malmm.pipeline.config import Recipe
-from malmm.pipeline.flow import ANSWERED, RECEIPTS, Carried, carried, rows_table, with_arrays
-from malmm.pipeline.fragments import Receipt
-from malmm.pipeline.records import memory_id
-from malmm.pipeline.store import Archive
+from malmm.pipeline.archive.fragments import Receipt
+from malmm.pipeline.archive.writer import Archive
+from malmm.pipeline.schema.config import Recipe
+from malmm.pipeline.schema.records import memory_id
+from malmm.pipeline.schema.rows import ANSWERED, RECEIPTS, Carried, carried, rows_table, with_arrays
 
 VECTOR_SIZE = 8
 RECIPE = Recipe("debug", "weights", "debug", "weights", 2.0, 5.0, 4, "token", 56)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from malmm.pipeline.reading import ArchiveReader
+from malmm.pipeline.archive.reader import ArchiveReader
 
 TABLES = ("videos", "segments", "memories", "annotations", "failures", "recipes")
 # When something was done differs between runs that did the same.

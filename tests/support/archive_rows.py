@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow as pa
 
-from malmm.pipeline import records
-from malmm.pipeline.config import Recipe, stable_id
-from malmm.pipeline.fragments import write_rows
-from malmm.pipeline.store import Archive
+from malmm.pipeline.archive.fragments import write_rows
+from malmm.pipeline.archive.writer import Archive
+from malmm.pipeline.schema import records
+from malmm.pipeline.schema.config import Recipe, stable_id
 
 RECIPE = Recipe(
     model="debug",

@@ -9,9 +9,9 @@ import pytest
 
 from malmm.model.demo.videos import draw_video
 from malmm.model.demo.world import Scene
-from malmm.pipeline.config import IndexConfig
-from malmm.pipeline.indexing import index
-from malmm.pipeline.reading import ArchiveReader
+from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.indexing.index import index
+from malmm.pipeline.schema.config import IndexConfig
 from support.inline_stages import InlineStages
 
 SEED = 31

@@ -11,9 +11,9 @@ import pyarrow as pa
 from PIL import Image
 
 from malmm.operators.plan import segments_of
-from malmm.pipeline.config import CAPTION, Prompt
-from malmm.pipeline.flow import DECODED, Carried, rows_table, with_arrays
-from malmm.pipeline.records import Failure, Segment, Video, video_id
+from malmm.pipeline.schema.config import CAPTION, Prompt
+from malmm.pipeline.schema.records import Failure, Segment, Video, video_id
+from malmm.pipeline.schema.rows import DECODED, Carried, rows_table, with_arrays
 from support.models import random_frames
 
 RECIPE_ID = "0123456789abcdef01234567"

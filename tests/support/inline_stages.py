@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from malmm.model.qformer import MemorySettings
+from malmm.model.families.instructblip.qformer import MemorySettings
 from malmm.operators.decode import decode_segments
 from malmm.operators.encode import EncodeSegments
 from malmm.operators.generate import GenerateTexts
@@ -18,18 +18,19 @@ from malmm.operators.plan import plan_segments
 from malmm.operators.probe import probe_files
 from malmm.operators.replay import ReplayPrompts
 from malmm.operators.write import write_segments
-from malmm.pipeline import describing, run
-from malmm.pipeline.cluster import Node, choose_resources
-from malmm.pipeline.config import IndexConfig, Recipe
-from malmm.pipeline.flow import DECODED, Carried, carried, rows_table
-from malmm.pipeline.store import Archive
+from malmm.pipeline.archive.writer import Archive
+from malmm.pipeline.cluster.connection import Node, choose_resources
+from malmm.pipeline.indexing import driver as run
+from malmm.pipeline.indexing import replay_commits as describing
+from malmm.pipeline.schema.config import IndexConfig, Recipe
+from malmm.pipeline.schema.rows import DECODED, Carried, carried, rows_table
 
 # What happens to a decoded row: None to go on, a kind of failure, or "lost" with its worker.
 Mishap = Callable[[Carried], str | None]
 
 
 class InlineStages:
-    """Stands in for ``malmm.pipeline.stages``. ``calls`` counts the stages' runs and the segments decoded."""
+    """Stands in for ``malmm.pipeline.indexing.graph``. ``calls`` counts the stages' runs and the segments decoded."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()

@@ -16,7 +16,7 @@ import lance
 import uvicorn
 from fastapi import FastAPI
 
-from malmm.pipeline.reading import ArchiveReader
+from malmm.pipeline.archive.reader import ArchiveReader
 from support.drawn_archive import Drawn
 from support.processes import command
 

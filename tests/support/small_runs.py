@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from malmm.pipeline.errors import ArchiveError
-from malmm.pipeline.reading import ArchiveReader
+from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.schema.errors import ArchiveError
 from support.processes import Session
 
 # One segment at a time, so that no batch depends on when its run was stopped.

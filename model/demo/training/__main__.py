@@ -42,10 +42,10 @@ from malmm.model.demo.training.pool import Pool, make_pool
 from malmm.model.demo.training.seeing import new_vision, train_vision
 from malmm.model.demo.training.speaking import Speaker, TimeLine, train_speaker
 from malmm.model.demo.training.watching import PARTS, Teacher, train_watching
-from malmm.model.positions import TimePositions
-from malmm.model.qformer import OnlineQFormer
-from malmm.model.retrieval import RetrievalModel
-from malmm.model.vision import VisionEncoder
+from malmm.model.families.instructblip.qformer import OnlineQFormer
+from malmm.model.families.instructblip.vision import VisionEncoder
+from malmm.model.memory.positions import TimePositions
+from malmm.model.towers.blip2 import RetrievalModel
 
 __all__ = ["Stages", "main"]
 

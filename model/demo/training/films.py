@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from malmm.model.bank import Bank
 from malmm.model.demo.training.lessons import scene_of
 from malmm.model.demo.training.pool import ABSENT, Pool
 from malmm.model.demo.world import Scene
-from malmm.model.memory import Memory, merge_memories
-from malmm.model.policies import merge_policy
-from malmm.model.positions import TimePositions
+from malmm.model.memory.bank import Bank
+from malmm.model.memory.policies import merge_policy
+from malmm.model.memory.positions import TimePositions
+from malmm.model.memory.slots import Memory, merge_memories
 
 __all__ = ["Film", "Reel", "online_memory", "stored_memory", "together"]
 

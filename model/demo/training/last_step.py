@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from malmm.model.qformer import OnlineQFormer
+from malmm.model.families.instructblip.qformer import OnlineQFormer
 
 __all__ = ["last_step"]
 

@@ -20,8 +20,8 @@ from malmm.model.demo.questions import PROMPTS, describe_object
 from malmm.model.demo.training.films import Film, Reel, stored_memory
 from malmm.model.demo.training.optimising import Optimiser
 from malmm.model.demo.world import Object, Scene
-from malmm.model.positions import TimePositions
-from malmm.model.retrieval import RetrievalModel
+from malmm.model.memory.positions import TimePositions
+from malmm.model.towers.blip2 import RetrievalModel
 
 __all__ = ["Phrase", "background", "train_matching"]
 

@@ -14,7 +14,7 @@ from transformers import InstructBlipVisionConfig, InstructBlipVisionModel
 from malmm.model.demo.checkpoint import IMAGE_MEAN, IMAGE_STD, VISION
 from malmm.model.demo.training.optimising import Optimiser
 from malmm.model.demo.training.pool import ABSENT, IGNORED, Pool
-from malmm.model.vision import VisionEncoder
+from malmm.model.families.instructblip.vision import VisionEncoder
 
 __all__ = ["Heads", "new_vision", "train_vision"]
 

@@ -21,8 +21,8 @@ from malmm.model.demo.training.lessons import Tokens, ask, window_weights
 from malmm.model.demo.training.optimising import Optimiser
 from malmm.model.demo.training.progress import Progress
 from malmm.model.demo.training.speaking import Speaker, TimeLine
-from malmm.model.positions import TimePositions
-from malmm.model.qformer import MemorySettings, OnlineQFormer
+from malmm.model.families.instructblip.qformer import MemorySettings, OnlineQFormer
+from malmm.model.memory.positions import TimePositions
 
 __all__ = ["PARTS", "Case", "Lesson", "Part", "Teacher", "train_watching"]
 

@@ -8,15 +8,15 @@ import shutil
 import numpy as np
 import pytest
 
-from malmm.model.checkpoint import CheckpointError
+from malmm.model.checkpoints.checkpoint import CheckpointError
+from malmm.model.checkpoints.resolve import DEMO_NOTICE, demo_checkpoint, open_models
+from malmm.model.checkpoints.verify import verify_models
 from malmm.model.demo.drawing import draw_scene
 from malmm.model.demo.questions import questions
 from malmm.model.demo.world import plan_scenes
-from malmm.model.encoder import Encoder
-from malmm.model.language import LanguageModel
-from malmm.model.qformer import MemorySettings
-from malmm.model.resolve import DEMO_NOTICE, demo_checkpoint, open_models
-from malmm.model.verify import verify_models
+from malmm.model.families.instructblip.encoder import Encoder
+from malmm.model.families.instructblip.language import LanguageModel
+from malmm.model.families.instructblip.qformer import MemorySettings
 
 
 @pytest.fixture(scope="module")

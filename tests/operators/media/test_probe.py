@@ -12,7 +12,7 @@ import pytest
 from support.media import VideoSpec, cut, damage, frame_times, make_video, run_ffmpeg
 
 from malmm.operators.media.probe import probe
-from malmm.pipeline.errors import MediaError
+from malmm.pipeline.schema.errors import MediaError
 
 NOISE = random.Random(5).randbytes(200_000)
 

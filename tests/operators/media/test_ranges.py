@@ -19,7 +19,7 @@ from malmm.operators.media.probe import probe
 from malmm.operators.media.ranges import open_ranges
 from malmm.operators.media.reader import decode_span
 from malmm.operators.media.sampling import plan_spans
-from malmm.pipeline.errors import MediaError
+from malmm.pipeline.schema.errors import MediaError
 
 SPECS = {
     "index behind": VideoSpec("behind.mp4", duration_s=240, width=320, height=240, b_frames=2, gop=48),

@@ -15,7 +15,7 @@ from support.media import VideoSpec, cut, damage, frame_times, make_video, run_f
 from malmm.operators.media.probe import probe
 from malmm.operators.media.reader import DecodedSpan, decode_span
 from malmm.operators.media.sampling import plan_spans
-from malmm.pipeline.errors import ConfigError, MediaError
+from malmm.pipeline.schema.errors import ConfigError, MediaError
 
 SIZE = 32
 SPECS = {

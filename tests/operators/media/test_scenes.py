@@ -9,7 +9,7 @@ from hypothesis import given
 from support.media import VideoSpec, make_video, run_ffmpeg
 
 from malmm.operators.media.scenes import choose_cuts, scene_changes
-from malmm.pipeline.errors import MediaError
+from malmm.pipeline.schema.errors import MediaError
 
 seconds = st.floats(0, 500, allow_nan=False).map(lambda value: round(value, 3))
 

@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from support.drawn_archive import Drawn
 
 from malmm.model.demo.world import COLOURS, SHAPES
-from malmm.pipeline.searching import Searcher
+from malmm.pipeline.searching.searcher import Searcher
 
 
 def get(client: TestClient, path: str, **parameters: object) -> Any:

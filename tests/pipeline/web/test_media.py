@@ -16,7 +16,7 @@ from support import object_store
 from support.drawn_archive import Drawn
 from support.served import copied
 
-from malmm.pipeline.errors import MediaError
+from malmm.pipeline.schema.errors import MediaError
 from malmm.pipeline.web.app import make_app
 from malmm.pipeline.web.media import media_response, open_source, parse_range
 from malmm.pipeline.web.settings import ServeConfig

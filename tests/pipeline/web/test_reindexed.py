@@ -13,10 +13,10 @@ from support.drawn_archive import Drawn
 from support.inline_stages import InlineStages
 from support.served import copied
 
-from malmm.pipeline.config import IndexConfig
-from malmm.pipeline.indexing import index
-from malmm.pipeline.reading import ArchiveReader
-from malmm.pipeline.store import Archive
+from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.archive.writer import Archive
+from malmm.pipeline.indexing.index import index
+from malmm.pipeline.schema.config import IndexConfig
 from malmm.pipeline.web.app import make_app
 from malmm.pipeline.web.settings import ServeConfig
 

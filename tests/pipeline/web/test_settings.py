@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from malmm.pipeline.errors import ConfigError
+from malmm.pipeline.schema.errors import ConfigError
 from malmm.pipeline.web.settings import ServeConfig, is_loopback
 
 TOKEN = "correct-horse-battery"  # noqa: S105 - made up

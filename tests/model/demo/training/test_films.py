@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from malmm.model.demo.checkpoint import initial_time_positions
 from malmm.model.demo.training.films import Reel, online_memory, stored_memory, together
 from malmm.model.demo.training.pool import ABSENT, Pool
-from malmm.model.positions import TimePositions
+from malmm.model.memory.positions import TimePositions
 
 CHANNELS = 8
 

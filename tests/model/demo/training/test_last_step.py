@@ -8,7 +8,7 @@ from torch import nn
 
 from malmm.model.demo.training.films import together
 from malmm.model.demo.training.last_step import last_step
-from malmm.model.qformer import MemorySettings, OnlineQFormer
+from malmm.model.families.instructblip.qformer import MemorySettings, OnlineQFormer
 
 QUERIES, WORDS = 3, 4
 

@@ -3,12 +3,12 @@ from __future__ import annotations
 import torch
 from safetensors.torch import load_file
 
+from malmm.model.checkpoints.resolve import open_models
 from malmm.model.demo.training.__main__ import Stages
-from malmm.model.encoder import Encoder
-from malmm.model.language import LanguageModel
-from malmm.model.qformer import MemorySettings
-from malmm.model.resolve import open_models
-from malmm.model.retrieval import RetrievalModel
+from malmm.model.families.instructblip.encoder import Encoder
+from malmm.model.families.instructblip.language import LanguageModel
+from malmm.model.families.instructblip.qformer import MemorySettings
+from malmm.model.towers.blip2 import RetrievalModel
 
 
 def test_training_ends_in_a_checkpoint_and_goes_on_where_it_was(tmp_path, capsys):

@@ -9,7 +9,7 @@ from malmm.model.demo.questions import questions
 from malmm.model.demo.training.lessons import Tokens
 from malmm.model.demo.training.speaking import Speaker, TimeLine
 from malmm.model.demo.world import plan_scenes
-from malmm.model.language import LanguageModel
+from malmm.model.families.instructblip.language import LanguageModel
 
 QUERIES, SIZE = 4, 16
 

@@ -1,0 +1,1 @@
+"""One command of ``malmm`` a file."""

@@ -1,0 +1,94 @@
+"""``malmm ask``: a question to an archive, answered from stored memory."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from malmm.jobs.commands.options import add_archive
+from malmm.jobs.commands.search import add_filters, add_models, chosen_videos
+from malmm.jobs.terminal.text import clock, printable
+from malmm.pipeline.schema.exit_codes import EXIT_NOT_FOUND, EXIT_OK
+
+__all__ = ["add_parser", "run"]
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command and its options."""
+    parser = commands.add_parser(
+        "ask",
+        help="ask an archive a question",
+        description="Ask an archive a question. Without --video the moments that it seems to be about are found, and "
+        "the segments that they lie in answer; with --video each of those videos answers as a whole. The answers come "
+        "from stored memory, which the question is replayed over: no video is read. Says so when nothing relevant is "
+        "found.",
+        epilog="examples:\n"
+        "  malmm ask 'Which way does the red circle move?' --archive archive\n"
+        "  malmm ask 'What happens at the end?' --archive archive --video talk.mp4 --json\n\n"
+        "exit codes: 0 answered, 4 nothing relevant found, 1 the archive cannot be asked, 2 wrong usage",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("question", metavar="QUESTION", help="the question, in plain words")
+    add_archive(parser)
+    parser.add_argument(
+        "-k", type=int, default=3, metavar="K", help="how many segments answer at most (%(default)s)"
+    )
+    add_filters(parser)
+    parser.add_argument(
+        "--moments",
+        action="store_true",
+        help="with --video too, answer from the segments of the best moments",
+    )
+    parser.add_argument(
+        "--min-similarity",
+        type=float,
+        metavar="C",
+        help="how similar a moment has to be to be relevant (default: what was measured for the model, or tells the "
+        "archive's own captions apart)",
+    )
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=128, metavar="N", help="longest answer (%(default)s)"
+    )
+    add_models(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Ask and print the answers."""
+    from malmm.pipeline.archive.reader import ArchiveReader
+    from malmm.pipeline.searching.asker import Asker
+    from malmm.pipeline.searching.searcher import Searcher
+
+    archive = ArchiveReader.open(arguments.archive)
+    searcher = Searcher(archive, model=arguments.model, retrieval_model=arguments.retrieval_model)
+    asker = Asker(searcher, max_new_tokens=arguments.max_new_tokens)
+    reply = asker.ask(
+        arguments.question,
+        video_ids=chosen_videos(archive, arguments),
+        k=arguments.k,
+        threshold=arguments.min_similarity,
+        # Videos that were only filtered by date are not named: there may be very many.
+        whole=bool(arguments.video) and not arguments.moments,
+    )
+    if arguments.json:
+        print(json.dumps({"archive": archive.root} | reply.to_dict(), indent=2))
+    elif not reply.found:
+        near = (
+            ""
+            if reply.similarity is None
+            else f" (the nearest is {reply.similarity:.2f} similar, not {reply.threshold:.2f})"
+        )
+        print(f"Nothing relevant was found{near}.")
+    else:
+        for answer in reply.answers:
+            print(printable(answer.text) or "(no words)")
+            where = (
+                "whole video"
+                if answer.segment_id is None
+                else f"{clock(answer.start_s)} to {clock(answer.end_s)}"
+            )
+            print(f"    {printable(answer.uri)}, {where}")
+            for moment in answer.moments:
+                print(f"    see {clock(moment.start_s)} to {clock(moment.end_s)}")
+    return EXIT_OK if reply.found else EXIT_NOT_FOUND

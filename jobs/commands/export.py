@@ -1,0 +1,89 @@
+"""``malmm export``: annotations as files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from malmm.jobs.commands.options import Taker, add_archive, add_log_format
+from malmm.jobs.execution import perform_alone
+from malmm.jobs.terminal.text import printable
+from malmm.pipeline.schema.config import EXPORT_FORMATS, ExportConfig
+from malmm.pipeline.schema.progress import OnProgress
+
+if TYPE_CHECKING:
+    from malmm.pipeline.archive.export import ExportReport
+
+__all__ = ["add_fields", "add_parser", "configure", "perform", "run", "summary"]
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command and its options."""
+    parser = commands.add_parser(
+        "export",
+        help="write annotations to files",
+        description="Write an archive's annotations: all rows to one file (jsonl, csv, parquet), or the texts of "
+        "segments as one caption file a video (vtt, srt), which any player shows.",
+        epilog="examples:\n"
+        "  malmm export --archive archive --format csv --output texts.csv\n"
+        "  malmm export --archive archive --format vtt --output captions/ --prompt caption\n\n"
+        "exit codes: 0 written, 1 the archive cannot be read, 2 wrong usage",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_fields(parser)
+    add_log_format(parser)
+    parser.set_defaults(run=run, json=False, quiet=True, verbose=False)
+
+
+def add_fields(parser: Taker) -> None:
+    """Add what an export is told, on the command line or in a job file."""
+    add_archive(parser)
+    parser.add_argument("--format", required=True, choices=EXPORT_FORMATS, help="what to write")
+    parser.add_argument(
+        "--output", metavar="PATH", help="the file, or for vtt and srt the folder (default: standard output)"
+    )
+    parser.add_argument(
+        "--prompt",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="only texts of this prompt; may be repeated (default: all, for vtt and srt the caption)",
+    )
+    parser.add_argument(
+        "--video", action="append", default=[], metavar="ID|GLOB", help="only this video; may be repeated"
+    )
+    parser.add_argument(
+        "--all-versions", action="store_true", help="not only the latest version of each prompt"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the files."""
+    return perform_alone(sys.modules[__name__], arguments)
+
+
+def configure(arguments: argparse.Namespace) -> ExportConfig:
+    """The settings that the fields say. Raises ConfigError."""
+    return ExportConfig(
+        archive=arguments.archive,
+        format=arguments.format,
+        output=arguments.output,
+        prompts=tuple(arguments.prompt),
+        videos=tuple(arguments.video),
+        all_versions=arguments.all_versions,
+    )
+
+
+def perform(config: ExportConfig, *, on_progress: OnProgress, verbose: bool) -> ExportReport:
+    """Do it."""
+    from malmm.pipeline.archive.export import export
+
+    return export(config)
+
+
+def summary(report: ExportReport) -> str:
+    """The rows, where they go to no file, or the names of caption files."""
+    if report.text is not None:
+        return report.text.removesuffix("\n")
+    return "\n".join(printable(path) for path in report.files)

@@ -1,0 +1,66 @@
+"""``malmm optimize``: small files merged, old versions forgotten, indexes brought up to date."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from malmm.jobs.commands.options import Taker, add_archive, add_output
+from malmm.jobs.execution import perform_alone
+from malmm.jobs.terminal.text import printable
+from malmm.pipeline.schema.config import OptimizeConfig
+from malmm.pipeline.schema.progress import OnProgress
+
+if TYPE_CHECKING:
+    from malmm.pipeline.archive.optimize import OptimizeReport
+
+__all__ = ["add_fields", "add_parser", "configure", "perform", "run", "summary"]
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command and its options."""
+    parser = commands.add_parser(
+        "optimize",
+        help="merge small files and bring indexes up to date",
+        description="Merge an archive's small files, forget old versions, and bring its indexes up to date (vectors, "
+        "words, keys). `malmm index` does so when much has come; this does it now.",
+        epilog="example:\n  malmm optimize --archive archive\n\n"
+        "exit codes: 0 done, 1 the archive cannot be written, 2 wrong usage",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_fields(parser)
+    add_output(parser, verbose=False)
+    parser.set_defaults(run=run, verbose=False)
+
+
+def add_fields(parser: Taker) -> None:
+    """Add what such a job is told, on the command line or in a job file."""
+    add_archive(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do it and say what was done."""
+    return perform_alone(sys.modules[__name__], arguments)
+
+
+def configure(arguments: argparse.Namespace) -> OptimizeConfig:
+    """The settings that the fields say. Raises ConfigError."""
+    return OptimizeConfig(archive=arguments.archive)
+
+
+def perform(config: OptimizeConfig, *, on_progress: OnProgress, verbose: bool) -> OptimizeReport:
+    """Do it."""
+    from malmm.pipeline.archive.optimize import optimize
+
+    return optimize(config, on_progress=on_progress)
+
+
+def summary(report: OptimizeReport) -> str:
+    """The report for people."""
+    lines = [f"Archive   {printable(report.archive)}"]
+    lines += [f"Files     {name}: {before} to {after}" for name, (before, after) in report.files.items()]
+    for state in report.indexes:
+        covered = state.rows - state.rows_unindexed
+        lines.append(f"Index     {state.table}.{state.column} ({state.kind}): {covered} of {state.rows} rows")
+    return "\n".join(lines)

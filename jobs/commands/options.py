@@ -1,0 +1,93 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, Protocol
+
+from malmm.jobs.terminal.log_lines import LOG_FORMATS
+from malmm.pipeline.schema.config import RESOURCES, Prompt
+from malmm.pipeline.schema.errors import ConfigError
+
+__all__ = [
+    "Taker",
+    "add_archive",
+    "add_batching",
+    "add_log_format",
+    "add_output",
+    "parse_resource",
+    "prompts_of",
+]
+
+
+class Taker(Protocol):
+    """What options are added to: a parser, or the fields of a job file, which are the same."""
+
+    def add_argument(self, *names: str, **options: Any) -> Any:
+        """Add an option, described as for ``argparse``."""
+
+
+def add_archive(parser: Taker) -> None:
+    """Add the option that every command on an archive needs."""
+    parser.add_argument("--archive", required=True, metavar="URI", help="the archive")
+
+
+def add_batching(parser: Taker, *, max_new_tokens: int, batch_segments: int, batched: str) -> None:
+    """Add the options of jobs on Ray, with their defaults; ``batched`` says what happens to segments together."""
+    parser.add_argument(
+        "--max-new-tokens",
+        type=int,
+        default=max_new_tokens,
+        metavar="N",
+        help="longest text, in tokens (%(default)s)",
+    )
+    parser.add_argument(
+        "--batch-segments",
+        type=int,
+        default=batch_segments,
+        metavar="N",
+        help=f"segments {batched} (%(default)s)",
+    )
+    parser.add_argument(
+        "--resource",
+        action="append",
+        default=[],
+        metavar="NAME=N",
+        help="workers of a stage, or what each reserves, in place of what is chosen from the cluster's size: "
+        + ", ".join(RESOURCES),
+    )
+
+
+def add_output(parser: argparse.ArgumentParser, *, verbose: bool = True) -> None:
+    """Add the options that say how a job tells of itself."""
+    parser.add_argument("--json", action="store_true", help="print the outcome as one JSON object")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    if verbose:
+        parser.add_argument("-v", "--verbose", action="store_true", help="show Ray's own messages")
+    add_log_format(parser)
+
+
+def add_log_format(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says for whom progress and errors are written."""
+    parser.add_argument(
+        "--log-format",
+        choices=LOG_FORMATS,
+        default=LOG_FORMATS[0],
+        help="progress and errors as text, or as one JSON object a line (%(default)s)",
+    )
+
+
+def prompts_of(options: list[str | Prompt]) -> tuple[Prompt, ...]:
+    """Prompts given as ``NAME=TEXT``, or as they are. Raises ConfigError."""
+    return tuple(option if isinstance(option, Prompt) else Prompt.parse(option) for option in options)
+
+
+def parse_resource(option: str | tuple[str, float]) -> tuple[str, float]:
+    """Read ``NAME=N``, or take the pair as it is. Raises ConfigError."""
+    if not isinstance(option, str):
+        return option
+    name, _, value = option.partition("=")
+    try:
+        return name.strip(), float(value)
+    except ValueError as error:
+        raise ConfigError(f"--resource {option!r}: write NAME=N, such as decode_workers=8") from error

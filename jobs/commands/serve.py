@@ -1,0 +1,106 @@
+"""``malmm serve``: a page and an API over an archive."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from malmm.jobs.commands.options import add_archive
+from malmm.jobs.commands.search import add_models
+from malmm.jobs.terminal.text import printable
+from malmm.pipeline.schema.errors import ConfigError
+
+__all__ = ["add_parser", "run"]
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command and its options."""
+    parser = commands.add_parser(
+        "serve",
+        help="serve a page and an API to search, watch and ask",
+        description="Serve a web page and a JSON API over an archive: search it, watch what was found, ask it. Only "
+        "this machine can come in unless --host says otherwise, and then visitors have to know a token. A job may "
+        "write the archive meanwhile: what it commits shows at once.",
+        epilog="examples:\n"
+        "  malmm serve --archive archive\n"
+        '  MALMM_TOKEN="$(openssl rand -hex 24)" malmm serve --archive s3://films/archive --host 0.0.0.0\n'
+        "  malmm serve --archive archive --ray    # on a Ray cluster, the models in replicas of their own\n\n"
+        "The API's OpenAPI document is at /api/openapi.json; with a token send 'Authorization: Bearer TOKEN'.\n\n"
+        "exit codes: 0 ended, 1 the archive cannot be served, 2 wrong usage, 130 interrupted",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_archive(parser)
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (%(default)s: this machine alone)"
+    )
+    parser.add_argument(
+        "--port", type=int, default=8000, help="port to listen on; 0 takes any that is free (%(default)s)"
+    )
+    token = parser.add_mutually_exclusive_group()
+    token.add_argument(
+        "--token",
+        metavar="TOKEN",
+        help="what visitors have to know; others of this machine can see it in the list of processes, which they "
+        "cannot with MALMM_TOKEN in the environment or --token-file",
+    )
+    token.add_argument("--token-file", type=Path, metavar="FILE", help="a file that holds the token")
+    parser.add_argument(
+        "--waiting",
+        type=int,
+        default=8,
+        metavar="N",
+        help="questions that may wait while one is answered; more are told to come back (%(default)s)",
+    )
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=128, metavar="N", help="longest answer (%(default)s)"
+    )
+    parser.add_argument(
+        "--ray", action="store_true", help="serve on Ray Serve; needs `pip install 'malmm-ray[serve]'`"
+    )
+    add_models(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until interrupted."""
+    # Loading takes seconds that --help and other commands need not wait for.
+    from malmm.pipeline.web.settings import ServeConfig
+
+    config = ServeConfig(
+        archive=arguments.archive,
+        host=arguments.host,
+        port=arguments.port,
+        token=_token(arguments),
+        model=arguments.model,
+        retrieval_model=arguments.retrieval_model,
+        max_new_tokens=arguments.max_new_tokens,
+        waiting=arguments.waiting,
+    )
+
+    def on_ready(address: str) -> None:
+        print(f"Serving {printable(config.archive)} at {address}", flush=True)
+        print(
+            "Visitors have to know the token." if config.token else "Only this machine can come in.",
+            flush=True,
+        )
+
+    if arguments.ray:
+        from malmm.pipeline.web.ray_serve import serve_on_ray
+
+        serve_on_ray(config, on_ready=on_ready)
+    else:
+        from malmm.pipeline.web.server import serve
+
+        serve(config, on_ready=on_ready)
+    return 0
+
+
+def _token(arguments: argparse.Namespace) -> str | None:
+    if arguments.token_file is not None:
+        try:
+            return str(arguments.token_file.read_text(encoding="utf-8")).strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read --token-file {arguments.token_file}: {error}") from error
+    given = arguments.token if arguments.token is not None else os.environ.get("MALMM_TOKEN")
+    return given or None

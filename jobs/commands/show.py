@@ -1,0 +1,196 @@
+"""``malmm show``: what an archive holds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from malmm.jobs.commands.options import add_archive
+from malmm.jobs.terminal.text import about, clock, printable, shortened
+from malmm.pipeline.archive.video_selection import one_video
+from malmm.pipeline.schema.config import CAPTION
+
+__all__ = ["add_parser", "run", "timeline"]
+
+_SAMPLED = {
+    "rate": "{:g} frames a second",
+    "keyframes": "key frames, at most {:g} a second",
+    "count": "{:g} frames a second in even steps",
+}
+_SHADES = "█░▓▒"
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command and its options."""
+    parser = commands.add_parser(
+        "show",
+        help="show what an archive holds",
+        description="Show an archive's videos, or one video's segments, texts and memory slots on a time line.",
+        epilog="examples:\n  malmm show --archive archive\n  malmm show --archive archive talk.mp4 --json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("video", nargs="?", metavar="VIDEO", help="a video: its path, URI, file name or id")
+    add_archive(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the archive or one of its videos."""
+    from malmm.pipeline.archive.reader import ArchiveReader
+    from malmm.pipeline.indexing.index import notice_of
+
+    archive = ArchiveReader.open(arguments.archive)
+    content = _video(archive, arguments.video) if arguments.video else _overview(archive)
+    content["notice"] = notice_of(archive.recipe.model)
+    if arguments.json:
+        print(json.dumps(content, indent=2, default=str))
+        return 0
+    width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
+    lines = _video_lines(content, width) if arguments.video else _overview_lines(content, width)
+    if content["notice"]:
+        lines += ["", f"Note: {content['notice']}"]
+    print("\n".join(lines))
+    return 0
+
+
+def _overview(archive: Any) -> dict[str, Any]:
+    segments = archive.segments().select(["video_id", "start_s", "end_s", "frame_count"]).to_pylist()
+    per_video: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for segment in segments:
+        per_video[segment["video_id"]].append(segment)
+    captions = {
+        row["video_id"]: row["text"]
+        for row in archive.annotations().to_pylist()
+        if row["segment_id"] is None and row["prompt_name"] == CAPTION.name
+    }
+    videos = [
+        {
+            **row,
+            "segments": len(per_video[row["video_id"]]),
+            "frames": sum(segment["frame_count"] for segment in per_video[row["video_id"]]),
+            "caption": captions.get(row["video_id"]),
+        }
+        for row in archive.videos().to_pylist()
+    ]
+    finished = {video["video_id"] for video in videos}
+    return {
+        "archive": archive.uri,
+        "recipe": vars(archive.recipe) | {"recipe_id": archive.recipe.recipe_id},
+        "rows": {
+            name: archive.count(name)
+            for name in ("videos", "segments", "memories", "annotations", "failures")
+        },
+        "videos": videos,
+        "unfinished_videos": len(set(per_video) - finished),
+        "failures": archive.failures().to_pylist(),
+    }
+
+
+def _overview_lines(content: dict[str, Any], width: int) -> list[str]:
+    recipe, rows = content["recipe"], content["rows"]
+    total = sum(video["duration_s"] for video in content["videos"])
+    lines = [
+        f"Archive  {printable(content['archive'])}",
+        f"Recipe   model {printable(recipe['model'])}, {_SAMPLED[recipe['sampling']].format(recipe['fps'])}, "
+        f"segments of {recipe['segment_s']:g} s, bank length {recipe['bank_length']}, {recipe['merge_policy']} merge",
+        f"Rows     {rows['videos']} videos ({clock(total)}), {rows['segments']} segments, "
+        f"{rows['memories']} memory slots, {rows['annotations']} texts",
+    ]
+    if content["unfinished_videos"]:
+        lines.append(
+            f"         {content['unfinished_videos']} more videos are begun: index again to finish them"
+        )
+    if content["videos"]:
+        lines += ["", f"{'length':>9}  {'segments':>8}  {'frames':>7}  video"]
+    for video in content["videos"]:
+        lines.append(
+            f"{clock(video['duration_s']):>9}  {video['segments']:>8}  {video['frames']:>7}  "
+            f"{printable(video['uri'])}"
+        )
+        if video["caption"]:
+            lines.append(f"{'':>30}{shortened(video['caption'], max(20, width - 30))}")
+    if content["failures"]:
+        lines += ["", f"Failed: {len(content['failures'])}"]
+        lines += [f"  {about(failure['uri'], failure['message'])}" for failure in content["failures"]]
+    return lines
+
+
+def _video(archive: Any, wanted: str) -> dict[str, Any]:
+    video = one_video(archive.videos().to_pylist(), wanted)
+    segments = archive.segments(video["video_id"]).to_pylist()
+    texts = archive.annotations(video["video_id"]).to_pylist()
+    slots = archive.memory_rows(
+        [segment["segment_id"] for segment in segments],
+        ("segment_id", "slot", "start_s", "end_s", "timestamp_s", "frame_count"),
+    ).to_pylist()
+    failures = [row for row in archive.failures().to_pylist() if row["video_id"] == video["video_id"]]
+    return {
+        "video": video,
+        "annotations": [text for text in texts if text["segment_id"] is None],
+        "segments": [
+            {
+                **segment,
+                "annotations": [text for text in texts if text["segment_id"] == segment["segment_id"]],
+                "slots": [slot for slot in slots if slot["segment_id"] == segment["segment_id"]],
+            }
+            for segment in segments
+        ],
+        "failures": failures,
+    }
+
+
+def timeline(spans: Sequence[tuple[float, float]], start_s: float, end_s: float, width: int) -> str:
+    """Spans side by side on a line of ``width`` characters, neighbours in different shades."""
+    line = [" "] * width
+    length = max(end_s - start_s, 1e-9)
+    for number, (begin, end) in enumerate(spans):
+        first = max(0, min(width - 1, int((begin - start_s) / length * width)))
+        last = min(width, max(first + 1, round((end - start_s) / length * width)))
+        line[first:last] = _SHADES[number % len(_SHADES)] * (last - first)
+    return "".join(line)
+
+
+def _text_lines(texts: Sequence[dict[str, Any]], indent: str, width: int) -> list[str]:
+    lines = []
+    for text in texts:
+        score = f" ({text['score']:.2f})" if text["score"] is not None else ""
+        said = shortened(text["text"], max(20, width - len(indent) - 12)) or "(no words)"
+        lines.append(f"{indent}{printable(text['prompt_name'])}: {said}{score}")
+    return lines
+
+
+def _video_lines(content: dict[str, Any], width: int) -> list[str]:
+    video = content["video"]
+    lines = [
+        printable(video["uri"]),
+        f"  {clock(video['duration_s'])} from {clock(video['start_s'])}, {video['width']}x{video['height']}, "
+        f"{video['fps']:.3g} frames a second, {printable(video['codec'])}, id {video['video_id']}",
+        *_text_lines(content["annotations"], "  ", width),
+    ]
+    for segment in content["segments"]:
+        slots = segment["slots"]
+        lines += [
+            "",
+            f"  Segment {segment['index']}  {clock(segment['start_s'])} to {clock(segment['end_s'])}, "
+            f"{segment['frame_count']} frames in {len(slots)} slots",
+            *_text_lines(segment["annotations"], "    ", width),
+        ]
+        spans = [(slot["start_s"], slot["end_s"]) for slot in slots]
+        room = max(20, min(width - 6, 100))
+        lines.append(f"    {timeline(spans, segment['start_s'], segment['end_s'], room)}")
+        held = Counter(slot["frame_count"] for slot in slots)
+        if held:
+            lines.append(
+                f"    slots hold {min(held)} to {max(held)} frames; the longest is "
+                f"{clock(max(end - begin for begin, end in spans))}"
+            )
+    if content["failures"]:
+        lines += ["", "  Failed:"]
+        lines += [f"    {printable(failure['message'])}" for failure in content["failures"]]
+    return lines

@@ -1,0 +1,81 @@
+"""``malmm status``: how far an archive is, what is wrong with it, and what runs on it now."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from malmm.jobs.commands.options import add_archive
+from malmm.jobs.terminal.text import clock, printable, shortened, size
+
+__all__ = ["add_parser", "run"]
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command and its options."""
+    parser = commands.add_parser(
+        "status",
+        help="show how far an archive is, and what runs on it now",
+        description="Show what of an archive is indexed, pending and failed, how many rows its indexes do not cover "
+        "yet, its storage by table, the run that is going with its progress, and the one before.",
+        epilog="examples:\n  malmm status --archive archive\n  malmm status --archive archive --json\n\n"
+        "exit codes: 0 shown, 1 the archive cannot be read, 2 wrong usage",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_archive(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show it."""
+    from malmm.pipeline.archive.reader import ArchiveReader
+    from malmm.pipeline.archive.status import status
+
+    found = status(ArchiveReader.open(arguments.archive))
+    content = found.to_dict()
+    print(json.dumps(content, indent=2, default=str) if arguments.json else "\n".join(_lines(content)))
+    return 0
+
+
+def _lines(content: dict[str, Any]) -> list[str]:
+    videos = content["videos"]
+    failures = ", ".join(f"{count} {kind}" for kind, count in content["failures_by_kind"].items())
+    lines = [
+        f"Archive   {printable(content['archive'])}",
+        f"Videos    {videos['indexed']} indexed ({clock(content['video_s'])}), {videos['pending']} pending, "
+        f"{videos['failed']} failed" + (f" ({printable(failures)})" if failures else ""),
+        f"Rows      {content['rows']['segments']} segments, {content['rows']['memories']} memory slots, "
+        f"{content['rows']['annotations']} texts",
+    ]
+    for index in content["indexes"]:
+        covered = f"{index['rows'] - index['rows_unindexed']} of {index['rows']} rows indexed"
+        lines.append(f"Index     {index['table']}.{index['column']}: {covered}")
+    total = sum(table["bytes"] for table in content["storage"].values())
+    tables = ", ".join(f"{name} {size(table['bytes'])}" for name, table in content["storage"].items())
+    lines.append(f"Storage   {size(total)}: {tables}")
+    for title, key in (("Running", "running"), ("Last run", "last_run")):
+        if content[key]:
+            lines.append(f"{title:<9} {_run(content[key])}")
+    if not content["running"]:
+        lines.append("Running   nothing")
+    return lines
+
+
+def _run(run: dict[str, Any]) -> str:
+    said = f"{printable(run['job'])} since {run['started']:%Y-%m-%d %H:%M:%S} UTC, {clock(run['took_s'])}"
+    if run["status"] == "running":
+        progress = run["progress"]
+        return f"{said}, {_progress(progress)}" if progress else f"{said}, just begun"
+    return f"{said}, {run['status']}" + (f": {shortened(run['error'], 120)}" if run["error"] else "")
+
+
+def _progress(progress: dict[str, Any]) -> str:
+    parts = [printable(progress["stage"])]
+    for what in ("segments", "videos"):
+        if progress.get(f"{what}_total"):
+            parts.append(f"{progress[f'{what}_done']} of {progress[f'{what}_total']} {what}")
+    if progress.get("failures"):
+        parts.append(f"{progress['failures']} failed")
+    return ", ".join(parts)

@@ -1,0 +1,77 @@
+"""Doing what a command or a step of a job file asks for: shown, recorded, and told at the end.
+
+A kind of job is a module with ``add_fields``, ``configure``, ``perform`` and ``summary``; ``Kind`` says what they do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any, Protocol
+
+from malmm.jobs.commands.options import Taker
+from malmm.pipeline.schema.progress import OnProgress
+
+__all__ = ["Kind", "Report", "perform_alone", "perform_told"]
+
+
+class Report(Protocol):
+    """What every kind of job gives back."""
+
+    @property
+    def exit_code(self) -> int:
+        """As the command exits."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+
+
+class Kind(Protocol):
+    """A kind of job: ``index``, ``annotate``, ``optimize`` or ``export``, each a module of this folder."""
+
+    def add_fields(self, parser: Taker) -> None:
+        """Add what it is told."""
+
+    def configure(self, arguments: argparse.Namespace) -> Any:
+        """Settings from the fields. Raises ConfigError."""
+
+    def perform(self, config: Any, *, on_progress: OnProgress, verbose: bool) -> Any:
+        """Do it and give a ``Report``."""
+
+    def summary(self, report: Any) -> str:
+        """The report for people."""
+
+
+def perform_alone(kind: Any, arguments: argparse.Namespace) -> int:
+    """What a command of this kind does."""
+    name = kind.__name__.rpartition(".")[2]
+    return perform_told(kind, kind.configure(arguments), arguments, job=name)
+
+
+def perform_told(kind: Any, config: Any, arguments: argparse.Namespace, *, job: str) -> int:
+    """Do it, showing progress, keep it in the archive's history unless it is only a dry run, and print the report."""
+    from malmm.jobs.run_recorder import recorded
+    from malmm.jobs.terminal.progress import progress_shown
+    from malmm.pipeline.archive.run_history import RunRecord
+
+    log_format = getattr(arguments, "log_format", "text")
+    with progress_shown(quiet=arguments.quiet, verbose=arguments.verbose, log_format=log_format) as display:
+        if getattr(config, "dry_run", False):
+            report = kind.perform(config, on_progress=display, verbose=arguments.verbose)
+        else:
+            run = RunRecord(job, (kind.__name__.rpartition(".")[2],))
+            with recorded(config.archive, run) as recorder:
+
+                def tell(progress: Any) -> None:
+                    display(progress)
+                    recorder.watch(progress)
+
+                report = kind.perform(config, on_progress=tell, verbose=arguments.verbose)
+                recorder.count(report.to_dict())
+                recorder.end(report.exit_code)
+    said = json.dumps(report.to_dict(), indent=2) if arguments.json else kind.summary(report)
+    if said:
+        print(said)
+    sys.stdout.flush()
+    return int(report.exit_code)

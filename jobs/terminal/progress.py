@@ -1,0 +1,121 @@
+"""Showing a run's progress: a live block on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from malmm.jobs.terminal.log_lines import JsonLines
+from malmm.jobs.terminal.text import clock
+from malmm.pipeline.schema.progress import Progress
+
+__all__ = ["ProgressDisplay", "progress_line", "progress_shown"]
+
+_LINE_EVERY_S = 10.0
+_STAGES = {
+    "listing": "Listing sources",
+    "starting": "Starting",
+    "probing": "Reading headers",
+    "indexing": "Indexing",
+    "waiting": "Waiting to try again what failed",
+    "describing": "Asking stored memory",
+    "tidying": "Merging small files",
+    "building indexes": "Building indexes",
+}
+
+
+def progress_line(progress: Progress) -> str:
+    """One line: what is being done, how far it is, how fast, how long to go."""
+    parts = [_STAGES.get(progress.stage, progress.stage)]
+    if progress.stage == "describing":
+        parts.append(f"{progress.videos_done} of {progress.videos_total} subjects")
+    elif progress.videos_total:
+        parts.append(f"{progress.videos_done} of {progress.videos_total} videos")
+    if progress.segments_total:
+        parts.append(f"{progress.segments_done} of {progress.segments_total} segments")
+    if progress.times_real_time is not None:
+        parts.append(f"{progress.times_real_time:.1f}x real time")
+    if progress.left_s is not None and progress.segments_done < progress.segments_total:
+        parts.append(f"{clock(round(progress.left_s))} left")
+    elif progress.stage == "indexing" and not progress.segments_done:
+        parts.append("starting workers")
+    if progress.failures:
+        parts.append(f"{progress.failures} failed")
+    return ", ".join(parts)
+
+
+class ProgressDisplay:
+    """A context manager; call it with each ``Progress``. Writes to standard error only."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._console = Console(stderr=True)
+        self._quiet = quiet
+        self._live: Live | None = None
+        self._stage = ""
+        self._last_line = 0.0
+
+    def __enter__(self) -> Self:
+        if not self._quiet and self._console.is_terminal:
+            self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        """Show where the run stands."""
+        if self._quiet:
+            return
+        if self._live is not None:
+            self._live.update(_block(progress))
+            return
+        now = time.monotonic()
+        if progress.stage != self._stage or now - self._last_line >= _LINE_EVERY_S:
+            self._stage, self._last_line = progress.stage, now
+            print(progress_line(progress), file=sys.stderr, flush=True)
+
+
+def _block(progress: Progress) -> Table:
+    grid = Table.grid(padding=(0, 1))
+    bar: ProgressBar | Text = Text("")
+    total = progress.video_s_total or progress.videos_total
+    if total:
+        done = progress.video_s_done if progress.video_s_total else progress.videos_done
+        bar = ProgressBar(total=total, completed=done, width=30)
+    grid.add_row(Text(clock(int(progress.elapsed_s))), bar, Text(progress_line(progress)))
+    return grid
+
+
+@contextmanager
+def progress_shown(
+    *, quiet: bool, verbose: bool, log_format: str = "text"
+) -> Iterator[ProgressDisplay | JsonLines]:
+    """A display for the time of a job on Ray, with nothing of Ray's on standard output, which is for the summary."""
+    # A thread that still waits for Ray after Ctrl-C has ended it would have Ray start a second cluster.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+    display = JsonLines() if log_format == "json" else ProgressDisplay(quiet=quiet or verbose)
+    with (
+        display,
+        Path(os.devnull).open("w") as nowhere,
+        redirect_stdout(sys.stderr if verbose else nowhere),
+    ):
+        yield display

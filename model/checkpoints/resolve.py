@@ -1,0 +1,125 @@
+"""From what a user names to checkpoints: a directory, a hub id, ``demo``, ``debug``, and the retrieval companion."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
+
+__all__ = [
+    "DEBUG",
+    "DEBUG_NOTICE",
+    "DEMO",
+    "DEMO_NOTICE",
+    "NO_RETRIEVAL",
+    "PUBLISHED_RETRIEVAL",
+    "RETRIEVAL_MODEL_TYPES",
+    "Models",
+    "debug_checkpoint",
+    "demo_checkpoint",
+    "notice_of",
+    "open_models",
+]
+
+DEMO = "demo"
+_REAL = "Give --model an InstructBLIP checkpoint, such as Salesforce/instructblip-vicuna-7b, for real video."
+DEMO_NOTICE = f"The demo model knows only drawn shapes: of anything else its words mean nothing. {_REAL}"
+DEBUG = "debug"
+DEBUG_NOTICE = f"The debug model has random weights: its words mean nothing. {_REAL}"
+_DEBUG_VERSION = 2
+RETRIEVAL_MODEL_TYPES = ("blip-2",)
+NO_RETRIEVAL = "none"
+# Trained on the same frozen ViT-g/14 as the published InstructBLIP checkpoints.
+PUBLISHED_RETRIEVAL = "Salesforce/blip2-itm-vit-g"
+_PUBLISHED_CHANNELS = 1408
+
+
+@dataclass(frozen=True)
+class Models:
+    """The checkpoints of a run. ``notice`` is what a user must be told of the model, if anything."""
+
+    instructblip: Checkpoint
+    retrieval: Checkpoint | None
+    notice: str | None = None
+
+
+def open_models(model: str, retrieval_model: str | None = None) -> Models:
+    """Open an InstructBLIP checkpoint and its retrieval companion. Raises CheckpointError.
+
+    Without ``retrieval_model`` the companion is the checkpoint's own ``retrieval`` folder, or the published
+    one for published image encoders; ``none`` goes without.
+    """
+    name = model
+    if model == DEMO:
+        name = str(demo_checkpoint())
+    elif model == DEBUG:
+        name = str(debug_checkpoint())
+    notice = notice_of(model)
+    instructblip = Checkpoint.open(name, model_types=("instructblip",))
+    for part in ("vision_config", "qformer_config", "text_config"):
+        if not isinstance(instructblip.config.get(part), dict):
+            raise CheckpointError(f"model {model!r}: its config.json has no {part}")
+    if retrieval_model == NO_RETRIEVAL:
+        return Models(instructblip, None, notice)
+    if retrieval_model is None:
+        own = instructblip.directory / "retrieval"
+        if (own / "config.json").is_file():
+            retrieval_model = str(own)
+        elif (
+            instructblip.config["vision_config"].get("hidden_size", _PUBLISHED_CHANNELS)
+            == _PUBLISHED_CHANNELS
+        ):
+            retrieval_model = PUBLISHED_RETRIEVAL
+        else:
+            raise CheckpointError(
+                f"model {model!r} has no retrieval companion: give --retrieval-model a BLIP-2 image-text "
+                "checkpoint of the same image encoder, or 'none' to index without search vectors"
+            )
+    elif retrieval_model == DEMO:
+        retrieval_model = str(demo_checkpoint() / "retrieval")
+    elif retrieval_model == DEBUG:
+        retrieval_model = str(debug_checkpoint() / "retrieval")
+    return Models(instructblip, Checkpoint.open(retrieval_model, model_types=RETRIEVAL_MODEL_TYPES), notice)
+
+
+def notice_of(model: str) -> str | None:
+    """What has to be said of texts by a model of ours that knows nothing of real video."""
+    return {DEMO: DEMO_NOTICE, DEBUG: DEBUG_NOTICE}.get(model)
+
+
+def demo_checkpoint() -> Path:
+    """The trained checkpoint that comes with the package. Raises CheckpointError where it was left out."""
+    directory = Path(__file__).parent / "demo" / "weights"
+    if not (directory / "config.json").is_file():
+        raise CheckpointError(f"the demo model is not installed: {directory} is missing")
+    return directory
+
+
+def debug_checkpoint(kind: str = "decoder") -> Path:
+    """The debug checkpoint in the user's cache, made on first use. Safe with several processes at once."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "malmm"
+    # Another release of torch may draw other weights from the same seed, one of transformers another format.
+    releases = "-".join(version(name).split("+")[0] for name in ("torch", "transformers"))
+    target = cache / f"debug-{kind}-{_DEBUG_VERSION}-{releases}"
+    if (target / "retrieval" / "config.json").is_file():
+        return target
+    # Needs torch and transformers, which take seconds to load.
+    from malmm.model.checkpoints.debug import save_debug_checkpoint
+
+    cache.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=".debug-", dir=cache))
+    try:
+        save_debug_checkpoint(made, kind=kind)
+        try:
+            made.rename(target)
+        except OSError:
+            if not (target / "retrieval" / "config.json").is_file():
+                raise
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return target

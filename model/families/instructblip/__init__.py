@@ -1,0 +1,1 @@
+"""InstructBLIP: vision encoder, Q-Former with memory banks, language model."""

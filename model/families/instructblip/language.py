@@ -1,0 +1,276 @@
+"""The frozen language model: query outputs and prompts in, text out. It needs no vision and no Q-Former.
+
+Decoder-only (Vicuna) and encoder-decoder (FLAN-T5) checkpoints work alike: the projected query outputs stand
+before the prompt's own tokens, as InstructBLIP was trained.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    Cache,
+    GenerationConfig,
+    InstructBlipConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TextStreamer,
+)
+
+from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
+from malmm.model.families.instructblip.encoder import (
+    INSTRUCTBLIP_OPTIONAL,
+    INSTRUCTBLIP_PREFIXES,
+    half_precision,
+)
+
+__all__ = ["LabelScores", "LanguageModel", "language_class"]
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """A classification: the probability of each label, in the order they were given."""
+
+    labels: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+    @property
+    def best(self) -> tuple[str, float]:
+        """The likeliest label and its probability."""
+        place = max(range(len(self.labels)), key=lambda index: self.probabilities[index])
+        return self.labels[place], self.probabilities[place]
+
+
+def language_class(config: InstructBlipConfig) -> type[PreTrainedModel]:
+    """The transformers class of a checkpoint's language model, as InstructBLIP itself chooses it.
+
+    Raises CheckpointError for a type that cannot generate text.
+    """
+    auto = AutoModelForCausalLM if config.use_decoder_only_language_model else AutoModelForSeq2SeqLM
+    try:
+        return auto._model_mapping[type(config.text_config)]
+    except KeyError:
+        raise CheckpointError(
+            f"a language model of type {config.text_config.model_type!r} cannot generate text"
+        ) from None
+
+
+class _Words(TextStreamer):
+    """Passes words on as soon as no later token can change them."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, on_words: Callable[[str], None]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._on_words = on_words
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Called by transformers with each piece of the text."""
+        if text:
+            self._on_words(text)
+
+
+class LanguageModel(nn.Module):
+    """Generates and scores text for projected query outputs. Stateless between calls."""
+
+    def __init__(
+        self, projection: nn.Linear, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        super().__init__()
+        self.projection = projection
+        self.model = model
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def load(
+        cls, checkpoint: Checkpoint, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    ) -> LanguageModel:
+        """The language model of an InstructBLIP checkpoint. Raises CheckpointError."""
+        device = torch.device(device)
+        checkpoint.check_prefixes(INSTRUCTBLIP_PREFIXES, optional=INSTRUCTBLIP_OPTIONAL)
+        config = checkpoint.parsed(InstructBlipConfig)
+        kind = language_class(config)
+        model = checkpoint.pretrained(
+            kind, config.text_config, "language_model.", dtype or half_precision(device)
+        )
+        # A composite checkpoint's generation_config.json describes the whole; the language model has its own.
+        model.generation_config = GenerationConfig.from_model_config(model.config)
+        hidden = int(model.get_input_embeddings().weight.shape[1])
+        projection = nn.Linear(int(config.qformer_config.hidden_size), hidden)
+        checkpoint.fill(projection, "language_projection.")
+        tokenizer = checkpoint.tokenizer()
+        rows = int(model.get_input_embeddings().weight.shape[0])
+        highest = max(tokenizer.get_vocab().values(), default=-1)
+        if highest >= rows:
+            raise CheckpointError(
+                f"model {checkpoint.name!r}: its tokenizer knows token {highest}, but the language model's "
+                f"table ends at {rows - 1}: the tokenizer is another model's"
+            )
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return cls(projection, model, tokenizer).to(device).eval().requires_grad_(False)
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """True for T5 kinds, whose prompt goes to the encoder."""
+        return bool(self.model.config.is_encoder_decoder)
+
+    def _prefix(self, query_BQD: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Input embeddings [B, Q+L, E] and their mask [B, Q+L]: queries, then the prompt.
+
+        Decoder-only batches are padded on the left, so that new tokens follow the prompt in every row.
+        """
+        embed = self.model.get_input_embeddings()
+        device, dtype = embed.weight.device, embed.weight.dtype
+        rows = []
+        for query_QD, prompt in zip(query_BQD, prompts, strict=True):
+            ids = torch.tensor(self.tokenizer(prompt)["input_ids"], device=device, dtype=torch.long)
+            projected = self.projection(query_QD.to(device, self.projection.weight.dtype)).to(dtype)
+            rows.append(torch.cat([projected, embed(ids)]))
+        longest = max(len(row) for row in rows)
+        embeds, mask = [], []
+        for row in rows:
+            gap = longest - len(row)
+            padding = (gap, 0) if not self.is_encoder_decoder else (0, gap)
+            embeds.append(F.pad(row, (0, 0, *padding)))
+            mask.append(F.pad(torch.ones(len(row), dtype=torch.long, device=device), padding))
+        return torch.stack(embeds), torch.stack(mask)
+
+    def _before_last(self, embeds_BPE: Tensor, mask_BP: Tensor) -> Cache:
+        """Keys and values of all positions but the last, of a decoder-only model: what continuations share.
+
+        The last is left to each continuation, whose first token follows from the output at that place.
+        """
+        mask_BN = mask_BP[:, :-1]
+        outputs = self.model.base_model(
+            inputs_embeds=embeds_BPE[:, :-1],
+            attention_mask=mask_BN,
+            position_ids=(mask_BN.cumsum(1) - 1).clamp(min=0),
+            use_cache=True,
+        )
+        return outputs.past_key_values
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        query_output: Tensor,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int = 40,
+        num_beams: int = 1,
+        on_words: Callable[[str], None] | None = None,
+    ) -> list[str]:
+        """Texts for ``query_output`` [B, Q, D] under ``prompts``, one each; greedy with one beam.
+
+        ``on_words`` hears the words of a single text, of one beam, as they come; what it raises ends the generation.
+        """
+        if not prompts:
+            return []
+        embeds, mask = self._prefix(query_output, prompts)
+        before: Cache | None = None
+        # transformers encodes before it multiplies rows by beams, but has each beam read a decoder's prompt anew.
+        if num_beams > 1 and not self.is_encoder_decoder:
+            before = self._before_last(embeds, mask)
+            before.batch_repeat_interleave(num_beams)
+        ids = self.model.generate(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            past_key_values=before,
+            max_new_tokens=max_new_tokens,
+            num_beams=num_beams,
+            do_sample=False,
+            pad_token_id=self.tokenizer.pad_token_id,
+            streamer=None if on_words is None else _Words(self.tokenizer, on_words),
+        )
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    @torch.inference_mode()
+    def classify(
+        self, query_output: Tensor, prompts: Sequence[str], labels: Sequence[str], *, batch_size: int = 32
+    ) -> list[LabelScores]:
+        """Score candidate labels as continuations of each prompt, at most ``batch_size`` of them at once.
+
+        A label's score is the summed log-probability of its tokens and the end of the text; probabilities
+        are the softmax of the scores over the labels. Raises ValueError without labels or with equal ones.
+        """
+        if not labels or len(set(labels)) != len(labels):
+            raise ValueError("a classification needs labels that differ from each other")
+        results = []
+        rows = max(1, batch_size // len(labels))
+        for begin in range(0, len(prompts), rows):
+            part = slice(begin, begin + rows)
+            embeds, mask = self._prefix(query_output[part], prompts[part])
+            scores = self._continuation_scores(embeds, mask, labels, batch_size)
+            for of_row in torch.tensor(scores, dtype=torch.float64).view(-1, len(labels)):
+                results.append(LabelScores(tuple(labels), tuple(of_row.softmax(0).tolist())))
+        return results
+
+    @torch.inference_mode()
+    def _continuation_scores(
+        self, embeds_BPE: Tensor, mask_BP: Tensor, labels: Sequence[str], batch_size: int = 32
+    ) -> list[float]:
+        """The score of every label after every prefix, those of a prefix side by side.
+
+        Prefixes are computed once; ``batch_size`` bounds how many labels follow each of them at a time.
+        """
+        given = self._encoded if self.is_encoder_decoder else self._before_last
+        follow = self._decoded if self.is_encoder_decoder else self._continued
+        shared = given(embeds_BPE, mask_BP)
+        scores = []
+        for begin in range(0, len(labels), batch_size):
+            ids_KL, present_KL = self._label_ids(labels[begin : begin + batch_size])
+            logits_NLV = follow(shared, embeds_BPE, mask_BP, ids_KL)
+            ids_NL = ids_KL.repeat(len(embeds_BPE), 1)
+            found_NL = logits_NLV.float().log_softmax(-1).gather(2, ids_NL[..., None])[..., 0]
+            scores.append((found_NL.unflatten(0, (-1, len(ids_KL))) * present_KL).sum(2))
+        return torch.cat(scores, dim=1).flatten().tolist()
+
+    def _label_ids(self, labels: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Tokens of labels, each with the end of the text, padded on the right, and where they are [K, L]."""
+        end = self.tokenizer.eos_token_id
+        rows = []
+        for label in labels:
+            ids = list(self.tokenizer(label, add_special_tokens=False)["input_ids"])
+            if not ids:
+                raise ValueError(f"the label {label!r} has no tokens")
+            rows.append(torch.tensor(ids if end is None else [*ids, end], device=self.model.device))
+        present = [torch.ones_like(row) for row in rows]
+        return pad_sequence(rows, batch_first=True), pad_sequence(present, batch_first=True)
+
+    def _continued(self, before: Cache, embeds_BPE: Tensor, mask_BP: Tensor, ids_KL: Tensor) -> Tensor:
+        """A decoder-only model's logits [B*K, L, V] for every label after every prefix.
+
+        The padding at a label's end comes after all that is scored, and needs no mask.
+        """
+        (rows, _), (copies, length) = mask_BP.shape, ids_KL.shape
+        cache = copy.deepcopy(before)
+        cache.batch_repeat_interleave(copies)
+        labels_KLE = self.model.get_input_embeddings()(ids_KL[:, :-1])
+        last_B1E = embeds_BPE[:, -1:].repeat_interleave(copies, 0)
+        positions_BL = mask_BP.sum(1, keepdim=True) - 1 + torch.arange(length, device=mask_BP.device)
+        return self.model(
+            inputs_embeds=torch.cat([last_B1E, labels_KLE.repeat(rows, 1, 1)], dim=1),
+            attention_mask=F.pad(mask_BP, (0, length - 1), value=1).repeat_interleave(copies, 0),
+            position_ids=positions_BL.repeat_interleave(copies, 0),
+            past_key_values=cache,
+        ).logits
+
+    def _encoded(self, embeds_BPE: Tensor, mask_BP: Tensor) -> Tensor:
+        """What an encoder-decoder model's encoder makes of prefixes [B, P, E]: what continuations share."""
+        return self.model.get_encoder()(inputs_embeds=embeds_BPE, attention_mask=mask_BP).last_hidden_state
+
+    def _decoded(self, encoded_BPE: Tensor, embeds_BPE: Tensor, mask_BP: Tensor, ids_KL: Tensor) -> Tensor:
+        """An encoder-decoder model's logits [B*K, L, V] for every label after every prefix."""
+        rows, copies = len(mask_BP), len(ids_KL)
+        start_K1 = ids_KL.new_full((copies, 1), self.model.config.decoder_start_token_id)
+        return self.model(
+            encoder_outputs=(encoded_BPE.repeat_interleave(copies, 0),),
+            attention_mask=mask_BP.repeat_interleave(copies, 0),
+            decoder_input_ids=torch.cat([start_K1, ids_KL[:, :-1]], dim=1).repeat(rows, 1),
+        ).logits

@@ -1,0 +1,106 @@
+"""The frozen image encoder: uint8 frames in, visual tokens out, batched over whatever frames there are."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from torch import Tensor, nn
+from transformers import InstructBlipConfig, InstructBlipVisionModel
+
+from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
+
+__all__ = ["VisionEncoder", "image_normalisation"]
+
+# What BLIP's image processors use where a checkpoint does not say (CLIP's own figures).
+_DEFAULT_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_DEFAULT_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def image_normalisation(checkpoint: Checkpoint) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation a channel, from the checkpoint's image processor. Raises CheckpointError."""
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        path = checkpoint.directory / name
+        if not path.is_file():
+            continue
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise CheckpointError(f"model {checkpoint.name!r}: {path} cannot be read: {error}") from error
+        if isinstance(settings, dict):
+            settings = settings.get("image_processor", settings)
+        if not isinstance(settings, dict):
+            raise CheckpointError(f"model {checkpoint.name!r}: {path} holds no settings")
+        if "image_mean" in settings or "image_std" in settings:
+            try:
+                mean = tuple(map(float, settings.get("image_mean") or _DEFAULT_MEAN))
+                std = tuple(map(float, settings.get("image_std") or _DEFAULT_STD))
+            except (TypeError, ValueError):
+                mean = std = ()
+            if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
+                raise CheckpointError(
+                    f"model {checkpoint.name!r}: {path} has unusable image_mean or image_std"
+                )
+            return mean, std
+    return _DEFAULT_MEAN, _DEFAULT_STD
+
+
+class VisionEncoder(nn.Module):
+    """Normalises frames and encodes them. ``forward``: uint8 [B, H, W, 3] to visual tokens [B, N, C]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, model: InstructBlipVisionModel, mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> None:
+        super().__init__()
+        self.model = model
+        # As transformers' processor does it: the rescaling by 1/255 is folded into mean and deviation.
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32) * 255, persistent=False)
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, *, dtype: torch.dtype) -> VisionEncoder:
+        """The image encoder of an InstructBLIP checkpoint. Raises CheckpointError."""
+        config = checkpoint.parsed(InstructBlipConfig).vision_config
+        model = checkpoint.pretrained(InstructBlipVisionModel, config, "vision_model.", dtype)
+        return cls(model, *image_normalisation(checkpoint))
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square frames that it takes, in pixels."""
+        return int(self.model.config.image_size)
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """N: the patches and the class token."""
+        return (self.image_size // int(self.model.config.patch_size)) ** 2 + 1
+
+    @property
+    def channels(self) -> int:
+        """C: the size of a visual token."""
+        return int(self.model.config.hidden_size)
+
+    def pixels(self, frames_BHWC: Tensor) -> Tensor:
+        """Normalised pixels [B, 3, H, W] of uint8 frames [B, H, W, 3], on the encoder's device."""
+        pixels_BHWC = (self.on_device(frames_BHWC).to(torch.float32) - self.mean) / self.std
+        return pixels_BHWC.permute(0, 3, 1, 2).to(self.model.dtype)
+
+    def on_device(self, frames_BHWC: Tensor) -> Tensor:
+        """The frames on the encoder's device; to a GPU without waiting until they are there."""
+        device = self.mean.device
+        if device.type == "cuda" and not frames_BHWC.is_cuda:
+            frames_BHWC = frames_BHWC.pin_memory()
+        return frames_BHWC.to(device, non_blocking=True)
+
+    def check(self, frames_BHWC: Tensor) -> None:
+        """Raise ValueError for frames of another size."""
+        size = self.image_size
+        if frames_BHWC.ndim != 4 or tuple(frames_BHWC.shape[1:]) != (size, size, 3):
+            raise ValueError(f"frames of shape {tuple(frames_BHWC.shape)}, not [B, {size}, {size}, 3]")
+
+    def forward(self, frames_BHWC: Tensor) -> Tensor:
+        """Visual tokens [B, N, C] of uint8 frames [B, H, W, 3]. Raises ValueError for another frame size."""
+        self.check(frames_BHWC)
+        return self.model(pixel_values=self.pixels(frames_BHWC)).last_hidden_state

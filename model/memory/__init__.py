@@ -1,0 +1,1 @@
+"""Memory banks, merge policies and finished memory slots."""

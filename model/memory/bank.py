@@ -1,0 +1,276 @@
+"""A memory bank: at most M entries of past states, kept in place.
+
+The visual memory bank and the query memory banks of MA-LMM (He et al., CVPR 2024, section 3) are the same
+structure. Three properties keep its cost to the new entry:
+
+* Keys and values are affine in the entry, and a merge's weights sum to one, so the merge of the keys is the
+  key of the merge. They are only ever projected once, and go through the same changes in buffers of their own
+  (``Change.apply``), at once or any time later: what a bank does depends on its entries alone.
+* Attention does not care about the order of its keys. An entry stays in the physical slot that it was
+  written to; a merge leaves its result in one slot and frees the other, token position by token position,
+  and the next entry is written there. Time order is an index. A full bank has no holes and needs no mask.
+* A merge changes two similarities of neighbours and an append adds one. The others are kept.
+
+Shape suffixes: B rows, S physical slots or entries in time order, N token positions, C channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from malmm.model.memory.policies import MergePolicy
+
+__all__ = ["Bank", "BankEntries", "Change"]
+
+
+class BankEntries:
+    """What one row of a bank holds, in time order.
+
+    ``tokens`` [S, N, C]; ``sizes`` [S, N], frames held by each position; ``first`` [S, N] int64, the
+    ordinal of the first appended entry that each position covers. Policies join neighbours only, so position
+    n of entry s covers ordinals ``first[s, n]`` up to ``first[s + 1, n]``, or up to ``appended`` at the end.
+    """
+
+    __slots__ = ("appended", "first", "sizes", "tokens")
+
+    def __init__(self, tokens: Tensor, sizes: Tensor, first: Tensor, appended: int) -> None:
+        self.tokens = tokens
+        self.sizes = sizes
+        self.first = first
+        self.appended = appended
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def __repr__(self) -> str:
+        return f"BankEntries(tokens={tuple(self.tokens.shape)}, appended={self.appended})"
+
+
+_SLOT, _FIRST, _SIZE = range(3)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one append did to a bank, in physical places, so that other buffers can do the same.
+
+    Places are flat: row, slot and position of a [B, S, N] buffer. ``count`` is how many entries the bank held
+    after it. Where two entries were merged, the second of ``pair_2B`` went into the first with the weight
+    ``weight_B1``.
+    """
+
+    count: int
+    newest_B: Tensor
+    pair_2B: Tensor | None = None
+    weight_B1: Tensor | None = None
+
+    def apply(self, buffer_BSND: Tensor, newest_BND: Tensor) -> None:
+        """Do to a buffer of something affine in the entries what was done to the entries.
+
+        ``newest_BND`` is what belongs to the appended entry. Every change of a bank must come, in order.
+        """
+        flat = buffer_BSND.view(-1, buffer_BSND.shape[-1])
+        if self.pair_2B is not None and self.weight_B1 is not None:
+            left_BD, right_BD = flat.index_select(0, self.pair_2B.flatten()).chunk(2)
+            # Assigning is six times as fast as `index_copy_` on the CPU.
+            flat[self.pair_2B[0]] = left_BD.lerp_(right_BD, self.weight_B1.to(flat.dtype))
+        flat[self.newest_B] = newest_BND.reshape(-1, flat.shape[-1]).to(flat.dtype)
+
+
+class Bank:
+    """Preallocated memory of ``rows`` independent sequences that advance in lock step.
+
+    Compression is lazy: a bank holds up to ``length`` + 1 entries between appends, as attention must see them,
+    and makes room when the next one comes or at ``finish()``. Rows that have ended are the last ones:
+    ``retire(active)`` leaves them as they are.
+
+    ``length`` 0 switches the memory off: only the newest entry is held. ``steps`` is the largest number of
+    entries that will be appended, which bounds the allocation. ``present_BN`` is false at positions that are
+    padding: they count for nothing where a policy looks at all positions of an entry together.
+    """
+
+    def __init__(
+        self,
+        *,
+        rows: int,
+        length: int,
+        steps: int,
+        positions: int,
+        channels: int,
+        policy: MergePolicy,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        present_BN: Tensor | None = None,
+    ) -> None:
+        if length < 0 or steps < 1 or rows < 1:
+            raise ValueError(f"a bank of {rows} rows, length {length}, {steps} steps cannot be")
+        self.policy = policy
+        self.length = length
+        self._present_BN = present_BN
+        self.capacity = steps if not policy.bounded else min(steps, length + 1)
+        self.positions = positions
+        self.rows = rows
+        self.active = rows
+        self.count = 0
+        self.appended = 0
+        self._row_count = [0] * rows
+        self._row_appended = [0] * rows
+        shape_BSN = (rows, self.capacity, positions)
+        self.tokens_BSNC = torch.empty(*shape_BSN, channels, device=device, dtype=dtype)
+        # What is known of each entry, in time order: its slot, the first ordinal it covers, how many frames it holds.
+        self._known_3SBN = torch.zeros(3, self.capacity, rows, positions, device=device, dtype=torch.int64)
+        self._time_S11 = torch.arange(self.capacity, device=device)[:, None, None]
+        self._known_3SBN[_SLOT] = self._time_S11
+        pairs = max(self.capacity - 1, 1)
+        self._similarity_SBN = torch.zeros(pairs, rows, positions, device=device, dtype=dtype)
+        # Flat index of slot 0 of (row, position); slot s is `positions` * s further on.
+        row_B1 = torch.arange(rows, device=device)[:, None] * (self.capacity * positions)
+        self._base_BN = row_B1 + torch.arange(positions, device=device)
+        self._around_411 = torch.tensor([0, 1, -1, 2], device=device)[:, None, None]
+        self._weight_dtype = torch.promote_types(dtype, torch.float32)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated for entries."""
+        return self.tokens_BSNC.nbytes
+
+    def buffer(self, channels: int) -> Tensor:
+        """Room [B, S, N, ``channels``] for something that goes through the bank's changes."""
+        return self.tokens_BSNC.new_empty(*self.tokens_BSNC.shape[:3], channels)
+
+    def retire(self, active: int) -> None:
+        """Keep only the first ``active`` rows going; the others have ended and stay as they are."""
+        if not 0 <= active <= self.active:
+            raise ValueError(f"{active} rows cannot be active of {self.active}")
+        self.active = active
+
+    def append(self, tokens_BNC: Tensor, sizes_BN: Tensor | None = None) -> Change:
+        """Take one more entry of every active row, and make room for it first where the bank is full.
+
+        ``sizes_BN`` is how many frames the entry's positions hold, one each unless told otherwise.
+        """
+        active = self.active
+        merged = None
+        if self.length == 0 and self.policy.bounded:
+            self.count = 1
+        elif self.count == self.capacity:
+            if not self.policy.bounded:
+                raise ValueError(f"a bank for {self.capacity} entries was given one more")
+            if self.capacity <= self.length:
+                raise ValueError(f"a bank told of {self.capacity} steps was given one more")
+            merged = self._compress()
+        else:
+            self.count += 1
+        newest = self.count - 1
+        self._known_3SBN[_FIRST, newest, :active] = self.appended
+        self._known_3SBN[_SIZE, newest, :active] = 1 if sizes_BN is None else sizes_BN
+        self.appended += 1
+        for row in range(active):
+            self._row_count[row] = self.count
+            self._row_appended[row] = self.appended
+        places_B = self._flat(self._known_3SBN[_SLOT, newest, :active]).flatten()
+        flat = self.tokens_BSNC.view(-1, self.tokens_BSNC.shape[-1])
+        tokens_BNC = tokens_BNC.to(flat.dtype)
+        flat[places_B] = tokens_BNC.reshape(-1, flat.shape[-1])
+        if newest and self.policy.uses_similarity:
+            before_B = self._flat(self._known_3SBN[_SLOT, newest - 1, :active]).flatten()
+            before_BNC = flat.index_select(0, before_B).view_as(tokens_BNC)
+            self._similarity_SBN[newest - 1, :active] = self._similarity(before_BNC, tokens_BNC)
+        return Change(self.count, places_B, *(merged or ()))
+
+    def finish(self) -> list[BankEntries]:
+        """Compress every row to the bank's length and give what each holds. Ends the bank's use."""
+        full = sum(count > max(self.length, 1) for count in self._row_count) if self.policy.bounded else 0
+        if full:
+            # Rows that hold one too many are the longest ones, so they come first.
+            self.active = full
+            self.count = self.capacity
+            self._compress()
+            self._row_count[:full] = [self.capacity - 1] * full
+        return self.entries()
+
+    def entries(self) -> list[BankEntries]:
+        """What each row holds now, in time order, before any further compression."""
+        held = []
+        for row, (count, appended) in enumerate(zip(self._row_count, self._row_appended, strict=True)):
+            slots_SN, first_SN, sizes_SN = self._known_3SBN[:, :count, row].unbind()
+            index_SNC = slots_SN[..., None].expand(-1, -1, self.tokens_BSNC.shape[-1])
+            held.append(
+                BankEntries(
+                    self.tokens_BSNC[row].gather(0, index_SNC),
+                    sizes_SN.to(self._weight_dtype),
+                    first_SN.clone(),
+                    appended,
+                )
+            )
+        return held
+
+    def _flat(self, slots_BN: Tensor) -> Tensor:
+        """Places of slots of the active rows, [..., B, N] as they come."""
+        return self._base_BN[: self.active] + slots_BN * self.positions
+
+    def _similarity(self, a_BNC: Tensor, b_BNC: Tensor) -> Tensor:
+        """Cosine [..., B, N] of the active rows' entries, 0 at padding."""
+        similarity_BN = F.cosine_similarity(a_BNC, b_BNC, dim=-1)
+        if self._present_BN is not None:
+            similarity_BN = similarity_BN.masked_fill(~self._present_BN[: self.active], 0)
+        return similarity_BN
+
+    def _compress(self) -> tuple[Tensor, Tensor] | None:
+        """Free one slot of every position of the active rows; it becomes the last in time order.
+
+        Gives the places [2, B * N] of what was merged and the second ones' weight, None when an entry was forgotten.
+        """
+        known_3SBN = self._known_3SBN[:, :, : self.active]
+        pair_BN = self.policy.choose(
+            self._similarity_SBN[:, : self.active].movedim(0, -1), known_3SBN[_SIZE].movedim(0, -1)
+        )
+        merged = self._merge(pair_BN) if self.policy.merges else None
+        gone_1BN = (pair_BN + 1 if self.policy.merges else pair_BN)[None]
+        freed_1BN = known_3SBN[_SLOT].gather(0, gone_1BN)
+        # Close the gap: entry k of the new order is k of the old one, or k + 1 from the gap on.
+        kept_S11 = self._time_S11[:-1]
+        source_SBN = kept_S11 + (kept_S11 >= gone_1BN)
+        known_3SBN[:, :-1] = known_3SBN.gather(1, source_SBN.expand(3, -1, -1, -1))
+        known_3SBN[_SLOT, -1:] = freed_1BN
+        return merged
+
+    def _merge(self, pair_BN: Tensor) -> tuple[Tensor, Tensor]:
+        """Join the pair into its first entry: the mean weighted by how many frames each side holds."""
+        slots_SBN, _, sizes_SBN = self._known_3SBN[:, :, : self.active]
+        with_neighbours = self.policy.uses_similarity and self.capacity > 2
+        # The pair, and where similarities are kept the entries before and after it.
+        around = (pair_BN + self._around_411[: 4 if with_neighbours else 2]).clamp(0, self.capacity - 1)
+        places = self._flat(slots_SBN.gather(0, around)).flatten(1)
+        flat = self.tokens_BSNC.view(-1, self.tokens_BSNC.shape[-1])
+        left_BC, right_BC, *neighbours = flat.index_select(0, places.flatten()).chunk(len(around))
+        sizes_2BN = sizes_SBN.gather(0, around[:2])
+        total_BN = sizes_2BN.sum(0)
+        left_B1, right_B1 = sizes_2BN.to(self._weight_dtype).view(2, -1, 1)
+        total_B1 = total_BN.to(self._weight_dtype).view(-1, 1)
+        # In the authors' order of operations, so that a single compression equals theirs to the last bit.
+        weighted_BC = left_BC * left_B1
+        weighted_BC += right_BC * right_B1
+        merged_BC = (weighted_BC / total_B1).to(flat.dtype)
+        flat[places[0]] = merged_BC
+        sizes_SBN.scatter_(0, pair_BN[None], total_BN[None])
+        if neighbours:
+            near_2BNC = torch.stack(neighbours).view(2, *pair_BN.shape, -1)
+            self._close_similarity(pair_BN, around[2], near_2BNC, merged_BC.view(*pair_BN.shape, -1))
+        return places[:2], right_B1 / total_B1
+
+    def _close_similarity(
+        self, pair_BN: Tensor, before_BN: Tensor, near_2BNC: Tensor, merged_BNC: Tensor
+    ) -> None:
+        """Drop the pair's own similarity and renew those of the merged entry with its neighbours."""
+        similarity_SBN = self._similarity_SBN[:, : self.active]
+        kept_S11 = self._time_S11[:-2]
+        similarity_SBN[:-1] = similarity_SBN.gather(0, kept_S11 + (kept_S11 >= pair_BN))
+        near_2BN = self._similarity(near_2BNC, merged_BNC)
+        # Where the merged entry is the first, the left value is written over by the right one; where it is
+        # the last, the right value lands where the next append puts its own.
+        similarity_SBN.scatter_(0, before_BN[None], near_2BN[:1])
+        similarity_SBN.scatter_(0, pair_BN[None], near_2BN[1:])

@@ -1,0 +1,1 @@
+"""Models that turn slots and queries into vectors that can be compared."""

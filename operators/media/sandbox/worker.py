@@ -1,0 +1,116 @@
+"""The process apart: reads requests on standard input, probes or decodes, answers on standard output.
+
+A message is the length of a JSON object in eight bytes, big-endian, and the object; an answer that has ``bytes`` is
+followed by that many, the pictures.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import struct
+import sys
+from dataclasses import asdict
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from malmm.operators.media.probe import probe
+from malmm.operators.media.reader import decode_span
+from malmm.operators.media.scenes import scene_changes
+from malmm.pipeline.schema.errors import MalmmError
+
+__all__ = ["serve"]
+
+MEMORY_BYTES = 4 << 30
+"""What a decoder may take beside the pictures that it gives back."""
+
+_LENGTH = struct.Struct(">Q")
+# The caller makes an end first; this is for a caller that is no more.
+_GRACE_S = 10.0
+
+
+def serve() -> None:
+    """Answer requests until standard input ends."""
+    answers = os.fdopen(os.dup(1), "wb")
+    # Whatever a library prints must not get among the answers.
+    os.dup2(2, 1)
+    while len(head := sys.stdin.buffer.read(_LENGTH.size)) == _LENGTH.size:
+        request = json.loads(sys.stdin.buffer.read(_LENGTH.unpack(head)[0]))
+        # A thread of its own, in C: it ends the process even while a decoder hangs and holds everything up.
+        faulthandler.dump_traceback_later(request["limit_s"] + _GRACE_S, exit=True)
+        _answer(request, answers)
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _answer(request: dict[str, Any], answers: BinaryIO) -> None:
+    data: Any = b""
+    try:
+        answer, data = _WORK[request["what"]](request)
+    except MemoryError:
+        message = (
+            f"{request['uri']} needs more than {MEMORY_BYTES >> 30} GiB of memory to be decoded: "
+            "convert it to a smaller size, or leave it out"
+        )
+        error = {"type": "MediaError", "kind": "too_large", "uri": request["uri"], "message": message}
+        answer = {"error": error}
+    except MalmmError as error:
+        answer = {"error": {"type": type(error).__name__, **vars(error)}}
+    except Exception as error:  # noqa: BLE001 - whatever it is, the caller has to hear of it
+        answer = {"error": {"type": type(error).__name__, "message": " ".join(str(error).split())[:500]}}
+    text = json.dumps(answer).encode()
+    answers.write(_LENGTH.pack(len(text)) + text)
+    answers.write(data)
+    answers.flush()
+
+
+def _probe(request: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    _limit_memory(0)
+    return {"info": asdict(probe(request["uri"]))}, b""
+
+
+def _scenes(request: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    _limit_memory(0)
+    return {"changes_s": scene_changes(request["uri"])}, b""
+
+
+def _decode(request: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    span_s = max(0.0, request["end_s"] - request["start_s"])
+    pictures = int((span_s * request["fps"] + 2) * request["image_size"] ** 2 * 3)
+    _limit_memory(pictures)
+    span = decode_span(
+        request["uri"],
+        request["start_s"],
+        request["end_s"],
+        request["fps"],
+        request["image_size"],
+        decoder=request["decoder"],
+        threads=request["threads"],
+        is_last=request["is_last"],
+        keyframes=request["keyframes"],
+    )
+    answer = {
+        "shape": list(span.frames.shape),
+        "timestamps_s": span.timestamps_s.tolist(),
+        "problem": span.problem,
+        "end_s": span.end_s,
+        "bytes": span.frames.nbytes,
+    }
+    return answer, np.ascontiguousarray(span.frames).data
+
+
+_WORK = {"probe": _probe, "scenes": _scenes, "decode": _decode}
+
+
+def _limit_memory(beside: int) -> None:
+    """Let allocations beyond the limit fail, which is an error of one file, and not invite the system's killer."""
+    try:
+        import resource
+    except ImportError:
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = MEMORY_BYTES + beside
+    resource.setrlimit(
+        resource.RLIMIT_DATA, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most)
+    )

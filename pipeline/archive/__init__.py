@@ -1,0 +1,1 @@
+"""One LanceDB database: reading it, writing it exactly once, and keeping it fast."""

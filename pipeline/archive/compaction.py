@@ -1,0 +1,98 @@
+"""Keeping an archive's tables quick: few files, few versions.
+
+Every commit adds a fragment and a version to each table it touches, and every version's manifest lists
+every fragment, so that without compaction a commit's cost grows with the run's length. A run that is killed leaves
+files behind that no version names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from pathlib import PurePosixPath
+from typing import Any
+
+import fsspec
+import lance
+from lance.optimize import Compaction, CompactionTask, RewriteResult
+
+from malmm.pipeline.archive.location import lance_errors
+
+__all__ = ["FILE_BYTES", "Rewrite", "compact_dataset", "remove_files", "small_fragments", "unnamed_files"]
+
+FILE_BYTES = 1 << 29
+"""The size of file that compaction aims at. Files that have reached it are not rewritten again."""
+
+_BATCH_BYTES = 1 << 25
+_MAX_ROWS = 1 << 20
+_ALL = 1 << 31
+
+Rewrite = Callable[[Sequence[CompactionTask]], Iterable[RewriteResult]]
+"""Does the rewriting, wherever it likes; a result may be missing, and its files then stay as they are."""
+
+
+def compact_dataset(
+    dataset: lance.LanceDataset, archive_uri: str, keep_versions: timedelta, rewrite: Rewrite | None = None
+) -> tuple[int, int]:
+    """Merge a table's small files, drop deleted rows, and forget versions older than ``keep_versions``.
+
+    Returns the number of fragments before and after. Files that were written but never committed stay for
+    Lance's own week, since a worker may be about to hand in their receipt: ``unnamed_files`` finds them when none
+    is. Without ``rewrite`` it is done here.
+    """
+    with lance_errors(archive_uri, "compact"):
+        before = len(dataset.get_fragments())
+        options = _options(dataset)
+        tasks = Compaction.plan(dataset, options).tasks
+        if tasks:
+            results = list(rewrite(tasks) if rewrite else (task.execute(dataset) for task in tasks))
+            if results:
+                Compaction.commit(dataset, results, options)
+        dataset.cleanup_old_versions(older_than=keep_versions)
+        return before, len(dataset.get_fragments())
+
+
+def small_fragments(dataset: lance.LanceDataset) -> int:
+    """How many fragments compaction would merge with others."""
+    wanted = _options(dataset)["target_rows_per_fragment"]
+    return sum(fragment.physical_rows < wanted for fragment in dataset.get_fragments())
+
+
+def unnamed_files(dataset: lance.LanceDataset, archive_uri: str) -> list[str]:
+    """Names of the table's data files that no version of it names: written, and not committed or not yet.
+
+    Costs a listing of the table's files and a look at the versions that it keeps. Raises ArchiveError.
+    """
+    with lance_errors(archive_uri, "list the files of"):
+        found = dataset.explain_cleanup_old_versions(
+            retain_versions=_ALL, delete_unverified=True, include_files=True, max_files=_ALL
+        )
+    files = [PurePosixPath(file.path) for file in found.candidate_files if file.unverified]
+    return sorted(file.name for file in files if file.parent.name == "data")
+
+
+def remove_files(table: str, names: Sequence[str]) -> int:
+    """Delete data files of the table at this address, and give how many. For those that nothing will ever name.
+
+    Lance's own clean-up looks for itself what to delete, and would not notice another writer who comes meanwhile. None
+    are deleted in a store that fsspec cannot open, nor where it fails: they cost storage and confuse nobody.
+    """
+    try:
+        filesystem, folder = fsspec.core.url_to_fs(f"{table}/data")
+        filesystem.rm([f"{folder}/{name}" for name in names])
+    except (ImportError, OSError, ValueError):
+        return 0
+    return len(names)
+
+
+def _options(dataset: lance.LanceDataset) -> dict[str, Any]:
+    fragments = dataset.get_fragments()
+    rows = sum(fragment.physical_rows for fragment in fragments)
+    size = sum(file.file_size_bytes or 0 for fragment in fragments for file in fragment.data_files())
+    row_bytes = max(1, size // rows) if rows else 1
+    # Lance's defaults count rows, a million a file and 8192 a batch: 8 GB of memory at a megabyte a row.
+    return {
+        "target_rows_per_fragment": min(_MAX_ROWS, max(1, FILE_BYTES // row_bytes)),
+        "batch_size": min(8192, max(1, _BATCH_BYTES // row_bytes)),
+        "num_threads": 1,
+    }

@@ -1,0 +1,169 @@
+"""Making an archive, completing one whose creation was killed, and refusing what is not one.
+
+The table ``recipes`` comes last and with its row in it: where it is, everything else is too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lancedb
+import pyarrow as pa
+
+from malmm.pipeline.archive.lease import WRITER_TABLE
+from malmm.pipeline.archive.location import (
+    check_writable,
+    create_dataset,
+    is_local,
+    lance_errors,
+    open_dataset,
+    resolve,
+)
+from malmm.pipeline.archive.run_history import RUNS_TABLE
+from malmm.pipeline.archive.search_indexes import make_words_index
+from malmm.pipeline.archive.versions import Generation, in_force, is_generation, record_first
+from malmm.pipeline.schema.config import Recipe
+from malmm.pipeline.schema.errors import ArchiveError, RecipeMismatch
+from malmm.pipeline.schema.records import table_schemas
+
+__all__ = ["create_or_load", "load_if_there"]
+
+# What a user calls the fields of a recipe. The image size comes with the model.
+OPTIONS = {
+    "model_fingerprint": "--model",
+    "retrieval_fingerprint": "--retrieval-model",
+    "fps": "--fps",
+    "sampling": "--sampling",
+    "segment_s": "--segment-s",
+    "min_segment_s": "--min-segment-s",
+    "bank_length": "--bank-length",
+    "merge_policy": "--merge-policy",
+    "image_size": "the model's image size",
+}
+
+
+def load_if_there(
+    uri: str, recipe: Recipe, vector_size: int, *, reindex: bool = False
+) -> tuple[str, Recipe, str] | None:
+    """The tables' address, their recipe and the archive's address; None where nothing is but could be made.
+
+    Makes nothing. Raises what ``create_or_load`` would.
+    """
+    root = resolve(uri)
+    check_writable(root)
+    found = in_force(root)
+    if found is None:
+        _refuse_strangers(root, set(table_schemas(vector_size)))
+        return None
+    if reindex and found.recipe.recipe_id != recipe.recipe_id:
+        address = Generation.beside(recipe, found).address(root)
+        if in_force(address) is None:
+            return None
+    return create_or_load(uri, recipe, vector_size, reindex=reindex)
+
+
+def create_or_load(
+    uri: str, recipe: Recipe, vector_size: int, *, reindex: bool = False
+) -> tuple[str, Recipe, str]:
+    """The tables' resolved address, their recipe and the archive's address, after making whatever is missing.
+
+    With ``reindex``, for another recipe than the archive's, those are tables beside the ones in force. Raises
+    RecipeMismatch without it, and ArchiveError when the place holds something else, cannot be written or cannot be
+    reached.
+    """
+    root = resolve(uri)
+    check_writable(root)
+    found = in_force(root)
+    if found is None:
+        found = _create(root, recipe, vector_size)
+    address = found.address(root)
+    if found.recipe.recipe_id != recipe.recipe_id:
+        if not reindex:
+            raise _mismatch(root, found.recipe, recipe)
+        address = Generation.beside(recipe, found).address(root)
+        own = in_force(address) or _create(address, recipe, vector_size)
+        if own.recipe.recipe_id != recipe.recipe_id:
+            raise ArchiveError(
+                f"{address} is damaged: its recipe is not the one that it is named for", uri=address
+            )
+        found = own
+    memories = open_dataset(address, "memories")
+    if memories is None or not memories.schema.equals(table_schemas(vector_size)["memories"]):
+        raise ArchiveError(
+            f"{address} has no memories with vectors of {vector_size} numbers: it is damaged or was made by "
+            "another version of malmm-ray; give another --archive",
+            uri=address,
+        )
+    return address, found.recipe, root
+
+
+def _create(place: str, recipe: Recipe, vector_size: int) -> Generation:
+    schemas = table_schemas(vector_size)
+    _refuse_strangers(place, set(schemas))
+    _create_tables(place, schemas)
+    make_words_index(place)
+    return record_first(place, recipe)
+
+
+def _create_tables(place: str, schemas: dict[str, pa.Schema]) -> None:
+    for name, schema in schemas.items():
+        if name == "recipes":
+            continue
+        found = open_dataset(place, name)
+        if found is None:
+            create_dataset(place, name, schema.empty_table())
+        elif found.count_rows():
+            raise ArchiveError(
+                f"{place} holds a table {name!r} with rows but no recipe, so it is not an "
+                "archive of malmm-ray: give another --archive",
+                uri=place,
+            )
+        elif not found.schema.equals(schema):
+            # Left empty by a creation for another model, killed before it recorded its recipe.
+            create_dataset(place, name, schema.empty_table(), replace=True)
+
+
+def _refuse_strangers(place: str, names: set[str]) -> None:
+    """Refuse anything unknown in a directory; under an object store's prefix, unknown tables only."""
+    names = names | {WRITER_TABLE, RUNS_TABLE}
+    if is_local(place):
+        folder = Path(place)
+        present = (entry.name for entry in folder.iterdir()) if folder.exists() else iter(())
+        strangers = sorted(
+            name
+            for name in present
+            if not name.startswith(".")
+            and name.removesuffix(".lance") not in names
+            and not is_generation(name)
+        )
+    else:
+        with lance_errors(place, "list the tables of"):
+            strangers = sorted(set(lancedb.connect(place).list_tables(limit=1000).tables) - names)
+    if strangers:
+        more = f" and {len(strangers) - 1} more" if len(strangers) > 1 else ""
+        raise ArchiveError(
+            f"{place} is not empty and not an archive (it holds {strangers[0]!r}{more}): "
+            "give --archive a new or empty directory",
+            uri=place,
+        )
+
+
+def _mismatch(place: str, stored: Recipe, asked: Recipe) -> RecipeMismatch:
+    differences = stored.differences(asked)
+    said = []
+    for field, before, now in differences:
+        option = OPTIONS.get(field, field)
+        if field.endswith("_fingerprint"):
+            name = "model" if field == "model_fingerprint" else "retrieval_model"
+            was, wanted = str(getattr(stored, name)), str(getattr(asked, name))
+            if was == wanted:
+                said.append(f"{option} {was} has other weights than when the archive was made")
+                continue
+            before, now = was, wanted
+        said.append(f"{option} {before} stored, {now} asked")
+    return RecipeMismatch(
+        f"{place} was made with other options ({'; '.join(said)}): "
+        "use the stored ones, give another --archive, or make all rows anew with --reindex",
+        uri=place,
+        differences=differences,
+    )

@@ -1,0 +1,197 @@
+"""Annotations as files: one file of rows, or a file of captions a video that players show."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.archive.video_selection import select_videos
+from malmm.pipeline.schema.config import CAPTION, SCOPES, ExportConfig
+from malmm.pipeline.schema.errors import ConfigError
+from malmm.pipeline.schema.exit_codes import EXIT_OK
+
+__all__ = [
+    "CAPTION_FORMATS",
+    "ROW_FORMATS",
+    "ExportReport",
+    "caption_file",
+    "export",
+    "export_captions",
+    "export_rows",
+    "texts_of",
+]
+
+ROW_FORMATS = ("jsonl", "csv", "parquet")
+CAPTION_FORMATS = ("vtt", "srt")
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """The outcome: how many texts were written to which files, or the rows as ``text`` where there is no file."""
+
+    archive: str
+    texts: int
+    files: tuple[str, ...] = ()
+    text: str | None = None
+    exit_code: int = EXIT_OK
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report for JSON."""
+        return asdict(self)
+
+
+def export(config: ExportConfig) -> ExportReport:
+    """Write the annotations that the settings name.
+
+    Raises ConfigError for a name that is not there and for a place that cannot be written, and ArchiveError.
+    """
+    archive = ArchiveReader.open(config.archive)
+    texts = texts_of(
+        archive,
+        prompts=config.prompts or ((CAPTION.name,) if config.is_captions else ()),
+        videos=config.videos,
+        scopes=("segment",) if config.is_captions else SCOPES,
+        all_versions=config.all_versions,
+    )
+    output = Path(config.output) if config.output else None
+    try:
+        if config.is_captions and output is not None:
+            paths = export_captions(texts, config.format, output)
+            return ExportReport(archive.root, texts.num_rows, tuple(str(path) for path in paths))
+        text = export_rows(texts, config.format, output)
+    except OSError as error:
+        raise ConfigError(f"cannot write {config.output}: {error.strerror or error}") from error
+    return ExportReport(archive.root, texts.num_rows, (str(output),) if output else (), text)
+
+
+def texts_of(
+    archive: ArchiveReader,
+    *,
+    prompts: Sequence[str] = (),
+    videos: Sequence[str] = (),
+    scopes: Sequence[str] = SCOPES,
+    all_versions: bool = False,
+) -> pa.Table:
+    """Annotations with their video's ``uri`` and ``video_start_s``, by URI and time; of videos that are done.
+
+    ``prompts`` are names, all by default; ``videos`` as ``select_videos`` takes them. Of a prompt that has several
+    versions the latest counts, unless ``all_versions``. Raises ConfigError for a name that is not there.
+    """
+    chosen = select_videos(archive, videos)
+    known = archive.prompt_versions()
+    names = {row["prompt_name"] for row in known}
+    unknown = sorted(set(prompts) - names)
+    if unknown:
+        there = ", ".join(sorted(names)) or "none"
+        raise ConfigError(f"the archive has no texts of a prompt {unknown[0]!r}: it has {there}")
+    latest: dict[str, str] = {}
+    for row in known:
+        latest.setdefault(row["prompt_name"], row["prompt_version"])
+    about = {row["video_id"]: row for row in chosen.select(["video_id", "uri", "start_s"]).to_pylist()}
+    table = archive.annotations()
+    keep = [
+        row["video_id"] in about
+        and (not prompts or row["prompt_name"] in prompts)
+        and (all_versions or row["prompt_version"] == latest[row["prompt_name"]])
+        and ("video" if row["segment_id"] is None else "segment") in scopes
+        for row in table.select(["video_id", "segment_id", "prompt_name", "prompt_version"]).to_pylist()
+    ]
+    table = table.filter(pa.array(keep, pa.bool_()))
+    videos_of = [about[video] for video in table["video_id"].to_pylist()]
+    table = table.add_column(0, "uri", pa.array([video["uri"] for video in videos_of], pa.string()))
+    starts = pa.array([video["start_s"] for video in videos_of], pa.float64())
+    return table.add_column(1, "video_start_s", starts).sort_by(
+        [("uri", "ascending"), ("start_s", "ascending"), ("end_s", "ascending"), ("prompt_name", "ascending")]
+    )
+
+
+def export_rows(texts: pa.Table, format: str, output: Path | None) -> str | None:
+    """Write rows to a file, or, without ``output``, give them as text.
+
+    Raises ConfigError for Parquet without a file, and OSError.
+    """
+    if format == "parquet":
+        if output is None:
+            raise ConfigError("--format parquet is not for a terminal: name a file with --output")
+        pq.write_table(texts, output)
+        return None
+    text = "".join(_json_lines(texts)) if format == "jsonl" else _csv(texts)
+    if output is None:
+        return text
+    output.write_text(text, encoding="utf-8", newline="")
+    return None
+
+
+def export_captions(texts: pa.Table, format: str, folder: Path) -> list[Path]:
+    """Write a caption file for each video of ``texts`` and give their paths. Raises OSError.
+
+    A file is called as its video is, and where two videos are called alike, with their ids.
+    """
+    by_video: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in texts.to_pylist():
+        by_video.setdefault((row["video_id"], row["uri"]), []).append(row)
+    stems = [Path(uri).stem for _, uri in by_video]
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for (video, uri), rows in by_video.items():
+        stem = Path(uri).stem
+        name = f"{stem}-{video}" if stems.count(stem) > 1 else stem
+        path = folder / f"{name}.{format}"
+        path.write_text(caption_file(rows, format), encoding="utf-8")
+        written.append(path)
+    return written
+
+
+def caption_file(rows: Iterable[dict[str, Any]], format: str) -> str:
+    """Texts as WebVTT or SubRip: a cue each, timed as players do, from when the first frame is shown.
+
+    What WebVTT would take for markup or for the end of a cue is spelled so that it is read as it is.
+    """
+    cues = []
+    for row in sorted(rows, key=lambda row: (row["start_s"], row["end_s"])):
+        text = " ".join(row["text"].split())
+        begin, end = (max(0.0, row[name] - row["video_start_s"]) for name in ("start_s", "end_s"))
+        if not text or end <= begin:
+            continue
+        if format == "vtt":
+            cues.append(f"{_time(begin, '.')} --> {_time(end, '.')}\n{html.escape(text, quote=False)}\n")
+        else:
+            spelled = text.replace("-->", "→")
+            cues.append(f"{len(cues) + 1}\n{_time(begin, ',')} --> {_time(end, ',')}\n{spelled}\n")
+    head = ["WEBVTT\n"] if format == "vtt" else []
+    return "\n".join([*head, *cues])
+
+
+def _time(seconds: float, point: str) -> str:
+    whole, rest = divmod(round(seconds * 1000), 1000)
+    minutes, second = divmod(whole, 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours:02d}:{minute:02d}:{second:02d}{point}{rest:03d}"
+
+
+def _json_lines(texts: pa.Table) -> Iterator[str]:
+    for row in texts.to_pylist():
+        yield json.dumps(row, default=lambda value: value.isoformat(), ensure_ascii=False) + "\n"
+
+
+def _csv(texts: pa.Table) -> str:
+    written = io.StringIO()
+    writer = csv.writer(written)
+    writer.writerow(texts.column_names)
+    for row in texts.to_pylist():
+        scores = row["label_scores"]
+        by_label = None if scores is None else {each["label"]: each["score"] for each in scores}
+        row["label_scores"] = None if by_label is None else json.dumps(by_label)
+        row["created_at"] = row["created_at"].isoformat()
+        writer.writerow(row.values())
+    return written.getvalue()

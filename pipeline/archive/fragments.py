@@ -1,0 +1,193 @@
+"""Rows to Lance files on the workers: what is written stays invisible until the driver commits its receipt.
+
+A receipt stands for one segment. Its memory slots, megabytes each, are already in the store as fragments of
+their own, so that they can be committed or dropped without touching another segment's; its few small rows
+(the segment's own and its texts) travel inside the receipt, so that a commit writes those of many segments
+as one fragment instead of one a segment.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import lance
+import pyarrow as pa
+import pyarrow.compute as pc
+from lance.fragment import write_fragments as lance_write_fragments
+
+from malmm.pipeline.archive.location import lance_errors, open_dataset
+from malmm.pipeline.schema.errors import ArchiveError
+from malmm.pipeline.schema.records import ANNOTATIONS, SEGMENTS
+
+__all__ = ["Receipt", "conform", "write_fragments", "write_rows"]
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """One segment's rows, written but not yet committed. Pickles, and goes through JSON.
+
+    ``memories`` holds Lance's FragmentMetadata as JSON; ``segment`` and ``annotations`` are the segment's row and its
+    texts as Arrow IPC messages. Without their schemas, which ``records`` has: those are half of a stream of one row,
+    and most of the time that it takes to read one.
+    """
+
+    segment_id: str
+    video_id: str
+    memories: tuple[str, ...]
+    memory_count: int
+    annotations: bytes
+    annotation_count: int
+    segment: bytes
+
+    def segment_rows(self) -> pa.RecordBatch:
+        """The row of ``segments``, a batch of one row."""
+        return pa.ipc.read_record_batch(self.segment, SEGMENTS)
+
+    def annotation_rows(self) -> pa.RecordBatch:
+        """The rows of ``annotations``."""
+        return pa.ipc.read_record_batch(self.annotations, ANNOTATIONS)
+
+    def to_json(self) -> str:
+        """The receipt as a JSON object."""
+        content: dict[str, Any] = dict(self.__dict__)
+        for name in ("annotations", "segment"):
+            content[name] = base64.b64encode(content[name]).decode("ascii")
+        return json.dumps(content)
+
+    @classmethod
+    def from_json(cls, text: str) -> Receipt:
+        """The receipt that ``to_json`` wrote."""
+        content = json.loads(text)
+        content["memories"] = tuple(content["memories"])
+        for name in ("annotations", "segment"):
+            content[name] = base64.b64decode(content[name])
+        return cls(**content)
+
+
+def write_rows(archive_uri: str, tables: Mapping[str, pa.Table]) -> list[Receipt]:
+    """Write the rows of one or several segments and return a receipt for each; nothing is visible yet.
+
+    ``tables`` has ``segments`` and may have ``memories`` and ``annotations``, whose every row belongs to one
+    of those segments. ``archive_uri`` is ``Archive.uri``. Writing the same segment twice is harmless: the
+    commit takes one of the two. Raises ArchiveError for rows that do not fit their table.
+    """
+    unknown = sorted(set(tables) - {"segments", "memories", "annotations"})
+    if unknown or "segments" not in tables:
+        what = (
+            f"table {unknown[0]!r} cannot be written with a segment" if unknown else "there are no segments"
+        )
+        raise ArchiveError(f"cannot write rows to {archive_uri}: {what}", uri=archive_uri)
+    memories_dataset = open_dataset(archive_uri, "memories")
+    if memories_dataset is None:
+        raise ArchiveError(f"no archive at {archive_uri}: its driver creates it before rows", uri=archive_uri)
+    segments = conform(tables["segments"], SEGMENTS, "segments", archive_uri)
+    annotations = conform(
+        tables.get("annotations", ANNOTATIONS.empty_table()), ANNOTATIONS, "annotations", archive_uri
+    )
+    schema = memories_dataset.schema
+    memories = conform(tables.get("memories", schema.empty_table()), schema, "memories", archive_uri)
+
+    _check_unique(segments, "segment_id", "segments", archive_uri)
+    _check_unique(annotations, "annotation_id", "annotations", archive_uri)
+    _check_unique(memories, "memory_id", "memories", archive_uri)
+    ids = segments["segment_id"].combine_chunks()
+    for name, rows in (("memories", memories), ("annotations", annotations)):
+        strangers = rows.filter(pc.invert(pc.is_in(rows["segment_id"], value_set=ids)))
+        if strangers.num_rows:
+            raise ArchiveError(
+                f"cannot write rows to {archive_uri}: a row of {name!r} has segment_id "
+                f"{strangers['segment_id'][0].as_py()!r}, which is not among the segments written with it",
+                uri=archive_uri,
+            )
+
+    receipts = []
+    for position in range(segments.num_rows):
+        row = segments.slice(position, 1)
+        segment = row["segment_id"][0].as_py()
+        slots = memories.filter(pc.equal(memories["segment_id"], segment))
+        texts = annotations.filter(pc.equal(annotations["segment_id"], segment))
+        receipts.append(
+            Receipt(
+                segment_id=segment,
+                video_id=row["video_id"][0].as_py(),
+                memories=tuple(_write(memories_dataset, archive_uri, "memories", slots)),
+                memory_count=slots.num_rows,
+                annotations=_to_ipc(texts),
+                annotation_count=texts.num_rows,
+                segment=_to_ipc(row),
+            )
+        )
+    return receipts
+
+
+def write_fragments(archive_uri: str, table_name: str, rows: pa.Table) -> list[str]:
+    """Write ``rows`` as fragments of an existing table and return their FragmentMetadata as JSON.
+
+    No rows, no fragments. Raises ArchiveError when the table is missing or a column does not fit.
+    """
+    dataset = open_dataset(archive_uri, table_name)
+    if dataset is None:
+        raise ArchiveError(f"no table {table_name!r} in {archive_uri}", uri=archive_uri)
+    return _write(dataset, archive_uri, table_name, conform(rows, dataset.schema, table_name, archive_uri))
+
+
+def conform(rows: pa.Table, schema: pa.Schema, table_name: str, archive_uri: str) -> pa.Table:
+    """``rows`` with the columns, order and types of ``schema``.
+
+    Raises ArchiveError naming the column that is missing, unknown, of a type that cannot become the
+    schema's, or null where nulls are not allowed.
+    """
+
+    def refuse(column: str, why: str) -> ArchiveError:
+        return ArchiveError(
+            f"cannot write rows to table {table_name!r} of {archive_uri}: column {column!r} {why}",
+            uri=archive_uri,
+        )
+
+    for column in rows.column_names:
+        if column not in schema.names:
+            raise refuse(column, "is not in its schema")
+    columns = []
+    for field in schema:
+        if field.name not in rows.column_names:
+            if not field.nullable:
+                raise refuse(field.name, "is missing")
+            columns.append(pa.nulls(rows.num_rows, field.type))
+            continue
+        column = rows[field.name]
+        if column.type != field.type:
+            try:
+                column = column.cast(field.type)
+            except pa.ArrowException as error:
+                raise refuse(
+                    field.name, f"is {column.type} and cannot become {field.type}: {error}"
+                ) from error
+        if not field.nullable and column.null_count:
+            raise refuse(field.name, "has nulls")
+        columns.append(column)
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _write(dataset: lance.LanceDataset, archive_uri: str, table_name: str, rows: pa.Table) -> list[str]:
+    if not rows.num_rows:
+        return []
+    with lance_errors(archive_uri, f"write rows of table {table_name!r} to"):
+        fragments = lance_write_fragments(rows, dataset, schema=rows.schema, mode="append")
+    return [json.dumps(fragment.to_json()) for fragment in fragments]
+
+
+def _check_unique(rows: pa.Table, column: str, table_name: str, archive_uri: str) -> None:
+    if pc.count_distinct(rows[column]).as_py() != rows.num_rows:
+        raise ArchiveError(
+            f"cannot write rows to table {table_name!r} of {archive_uri}: two rows have the same {column}",
+            uri=archive_uri,
+        )
+
+
+def _to_ipc(rows: pa.Table) -> bytes:
+    columns = [column.combine_chunks() for column in rows.columns]
+    return pa.RecordBatch.from_arrays(columns, schema=rows.schema).serialize().to_pybytes()

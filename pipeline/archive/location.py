@@ -1,0 +1,139 @@
+"""Where an archive lies and how its Lance tables are opened and made there.
+
+Object stores are reached with the ``AWS_*`` environment (``AWS_ENDPOINT_URL`` and ``AWS_ALLOW_HTTP``
+included), which Lance reads by itself in every process.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import lance
+import lancedb
+import pyarrow as pa
+
+from malmm.pipeline.schema.errors import ArchiveError
+
+__all__ = [
+    "STORAGE_VERSION",
+    "check_writable",
+    "create_dataset",
+    "drop_tables",
+    "is_local",
+    "lance_errors",
+    "open_dataset",
+    "resolve",
+    "table_uri",
+]
+
+# From 2.2 on Lance turns a blob column into an extension type of its own, so that a table's schema is no
+# longer the one it was made with and each fragment gets a second file. 2.1 keeps both as they are.
+STORAGE_VERSION = "2.1"
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_NOT_FOUND = re.compile(r"Dataset at path .* was not found", re.DOTALL)
+_RUST_TRAIL = re.compile(r",?\s*/\S+\.rs:\d+:\d+.*", re.DOTALL)
+
+
+def resolve(uri: str) -> str:
+    """The archive's address as every process can use it: an absolute path, or an object store's URI."""
+    if uri.startswith("file://"):
+        uri = unquote(urlsplit(uri).path)
+    if _SCHEME.match(uri):
+        return uri.rstrip("/")
+    return os.path.abspath(Path(uri).expanduser())  # noqa: PTH100  # Path.resolve would follow links
+
+
+def is_local(uri: str) -> bool:
+    """Whether a resolved address is a path on this machine."""
+    return not _SCHEME.match(uri)
+
+
+def table_uri(archive_uri: str, name: str) -> str:
+    """The address of a table, as LanceDB lays a database out."""
+    return f"{archive_uri}/{name}.lance"
+
+
+@contextmanager
+def lance_errors(archive_uri: str, doing: str) -> Iterator[None]:
+    """Turn what Lance raises in the block into an ArchiveError: "cannot <doing> <archive>: <reason>"."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        # Lance has no exception classes of its own: storage, conflict and input errors are these three.
+        reason = " ".join(_RUST_TRAIL.sub("", str(error)).split())[:400]
+        hint = ""
+        if not is_local(archive_uri):
+            hint = " (check the bucket, the AWS_* credentials, AWS_ENDPOINT_URL and the network)"
+        raise ArchiveError(f"cannot {doing} {archive_uri}: {reason}{hint}", uri=archive_uri) from error
+
+
+def open_dataset(
+    archive_uri: str, name: str, session: lance.Session | None = None
+) -> lance.LanceDataset | None:
+    """The table at its latest version, or None where there is none. Raises ArchiveError when unreachable.
+
+    ``session`` keeps what does not change between versions: indexes and the layout of files.
+    """
+    with lance_errors(archive_uri, f"read table {name!r} of"):
+        try:
+            return lance.dataset(table_uri(archive_uri, name), session=session)
+        except ValueError as error:
+            # A folder without a manifest, as a killed creation leaves it, counts as no table.
+            if _NOT_FOUND.match(str(error)):
+                return None
+            raise
+
+
+def create_dataset(archive_uri: str, name: str, rows: pa.Table, *, replace: bool = False) -> None:
+    """Make a table that holds ``rows``, in one atomic step. Raises ArchiveError.
+
+    ``replace`` puts it in the place of an existing table; otherwise an existing one is an error.
+    """
+    with lance_errors(archive_uri, f"create table {name!r} in"):
+        lance.write_dataset(
+            rows,
+            table_uri(archive_uri, name),
+            schema=rows.schema,
+            mode="overwrite" if replace else "create",
+            data_storage_version=STORAGE_VERSION,
+        )
+
+
+def drop_tables(archive_uri: str, *, below: bool) -> None:
+    """Delete a generation's tables: all of them, or, unless it lies ``below`` the archive, all that are its own."""
+    kept = () if below else ("recipes", "writer", "runs")
+    with lance_errors(archive_uri, "delete old tables of"):
+        database = lancedb.connect(archive_uri)
+        for name in database.list_tables(limit=1000).tables:
+            if name not in kept:
+                database.drop_table(name)
+        if below and is_local(archive_uri):
+            shutil.rmtree(archive_uri, ignore_errors=True)
+
+
+def check_writable(uri: str) -> None:
+    """Raise ArchiveError if a local path cannot become a folder that we can write. Makes nothing."""
+    if not is_local(uri):
+        return
+    path = Path(uri)
+    try:
+        existing = next(place for place in (path, *path.parents) if place.exists())
+    except OSError as error:
+        raise ArchiveError(f"cannot use {uri} as an archive: {error.strerror}", uri=uri) from error
+    if not existing.is_dir():
+        what = "it is" if existing == path else f"{existing} is"
+        raise ArchiveError(
+            f"cannot use {uri} as an archive: {what} a file; give --archive a directory or an s3:// URI",
+            uri=uri,
+        )
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ArchiveError(
+            f"cannot write to {existing}: give --archive a directory that you may write", uri=uri
+        )

@@ -1,0 +1,179 @@
+"""Reading an archive: its videos, segments, texts and failures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+
+from malmm.pipeline.archive.location import lance_errors
+from malmm.pipeline.archive.memories import SlotReader
+from malmm.pipeline.archive.predicates import equals, is_in
+from malmm.pipeline.schema.errors import ConfigError
+from malmm.pipeline.schema.records import PERMANENT_KINDS, Failure
+
+__all__ = ["ArchiveReader"]
+
+
+class ArchiveReader(SlotReader):
+    """An archive as its readers see it. Every call reads the latest committed version; no handle is kept."""
+
+    def completed_segments(self, video_id: str | None = None) -> set[str]:
+        """The ids of the segments that are done, of one video or of all."""
+        return self._ids(
+            "segments", "segment_id", None if video_id is None else [equals("video_id", video_id)]
+        )
+
+    def frame_counts(self, segment_ids: Iterable[str]) -> dict[str, int]:
+        """How many frames each of the given segments has, in the order given; only of those that are done."""
+        ids = list(dict.fromkeys(segment_ids))
+        rows = self._rows("segments", is_in("segment_id", ids), ["segment_id", "frame_count"])
+        counts = dict(zip(rows["segment_id"].to_pylist(), rows["frame_count"].to_pylist(), strict=True))
+        return {segment: counts[segment] for segment in ids if segment in counts}
+
+    def completed_videos(self) -> dict[str, tuple[str, str]]:
+        """The videos that are done: video_id to (fingerprint, recipe_id)."""
+        done: dict[str, tuple[str, str]] = {}
+        columns = ["video_id", "fingerprint", "recipe_id"]
+        for batch in self._dataset("videos").scanner(columns=columns).to_batches():
+            videos, fingerprints, recipes = (batch[name].to_pylist() for name in columns)
+            done.update(zip(videos, zip(fingerprints, recipes, strict=True), strict=True))
+        return done
+
+    def metadata(self) -> dict[str, str]:
+        """What manifests say of the videos that are done: video_id to a JSON object, or to nothing."""
+        rows = self._rows("videos", columns=["video_id", "metadata"])
+        return dict(zip(rows["video_id"].to_pylist(), rows["metadata"].to_pylist(), strict=True))
+
+    def addresses(self) -> dict[str, str]:
+        """Where the archive's videos lie, also those that are begun or failed: video_id to URI."""
+        found: dict[str, str] = {}
+        for name in ("failures", "videos"):
+            rows = self._rows(name, columns=["video_id", "uri"])
+            found.update(zip(rows["video_id"].to_pylist(), rows["uri"].to_pylist(), strict=True))
+        return found
+
+    def failed_videos(self) -> set[str]:
+        """The ids of all videos of which anything could not be stored: a segment that was cut short is."""
+        return self._ids(
+            "failures", "video_id", ["segment_id IS NULL OR kind NOT IN ('truncated', 'damaged')"]
+        )
+
+    def given_up(self) -> dict[str, tuple[str, Failure]]:
+        """Files that hold no video, or none that can be decoded: video_id to fingerprint and failure.
+
+        Trying one again would only repeat it, unless its fingerprint is another.
+        """
+        rows = self._rows("failures", ["segment_id IS NULL"])
+        fields = list(Failure.__dataclass_fields__)
+        return {
+            row["video_id"]: (row["fingerprint"], Failure(**row))
+            for row in rows.select(fields).to_pylist()
+            if row["fingerprint"] and row["kind"] in PERMANENT_KINDS
+        }
+
+    def videos(self) -> pa.Table:
+        """The ``videos`` table, by URI."""
+        return self._rows("videos").sort_by("uri")
+
+    def videos_where(self, condition: str) -> pa.Table:
+        """Rows of ``videos`` that meet a SQL condition over its columns. Raises ConfigError for anything else."""
+        dataset = self._dataset("videos")
+        try:
+            return dataset.to_table(filter=condition).sort_by("uri")
+        except (OSError, ValueError, RuntimeError) as error:
+            columns = ", ".join(dataset.schema.names)
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(
+                f"{condition!r} is no condition over videos: {reason}; the columns are {columns}"
+            ) from error
+
+    def video_rows(self, video_ids: Iterable[str]) -> pa.Table:
+        """Rows of ``videos`` with the given ids, of those that are done."""
+        return self._rows("videos", is_in("video_id", video_ids))
+
+    def segment_rows(self, segment_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Rows of ``segments`` with the given ids, by id."""
+        rows = self._rows("segments", is_in("segment_id", segment_ids))
+        return {row["segment_id"]: row for row in rows.to_pylist()}
+
+    def addresses_of(self, video_ids: Iterable[str]) -> dict[str, str]:
+        """Where the given videos lie: video_id to URI, of those that are done."""
+        rows = self._rows("videos", is_in("video_id", video_ids), ["video_id", "uri"])
+        return dict(zip(rows["video_id"].to_pylist(), rows["uri"].to_pylist(), strict=True))
+
+    def segments(self, video_id: str | None = None) -> pa.Table:
+        """The ``segments`` of one video or of all, each video's in time order."""
+        filters = None if video_id is None else [equals("video_id", video_id)]
+        return self._rows("segments", filters).sort_by([("video_id", "ascending"), ("start_s", "ascending")])
+
+    def annotations(self, video_id: str | None = None) -> pa.Table:
+        """The ``annotations`` of one video or of all, each video's in time order."""
+        filters = None if video_id is None else [equals("video_id", video_id)]
+        return self._rows("annotations", filters).sort_by(
+            [
+                ("video_id", "ascending"),
+                ("start_s", "ascending"),
+                ("end_s", "ascending"),
+                ("prompt_name", "ascending"),
+            ]
+        )
+
+    def texts_of(self, segment_ids: Iterable[str], prompt_name: str) -> dict[str, str]:
+        """What the given segments got for a prompt, the latest of each: segment_id to text."""
+        columns = ["segment_id", "prompt_name", "text", "created_at"]
+        rows = self._rows("annotations", is_in("segment_id", segment_ids), columns).sort_by("created_at")
+        return {
+            row["segment_id"]: row["text"] for row in rows.to_pylist() if row["prompt_name"] == prompt_name
+        }
+
+    def captions(self, prompt_name: str, *, limit: int) -> dict[str, str]:
+        """What some segments got for a prompt, of as many videos as possible: segment_id to text."""
+        columns = ["video_id", "segment_id", "prompt_name", "text"]
+        first: dict[str, str] = {}
+        others: dict[str, str] = {}
+        videos: set[str] = set()
+        with lance_errors(self._uri, "read table 'annotations' of"):
+            scanner = self._dataset("annotations").scanner(
+                columns=columns, filter="segment_id IS NOT NULL AND text != ''"
+            )
+            for row in (row for batch in scanner.to_batches() for row in batch.to_pylist()):
+                if row["prompt_name"] != prompt_name:
+                    continue
+                kept = others if row["video_id"] in videos else first
+                videos.add(row["video_id"])
+                if len(kept) < limit:
+                    kept[row["segment_id"]] = row["text"]
+                if len(first) == limit:
+                    break
+        return dict([*first.items(), *others.items()][:limit])
+
+    def prompt_versions(self) -> list[dict[str, str]]:
+        """Every prompt of which there is a text, by name, then the latest first, with task and prompt_version."""
+        columns = ["prompt_name", "prompt", "task", "prompt_version", "created_at"]
+        rows = self._rows("annotations", columns=columns)
+        latest = rows.group_by(columns[:4]).aggregate([("created_at", "max")])
+        order = [("prompt_name", "ascending"), ("created_at_max", "descending")]
+        return latest.sort_by(order).select(columns[:4]).to_pylist()
+
+    def prompts(self) -> list[dict[str, str]]:
+        """The prompts that segments have texts for: prompt_name, prompt and task of each, classifications left out.
+
+        Of two of one name, the later.
+        """
+        columns = ["prompt_name", "prompt", "task", "created_at"]
+        rows = self._rows("annotations", ["segment_id IS NOT NULL"], columns)
+        latest = rows.group_by(columns[:3]).aggregate([("created_at", "max")]).sort_by("created_at_max")
+        by_name = {row["prompt_name"]: row for row in latest.select(columns[:3]).to_pylist()}
+        return [row for row in by_name.values() if row["task"] != "classification"]
+
+    def annotation_ids(self, *, video_id: str | None = None, prompt_version: str | None = None) -> set[str]:
+        """The ids of the texts there are, of one video and of one version of a prompt where given."""
+        parts = [("video_id", video_id), ("prompt_version", prompt_version)]
+        chosen = [equals(column, value) for column, value in parts if value is not None]
+        return self._ids("annotations", "annotation_id", [" AND ".join(chosen)] if chosen else None)
+
+    def failures(self) -> pa.Table:
+        """The ``failures`` table, the latest first."""
+        return self._rows("failures").sort_by([("last_seen", "descending"), ("failure_id", "ascending")])

@@ -1,0 +1,136 @@
+"""Indexes of an archive's tables: which there are, how much they cover, and bringing them up to date.
+
+Lance searches rows that an index does not cover yet one by one, so an old index is slow and never wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import lancedb
+from lancedb.index import FTS, Bitmap, BTree, IvfPq
+
+from malmm.pipeline.archive.location import lance_errors
+
+__all__ = [
+    "VECTORS_INDEX",
+    "WORDS_INDEX",
+    "IndexState",
+    "has_index",
+    "index_states",
+    "make_words_index",
+    "update_indexes",
+]
+
+VECTORS_INDEX, WORDS_INDEX = "vectors_idx", "text_idx"
+EXACT_ROWS = 5000
+"""Tables of fewer rows are searched exactly: that is as fast, and exact."""
+
+# Once so many rows, or this share of the table, are not in an index, it is brought up to date.
+_MANY_ROWS, _MANY_SHARE = 5000, 0.1
+_SUB_VECTOR = 8
+_MOST_PARTITIONS = 4096
+# Table, column, kind of index, and from how many rows on it is worth having.
+_WANTED: tuple[tuple[str, str, Any, int], ...] = (
+    ("memories", "memory_id", BTree, EXACT_ROWS),
+    ("memories", "segment_id", BTree, EXACT_ROWS),
+    ("memories", "video_id", BTree, EXACT_ROWS),
+    ("annotations", "annotation_id", BTree, EXACT_ROWS),
+    ("annotations", "segment_id", BTree, EXACT_ROWS),
+    ("annotations", "video_id", BTree, EXACT_ROWS),
+    ("annotations", "prompt_version", Bitmap, EXACT_ROWS),
+    ("segments", "segment_id", BTree, EXACT_ROWS),
+    ("segments", "video_id", BTree, EXACT_ROWS),
+    ("annotations", "text", FTS, 1),
+    ("memories", "vectors", IvfPq, EXACT_ROWS),
+)
+
+
+@dataclass(frozen=True)
+class IndexState:
+    """An index, and how many of its table's rows it covers."""
+
+    table: str
+    column: str
+    kind: str
+    rows: int
+    rows_unindexed: int
+
+
+def has_index(table: lancedb.table.Table, name: str) -> bool:
+    """Whether the table has an index of that name."""
+    return any(index.name == name for index in table.list_indices())
+
+
+def index_states(archive_uri: str) -> list[IndexState]:
+    """Every index of the archive whose tables lie at a resolved address."""
+    states = []
+    with lance_errors(archive_uri, "read the indexes of"):
+        database = lancedb.connect(archive_uri)
+        for name in ("memories", "annotations", "segments"):
+            for index in database.open_table(name).list_indices():
+                unindexed = index.num_unindexed_rows or 0
+                rows = (index.num_indexed_rows or 0) + unindexed
+                states.append(IndexState(name, index.columns[0], index.index_type, rows, unindexed))
+    return states
+
+
+def make_words_index(archive_uri: str) -> None:
+    """Make the full-text index of a new archive, so that its texts can be searched from the first one on."""
+    with lance_errors(archive_uri, "index the texts of"):
+        lancedb.connect(archive_uri).open_table("annotations").create_index(
+            "text", config=FTS(), name=WORDS_INDEX
+        )
+
+
+def update_indexes(
+    archive_uri: str,
+    *,
+    at_once: bool = False,
+    check: Callable[[], None] = lambda: None,
+    tell: Callable[[str], None] = lambda what: None,
+) -> list[str]:
+    """Make the indexes that the archive is large enough for, and bring those up to date that lag; what was done.
+
+    ``at_once`` does not wait for many rows. ``check`` is called before each write and may refuse it; ``tell`` hears
+    what is about to be done.
+    """
+    done = []
+    with lance_errors(archive_uri, "index"):
+        database = lancedb.connect(archive_uri)
+        for name, column, kind, least in _WANTED:
+            table = database.open_table(name)
+            here = next((index for index in table.list_indices() if index.columns == [column]), None)
+            rows = table.count_rows(f"{column} IS NOT NULL")
+            what = f"{name}.{column}"
+            if here is None:
+                if rows >= least:
+                    check()
+                    tell(what)
+                    config = _vectors_config(table, rows) if kind is IvfPq else kind()
+                    table.create_index(column, config=config, name=f"{column}_idx")
+                    done.append(what)
+            else:
+                behind = here.num_unindexed_rows or 0
+                if behind and (at_once or behind >= min(_MANY_ROWS, max(1, _MANY_SHARE * rows))):
+                    check()
+                    tell(what)
+                    # The handle of the table is as new as the index that it names.
+                    table.to_lance().optimize.optimize_indices(index_names=[here.name])
+                    done.append(what)
+    return done
+
+
+def _vectors_config(table: Any, rows: int) -> IvfPq:
+    """Cosine, parts of about as many vectors as there are parts, a byte for every eight numbers."""
+    size = table.schema.field("vectors").type.value_type.list_size
+    first = table.search().where("vectors IS NOT NULL").select(["vectors"]).limit(1).to_arrow()
+    vectors = rows * len(first["vectors"][0])
+    return IvfPq(
+        distance_type="cosine",
+        num_partitions=max(1, min(_MOST_PARTITIONS, round(math.sqrt(vectors) / 2))),
+        num_sub_vectors=max(1, size // _SUB_VECTOR),
+    )

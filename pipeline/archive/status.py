@@ -1,0 +1,100 @@
+"""How far an archive is: what is indexed, pending and failed, what it takes to store, and what runs on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from malmm.pipeline.archive.location import lance_errors
+from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.archive.run_history import RunRecord, read_runs
+from malmm.pipeline.archive.search_indexes import IndexState, index_states
+
+__all__ = ["Status", "TableSize", "status"]
+
+_TABLES = ("videos", "segments", "memories", "annotations", "failures")
+
+
+@dataclass(frozen=True)
+class TableSize:
+    """What a table's latest version takes."""
+
+    rows: int
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """An archive at one moment. ``video_s`` are seconds of indexed video.
+
+    ``pending`` counts videos that are begun and not finished, and those that the run that is going, or the last one
+    that listed the sources, has left to do. ``running`` is None when nothing runs.
+    """
+
+    archive: str
+    indexed: int
+    pending: int
+    failed: int
+    video_s: float
+    failures_by_kind: Mapping[str, int]
+    indexes: tuple[IndexState, ...]
+    tables: Mapping[str, TableSize]
+    running: RunRecord | None
+    last_run: RunRecord | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The status for JSON."""
+        return {
+            "archive": self.archive,
+            "videos": {"indexed": self.indexed, "pending": self.pending, "failed": self.failed},
+            "video_s": self.video_s,
+            "failures_by_kind": dict(self.failures_by_kind),
+            "rows": {name: table.rows for name, table in self.tables.items()},
+            "rows_unindexed": sum(index.rows_unindexed for index in self.indexes),
+            "indexes": [vars(index) for index in self.indexes],
+            "storage": {
+                name: {"files": table.files, "bytes": table.bytes} for name, table in self.tables.items()
+            },
+            "running": self.running.to_dict() if self.running else None,
+            "last_run": self.last_run.to_dict() if self.last_run else None,
+        }
+
+
+def status(archive: ArchiveReader) -> Status:
+    """Look at the archive. Reads ids, counts and file sizes, and no memory. Raises ArchiveError."""
+    runs = read_runs(archive.root)
+    running = next((run for run in runs if run.status == "running"), None)
+    over = next((run for run in runs if run.status != "running"), None)
+    videos = archive.videos()
+    done = set(videos["video_id"].to_pylist())
+    begun = set(archive.segments()["video_id"].to_pylist()) - done
+    failures = archive.failures().to_pylist()
+    return Status(
+        archive=archive.root,
+        indexed=len(done),
+        pending=max(len(begun), _left(running, runs)),
+        failed=len(archive.failed_videos()),
+        video_s=sum(videos["duration_s"].to_pylist()),
+        failures_by_kind=dict(Counter(row["kind"] for row in failures).most_common()),
+        indexes=tuple(index_states(archive.uri)),
+        tables={name: _size(archive, name) for name in _TABLES},
+        running=running,
+        last_run=over,
+    )
+
+
+def _left(running: RunRecord | None, runs: list[RunRecord]) -> int:
+    if running is not None and running.progress.get("stage") in ("probing", "indexing", "waiting"):
+        return int(running.progress.get("videos_total", 0) - running.progress.get("videos_done", 0))
+    listed = next((run for run in runs if "videos_listed" in run.counts), None)
+    return int(listed.counts.get("videos_left", 0)) if listed else 0
+
+
+def _size(archive: ArchiveReader, name: str) -> TableSize:
+    dataset = archive.table(name).to_lance()
+    with lance_errors(archive.uri, f"read table {name!r} of"):
+        files = [file for fragment in dataset.get_fragments() for file in fragment.data_files()]
+        return TableSize(dataset.count_rows(), len(files), sum(file.file_size_bytes or 0 for file in files))

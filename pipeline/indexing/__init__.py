@@ -1,0 +1,1 @@
+"""Runs: from sources to committed rows, and new texts from stored memory."""

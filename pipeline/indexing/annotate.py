@@ -1,0 +1,147 @@
+"""Annotating: prompts put to stored memory, for the texts that are missing. No video is read.
+
+Only if something is missing does it load Ray.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from malmm.model.checkpoints.resolve import NO_RETRIEVAL, notice_of
+from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.archive.recipe_models import archive_models
+from malmm.pipeline.archive.video_selection import select_videos
+from malmm.pipeline.archive.writer import Archive
+from malmm.pipeline.indexing.ledger import Ledger
+from malmm.pipeline.indexing.owed_texts import missing_annotations
+from malmm.pipeline.schema.config import AnnotateConfig, Prompt
+from malmm.pipeline.schema.errors import ArchiveError, ConfigError
+from malmm.pipeline.schema.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_FAILED
+from malmm.pipeline.schema.progress import OnProgress, Progress
+from malmm.pipeline.schema.records import Failure
+
+__all__ = ["AnnotateReport", "annotate"]
+
+
+@dataclass
+class AnnotateReport:
+    """The outcome: ``missing`` texts were to be made, ``texts`` were made, and ``there`` had been made before.
+
+    ``still_missing`` are those that failed, whose ``failures`` say why, or that never came back from their workers.
+    """
+
+    archive: str
+    model: str
+    videos: int = 0
+    missing: int = 0
+    there: int = 0
+    texts: int = 0
+    still_missing: int = 0
+    dry_run: bool = False
+    interrupted: bool = False
+    elapsed_s: float = 0.0
+    notice: str | None = None
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """0 when nothing is missing any more, 3 when some failed, 1 when all did, 130 when interrupted."""
+        if self.interrupted:
+            return EXIT_INTERRUPTED
+        if not self.still_missing:
+            return EXIT_OK
+        return EXIT_SOME_FAILED if self.texts or self.there else EXIT_FAILED
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report for JSON."""
+        return asdict(self) | {"exit_code": self.exit_code}
+
+
+def annotate(
+    config: AnnotateConfig, *, on_progress: OnProgress | None = None, verbose: bool = False
+) -> AnnotateReport:
+    """Put prompts to the memory of an archive's segments and whole videos, and add what they say.
+
+    Makes only the texts that are missing: the same command again makes none. Raises ConfigError for a prompt whose
+    name has another text in the archive (unless ``new_versions``) and for a condition that is none, ArchiveError for
+    the archive, CheckpointError when its model is not to be found or is another. Interrupted by Ctrl-C, it keeps what
+    is ready and returns with ``interrupted`` set.
+    """
+    began = time.monotonic()
+    tell = on_progress or (lambda progress: None)
+    archive = Archive.open(config.archive)
+    if archive.count("segments") == 0:
+        raise ArchiveError(f"{archive.root} is empty: index videos first", uri=archive.root)
+    if not config.new_versions:
+        _check_versions(archive, config.prompts)
+    recipe = archive.recipe
+    config = replace(config, model=config.model or recipe.model)
+    report = AnnotateReport(
+        archive.root, config.model, dry_run=config.dry_run, notice=notice_of(recipe.model)
+    )
+    chosen = set(select_videos(archive, where=config.where)["video_id"].to_pylist())
+    report.videos = len(chosen)
+    tell(Progress("listing"))
+    work = missing_annotations(archive, config.prompts, recipe, scopes=config.scopes, video_ids=chosen)
+    report.missing = sum(len(prompts) for block in work for prompts in block["prompts"].to_pylist())
+    subjects = len(chosen) if "video" in config.scopes else 0
+    if "segment" in config.scopes:
+        subjects += sum(video in chosen for video in archive.segments()["video_id"].to_pylist())
+    report.there = max(0, subjects * len(config.prompts) - report.missing)
+    if work and not config.dry_run:
+        # Texts need no retrieval model, wherever that may lie now.
+        archive_models(replace(recipe, retrieval_model=NO_RETRIEVAL), config.model)
+        _run(config, archive, work, report, tell, verbose=verbose)
+    report.elapsed_s = time.monotonic() - began
+    return report
+
+
+def _run(
+    config: AnnotateConfig,
+    archive: Archive,
+    work: list[Any],
+    report: AnnotateReport,
+    tell: OnProgress,
+    *,
+    verbose: bool,
+) -> None:
+    tell(Progress("starting"))
+    # Ray takes seconds to load, which a run without work need not wait for.
+    from malmm.pipeline.cluster.connection import connected
+    from malmm.pipeline.indexing.graph import data_settings, replaying
+    from malmm.pipeline.indexing.replay_commits import Describing
+
+    ledger = Ledger()
+    describing = Describing(archive, config.prompts, ledger, tell, archive.count("failures") > 0)
+    with archive.held():
+        try:
+            with (
+                connected(verbose=verbose, wanted=config.resources) as resources,
+                data_settings(verbose=verbose),
+            ):
+                describing.go(replaying(work, config, archive, resources), of=work)
+            archive.update_indexes(tell=lambda what: tell(Progress("building indexes")))
+        except KeyboardInterrupt:
+            report.interrupted = True
+        finally:
+            report.texts = describing.texts
+            report.still_missing = report.missing - report.texts
+            report.failures = ledger.standing()
+            if ledger.failures:
+                archive.record_failures(ledger.failures)
+
+
+def _check_versions(archive: ArchiveReader, prompts: tuple[Prompt, ...]) -> None:
+    known: dict[str, dict[str, str]] = {}
+    for row in archive.prompt_versions():
+        known.setdefault(row["prompt_name"], {})[row["prompt_version"]] = row["prompt"]
+    for prompt in prompts:
+        versions = known.get(prompt.name, {})
+        if versions and prompt.version not in versions:
+            other = next(iter(versions.values()))
+            raise ConfigError(
+                f"prompt {prompt.name!r} has another text in the archive ({other!r}, or other labels): choose another "
+                "name, or put the new one beside it with --new-version"
+            )

@@ -1,0 +1,110 @@
+"""Indexing: from sources to a searchable archive.
+
+``index`` lists the sources and leaves out what the archive has. Only if something is left does it load Ray and
+torch, in ``malmm.pipeline.indexing.driver``: a rerun with nothing to do costs its listing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from malmm.model.checkpoints.resolve import NO_RETRIEVAL, Models, notice_of, open_models
+from malmm.pipeline.archive.writer import Archive
+from malmm.pipeline.indexing.owed_texts import something_missing
+from malmm.pipeline.indexing.reports import IndexReport
+from malmm.pipeline.indexing.work import find_work
+from malmm.pipeline.schema.config import IndexConfig, Recipe
+from malmm.pipeline.schema.errors import SourceError
+from malmm.pipeline.schema.progress import OnProgress, Progress
+from malmm.pipeline.schema.records import Failure, video_id
+from malmm.pipeline.sources.listing import SourceFile, list_sources
+
+__all__ = ["index", "make_recipe", "notice_of", "open_models"]
+
+# The published models' vectors; the column's type must have a size even where no vectors are made.
+_VECTOR_SIZE = 256
+
+
+def make_recipe(config: IndexConfig, models: Models) -> Recipe:
+    """What the rows of a run with these settings and checkpoints contain."""
+    return Recipe(
+        model=config.model,
+        model_fingerprint=models.instructblip.fingerprint(),
+        retrieval_model=models.retrieval.name if models.retrieval else NO_RETRIEVAL,
+        retrieval_fingerprint=models.retrieval.fingerprint() if models.retrieval else NO_RETRIEVAL,
+        fps=config.fps,
+        segment_s=config.segment_s,
+        min_segment_s=config.min_segment_s,
+        bank_length=config.bank_length,
+        merge_policy=config.merge_policy,
+        sampling=config.sampling,
+        image_size=int(models.instructblip.config["vision_config"].get("image_size", 224)),
+    )
+
+
+def index(
+    config: IndexConfig, *, on_progress: OnProgress | None = None, verbose: bool = False
+) -> IndexReport:
+    """Bring the archive to the state that the sources and prompts ask for, and say what was done.
+
+    Connects to a Ray cluster or starts one. Broken videos become failures in the report and in the archive;
+    the others are stored. Raises SourceError when no source gives a video, CheckpointError for a model that
+    cannot be used, ArchiveError and RecipeMismatch for the archive, WorkerError when workers cannot start.
+    Interrupted by Ctrl-C, it commits what is ready and returns with ``interrupted`` set.
+    """
+    began = time.monotonic()
+    tell = on_progress or (lambda progress: None)
+    report = IndexReport(archive=config.archive, model=config.model)
+    tell(Progress("listing"))
+    files, refused = _list(config.sources)
+    if not files:
+        raise (
+            refused[0]
+            if len(refused) == 1
+            else SourceError("; ".join(str(error) for error in refused), uri=refused[0].uri)
+        )
+    report.videos_listed = len(files)
+    report.failures += [
+        Failure(video_id(error.uri), None, error.uri, "list", "source", str(error)) for error in refused
+    ]
+    models = open_models(config.model, config.retrieval_model)
+    report.notice = models.notice
+    recipe, vector_size = make_recipe(config, models), _vector_size(models)
+    archive = Archive.open_if_there(config.archive, recipe, vector_size, reindex=config.reindex)
+    work = find_work(config, files, refused, archive, recipe)
+    report.videos_unchanged, report.videos_left = work.unchanged, work.left
+    report.videos_given_up = len(work.given_up)
+    report.failures += work.given_up
+    missing = archive is not None and (
+        not archive.is_in_force or something_missing(archive, config.all_prompts)
+    )
+    if config.dry_run or work.files or work.vanished or work.relabelled or missing:
+        from malmm.pipeline.indexing.driver import Run
+
+        run = Run(config, recipe, models, vector_size, report, tell)
+        try:
+            if config.dry_run:
+                run.preview(archive, work, verbose=verbose)
+            else:
+                run.go(archive, work, verbose=verbose)
+        except KeyboardInterrupt:
+            report.interrupted = True
+    report.elapsed_s = time.monotonic() - began
+    return report
+
+
+def _list(sources: Sequence[str]) -> tuple[list[SourceFile], list[SourceError]]:
+    files, refused = [], []
+    for found in list_sources(sources):
+        if isinstance(found, SourceError):
+            refused.append(found)
+        else:
+            files.append(found)
+    return files, refused
+
+
+def _vector_size(models: Models) -> int:
+    if models.retrieval is None:
+        return _VECTOR_SIZE
+    return int(models.retrieval.config.get("image_text_hidden_size", _VECTOR_SIZE))

@@ -1,0 +1,200 @@
+"""What a run has to do and what became of it, video by video, kept on the driver.
+
+Pure bookkeeping: no Ray, no store. A video is finished when each of its segments is stored or has failed in
+a way that another try would only repeat.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from malmm.pipeline.schema.records import PERMANENT_KINDS, Failure, Segment, Video, failure_id
+from malmm.pipeline.schema.rows import Carried
+
+__all__ = ["Ledger"]
+
+
+_OPEN, _CLOSED, _PASSING = range(3)
+_ID_BYTES = 12
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A video. Its segments are kept in arrays: as objects, the millions that a run may plan take seven times the
+    memory, and the garbage collector looks at each again and again."""
+
+    video: Video
+    ids: bytes
+    starts_s: array[float]
+    ends_s: array[float]
+    states: bytearray
+    open: int
+    stored: int
+    finished: bool = False
+    passing: int = 0
+    reason: Failure | None = None
+
+    def segment_ids(self) -> list[str]:
+        ids = self.ids
+        return [ids[at : at + _ID_BYTES].hex() for at in range(0, len(ids), _ID_BYTES)]
+
+    def in_state(self, state: int) -> list[Segment]:
+        video, last = self.video, len(self.states) - 1
+        rows = enumerate(zip(self.segment_ids(), self.starts_s, self.ends_s, self.states, strict=True))
+        return [
+            Segment(key, video.video_id, video.uri, index, start_s, end_s, index == last)
+            for index, (key, start_s, end_s, now) in rows
+            if now == state
+        ]
+
+    def has(self, segment: Segment) -> bool:
+        """Whether a segment is of this plan: the video may have changed and been planned anew."""
+        at = segment.index * _ID_BYTES
+        return self.ids[at : at + _ID_BYTES].hex() == segment.segment_id
+
+
+@dataclass
+class Ledger:
+    """The videos of a run. ``failures`` holds every attempt that failed, in the order it was learnt."""
+
+    failures: list[Failure] = field(default_factory=list)
+    segments_total: int = 0
+    segments_done: int = 0
+    video_s_total: float = 0.0
+    video_s_done: float = 0.0
+    _videos_open: int = 0
+    _entries: dict[str, _Entry] = field(default_factory=dict)
+    _touched: set[str] = field(default_factory=set)
+    # By segment, "" for whole videos, then by the failure's id.
+    _standing: dict[str, dict[str, Failure]] = field(default_factory=dict)
+    _notes: dict[str, Failure] = field(default_factory=dict)
+
+    def plan(self, video: Video, segments: list[Segment], committed: set[str]) -> set[str]:
+        """Enter a video; gives those of its segments that are committed already."""
+        stored = {segment.segment_id for segment in segments} & committed
+        missing = [segment for segment in segments if segment.segment_id not in stored]
+        before = self._entries.get(video.video_id)
+        self._videos_open += bool(missing) - bool(before and before.open)
+        self._entries[video.video_id] = _Entry(
+            video,
+            ids=bytes.fromhex("".join(segment.segment_id for segment in segments)),
+            starts_s=array("d", [segment.start_s for segment in segments]),
+            ends_s=array("d", [segment.end_s for segment in segments]),
+            states=bytearray(_CLOSED if s.segment_id in stored else _OPEN for s in segments),
+            open=len(missing),
+            stored=len(stored),
+        )
+        self._touched.add(video.video_id)
+        self.segments_total += len(missing)
+        self.video_s_total += _seconds(missing)
+        return stored
+
+    def stored(self, segment: Segment) -> bool:
+        """Note that a segment is committed; False when that was known."""
+        self._standing.pop(segment.segment_id, None)
+        return self._close(segment, stored=True)
+
+    def failed(self, row: Carried) -> None:
+        """Note a row's failure. A row of a segment closes it."""
+        if row.failure is None:
+            return
+        self.failures.append(row.failure)
+        self._standing.setdefault(row.failure.segment_id or "", {})[_key(row.failure)] = row.failure
+        if row.segment is not None and self._close(row.segment, stored=False):
+            entry = self._entries[row.segment.video_id]
+            if row.failure.kind in PERMANENT_KINDS:
+                entry.reason = entry.reason or row.failure
+            else:
+                entry.states[row.segment.index] = _PASSING
+                entry.passing += 1
+
+    def noted(self, row: Carried) -> None:
+        """Note what was wrong with a row that is stored all the same."""
+        if row.failure is not None:
+            self.failures.append(row.failure)
+            self._notes[_key(row.failure)] = row.failure
+
+    def standing(self) -> list[Failure]:
+        """The failures that no later attempt made good, the last of each."""
+        held = (*self._standing.values(), self._notes)
+        return [failure for failures in held for failure in failures.values()]
+
+    def reopen(self) -> list[tuple[Video, set[str]]]:
+        """Open again the segments that failed for a reason that may pass.
+
+        Gives their videos, each with the ids of its segments that are not open.
+        """
+        reopened = []
+        for entry in self._entries.values():
+            if not entry.passing:
+                continue
+            self.segments_done -= entry.passing
+            self.video_s_done -= _seconds(entry.in_state(_PASSING))
+            self._videos_open += not entry.open
+            entry.states = entry.states.replace(bytes([_PASSING]), bytes([_OPEN]))
+            entry.open += entry.passing
+            entry.passing = 0
+            reopened.append((entry.video, {segment.segment_id for segment in entry.in_state(_CLOSED)}))
+        return reopened
+
+    def lose_open(self, reason: str) -> None:
+        """Note segments that were planned and never came back as failures to retry."""
+        for entry in self._entries.values():
+            for segment in entry.in_state(_OPEN) if entry.open else []:
+                self.failed(Carried(entry.video, segment, None).failed("index", "worker_lost", reason))
+
+    def open_segments(self) -> list[Segment]:
+        """The segments that are neither stored nor failed."""
+        return [segment for entry in self._entries.values() for segment in entry.in_state(_OPEN)]
+
+    def take_finished(self) -> list[tuple[Video, list[str]]]:
+        """Videos finished since the last call, each with the ids of all its segments.
+
+        One of which nothing could be stored, and nothing ever will be, is noted as a failure instead.
+        """
+        done = []
+        for key in sorted(self._touched):
+            entry = self._entries[key]
+            if entry.open or entry.passing or entry.finished:
+                continue
+            entry.finished = True
+            if entry.stored:
+                done.append((entry.video, entry.segment_ids()))
+            elif entry.reason is not None:
+                why = f"nothing of it could be stored: {entry.reason.message}"
+                self.noted(Carried(entry.video, None, None).failed("index", entry.reason.kind, why))
+        self._touched.clear()
+        return done
+
+    @property
+    def videos_total(self) -> int:
+        """Videos entered."""
+        return len(self._entries)
+
+    @property
+    def videos_done(self) -> int:
+        """Videos of which no segment is open."""
+        return len(self._entries) - self._videos_open
+
+    def _close(self, segment: Segment, *, stored: bool) -> bool:
+        entry = self._entries[segment.video_id]
+        if not entry.has(segment) or entry.states[segment.index] != _OPEN:
+            return False
+        entry.states[segment.index] = _CLOSED
+        entry.open -= 1
+        entry.stored += stored
+        self._videos_open -= not entry.open
+        self._touched.add(segment.video_id)
+        self.segments_done += 1
+        self.video_s_done += segment.end_s - segment.start_s
+        return True
+
+
+def _seconds(segments: Sequence[Segment]) -> float:
+    return sum(segment.end_s - segment.start_s for segment in segments)
+
+
+def _key(failure: Failure) -> str:
+    return failure_id(failure.video_id, failure.segment_id, failure.stage)

@@ -1,0 +1,96 @@
+"""Texts from stored memory into the archive, as they come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+
+from malmm.operators.write import REPLAY, annotation_rows
+from malmm.pipeline.archive.writer import Archive
+from malmm.pipeline.indexing.block_stream import received
+from malmm.pipeline.indexing.ledger import Ledger
+from malmm.pipeline.schema.config import Prompt
+from malmm.pipeline.schema.progress import OnProgress, Progress
+from malmm.pipeline.schema.records import ANNOTATIONS, failure_id
+from malmm.pipeline.schema.rows import Carried, carried
+
+__all__ = ["COMMIT_EVERY_S", "Describing"]
+
+COMMIT_EVERY_S = 3.0
+_STAGES = ("replay", "generate")
+
+
+@dataclass
+class Describing:
+    """Takes the rows of ``malmm.pipeline.indexing.graph.replaying`` and commits their texts every few seconds.
+
+    ``texts`` counts those that were new. What failed is in the ledger.
+    """
+
+    archive: Archive
+    prompts: Sequence[Prompt]
+    ledger: Ledger
+    tell: OnProgress
+    clear_failures: bool
+    texts: int = 0
+    _waiting: list[dict[str, Any]] = field(default_factory=list)
+
+    def go(self, dataset: ray.data.Dataset, *, of: Sequence[pa.Table]) -> None:
+        """Take all rows, made ``of`` these blocks of ``TO_REPLAY``. Interrupted, what is ready is committed."""
+        began = last_commit = time.monotonic()
+        done, total = 0, sum(block.num_rows for block in of)
+        try:
+            for block in received(dataset):
+                if block is not None:
+                    done += block.num_rows
+                    self._take(block)
+                if time.monotonic() - last_commit >= COMMIT_EVERY_S:
+                    self._commit()
+                    last_commit = time.monotonic()
+                self.tell(
+                    Progress(
+                        "describing",
+                        videos_done=done,
+                        videos_total=total,
+                        failures=len(self.ledger.standing()),
+                        elapsed_s=time.monotonic() - began,
+                    )
+                )
+        finally:
+            self._commit()
+
+    def _take(self, block: pa.Table) -> None:
+        for index, row in enumerate(carried(block)):
+            if row.failure is not None or row.video is None:
+                self.ledger.failed(Carried(row.video, None, row.failure))
+                continue
+            recipe = self.archive.recipe
+            video_end_s = row.video.start_s + row.video.duration_s
+            self._waiting += annotation_rows(
+                row,
+                prompts=[self.prompts[place] for place in block["prompts"][index].as_py()],
+                texts=block["texts"][index].as_py(),
+                scores=block["scores"][index].as_py(),
+                label_scores=block["label_scores"][index].as_py(),
+                mode=REPLAY,
+                end_s=row.segment.end_s if row.segment else video_end_s,
+                model=recipe.model,
+                model_fingerprint=recipe.model_fingerprint,
+                recipe_id=recipe.recipe_id,
+            )
+
+    def _commit(self) -> None:
+        if not self._waiting:
+            return
+        self.texts += self.archive.add_annotations(pa.Table.from_pylist(self._waiting, schema=ANNOTATIONS))
+        if self.clear_failures:
+            subjects = {(row["video_id"], row["segment_id"]) for row in self._waiting}
+            self.archive.clear_failures(
+                failure_id(video, segment, stage) for video, segment in subjects for stage in _STAGES
+            )
+        self._waiting.clear()

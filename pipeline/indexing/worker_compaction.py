@@ -1,0 +1,44 @@
+"""Compaction on the cluster: the driver plans and commits, workers rewrite, no large row passes through the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import ray
+from lance.optimize import CompactionTask, RewriteResult
+from ray.exceptions import RayError
+
+from malmm.pipeline.archive.compaction import Rewrite
+from malmm.pipeline.archive.location import open_dataset
+
+__all__ = ["rewriting_on_workers"]
+
+# Rewriting waits for the disk or the network more than it computes.
+_CPUS = 0.2
+_AT_ONCE = 8
+
+
+def rewriting_on_workers(archive_uri: str, table: str) -> Rewrite:
+    """What rewrites a table's files on the cluster's workers. One that fails is left for another time."""
+
+    def rewrite(tasks: Sequence[CompactionTask]) -> Iterator[RewriteResult]:
+        remote = ray.remote(num_cpus=_CPUS, max_retries=1)(_rewrite)
+        for begin in range(0, len(tasks), _AT_ONCE):
+            running = [
+                remote.remote(archive_uri, table, task.json()) for task in tasks[begin : begin + _AT_ONCE]
+            ]
+            for reference in running:
+                try:
+                    yield ray.get(reference)
+                except RayError:
+                    continue
+
+    return rewrite
+
+
+def _rewrite(archive_uri: str, table: str, task: str) -> RewriteResult:
+    planned = CompactionTask.from_json(task)
+    dataset = open_dataset(archive_uri, table)
+    if dataset is None:
+        raise FileNotFoundError(f"{archive_uri} has no table {table!r}")
+    return planned.execute(dataset.checkout_version(planned.read_version))

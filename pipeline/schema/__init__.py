@@ -1,0 +1,1 @@
+"""Records, settings and errors that every folder shares. Needs neither Ray nor a model."""

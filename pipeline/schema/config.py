@@ -1,0 +1,335 @@
+"""What a run is told: prompts, the recipe and the settings of an indexing run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import asdict, dataclass, field
+
+from malmm.pipeline.schema.errors import ConfigError
+
+__all__ = [
+    "CAPTION",
+    "EXPORT_FORMATS",
+    "MERGE_POLICIES",
+    "RESOURCES",
+    "SAMPLINGS",
+    "SCOPES",
+    "AnnotateConfig",
+    "ExportConfig",
+    "IndexConfig",
+    "OptimizeConfig",
+    "Prompt",
+    "Recipe",
+    "stable_id",
+]
+
+
+def stable_id(*parts: object) -> str:
+    """A 24-digit hexadecimal hash (96 bits) of the parts, the same on every machine and in every run."""
+    text = json.dumps([str(part) for part in parts], ensure_ascii=False)
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A named instruction: a caption, a question, or a classification when it has ``labels``."""
+
+    name: str
+    text: str
+    task: str = "question"
+    labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", self.name):
+            raise ConfigError(
+                f"prompt name {self.name!r} is not usable: up to 64 letters, digits, '_', '-' and '.'"
+            )
+        if not self.text.strip():
+            raise ConfigError(f"prompt {self.name!r} has no text: write --prompt {self.name}='What happens?'")
+        if self.task not in ("caption", "question", "classification"):
+            raise ConfigError(
+                f"prompt {self.name!r} has task {self.task!r}: caption, question or classification"
+            )
+        if (self.task == "classification") != bool(self.labels):
+            raise ConfigError(f"prompt {self.name!r}: a classification has labels and nothing else has")
+
+    @property
+    def version(self) -> str:
+        """Changes whenever the text, the task or the labels do: another version is another prompt."""
+        return stable_id(self.name, self.task, self.text, *self.labels)
+
+    @classmethod
+    def parse(cls, option: str) -> Prompt:
+        """Read ``NAME=TEXT`` as given on the command line. Raises ConfigError."""
+        name, separator, text = option.partition("=")
+        if not separator:
+            raise ConfigError(f"--prompt {option!r} has no '=': write --prompt NAME='TEXT'")
+        return cls(name.strip(), text.strip())
+
+
+CAPTION = Prompt("caption", "Write a short description of the video.", task="caption")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a stored row contains. Prompts are not part of it: annotations carry
+    their own prompt version, and new prompts can be put to stored memory."""
+
+    model: str
+    model_fingerprint: str
+    retrieval_model: str
+    retrieval_fingerprint: str
+    fps: float
+    segment_s: float
+    bank_length: int
+    merge_policy: str
+    image_size: int
+    sampling: str = "rate"
+    min_segment_s: float = 0.0
+
+    @property
+    def recipe_id(self) -> str:
+        """The hash of all fields but where the checkpoints lie."""
+        # Where a checkpoint lies does not change what it computes, so the two names stay out of the hash.
+        content = asdict(self)
+        del content["model"], content["retrieval_model"]
+        return stable_id(json.dumps(content, sort_keys=True))
+
+    def to_json(self) -> str:
+        """The recipe as a JSON object."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        """The recipe that ``to_json`` wrote."""
+        return cls(**json.loads(text))
+
+    def differences(self, other: Recipe) -> list[tuple[str, str, str]]:
+        """Fields that tell the recipes apart: (name, this one's value, the other's value)."""
+        mine, theirs = asdict(self), asdict(other)
+        return [
+            (name, str(mine[name]), str(theirs[name]))
+            for name in mine
+            if name not in ("model", "retrieval_model") and mine[name] != theirs[name]
+        ]
+
+
+MERGE_POLICIES = ("token", "frame", "fifo", "average")
+# What a run uses of its cluster, stage by stage: workers, and what each reserves.
+RESOURCES = (
+    "decode_workers",
+    "decode_cpus",
+    "encode_workers",
+    "encode_cpus",
+    "encode_gpus",
+    "generate_workers",
+    "generate_cpus",
+    "generate_gpus",
+)
+SCOPES = ("segment", "video")
+SAMPLINGS = ("rate", "keyframes", "count")
+EXPORT_FORMATS = ("jsonl", "csv", "parquet", "vtt", "srt")
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """Settings of an indexing run. Raises ConfigError for values that cannot be.
+
+    With ``min_segment_s`` segments are cut at scene changes and are that long to ``segment_s``; with 0 all are of
+    ``segment_s``. ``sampling`` says which frames are taken: ``rate``, one every 1 / ``fps`` seconds; ``keyframes``,
+    key frames alone and no more than that; ``count``, ``fps`` x ``segment_s`` of every segment, however short.
+    ``limit`` is how many videos are begun at most; ``prune`` forgets videos whose file is gone; ``retry`` tries again
+    what was given up; ``dry_run`` says what would be done and changes nothing; ``reindex`` makes an archive of another
+    recipe anew, beside the rows there are. ``compile`` compiles the vision encoder: like another device, that changes
+    its speed and its rounding, and not the recipe. ``resources`` are (name, value) pairs with names from
+    ``RESOURCES``, in place of what is chosen from the cluster's size.
+    """
+
+    sources: tuple[str, ...]
+    archive: str
+    model: str = "demo"
+    retrieval_model: str | None = None
+    fps: float = 1.0
+    sampling: str = "rate"
+    segment_s: float = 100.0
+    min_segment_s: float = 0.0
+    bank_length: int = 20
+    merge_policy: str = "token"
+    prompts: tuple[Prompt, ...] = field(default=())
+    decoder: str = "av"
+    decode_limit_s: float = 600.0
+    batch_segments: int = 4
+    max_new_tokens: int = 128
+    compile: bool = False
+    resources: tuple[tuple[str, float], ...] = ()
+    limit: int | None = None
+    prune: bool = False
+    retry: bool = False
+    dry_run: bool = False
+    reindex: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ConfigError("no sources: name at least one video, directory or glob")
+        if not self.archive:
+            raise ConfigError("no archive: give --archive a directory or an s3:// URI")
+        if not (math.isfinite(self.fps) and 0 < self.fps <= 1000):
+            raise ConfigError(f"--fps {self.fps:g}: sampled frames a second must be above 0 and at most 1000")
+        if not (math.isfinite(self.segment_s) and self.segment_s > 0):
+            raise ConfigError(f"--segment-s {self.segment_s:g}: a segment must be longer than 0 seconds")
+        if self.segment_s * self.fps < 1:
+            raise ConfigError(
+                f"--segment-s {self.segment_s:g} at --fps {self.fps:g} is less than one frame a segment: "
+                f"use segments of at least {1 / self.fps:g} s or a higher rate"
+            )
+        if self.segment_s * self.fps > 20_000:
+            raise ConfigError(
+                f"--segment-s {self.segment_s:g} at --fps {self.fps:g} is {self.segment_s * self.fps:.0f} frames a "
+                "segment, which are held in memory at once: at most 20000"
+            )
+        if self.min_segment_s and not (
+            math.isfinite(self.min_segment_s) and 1 / self.fps <= self.min_segment_s <= self.segment_s / 2
+        ):
+            raise ConfigError(
+                f"--min-segment-s {self.min_segment_s:g}: at least one frame ({1 / self.fps:g} s) and at most half of "
+                f"--segment-s ({self.segment_s / 2:g} s)"
+            )
+        if self.sampling not in SAMPLINGS:
+            raise ConfigError(f"--sampling {self.sampling!r}: one of {', '.join(SAMPLINGS)}")
+        if self.sampling == "keyframes" and self.decoder == "decord":
+            raise ConfigError(
+                "--sampling keyframes needs --decoder av: decord cannot decode key frames alone"
+            )
+        if not 1 <= self.bank_length <= 1000:
+            raise ConfigError(f"--bank-length {self.bank_length}: from 1 to 1000 slots")
+        if self.merge_policy not in MERGE_POLICIES:
+            raise ConfigError(f"--merge-policy {self.merge_policy!r}: one of {', '.join(MERGE_POLICIES)}")
+        if self.decoder not in ("av", "decord"):
+            raise ConfigError(f"--decoder {self.decoder!r}: av or decord")
+        if not (math.isfinite(self.decode_limit_s) and self.decode_limit_s > 0):
+            raise ConfigError(f"--decode-limit-s {self.decode_limit_s:g}: above 0 seconds")
+        if self.batch_segments < 1:
+            raise ConfigError(f"--batch-segments {self.batch_segments}: at least 1")
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"--max-new-tokens {self.max_new_tokens}: at least 1")
+        _check_resources(self.resources)
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"--limit {self.limit}: at least 1 video")
+        _check_names(self.all_prompts)
+
+    @property
+    def all_prompts(self) -> tuple[Prompt, ...]:
+        """The caption and then the user's prompts; a user's prompt named ``caption`` replaces the caption."""
+        if any(prompt.name == CAPTION.name for prompt in self.prompts):
+            return self.prompts
+        return (CAPTION, *self.prompts)
+
+
+@dataclass(frozen=True)
+class AnnotateConfig:
+    """Settings of a run that puts prompts to stored memory. Raises ConfigError for values that cannot be.
+
+    ``scopes`` says what gets a text: each segment, each whole video, or both. ``where`` is a SQL condition over the
+    columns of ``videos``. ``new_versions`` allows prompts whose name has another text in the archive. ``model`` says
+    where the archive's model lies, if not where it was.
+    """
+
+    archive: str
+    prompts: tuple[Prompt, ...]
+    scopes: tuple[str, ...] = SCOPES
+    where: str | None = None
+    new_versions: bool = False
+    model: str = ""
+    batch_segments: int = 4
+    max_new_tokens: int = 128
+    resources: tuple[tuple[str, float], ...] = ()
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.archive:
+            raise ConfigError("no archive: give --archive a directory or an s3:// URI")
+        if not self.prompts:
+            raise ConfigError("no prompt: write --prompt NAME='TEXT'")
+        if not self.scopes or set(self.scopes) - set(SCOPES):
+            raise ConfigError(f"--scope {','.join(self.scopes)!r}: one or both of {', '.join(SCOPES)}")
+        if self.where is not None and not self.where.strip():
+            raise ConfigError(
+                "--where is empty: write a condition such as 'duration_s > 60', or leave it out"
+            )
+        if self.batch_segments < 1:
+            raise ConfigError(f"--batch-segments {self.batch_segments}: at least 1")
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"--max-new-tokens {self.max_new_tokens}: at least 1")
+        _check_resources(self.resources)
+        _check_names(self.prompts)
+
+    @property
+    def all_prompts(self) -> tuple[Prompt, ...]:
+        """The prompts, as an indexing run calls them."""
+        return self.prompts
+
+
+@dataclass(frozen=True)
+class OptimizeConfig:
+    """Settings of a run that merges small files and brings indexes up to date. Raises ConfigError."""
+
+    archive: str
+
+    def __post_init__(self) -> None:
+        if not self.archive:
+            raise ConfigError("no archive: give --archive a directory or an s3:// URI")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What annotations are written, and where to. Raises ConfigError for values that cannot be.
+
+    ``output`` is a file, or for captions a folder; without it rows are given as text. ``prompts`` are names, none for
+    all (for captions, the caption); ``videos`` are ids or globs. ``all_versions`` writes not only the latest version
+    of each prompt.
+    """
+
+    archive: str
+    format: str
+    output: str | None = None
+    prompts: tuple[str, ...] = ()
+    videos: tuple[str, ...] = ()
+    all_versions: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.archive:
+            raise ConfigError("no archive: give --archive a directory or an s3:// URI")
+        if self.format not in EXPORT_FORMATS:
+            raise ConfigError(f"--format {self.format!r}: one of {', '.join(EXPORT_FORMATS)}")
+        if self.is_captions and not self.output:
+            raise ConfigError(f"--format {self.format} writes a file a video: name a folder with --output")
+        if self.format == "parquet" and not self.output:
+            raise ConfigError("--format parquet is not for a terminal: name a file with --output")
+
+    @property
+    def is_captions(self) -> bool:
+        """Whether it writes a file of captions a video."""
+        return self.format in ("vtt", "srt")
+
+
+def _check_resources(resources: tuple[tuple[str, float], ...]) -> None:
+    for name, value in resources:
+        if name not in RESOURCES:
+            raise ConfigError(f"--resource {name}={value:g}: one of {', '.join(RESOURCES)}")
+        if (
+            not math.isfinite(value)
+            or value < 0
+            or (name.endswith("_workers") and value not in range(1, 10**6))
+        ):
+            what = "a whole number, at least 1" if name.endswith("_workers") else "0 or more"
+            raise ConfigError(f"--resource {name}={value:g}: {what}")
+
+
+def _check_names(prompts: tuple[Prompt, ...]) -> None:
+    names = [prompt.name for prompt in prompts]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"prompt {twice[0]!r} is given twice: each prompt needs a name of its own")

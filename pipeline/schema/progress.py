@@ -1,0 +1,44 @@
+"""How far a run is, as it tells its caller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+__all__ = ["OnProgress", "Progress"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands. ``video_s`` are seconds of video, ``elapsed_s`` seconds since the stage began.
+
+    ``warm_s`` and ``warm_video_s`` are elapsed and done when the first segments came, which is after models
+    were loaded: the pace is counted from there on.
+    """
+
+    stage: str
+    videos_done: int = 0
+    videos_total: int = 0
+    segments_done: int = 0
+    segments_total: int = 0
+    video_s_done: float = 0.0
+    video_s_total: float = 0.0
+    failures: int = 0
+    elapsed_s: float = 0.0
+    warm_s: float = 0.0
+    warm_video_s: float = 0.0
+
+    @property
+    def times_real_time(self) -> float | None:
+        """Seconds of video done in a second; None before there is a pace."""
+        done, took = self.video_s_done - self.warm_video_s, self.elapsed_s - self.warm_s
+        return done / took if done > 0 and took > 0 else None
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds to go at the pace so far; None before there is one."""
+        pace = self.times_real_time
+        return (self.video_s_total - self.video_s_done) / pace if pace else None
+
+
+OnProgress = Callable[[Progress], None]

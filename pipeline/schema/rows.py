@@ -1,0 +1,248 @@
+"""The rows that flow between operators, as Arrow schemas.
+
+Every row names its video and, once planned, its segment. A row that could not be done carries a failure
+instead of the next stage's columns, passes the other stages untouched and reaches the end with its reason:
+nothing falls out of the flow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from malmm.pipeline.schema.records import Failure, Segment, Video
+
+__all__ = [
+    "ANSWERED",
+    "DECODED",
+    "ENCODED",
+    "FILES",
+    "PLANNED",
+    "PROBED",
+    "RECEIPTS",
+    "REPLAYED",
+    "TO_PLAN",
+    "TO_REPLAY",
+    "Carried",
+    "array_at",
+    "carried",
+    "rows_table",
+    "with_arrays",
+]
+
+_VIDEO = pa.struct(
+    [
+        ("video_id", pa.string()),
+        ("uri", pa.string()),
+        ("fingerprint", pa.string()),
+        ("start_s", pa.float64()),
+        ("duration_s", pa.float64()),
+        ("fps", pa.float64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("codec", pa.string()),
+        ("metadata", pa.string()),
+        ("cuts", pa.list_(pa.float64())),
+    ]
+)
+_SEGMENT = pa.struct(
+    [
+        ("segment_id", pa.string()),
+        ("video_id", pa.string()),
+        ("uri", pa.string()),
+        ("index", pa.int32()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("is_last", pa.bool_()),
+    ]
+)
+_FAILURE = pa.struct(
+    [
+        ("video_id", pa.string()),
+        ("segment_id", pa.string()),
+        ("uri", pa.string()),
+        ("stage", pa.string()),
+        ("kind", pa.string()),
+        ("message", pa.string()),
+        ("fingerprint", pa.string()),
+    ]
+)
+_SLOTS = pa.list_(
+    pa.struct(
+        [
+            ("start_s", pa.float64()),
+            ("end_s", pa.float64()),
+            ("timestamp_s", pa.float64()),
+            ("frame_count", pa.int32()),
+            ("thumbnail", pa.binary()),
+        ]
+    )
+)
+_SHAPE = pa.list_(pa.int32())
+_CARRIED = [("video", _VIDEO), ("segment", _SEGMENT), ("failure", _FAILURE)]
+
+# list: one row a file
+FILES = pa.schema([("uri", pa.string()), ("fingerprint", pa.string()), ("metadata", pa.string())])
+# probe: one row a file, a video or a failure
+PROBED = pa.schema([("video", _VIDEO), ("failure", _FAILURE)])
+# what the driver gives to plan: a video and the segments of it that are committed
+TO_PLAN = pa.schema([("video", _VIDEO), ("done", pa.list_(pa.string()))])
+# plan: one row a segment
+PLANNED = pa.schema(_CARRIED)
+# decode: uint8 frames [T, H, W, 3] in C order and their times; `problem` says what could not be decoded
+DECODED = pa.schema(
+    [
+        *_CARRIED,
+        ("frames", pa.large_binary()),
+        ("frames_shape", _SHAPE),
+        ("timestamps_s", pa.list_(pa.float64())),
+        ("decoded_end_s", pa.float64()),
+        ("problem", pa.string()),
+    ]
+)
+# encode: memory and, for K prompts, query outputs float32 [K, Q, D]
+ENCODED = pa.schema(
+    [
+        *_CARRIED,
+        ("frame_count", pa.int32()),
+        ("decoded_end_s", pa.float64()),
+        ("problem", pa.string()),
+        ("slots", _SLOTS),
+        ("tokens", pa.large_binary()),  # float16 [S, N, C]
+        ("tokens_shape", _SHAPE),
+        ("sizes", pa.large_binary()),  # int32 [S, N]
+        ("sizes_shape", _SHAPE),
+        ("vectors", pa.large_binary()),  # float16 [S, Q, V], null without a retrieval model
+        ("vectors_shape", _SHAPE),
+        ("prompts", pa.list_(pa.int32())),  # which of the run's prompts
+        ("query_output", pa.large_binary()),
+        ("query_output_shape", _SHAPE),
+    ]
+)
+_TEXTS = [
+    ("texts", pa.list_(pa.string())),
+    ("scores", pa.list_(pa.float32())),
+    # A classification's probability of each label, in the labels' order.
+    ("label_scores", pa.list_(pa.list_(pa.float32()))),
+]
+# generate: texts and scores, one a prompt, in place of the query outputs
+ANSWERED = pa.schema(
+    [f for f in ENCODED if not f.name.startswith("query_output")] + [pa.field(*t) for t in _TEXTS]
+)
+# write: a receipt for the driver
+RECEIPTS = pa.schema([*_CARRIED, ("problem", pa.string()), ("receipt", pa.string())])
+
+# what the driver gives to replay: a segment, or a whole video by its segments, and which prompts
+TO_REPLAY = pa.schema([*_CARRIED, ("segment_ids", pa.list_(pa.string())), ("prompts", pa.list_(pa.int32()))])
+# replay: query outputs of those prompts on the stored memory
+REPLAYED = pa.schema(
+    [
+        *_CARRIED,
+        ("prompts", pa.list_(pa.int32())),
+        ("query_output", pa.large_binary()),
+        ("query_output_shape", _SHAPE),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What every row carries."""
+
+    video: Video | None
+    segment: Segment | None
+    failure: Failure | None
+
+    def failed(self, stage: str, kind: str, message: str) -> Carried:
+        """The same row with a failure."""
+        video = self.video
+        failure = Failure(
+            video.video_id if video else "",
+            self.segment.segment_id if self.segment else None,
+            video.uri if video else "",
+            stage,
+            kind,
+            message,
+            video.fingerprint if video else "",
+        )
+        return Carried(video, self.segment, failure)
+
+    def columns(self) -> dict[str, Any]:
+        """As values of the three columns."""
+        return {
+            "video": asdict(self.video) if self.video else None,
+            "segment": asdict(self.segment) if self.segment else None,
+            "failure": asdict(self.failure) if self.failure else None,
+        }
+
+
+def carried(rows: pa.Table) -> list[Carried]:
+    """What each row of a stage's output carries."""
+    names = [name for name in ("video", "segment", "failure") if name in rows.column_names]
+    return [
+        Carried(
+            Video(**row["video"]) if row.get("video") else None,
+            Segment(**row["segment"]) if row.get("segment") else None,
+            Failure(**row["failure"]) if row.get("failure") else None,
+        )
+        for row in rows.select(names).to_pylist()
+    ]
+
+
+def array_at(rows: pa.Table, name: str, row: int, dtype: Any) -> np.ndarray:
+    """The array in column ``name`` and its shape in ``{name}_shape``, without a copy and read-only."""
+    shape, at = rows[f"{name}_shape"][row].as_py(), row
+    for chunk in rows[name].chunks:
+        if at < len(chunk):
+            break
+        at -= len(chunk)
+    # Not through the row's scalar: Arrow makes that by copying the bytes.
+    _, offsets, data = chunk.buffers()
+    begin = int(np.frombuffer(offsets, np.int64)[chunk.offset + at])
+    array = np.frombuffer(data, dtype, count=math.prod(shape), offset=begin).reshape(shape)
+    array.flags.writeable = False
+    return array
+
+
+def _array_columns(name: str, array: np.ndarray) -> dict[str, Any]:
+    return {name: np.ascontiguousarray(array).data, f"{name}_shape": list(array.shape)}
+
+
+def with_arrays(columns: dict[str, Any], **arrays: np.ndarray) -> dict[str, Any]:
+    """``columns`` and arrays with their shapes, as one row for ``rows_table``."""
+    for name, array in arrays.items():
+        columns |= _array_columns(name, array)
+    return columns
+
+
+def rows_table(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows as a table of ``schema``; columns that a row lacks are null.
+
+    Large binary columns are wrapped, a chunk a row, and not copied.
+    """
+    columns = []
+    for field in schema:
+        values = [row.get(field.name) for row in rows]
+        if pa.types.is_large_binary(field.type):
+            columns.append(_binary_column(values, field.type))
+        else:
+            columns.append(pa.array(values, field.type))
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _binary_column(values: list[Any], kind: pa.DataType) -> pa.ChunkedArray:
+    return pa.chunked_array([_wrapped(value, kind) for value in values], kind)
+
+
+def _wrapped(value: Any, kind: pa.DataType) -> pa.Array:
+    """An array of one value, which is not copied."""
+    if value is None:
+        return pa.nulls(1, kind)
+    data = pa.py_buffer(value)
+    offsets = pa.py_buffer(np.array([0, data.size], dtype=np.int64))
+    return pa.Array.from_buffers(kind, 1, [None, offsets, data])

@@ -1,0 +1,1 @@
+"""Queries: search by text, image or example, and questions answered from stored memory."""

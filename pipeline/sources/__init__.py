@@ -1,0 +1,1 @@
+"""Which files there are: paths, globs, manifests and every address that fsspec opens."""

@@ -1,0 +1,129 @@
+"""Manifests: lists of videos with what is known of them, as CSV, Parquet or JSON lines.
+
+A manifest has a column ``uri``; every other column is kept with the video as its metadata. Relative paths count from
+where the manifest lies. Rows are read as they are needed, so a manifest may be longer than memory.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+import fsspec
+import pyarrow.parquet as pq
+
+from malmm.pipeline.schema.errors import SourceError
+
+__all__ = ["MANIFEST_EXTENSIONS", "Listed", "read_manifest"]
+
+MANIFEST_EXTENSIONS = (".csv", ".parquet", ".jsonl", ".ndjson")
+
+_URI = "uri"
+# A description may be long; csv's own limit of 128 KiB a field guards against files that are no CSV at all.
+_LONGEST_FIELD = 1 << 24
+_ROWS_A_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A row: the video's address and all other columns as a JSON object, keys sorted; empty without any."""
+
+    uri: str
+    metadata: str
+
+
+def read_manifest(uri: str) -> Iterator[Listed | SourceError]:
+    """The rows of a manifest. A row that cannot be used is given as a SourceError value, and the rest goes on."""
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        with filesystem.open(path, "rb") as handle:
+            number = 0
+            for number, row in _rows(uri, handle):
+                yield row if isinstance(row, SourceError) else _listed(uri, number, row)
+            if not number:
+                yield SourceError(f"{uri} lists no video: it has no row", uri=uri)
+    except FileNotFoundError:
+        yield SourceError(f"no such file or directory: {uri}", uri=uri)
+    except (OSError, ValueError, ImportError, csv.Error) as error:  # Arrow's errors are ValueErrors
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:300]
+        yield SourceError(f"{uri} cannot be read as a manifest: {reason}", uri=uri)
+
+
+def _rows(uri: str, handle: Any) -> Iterator[tuple[int, dict[str, Any] | SourceError]]:
+    """Rows with their numbers, from 1."""
+    kind = uri.lower().rpartition(".")[2]
+    if kind == "parquet":
+        file = pq.ParquetFile(handle)
+        _check_columns(uri, file.schema_arrow.names)
+        batches = file.iter_batches(batch_size=_ROWS_A_BATCH)
+        yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
+        return
+    text = io.TextIOWrapper(handle, encoding="utf-8-sig", newline="" if kind == "csv" else None)
+    try:
+        yield from _csv_rows(uri, text) if kind == "csv" else _json_rows(uri, text)
+    finally:
+        # The file belongs to the caller, who closes it.
+        text.detach()
+
+
+def _csv_rows(uri: str, text: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
+    csv.field_size_limit(_LONGEST_FIELD)
+    reader = csv.DictReader(text, restkey="", strict=True)
+    _check_columns(uri, list(reader.fieldnames or ()))
+    yield from enumerate(reader, 1)
+
+
+def _json_rows(uri: str, text: TextIO) -> Iterator[tuple[int, dict[str, Any] | SourceError]]:
+    for number, line in enumerate((line for line in text if line.strip()), 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            yield number, SourceError(f"row {number} of {uri} is not JSON: {error}", uri=uri)
+            continue
+        if isinstance(row, dict):
+            yield number, row
+        else:
+            yield number, SourceError(f"row {number} of {uri} is not a JSON object", uri=uri)
+
+
+def _check_columns(uri: str, names: list[str]) -> None:
+    if _URI not in names:
+        found = ", ".join(names) or "none"
+        raise ValueError(f"it has no column {_URI!r} with the videos' addresses (columns: {found})")
+
+
+def _listed(manifest: str, number: int, row: dict[str, Any]) -> Listed | SourceError:
+    address = row.pop(_URI, None)
+    if not isinstance(address, str) or not address.strip():
+        return SourceError(f"row {number} of {manifest} has no {_URI}", uri=manifest)
+    if row.pop("", None) is not None:
+        return SourceError(f"row {number} of {manifest} has more fields than there are columns", uri=manifest)
+    metadata = {key: _plain(value) for key, value in row.items() if value not in (None, "")}
+    text = json.dumps(metadata, sort_keys=True, ensure_ascii=False) if metadata else ""
+    return Listed(_beside(manifest, address.strip()), text)
+
+
+def _beside(manifest: str, address: str) -> str:
+    """The address, counted from the manifest where it is relative."""
+    if "://" in address or address.startswith(("/", "~")):
+        return address
+    return posixpath.join(posixpath.dirname(manifest), address)
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON can hold it."""
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    return value.hex() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,1 @@
+"""Routes and the records that they answer with."""

@@ -1,0 +1,60 @@
+"""Routes by which a browser comes in: it shows the token once and keeps a cookie that scripts cannot read."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from malmm.pipeline.web.api.problems import Problem, documented, problem_response
+from malmm.pipeline.web.api.shapes import Health, Session
+from malmm.pipeline.web.auth import COOKIE
+from malmm.pipeline.web.state.site import Site
+
+__all__ = ["SignIn", "session_routes"]
+
+
+class SignIn(BaseModel):
+    """The token that the server was started with."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    token: str = Field(max_length=1000)
+
+
+def session_routes(site: Site) -> APIRouter:
+    """The routes of one archive. They are open to everybody."""
+    routes = APIRouter(prefix="/api", tags=["session"], responses=documented(403))
+
+    @routes.get("/health")
+    async def get_health() -> Health:
+        """That the server answers."""
+        return Health(status="ok")
+
+    @routes.get("/session")
+    async def get_session(request: Request) -> Session:
+        """Whether the visitor may come in."""
+        return Session(open=site.keys.opened_by(request.headers), token_needed=site.keys.needed)
+
+    @routes.post("/session", responses=documented(400, 401, 413, 422))
+    async def sign_in(given: SignIn, request: Request, response: Response) -> Session:
+        """Exchange the token for a cookie."""
+        if not site.keys.fits(given.token):
+            return problem_response(401, Problem(kind="token", message="That is not the token."))  # type: ignore[return-value]
+        if site.keys.needed:
+            response.set_cookie(
+                COOKIE,
+                site.keys.cookie,
+                httponly=True,
+                samesite="strict",
+                secure=request.url.scheme == "https",
+                max_age=30 * 24 * 3600,
+            )
+        return Session(open=True, token_needed=site.keys.needed)
+
+    @routes.delete("/session")
+    async def sign_out(response: Response) -> Session:
+        """Forget the cookie."""
+        response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        return Session(open=not site.keys.needed, token_needed=site.keys.needed)
+
+    return routes

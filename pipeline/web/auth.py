@@ -1,0 +1,148 @@
+"""Who may come in, and how much they may bring: what every request passes before anything of it is believed.
+
+On loopback without a token any program of this machine may read; a page from elsewhere may not, neither under a name
+that its owner points here (the ``Host`` header tells) nor by having the browser ask for it (``Sec-Fetch-Site`` tells).
+With a token a request has it as a bearer token, or a cookie that only this server can have made of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from http.cookies import CookieError, SimpleCookie
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from malmm.pipeline.web.api.problems import Problem, problem_response
+from malmm.pipeline.web.settings import MOST_BODY_BYTES
+
+__all__ = ["COOKIE", "Guard", "Keys"]
+
+COOKIE = "malmm_session"
+_TOO_LARGE = f"A request holds at most {MOST_BODY_BYTES} bytes."
+_OPEN = ("/", "/api/session", "/api/health")
+_POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "media-src 'self'",
+        "connect-src 'self'",
+        "manifest-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    ]
+)
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+}
+
+
+class Keys:
+    """The token that opens the archive, and the cookie that is made of it; without a token all is open."""
+
+    def __init__(self, token: str | None) -> None:
+        self._token = token
+        self.cookie = "" if token is None else hmac.new(token.encode(), b"cookie", hashlib.sha256).hexdigest()
+
+    @property
+    def needed(self) -> bool:
+        """Whether visitors have to know a token."""
+        return self._token is not None
+
+    def fits(self, token: str) -> bool:
+        """Whether it is the token. Takes as long for any other."""
+        return self._token is None or hmac.compare_digest(token.encode(), self._token.encode())
+
+    def opened_by(self, headers: Headers) -> bool:
+        """Whether a request's headers hold the token or the cookie."""
+        if self._token is None:
+            return True
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            return self.fits(token.strip())
+        try:
+            held = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        except CookieError:
+            return False
+        return held is not None and hmac.compare_digest(held.value.encode(), self.cookie.encode())
+
+
+class Guard:
+    """ASGI middleware: refuses, and gives every answer the headers that keep a browser in line."""
+
+    def __init__(self, app: ASGIApp, *, keys: Keys, hosts: frozenset[str] | None) -> None:
+        """``hosts`` are the names that a request may call this server by; any without."""
+        self.app, self.keys, self.hosts = app, keys, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    given.setdefault(name, value)
+                given.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        refusal = self._refusal(scope, headers)
+        if refusal is not None:
+            await problem_response(*refusal)(scope, receive, send_guarded)
+            return
+        await self.app(scope, _bounded(receive), send_guarded)
+
+    def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, Problem] | None:
+        if self.hosts is not None and _name_of(headers.get("host", "")) not in self.hosts:
+            return 421, Problem(
+                kind="host", message="This server goes by another name: open it as it was printed."
+            )
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if path.startswith("/api/") and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+            return 403, Problem(kind="origin", message="Pages of other sites may not use this archive.")
+        length = headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > MOST_BODY_BYTES:
+            return 413, Problem(kind="too_large", message=_TOO_LARGE)
+        if path in _OPEN or path.startswith("/static/") or self.keys.opened_by(headers):
+            return None
+        return 401, Problem(
+            kind="token", message="This archive opens with a token: sign in, or send it as a bearer."
+        )
+
+
+def _bounded(receive: Receive) -> Receive:
+    """Refuses a body that grows beyond the limit without having said so."""
+    seen = 0
+
+    async def received() -> Message:
+        nonlocal seen
+        message = await receive()
+        if message["type"] == "http.request":
+            seen += len(message.get("body", b""))
+            if seen > MOST_BODY_BYTES:
+                raise HTTPException(413, _TOO_LARGE)
+        return message
+
+    return received
+
+
+def _name_of(host: str) -> str:
+    """A ``Host`` header without the port."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower()

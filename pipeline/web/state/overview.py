@@ -1,0 +1,134 @@
+"""The archive at a glance: how much there is, how it grew, and what its jobs do."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from malmm.model.checkpoints.resolve import notice_of
+from malmm.pipeline.archive.location import is_local
+from malmm.pipeline.archive.run_history import read_runs
+from malmm.pipeline.web.api.shapes import Failed, Growth, JobRun, Overview
+from malmm.pipeline.web.display_names import name_of
+from malmm.pipeline.web.state.live import LiveArchive
+from malmm.pipeline.web.state.videos import VideoList
+
+__all__ = ["Storage", "failed_rows", "growth", "overview"]
+
+_RUNS, _FAILURES, _STEPS = 50, 100, 60
+_COUNTED_EVERY_S = 60.0
+
+
+def overview(live: LiveArchive, videos: VideoList, storage: Storage) -> Overview:
+    """All of it, as committed now. Raises ArchiveError."""
+    reader = live.reader
+    rows = videos.rows().values()
+    failures = reader.failures().to_pylist()
+    return Overview(
+        archive=reader.root,
+        model=reader.recipe.model,
+        notice=notice_of(reader.recipe.model),
+        videos=len(rows),
+        hours=sum(row["duration_s"] for row in rows) / 3600,
+        segments=reader.count("segments"),
+        memories=reader.count("memories"),
+        annotations=reader.count("annotations"),
+        failures=len(failures),
+        stored_bytes=storage.size_bytes(),
+        growth=growth([(row["indexed_at"], row["duration_s"]) for row in rows]),
+        runs=[
+            JobRun(
+                run_id=run.run_id,
+                job=run.job,
+                status=run.status,
+                started=run.started,
+                ended=run.ended,
+                counts={name: float(count) for name, count in dict(run.counts).items()},
+            )
+            for run in read_runs(reader.root)[:_RUNS]
+        ],
+        failed=failed_rows(failures[:_FAILURES]),
+    )
+
+
+def failed_rows(rows: Iterable[dict[str, Any]]) -> list[Failed]:
+    """Rows of ``failures`` as the API shows them."""
+    fields = Failed.model_fields.keys()
+    return [
+        Failed(name=name_of(row["uri"]), **{key: value for key, value in row.items() if key in fields})
+        for row in rows
+    ]
+
+
+def growth(indexed: Iterable[tuple[datetime, float]]) -> list[Growth]:
+    """Videos and hours by the end of each step, from when and how long each is in seconds; at most 61 steps."""
+    ordered = sorted(indexed)
+    if not ordered:
+        return []
+    first, last = ordered[0][0].astimezone(UTC), ordered[-1][0].astimezone(UTC)
+    span_s = max(1.0, (last - first).total_seconds())
+    step = timedelta(seconds=max(1.0, span_s / _STEPS))
+    points: list[Growth] = []
+    place, hours = 0, 0.0
+    at = first
+    while place < len(ordered):
+        end = at + step
+        while place < len(ordered) and ordered[place][0] < end:
+            hours += ordered[place][1] / 3600
+            place += 1
+        points.append(Growth(at=at, videos=place, hours=hours))
+        at = end
+    return points
+
+
+class Storage:
+    """How much room the archive takes, counted in a thread of its own every minute that somebody asks."""
+
+    def __init__(self, uri: str) -> None:
+        """``uri`` is the archive's resolved address."""
+        self._uri = uri
+        self._lock = threading.Lock()
+        self._counted: int | None = None
+        self._next = 0.0
+        self._counting = False
+
+    def size_bytes(self) -> int | None:
+        """As counted last; None before that is done, or where the store does not tell."""
+        with self._lock:
+            if time.monotonic() >= self._next and not self._counting:
+                self._counting = True
+                threading.Thread(target=self._count, name="storage", daemon=True).start()
+            return self._counted
+
+    def _count(self) -> None:
+        counted: int | None = None
+        try:
+            counted = _local_bytes(self._uri) if is_local(self._uri) else _remote_bytes(self._uri)
+        finally:
+            # Also where the store refuses: it is asked again when the time has come.
+            with self._lock:
+                self._counted, self._counting = counted, False
+                self._next = time.monotonic() + _COUNTED_EVERY_S
+
+
+def _local_bytes(place: str) -> int:
+    total = 0
+    for folder, _, names in os.walk(place):
+        for name in names:
+            try:
+                total += Path(folder, name).stat().st_size
+            except FileNotFoundError:
+                continue  # a writer merged it away meanwhile
+    return total
+
+
+def _remote_bytes(uri: str) -> int:
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    return int(filesystem.du(path))

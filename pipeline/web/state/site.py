@@ -1,0 +1,32 @@
+"""All that the routes of one archive share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from malmm.pipeline.web.auth import Keys
+from malmm.pipeline.web.models import Models
+from malmm.pipeline.web.state.live import LiveArchive
+from malmm.pipeline.web.state.overview import Storage
+from malmm.pipeline.web.state.pictures import Pictures
+from malmm.pipeline.web.state.rankings import Rankings
+from malmm.pipeline.web.state.videos import VideoList
+
+__all__ = ["Site"]
+
+
+@dataclass
+class Site:
+    """An archive, its models, who may come in, and what is kept between requests."""
+
+    live: LiveArchive
+    models: Models
+    keys: Keys
+    videos: VideoList = field(init=False)
+    storage: Storage = field(init=False)
+    pictures: Pictures = field(default_factory=Pictures)
+    rankings: Rankings = field(default_factory=Rankings)
+
+    def __post_init__(self) -> None:
+        self.videos = VideoList(self.live)
+        self.storage = Storage(self.live.reader.root)

@@ -1,0 +1,187 @@
+"""One writer at a time, and none shut out for ever by one that died."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import lance
+import pytest
+
+from malmm.pipeline.archive import lease as leases
+from malmm.pipeline.archive.lease import Lease
+from malmm.pipeline.schema.errors import ArchiveBusy
+
+HOLD = """
+import sys, time
+from malmm.pipeline.archive.lease import Lease
+lease = Lease.take(sys.argv[1])
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A holder that is silent for a second is dead."""
+    monkeypatch.setattr(leases, "BEAT_S", 0.1)
+    monkeypatch.setattr(leases, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(leases, "_POLL_S", 0.05)
+
+
+@contextmanager
+def holder(place: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds the lease; killed at the end if it still lives."""
+    command = [sys.executable, "-c", HOLD, str(place)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().strip() == "held"
+            yield process
+        finally:
+            process.kill()
+
+
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on this process is on another machine than those that took a lease before."""
+    monkeypatch.setattr(leases, "_place", lambda: "another machine")
+
+
+def test_a_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
+    with Lease.take(str(tmp_path)), pytest.raises(ArchiveBusy, match=f"process {os.getpid()} on "):
+        Lease.take(str(tmp_path))
+    Lease.take(str(tmp_path)).give_back()
+
+
+def test_a_writer_in_another_process_is_seen_at_once(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with (
+        holder(tmp_path) as process,
+        pytest.raises(ArchiveBusy, match=f"process {process.pid} on .*: wait for it to end, or stop it"),
+    ):
+        Lease.take(str(tmp_path))
+    assert time.monotonic() - began < leases.PATIENCE_S
+
+
+def test_a_killed_writer_of_this_machine_keeps_nobody_waiting(tmp_path: Path) -> None:
+    with holder(tmp_path) as process:
+        process.kill()
+    began = time.monotonic()
+    Lease.take(str(tmp_path)).give_back()
+    assert time.monotonic() - began < leases.PATIENCE_S / 2
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_living_writer_of_another_machine_is_noticed_by_its_beats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Lease.take(str(tmp_path)):
+        elsewhere(monkeypatch)
+        with pytest.raises(ArchiveBusy):
+            Lease.take(str(tmp_path))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_silent_writer_of_another_machine_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with holder(tmp_path) as process:
+        process.send_signal(signal.SIGSTOP)
+        elsewhere(monkeypatch)
+        began = time.monotonic()
+        lease = Lease.take(str(tmp_path))
+        assert time.monotonic() - began >= leases.PATIENCE_S
+        lease.check()
+        lease.give_back()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_writer_that_slept_too_long_commits_nothing_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleeper = Lease.take(str(tmp_path))
+    sleeper.check()
+    # Its beats stop, as those of a process do that is stopped.
+    sleeper._ended.set()
+    sleeper._thread.join()
+    elsewhere(monkeypatch)
+    with Lease.take(str(tmp_path)) as other:
+        with pytest.raises(ArchiveBusy, match="taken over by another writer"):
+            sleeper.check()
+        sleeper.give_back()
+        other.check()
+        assert leases._read(str(tmp_path)).holder == other.holder, (
+            "the sleeper gave away what was not its own"
+        )
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_short_sleep_is_forgiven(tmp_path: Path) -> None:
+    lease = Lease.take(str(tmp_path))
+    lease._ended.set()
+    lease._thread.join()
+    time.sleep(0.5)
+    lease.check()
+    lease.give_back()
+
+
+def test_of_many_at_once_one_becomes_the_writer(tmp_path: Path) -> None:
+    Lease.take(str(tmp_path)).give_back()
+    taken, refused = [], []
+    gate = threading.Barrier(6)
+
+    def race() -> None:
+        gate.wait()
+        try:
+            taken.append(Lease.take(str(tmp_path)))
+        except ArchiveBusy:
+            refused.append(1)
+
+    threads = [threading.Thread(target=race) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(taken) == 1
+    assert len(refused) == 5
+    taken[0].give_back()
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_clock_on_the_wall_plays_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Lease.take(str(tmp_path)) as lease:
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() + 86_400)
+        time.sleep(0.3)
+        lease.check()
+        elsewhere(monkeypatch)
+        with pytest.raises(ArchiveBusy):
+            Lease.take(str(tmp_path))
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_could_not_be_given_back_does_not_shut_its_own_process_out(tmp_path: Path) -> None:
+    lease = Lease.take(str(tmp_path))
+    (tmp_path / "writer.lance").rename(tmp_path / "away")
+    (tmp_path / "writer.lance").write_text("in the way")
+    lease.__exit__(None, None, None)
+    (tmp_path / "writer.lance").unlink()
+    (tmp_path / "away").rename(tmp_path / "writer.lance")
+    Lease.take(str(tmp_path)).give_back()
+
+
+@pytest.mark.usefixtures("quick")
+def test_beats_do_not_pile_up_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "_BEATS_A_CLEANING", 5)
+    monkeypatch.setattr(leases, "_KEPT_S", 0.0)
+    with Lease.take(str(tmp_path)) as lease:
+        for _ in range(20):
+            lease._beat()
+    assert len(lance.dataset(str(tmp_path / "writer.lance")).versions()) < 15

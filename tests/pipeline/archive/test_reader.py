@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from support.archive_rows import RECIPE, VECTOR_SIZE, rows, segment, tokens, video, video_table
+
+from malmm.pipeline.archive.fragments import write_rows
+from malmm.pipeline.archive.writer import Archive
+from malmm.pipeline.schema import records
+from malmm.pipeline.schema.errors import ArchiveError, ConfigError
+
+
+@pytest.fixture
+def archive(tmp_path):
+    return Archive.create_or_open(str(tmp_path / "archive"), RECIPE, VECTOR_SIZE)
+
+
+def index(archive, *numbers, **options):
+    return archive.commit(write_rows(archive.uri, rows(*numbers, **options)))
+
+
+def test_memory_comes_back_as_it_went_in(archive):
+    index(archive, 0, 1, 2)
+    index(archive, 3, slots=1)
+    asked = [segment(2), segment(3), segment(9), segment(0)]
+    got = list(archive.memory_tokens(asked))
+    assert [key for key, _, _ in got] == [segment(2), segment(3), segment(0)]
+    for key, values, sizes in got:
+        slots = 1 if key == segment(3) else 3
+        assert (values.dtype, sizes.dtype) == (np.float16, np.int32)
+        np.testing.assert_array_equal(values, tokens(key, slots))
+        np.testing.assert_array_equal(sizes, np.repeat(np.arange(1, slots + 1)[:, None], 4, axis=1))
+    assert list(archive.memory_tokens([])) == []
+
+
+def test_frame_counts_are_of_done_segments_in_the_order_asked(archive):
+    index(archive, 0, 1)
+    asked = [segment(1), segment(9), segment(0), segment(1)]
+    assert list(archive.frame_counts(asked).items()) == [(segment(1), 100), (segment(0), 100)]
+    assert archive.frame_counts([]) == {}
+
+
+def test_slots_come_in_order_whatever_order_they_were_written_in(archive):
+    tables = rows(0)
+    tables["memories"] = tables["memories"].take([2, 0, 1])
+    archive.commit(write_rows(archive.uri, tables))
+    ((_, values, _),) = archive.memory_tokens([segment(0)])
+    np.testing.assert_array_equal(values, tokens(segment(0)))
+    assert archive.memory_rows([segment(0)], ["slot"]).to_pydict() == {"slot": [0, 1, 2]}
+
+
+def test_tokens_that_contradict_their_shape(archive):
+    tables = rows(0)
+    wrong = pa.array([[5, 6]] * 3, pa.list_(pa.int32(), 2))
+    position = tables["memories"].column_names.index("token_shape")
+    tables["memories"] = tables["memories"].set_column(position, "token_shape", wrong)
+    archive.commit(write_rows(archive.uri, tables))
+    with pytest.raises(ArchiveError, match="do not have the shape"):
+        list(archive.memory_tokens([segment(0)]))
+
+
+def test_reading_tokens_reads_little_else(archive):
+    index(archive, *range(8), shape=(64, 1024))
+    dataset = archive.table("memories").to_lance()
+    archive._dataset = lambda name: dataset
+    dataset.io_stats_incremental()
+    list(archive.memory_tokens([segment(5)]))
+    assert dataset.io_stats_incremental().read_bytes < 1.5 * 3 * 64 * 1024 * 2
+
+
+def test_videos_and_segments_are_in_order(archive):
+    index(archive, 2, 0, 1)
+    archive.put_videos(video_table(1, 0))
+    assert archive.segments(video(0))["index"].to_pylist() == [0, 1, 2]
+    assert archive.videos()["video_id"].to_pylist() == [video(0), video(1)]
+
+
+def test_what_is_no_identifier_does_not_reach_sql(archive):
+    with pytest.raises(ConfigError, match="not an identifier"):
+        archive.segments("' OR 1=1 --")
+    with pytest.raises(ConfigError, match="not an identifier"):
+        list(archive.memory_tokens(["x'); DROP TABLE memories"]))
+
+
+def test_memory_rows_does_not_read_tokens(archive):
+    with pytest.raises(ValueError, match="memory_tokens"):
+        archive.memory_rows([], ["tokens"])
+
+
+def test_lancedb_alone_reads_it_and_reading_needs_neither_ray_nor_torch(archive):
+    index(archive, 0)
+    script = f"""
+import sys
+import lancedb
+db = lancedb.connect({archive.uri!r})
+assert db.open_table("memories").count_rows() == 3
+names = db.open_table("memories").schema.names
+assert names == {records.memories_schema(1).names!r}, names
+assert db.open_table("segments").schema.names == {records.SEGMENTS.names!r}
+found = db.open_table("memories").search([1.0] + [0.0] * 7, vector_column_name="vectors")
+rows = found.distance_type("cosine").select(["memory_id", "slot"]).limit(2).to_list()
+assert len(rows) == 2 and "malmm" not in sys.modules, rows
+from malmm.pipeline.archive.writer import Archive
+archive = Archive.open({archive.uri!r})
+assert len(list(archive.memory_tokens(archive.completed_segments()))) == 1
+assert archive.annotations().num_rows == 1 and archive.videos().num_rows == 0
+assert not {{"ray", "torch"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)

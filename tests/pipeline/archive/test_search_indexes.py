@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from support.archive_rows import RECIPE, annotation, annotation_table, rows
+
+from malmm.pipeline.archive.fragments import write_rows
+from malmm.pipeline.archive.search_indexes import (
+    EXACT_ROWS,
+    VECTORS_INDEX,
+    WORDS_INDEX,
+    has_index,
+    index_states,
+)
+from malmm.pipeline.archive.writer import Archive
+from malmm.pipeline.schema import records
+
+QUERIES, SIZE = 4, 32
+
+
+def many_slots(count: int, *, seed: int) -> pa.Table:
+    """Slots with random unit vectors and next to nothing else."""
+    chance = np.random.default_rng(seed)
+    vectors = chance.standard_normal((count, QUERIES, SIZE)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+    one = rows(0)["memories"].slice(0, 1).to_pylist()[0] | {
+        "tokens": b"",
+        "sizes": [1],
+        "segment_id": f"{seed:024x}",
+    }
+    made = [
+        one | {"memory_id": records.memory_id(f"{seed:024x}", place), "slot": place, "vectors": list(vector)}
+        for place, vector in enumerate(vectors.astype(np.float16))
+    ]
+    return pa.Table.from_pylist(made, schema=records.memories_schema(SIZE))
+
+
+def add(archive: Archive, count: int, *, seed: int) -> None:
+    segment = rows(0)["segments"].to_pylist()[0] | {"segment_id": f"{seed:024x}"}
+    tables = {
+        "memories": many_slots(count, seed=seed),
+        "annotations": rows(0)["annotations"].slice(0, 0),
+        "segments": pa.Table.from_pylist([segment], schema=records.SEGMENTS),
+    }
+    archive.commit(write_rows(archive.uri, tables))
+
+
+@pytest.fixture
+def archive(tmp_path) -> Archive:
+    return Archive.create_or_open(str(tmp_path / "archive"), RECIPE, SIZE)
+
+
+def words(*numbers: int) -> dict[str, pa.Table]:
+    """Segments with texts and no memory."""
+    return rows(*numbers) | {"memories": many_slots(0, seed=0)}
+
+
+def nearest(archive: Archive, query: np.ndarray, *, exact: bool, k: int = 10) -> list[str]:
+    asked = archive.table("memories").search(query, vector_column_name="vectors").distance_type("cosine")
+    asked = asked.bypass_vector_index() if exact else asked.nprobes(40).refine_factor(5)
+    return [row["memory_id"] for row in asked.select(["memory_id", "_distance"]).limit(k).to_list()]
+
+
+def test_a_new_archive_has_an_index_of_words_alone_which_finds_what_comes(archive):
+    assert [(state.column, state.rows) for state in index_states(archive.uri)] == [("text", 0)]
+    archive.commit(write_rows(archive.uri, words(0, 1)))
+    [state] = index_states(archive.uri)
+    assert (state.rows, state.rows_unindexed) == (2, 2)
+    found = archive.table("annotations").search("squares", query_type="fts").limit(5).to_list()
+    assert len(found) == 2
+    assert archive.update_indexes() == ["annotations.text"]
+    [state] = index_states(archive.uri)
+    assert (state.rows, state.rows_unindexed) == (2, 0)
+    assert archive.update_indexes() == []
+
+
+def test_small_tables_are_left_alone(archive):
+    add(archive, EXACT_ROWS - 1, seed=1)
+    archive.update_indexes(at_once=True)
+    assert not has_index(archive.table("memories"), VECTORS_INDEX)
+
+
+def test_large_ones_are_indexed_brought_up_to_date_and_searched_with_what_is_new(archive):
+    add(archive, EXACT_ROWS, seed=1)
+    told = []
+    archive.update_indexes(tell=told.append)
+    assert "memories.vectors" in told
+    assert "memories.segment_id" in told
+    assert has_index(archive.table("memories"), VECTORS_INDEX)
+    add(archive, 300, seed=2)
+    last = f"{2:024x}-0299"
+    query = np.asarray(many_slots(300, seed=2)["vectors"][299].as_py()[0], np.float32)
+    assert nearest(archive, query, exact=False)[0] == last
+    # A few more rows are not worth the trouble until somebody asks for it.
+    assert archive.update_indexes() == []
+    assert "memories.vectors" in archive.update_indexes(at_once=True)
+    assert all(state.rows_unindexed == 0 for state in index_states(archive.uri) if state.table == "memories")
+    assert nearest(archive, query, exact=False)[0] == last
+
+    chance = np.random.default_rng(3)
+    stored = many_slots(EXACT_ROWS, seed=1)["vectors"]
+    same = []
+    for place in chance.integers(0, EXACT_ROWS, 20):
+        query = np.asarray(stored[int(place)].as_py()[1], np.float32) + chance.normal(0, 0.05, SIZE).astype(
+            np.float32
+        )
+        same.append(nearest(archive, query, exact=True)[0] == nearest(archive, query, exact=False)[0])
+    assert np.mean(same) >= 0.9
+
+    archive.compact(at_least=2)
+    assert nearest(archive, np.asarray(query), exact=False)[0] == nearest(archive, query, exact=True)[0]
+    assert has_index(archive.table("annotations"), WORDS_INDEX)
+
+
+def test_texts_that_are_added_later_are_found(archive):
+    archive.commit(write_rows(archive.uri, words(0)))
+    archive.update_indexes()
+    text = annotation("ab" * 12, mode="replay") | {"text": "a violet octagon"}
+    archive.add_annotations(annotation_table(text))
+    found = archive.table("annotations").search("octagons", query_type="fts").limit(5).to_list()
+    assert [row["text"] for row in found] == ["a violet octagon"]

@@ -1,0 +1,244 @@
+"""Listing sources: what is found, in which order, and what is said about the rest."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from malmm.pipeline.schema.errors import SourceError
+from malmm.pipeline.sources.listing import SourceFile, is_gone, list_sources
+
+
+def put(path: Path, content: bytes = b"x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def uris(*sources: str | Path) -> list[str]:
+    found = list(list_sources([str(source) for source in sources]))
+    assert all(isinstance(item, SourceFile) for item in found), found
+    return [item.uri for item in found]
+
+
+def error(*sources: str | Path) -> str:
+    (found,) = list_sources([str(source) for source in sources])
+    assert isinstance(found, SourceError)
+    return found.message
+
+
+def test_a_file_whatever_its_extension(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.dat", b"12345")
+    (found,) = list_sources([str(path)])
+    assert found == SourceFile(str(path), 5, f"5-{path.stat().st_mtime_ns}")
+
+
+def test_paths_are_absolute_and_normal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "a.mp4")
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path)
+    expected = str(tmp_path / "a.mp4")
+    assert uris("a.mp4") == [expected]
+    assert uris("sub/../a.mp4") == [expected]
+    assert uris("./sub//..//*.mp4") == [expected]
+    assert uris(f"file://{expected}") == [expected]
+
+
+def test_a_directory_is_walked_in_order_without_what_is_hidden(tmp_path: Path) -> None:
+    names = ["b.mp4", "a.MKV", "c/d/e.webm", "notes.txt", ".hidden.mp4", ".git/x.mp4", "c/._d.mp4"]
+    for name in names:
+        put(tmp_path / name)
+    assert uris(tmp_path) == [str(tmp_path / name) for name in ("a.MKV", "b.mp4", "c/d/e.webm")]
+
+
+def test_globs(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.txt", "c.dat", "sub/d.mp4", "sub/deep/e.mp4"):
+        put(tmp_path / name)
+    assert uris(tmp_path / "*.mp4") == [str(tmp_path / "a.mp4")]
+    assert uris(tmp_path / "*.dat") == [str(tmp_path / "c.dat")]
+    everywhere = [str(tmp_path / name) for name in ("a.mp4", "sub/d.mp4", "sub/deep/e.mp4")]
+    assert uris(tmp_path / "**" / "*.mp4") == everywhere
+    assert uris(tmp_path / "**") == everywhere
+    assert uris(tmp_path / "*") == everywhere
+    assert uris(tmp_path / "[ab].mp4") == [str(tmp_path / "a.mp4")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a b.mp4", "é 映画.mp4", "two\nlines.mp4", "clip [1080p].mp4", "what?.mp4", "100%.mp4", "a:b.mp4"],
+)
+def test_any_name(tmp_path: Path, name: str) -> None:
+    path = put(tmp_path / "some [dir]" / name)
+    assert uris(path) == [str(path)]
+    assert uris(path.parent) == [str(path)]
+
+
+def test_a_name_that_is_not_unicode_is_told(tmp_path: Path) -> None:
+    raw = os.fsencode(tmp_path) + b"/\xff.mp4"
+    Path(os.fsdecode(raw)).write_bytes(b"x")
+    assert "rename" in error(tmp_path)
+
+
+def test_a_file_reached_twice_is_given_once(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.mp4")
+    (tmp_path / "link.mp4").symlink_to(path)
+    (tmp_path / "z").symlink_to(tmp_path)
+    assert uris(path, tmp_path, tmp_path / "*.mp4", f"file://{path}", tmp_path / "z") == [str(path)]
+
+
+def test_links_are_kept_as_they_are_named(tmp_path: Path) -> None:
+    path = put(tmp_path / "store" / "a.mp4")
+    link = tmp_path / "link.mp4"
+    link.symlink_to(path)
+    assert uris(link) == [str(link)]
+
+
+def test_a_loop_of_links_ends(tmp_path: Path) -> None:
+    put(tmp_path / "a" / "x.mp4")
+    (tmp_path / "a" / "back").symlink_to(tmp_path)
+    (tmp_path / "a" / "self").symlink_to("self")
+    assert uris(tmp_path) == [str(tmp_path / "a" / "x.mp4")]
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    assert error(tmp_path / "none") == f"no such file or directory: {tmp_path}/none"
+    assert error(tmp_path / "none*.mp4") == f"no file matches {tmp_path}/none*.mp4"
+    assert "empty" in error(tmp_path)
+    assert "empty" in error("")
+
+
+def test_nothing_that_is_a_video(tmp_path: Path) -> None:
+    for number in range(12):
+        put(tmp_path / f"{number}.txt")
+    assert f"{tmp_path} holds 12 files but none with a video extension (.mp4, .mkv" in error(tmp_path)
+    assert "12 files" in error(tmp_path / "*")
+
+
+def test_a_link_to_nothing(tmp_path: Path) -> None:
+    (tmp_path / "gone.mp4").symlink_to(tmp_path / "nowhere")
+    assert "link to nothing" in error(tmp_path / "gone.mp4")
+    assert "cannot be reached" in error(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
+def test_a_directory_that_may_not_be_read(tmp_path: Path) -> None:
+    put(tmp_path / "locked" / "a.mp4")
+    put(tmp_path / "z.mp4")
+    (tmp_path / "locked").chmod(0)
+    try:
+        found = list(list_sources([str(tmp_path)]))
+    finally:
+        (tmp_path / "locked").chmod(0o700)
+    assert isinstance(found[0], SourceError)
+    assert "permission" in found[0].message.lower()
+    assert isinstance(found[1], SourceFile)
+
+
+def test_an_unreadable_directory_without_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "locked" / "a.mp4")
+    put(tmp_path / "z.mp4")
+    scan = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = list(list_sources([str(tmp_path)]))
+    assert isinstance(found[0], SourceError)
+    assert "Permission denied" in found[0].message
+    assert isinstance(found[1], SourceFile)
+
+
+def test_errors_do_not_stop_the_rest(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.mp4")
+    found = list(
+        list_sources([str(tmp_path / "none"), str(path), "nosuchscheme://x/y", str(tmp_path / "b*")])
+    )
+    assert [type(item) for item in found] == [SourceError, SourceFile, SourceError, SourceError]
+    assert "nosuchscheme" in found[2].uri
+
+
+def test_listing_is_lazy(tmp_path: Path) -> None:
+    for number in range(5):
+        put(tmp_path / str(number) / "a.mp4")
+    endless = itertools.chain([str(tmp_path)], itertools.repeat(str(tmp_path / "none")))
+
+    class Endless(list[str]):
+        def __iter__(self):
+            return endless
+
+    found = list(itertools.islice(list_sources(Endless()), 7))
+    assert [type(item) for item in found] == [SourceFile] * 5 + [SourceError] * 2
+
+
+def test_other_schemes_keep_their_address() -> None:
+    memory = fsspec.filesystem("memory")
+    for name in ("a.mp4", "sub/b.mkv", "sub/c.txt", ".hidden/d.mp4"):
+        memory.pipe(f"/videos/{name}", b"12345")
+    try:
+        found = list(list_sources(["memory://videos"]))
+        assert [item.uri for item in found] == ["memory:///videos/a.mp4", "memory:///videos/sub/b.mkv"]
+        assert isinstance(found[0], SourceFile)
+        assert found[0].size_bytes == 5
+        assert found[0].fingerprint.startswith("5-")
+        assert [item.uri for item in list_sources(["memory://videos/*.mp4"])] == ["memory:///videos/a.mp4"]
+        assert [item.uri for item in list_sources(["memory://videos/sub/b.mkv"])] == [
+            "memory:///videos/sub/b.mkv"
+        ]
+        (missing,) = list_sources(["memory://none"])
+        assert isinstance(missing, SourceError)
+    finally:
+        memory.rm("/videos", recursive=True)
+
+
+def test_a_manifest_lists_files_with_what_it_says_of_them(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"video")
+    (tmp_path / "folder").mkdir()
+    rows = [
+        {"uri": "a.mp4", "title": "one"},
+        {"uri": "none.mp4"},
+        {"uri": "folder"},
+        {"uri": "memory://none.mp4"},
+        {"uri": "nonsense://a.mp4"},
+    ]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    first, *others = list_sources([str(tmp_path / "list.jsonl")])
+    assert isinstance(first, SourceFile)
+    assert (first.uri, first.size_bytes, first.metadata) == (str(tmp_path / "a.mp4"), 5, '{"title": "one"}')
+    [plain] = list_sources([str(tmp_path / "a.mp4")])
+    assert isinstance(plain, SourceFile)
+    assert first.fingerprint == plain.fingerprint
+    said = [str(error) for error in others]
+    assert len(said) == 4
+    for text, part in zip(
+        said, ("cannot be reached", "is not a file", "no such file", "cannot be reached"), strict=True
+    ):
+        assert part in text
+
+
+def test_a_manifest_in_an_object_store_lists_files_beside_it() -> None:
+    filesystem = fsspec.filesystem("memory")
+    filesystem.pipe("/listed/a.mp4", b"video")
+    filesystem.pipe("/listed/list.csv", b"uri,title\na.mp4,one\n")
+    [file] = list_sources(["memory://listed/list.csv"])
+    assert isinstance(file, SourceFile)
+    assert file.uri.endswith("listed/a.mp4")
+    assert file.metadata == '{"title": "one"}'
+
+
+def test_only_what_is_surely_not_there_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    path.touch()
+    assert not is_gone(str(path))
+    path.unlink()
+    assert is_gone(str(path))
+    assert is_gone("memory://no/such.mp4")
+    assert not is_gone("nonsense://a.mp4")
+    assert not is_gone("http://127.0.0.1:9/a.mp4")
