@@ -94,7 +94,7 @@ def notice_of(model: str) -> str | None:
 
 def demo_checkpoint() -> Path:
     """The trained checkpoint that comes with the package. Raises CheckpointError where it was left out."""
-    directory = Path(__file__).parent / "demo" / "weights"
+    directory = Path(__file__).parents[1] / "demo" / "weights"
     if not (directory / "config.json").is_file():
         raise CheckpointError(f"the demo model is not installed: {directory} is missing")
     return directory
