@@ -41,7 +41,7 @@ __all__ = ["main"]
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one sentence, like all others."""
+    """Prints a usage error as one sentence instead of argparse's usage block."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_USAGE, f"error: {printable(message)}; see `{self.prog} --help`\n")
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and give its exit code. Errors are one sentence on standard error."""
+    """Run a command and return its exit code. Print errors as one sentence on standard error."""
     arguments = _parser().parse_args(argv)
     # A scheduler stops a job with SIGTERM: end as cleanly as on Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)

@@ -1,6 +1,6 @@
-"""Doing what a command or a step of a job file asks for: shown, recorded, and told at the end.
+"""Run a command or a job step: show progress, record the run, print the report.
 
-A kind of job is a module with ``add_fields``, ``configure``, ``perform`` and ``summary``; ``Kind`` says what they do.
+A kind of job is a module with the functions of ``Kind``.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ __all__ = ["Kind", "Report", "perform_alone", "perform_told"]
 
 
 class Report(Protocol):
-    """What every kind of job gives back."""
+    """The result of any kind of job."""
 
     @property
     def exit_code(self) -> int:
-        """As the command exits."""
+        """The command's exit code."""
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the report as a JSON-compatible dictionary."""
 
 
 class Kind(Protocol):
     """A kind of job: ``index``, ``annotate``, ``optimize`` or ``export``, each a module of this folder."""
 
     def add_fields(self, parser: Taker) -> None:
-        """Add what it is told."""
+        """Add the job's options."""
 
     def configure(self, arguments: argparse.Namespace) -> Any:
-        """Settings from the fields. Raises ConfigError."""
+        """Build the configuration from parsed options. Raises ConfigError."""
 
     def perform(self, config: Any, *, on_progress: OnProgress, verbose: bool) -> Any:
-        """Do it and give a ``Report``."""
+        """Run the job and return its ``Report``."""
 
     def summary(self, report: Any) -> str:
-        """The report for people."""
+        """Format the report for a terminal."""
 
 
 def perform_alone(kind: Any, arguments: argparse.Namespace) -> int:
-    """What a command of this kind does."""
+    """Run this kind of job as a command."""
     name = kind.__name__.rpartition(".")[2]
     return perform_told(kind, kind.configure(arguments), arguments, job=name)
 
 
 def perform_told(kind: Any, config: Any, arguments: argparse.Namespace, *, job: str) -> int:
-    """Do it, showing progress, keep it in the archive's history unless it is only a dry run, and print the report."""
+    """Run the job with progress, record it in the archive's history (except a dry run), and print the report."""
     from malmm.jobs.run_recorder import recorded
     from malmm.jobs.terminal.progress import progress_shown
     from malmm.pipeline.archive.run_history import RunRecord

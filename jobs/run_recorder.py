@@ -1,4 +1,4 @@
-"""Keeping a run in its archive's history while it goes, whatever becomes of it."""
+"""Record a run in the archive's history while it runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NO_COUNTS = ("exit_code", "dry_run", "interrupted")
 
 
 def counts_of(report: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a report, and its failures by kind as ``failed.KIND``."""
+    """Return a report's numbers, with failures counted by kind as ``failed.KIND``."""
     counts = {
         name: value
         for name, value in report.items()
@@ -43,8 +43,8 @@ def counts_of(report: Mapping[str, Any]) -> dict[str, float]:
 class Recorder:
     """Writes a run's row when it begins, every few seconds, and when it ends.
 
-    An archive that is not there yet gets the row once it is. One that cannot be written ends no run: the row is
-    missing then, and ``problem`` says why.
+    The row is written once the archive exists. If the archive cannot be written the run goes on, and ``problem``
+    holds the reason.
     """
 
     def __init__(self, archive: str, run: RunRecord) -> None:
@@ -58,12 +58,12 @@ class Recorder:
         self._thread = threading.Thread(target=self._keep_writing, name="malmm-run", daemon=True)
 
     def start(self) -> None:
-        """Write the row for the first time, and go on doing so in the background."""
+        """Write the first row and start the background updates."""
         self._write()
         self._thread.start()
 
     def watch(self, progress: Progress) -> None:
-        """Take where the run stands."""
+        """Store the latest progress for the next update."""
         at = round(time.monotonic() - self._began, 3)
         sample = (
             at,
@@ -89,14 +89,14 @@ class Recorder:
         self.run = replace(self.run, progress=vars(progress), samples=tuple(self._samples))
 
     def count(self, report: Mapping[str, Any]) -> None:
-        """Add a step's numbers."""
+        """Add a step's counts to the run."""
         counts = dict(self.run.counts)
         for name, value in counts_of(report).items():
             counts[name] = counts.get(name, 0) + value
         self.run = replace(self.run, counts=counts)
 
     def end(self, exit_code: int, error: str | None = None) -> None:
-        """Write how it ended."""
+        """Write the run's final row."""
         self._ended.set()
         self._thread.join()
         now = datetime.now(UTC)
@@ -120,7 +120,7 @@ class Recorder:
 
 @contextmanager
 def recorded(archive: str, run: RunRecord) -> Iterator[Recorder]:
-    """Record what happens in the block, which calls ``end`` unless it raises; errors go on."""
+    """Record the run made in the block. The block calls ``end``; an exception is recorded and raised again."""
     recorder = Recorder(archive, run)
     recorder.start()
     try:

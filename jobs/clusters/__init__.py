@@ -1,1 +1,1 @@
-"""Jobs on clusters: submitted through the job server of Ray, or as manifests for Kubernetes and Slurm."""
+"""Run jobs on a cluster: submit to Ray's job server, or render manifests for Kubernetes and Slurm."""

@@ -1,4 +1,4 @@
-"""Manifests for Kubernetes with KubeRay: a RayJob, or a CronJob that makes one.
+"""Kubernetes manifests for KubeRay: a RayJob, or a CronJob that creates one.
 
 The job file goes into a ConfigMap as it is written, so variables are expanded in the pods; values of secrets come from
 Kubernetes Secrets, by reference.
@@ -25,15 +25,15 @@ _LABELS = {"app.kubernetes.io/name": "malmm-ray"}
 
 
 def rayjob(loaded: LoadedJob, sets: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """A ConfigMap with the job file, and the RayJob that runs it on a cluster of its own. Raises ConfigError."""
+    """Return a ConfigMap with the job file and the RayJob that runs it on a new cluster. Raises ConfigError."""
     _check(loaded)
     return [_config_map(loaded, {"job.yaml": loaded.text}), _rayjob(loaded, sets)]
 
 
 def cronjob(loaded: LoadedJob, sets: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """A ConfigMap, an account that may make RayJobs, and a CronJob that makes one at each time of the schedule.
+    """Return a ConfigMap, a service account that may create RayJobs, and a CronJob that creates one on schedule.
 
-    Raises ConfigError for a job without a schedule, and for one of seconds, which Kubernetes does not have.
+    Raises ConfigError if the job has no schedule, or one with seconds, which Kubernetes does not support.
     """
     _check(loaded)
     schedule = loaded.job.schedule
@@ -109,7 +109,7 @@ def to_yaml(documents: list[dict[str, Any]]) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Long texts as blocks, which people can read, and nothing by reference, which kubectl takes but nobody likes."""
+    """Writes long texts as YAML blocks and repeats values instead of using YAML aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -198,7 +198,7 @@ def _config_map(loaded: LoadedJob, files: dict[str, str]) -> dict[str, Any]:
 
 
 def _check(loaded: LoadedJob) -> None:
-    """Refuse a variable of the job file that would have no value, and an archive that would go with its pod."""
+    """Raise ConfigError for a variable without a value, or an archive on the pod's own disk."""
     known = {each.env for each in loaded.job.cluster.secrets}
     missing = [name for name in loaded.variables_needed if name not in known]
     if missing:

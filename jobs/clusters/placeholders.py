@@ -1,4 +1,4 @@
-"""Job files that run elsewhere: checked here, with their variables left to be read there."""
+"""Check a job file here that runs elsewhere, without expanding its variables."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["load_unexpanded"]
 
 
 class _Stand(Mapping[str, str]):
-    """The environment, where every variable is set: to its own name, if it is not set here."""
+    """An environment in which an unset variable has its own name as value."""
 
     def __getitem__(self, name: str) -> str:
         return os.environ.get(name, name)
 
     def get(self, name: str, default: str | None = None) -> str | None:  # type: ignore[override]
-        """The variable, its default in the file, or its name."""
+        """Return the variable's value, else its default in the file, else its name."""
         return os.environ.get(name, default if default is not None else name)
 
     def __iter__(self) -> Iterator[str]:
@@ -28,8 +28,8 @@ class _Stand(Mapping[str, str]):
 
 
 def load_unexpanded(path: str, *, sets: Sequence[str] = ()) -> LoadedJob:
-    """Check a job file whose variables may not be set here. Raises as ``load`` does.
+    """Check a job file whose variables may be unset on this machine. Raises the errors of ``load``.
 
-    A variable that stands for a number has to be set, or to have a default, for the check.
+    A variable used as a number must be set or have a default.
     """
     return load(path, sets=sets, environment=_Stand())

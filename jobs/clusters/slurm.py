@@ -1,4 +1,4 @@
-"""A batch script for Slurm that makes a Ray cluster of its nodes and runs a job file on it."""
+"""A Slurm batch script that starts a Ray cluster on its nodes and runs a job file on it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["batch_script"]
 
 
 def batch_script(loaded: LoadedJob, sets: tuple[str, ...] = ()) -> str:
-    """The script, with the job file in it. Variables come from ``cluster.secrets_file``, which it reads on the cluster.
+    """Return the script, with the job file inside. The script reads variables from ``cluster.secrets_file``.
 
-    Raises ConfigError when the file asks for variables and says no file to read them from.
+    Raises ConfigError if the job uses variables but names no ``secrets_file``.
     """
     cluster = loaded.job.cluster
     if loaded.variables_needed and not cluster.secrets_file:

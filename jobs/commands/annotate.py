@@ -1,4 +1,4 @@
-"""``malmm annotate``: new prompts put to stored memory."""
+"""``malmm annotate``: run new prompts on stored memory."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def add_fields(parser: Taker) -> None:
-    """Add what an annotating job is told, on the command line or in a job file."""
+    """Add the options of an annotation job, for the command line and job files."""
     add_archive(parser)
     parser.add_argument(
         "--prompt", action="append", default=[], metavar="NAME=TEXT", help="a question; may be repeated"
@@ -82,12 +82,12 @@ def add_fields(parser: Taker) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Annotate, showing progress, and print the summary."""
+    """Run the annotation job with progress and print its summary."""
     return perform_alone(sys.modules[__name__], arguments)
 
 
 def configure(arguments: argparse.Namespace) -> AnnotateConfig:
-    """The settings that the fields say. Raises ConfigError."""
+    """Build the job's configuration from parsed options. Raises ConfigError."""
     return AnnotateConfig(
         archive=arguments.archive,
         prompts=tuple(_labelled(prompt, arguments.labels) for prompt in prompts_of(arguments.prompt)),
@@ -120,7 +120,7 @@ def _labelled(plain: Prompt, labels: str | None) -> Prompt:
 
 
 def summary(report: AnnotateReport) -> str:
-    """The report for people; its last lines say what failed and why."""
+    """Format the report for a terminal. The last lines list the failures."""
     lines = []
     if report.interrupted:
         lines.append("Interrupted. What is stored stays; run the same command again to go on.")

@@ -1,4 +1,4 @@
-"""``malmm ask``: a question to an archive, answered from stored memory."""
+"""``malmm ask``: answer a question from stored memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``malmm demo``: the whole way on drawn videos, answers next to the truth."""
+"""``malmm demo``: index drawn videos and compare the answers with the truth."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 @dataclass(frozen=True)
 class Answer:
-    """What was said to a prompt, ``online`` and by ``replay``, and the truth."""
+    """The ``online`` and ``replay`` answers to a prompt, and the true one."""
 
     video: str
     prompt: str
@@ -67,7 +67,7 @@ class Answer:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Draw, index, compare. The exit code says whether all videos were indexed, not whether answers are right."""
+    """Draw, index and compare. The exit code reports indexing, not how many answers are right."""
     if not 1 <= arguments.videos <= 1000:
         raise ConfigError(f"--videos {arguments.videos}: from 1 to 1000")
     longest = _DEFAULTS.segment_s
@@ -131,7 +131,7 @@ def _draw(arguments: argparse.Namespace) -> list[Path]:
 
 
 def scored(videos: list[Path], archive: Any) -> list[Answer]:
-    """Every answer in the archive that the drawn videos' truth can judge."""
+    """Compare every answer in the archive with the drawn videos' truth."""
     from malmm.model.demo.questions import questions
     from malmm.model.demo.videos import read_truth
 

@@ -1,4 +1,4 @@
-"""``malmm demo-videos``: drawn videos to try things on."""
+"""``malmm demo-videos``: write drawn videos for trying things out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the videos and say which."""
+    """Write the videos and print their paths."""
     if arguments.count < 1:
         raise ConfigError(f"--count {arguments.count}: at least 1")
     if not 0.05 <= arguments.minutes <= 600:

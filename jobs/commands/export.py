@@ -1,4 +1,4 @@
-"""``malmm export``: annotations as files."""
+"""``malmm export``: write annotations to files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def add_fields(parser: Taker) -> None:
-    """Add what an export is told, on the command line or in a job file."""
+    """Add the options of an export, for the command line and job files."""
     add_archive(parser)
     parser.add_argument("--format", required=True, choices=EXPORT_FORMATS, help="what to write")
     parser.add_argument(
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def configure(arguments: argparse.Namespace) -> ExportConfig:
-    """The settings that the fields say. Raises ConfigError."""
+    """Build the job's configuration from parsed options. Raises ConfigError."""
     return ExportConfig(
         archive=arguments.archive,
         format=arguments.format,
@@ -83,7 +83,7 @@ def perform(config: ExportConfig, *, on_progress: OnProgress, verbose: bool) -> 
 
 
 def summary(report: ExportReport) -> str:
-    """The rows, where they go to no file, or the names of caption files."""
+    """Return the rows if no output file is set, else the names of the caption files."""
     if report.text is not None:
         return report.text.removesuffix("\n")
     return "\n".join(printable(path) for path in report.files)

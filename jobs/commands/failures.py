@@ -1,4 +1,4 @@
-"""``malmm failures``: what could not be indexed, and why; and trying it again."""
+"""``malmm failures``: list what could not be indexed and why, or retry it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """List the failures, or try again what failed."""
+    """List the failures, or retry them."""
     from malmm.pipeline.archive.reader import ArchiveReader
 
     archive = ArchiveReader.open(arguments.archive)
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _config(archive: ArchiveReader, rows: list[dict[str, Any]]) -> IndexConfig:
-    """The archive's own options, and the failed videos as sources."""
+    """Build an index configuration from the archive's recipe with the failed videos as sources."""
     recipe = archive.recipe
     config = IndexConfig(
         sources=tuple(sorted({row["uri"] for row in rows})),

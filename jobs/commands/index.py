@@ -1,4 +1,4 @@
-"""``malmm index``: videos into an archive."""
+"""``malmm index``: index videos into an archive."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def add_fields(parser: Taker) -> None:
-    """Add what an indexing job is told, on the command line or in a job file."""
+    """Add the options of an indexing job, for the command line and job files."""
     defaults = IndexConfig(sources=("x",), archive="x")
     parser.add_argument(
         "sources",
@@ -148,12 +148,12 @@ def add_fields(parser: Taker) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Index, showing progress, and print the summary."""
+    """Run the indexing job with progress and print its summary."""
     return perform_alone(sys.modules[__name__], arguments)
 
 
 def configure(arguments: argparse.Namespace) -> IndexConfig:
-    """The settings that the fields say. Raises ConfigError."""
+    """Build the job's configuration from parsed options. Raises ConfigError."""
     fps, sampling = _sampling(arguments)
     return IndexConfig(
         sources=tuple(arguments.sources),
@@ -200,7 +200,7 @@ def _sampling(arguments: argparse.Namespace) -> tuple[float, str]:
 
 
 def indexed(config: IndexConfig, *, quiet: bool, verbose: bool = False) -> IndexReport:
-    """Index with live progress, and nothing of Ray's on standard output."""
+    """Index with live progress. Nothing of Ray's output reaches standard output."""
     from malmm.jobs.terminal.progress import progress_shown
 
     with progress_shown(quiet=quiet, verbose=verbose) as display:
@@ -208,7 +208,7 @@ def indexed(config: IndexConfig, *, quiet: bool, verbose: bool = False) -> Index
 
 
 def summary(report: IndexReport) -> str:
-    """The report for people; its last lines say what failed and why."""
+    """Format the report for a terminal. The last lines list the failures."""
     lines = []
     if report.interrupted:
         lines.append("Interrupted. What is stored stays; run the same command again to go on.")
@@ -286,7 +286,7 @@ def _planned(report: IndexReport, plan: Plan) -> list[str]:
 
 
 def _grouped(failures: Sequence[Failure]) -> list[str]:
-    """A line for each video and kind: an hour that ends after a minute is one fault and not thirty-six."""
+    """Group failures into one line per video and kind, however many segments failed."""
     groups: dict[tuple[str, str], list[Failure]] = {}
     for failure in failures:
         groups.setdefault((failure.uri, failure.kind), []).append(failure)

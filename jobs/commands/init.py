@@ -1,4 +1,4 @@
-"""``malmm init``: a job file to begin with, and the schema that editors check it with."""
+"""``malmm init``: write a starter job file, or print the schema for editors."""
 
 from __future__ import annotations
 

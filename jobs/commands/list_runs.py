@@ -1,4 +1,4 @@
-"""``malmm runs``: what ran on an archive, and how it ended."""
+"""``malmm runs``: list an archive's runs and how each ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``malmm optimize``: small files merged, old versions forgotten, indexes brought up to date."""
+"""``malmm optimize``: compact files, delete old versions, update search indexes."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def add_fields(parser: Taker) -> None:
-    """Add what such a job is told, on the command line or in a job file."""
+    """Add the options of an optimize job, for the command line and job files."""
     add_archive(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do it and say what was done."""
+    """Run the optimize job and print its summary."""
     return perform_alone(sys.modules[__name__], arguments)
 
 
 def configure(arguments: argparse.Namespace) -> OptimizeConfig:
-    """The settings that the fields say. Raises ConfigError."""
+    """Build the job's configuration from parsed options. Raises ConfigError."""
     return OptimizeConfig(archive=arguments.archive)
 
 
@@ -57,7 +57,7 @@ def perform(config: OptimizeConfig, *, on_progress: OnProgress, verbose: bool) -
 
 
 def summary(report: OptimizeReport) -> str:
-    """The report for people."""
+    """Format the report for a terminal."""
     lines = [f"Archive   {printable(report.archive)}"]
     lines += [f"Files     {name}: {before} to {after}" for name, (before, after) in report.files.items()]
     for state in report.indexes:

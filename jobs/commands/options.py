@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = [
 
 
 class Taker(Protocol):
-    """What options are added to: a parser, or the fields of a job file, which are the same."""
+    """Accepts option declarations: an ``argparse`` parser or the fields of a job file."""
 
     def add_argument(self, *names: str, **options: Any) -> Any:
         """Add an option, described as for ``argparse``."""
 
 
 def add_archive(parser: Taker) -> None:
-    """Add the option that every command on an archive needs."""
+    """Add ``--archive``."""
     parser.add_argument("--archive", required=True, metavar="URI", help="the archive")
 
 
@@ -59,7 +59,7 @@ def add_batching(parser: Taker, *, max_new_tokens: int, batch_segments: int, bat
 
 
 def add_output(parser: argparse.ArgumentParser, *, verbose: bool = True) -> None:
-    """Add the options that say how a job tells of itself."""
+    """Add the options for output: JSON, quiet, verbose."""
     parser.add_argument("--json", action="store_true", help="print the outcome as one JSON object")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
     if verbose:
@@ -68,7 +68,7 @@ def add_output(parser: argparse.ArgumentParser, *, verbose: bool = True) -> None
 
 
 def add_log_format(parser: argparse.ArgumentParser) -> None:
-    """Add the option that says for whom progress and errors are written."""
+    """Add ``--log-format``: text for people or JSON lines for programs."""
     parser.add_argument(
         "--log-format",
         choices=LOG_FORMATS,
@@ -78,12 +78,12 @@ def add_log_format(parser: argparse.ArgumentParser) -> None:
 
 
 def prompts_of(options: list[str | Prompt]) -> tuple[Prompt, ...]:
-    """Prompts given as ``NAME=TEXT``, or as they are. Raises ConfigError."""
+    """Parse prompts given as ``NAME=TEXT``; Prompt objects pass unchanged. Raises ConfigError."""
     return tuple(option if isinstance(option, Prompt) else Prompt.parse(option) for option in options)
 
 
 def parse_resource(option: str | tuple[str, float]) -> tuple[str, float]:
-    """Read ``NAME=N``, or take the pair as it is. Raises ConfigError."""
+    """Parse ``NAME=N``; a pair passes unchanged. Raises ConfigError."""
     if not isinstance(option, str):
         return option
     name, _, value = option.partition("=")

@@ -1,4 +1,4 @@
-"""``malmm render``: a job file as a manifest for a cluster."""
+"""``malmm render``: print a cluster manifest for a job file."""
 
 from __future__ import annotations
 

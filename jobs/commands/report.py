@@ -1,4 +1,4 @@
-"""``malmm report``: a run as a page of HTML."""
+"""``malmm report``: write a run's report as an HTML page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``malmm run``: the job that a file describes."""
+"""``malmm run``: run a job file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _GOES_ON = (EXIT_OK, EXIT_SOME_FAILED)
 
 
 def add_file(parser: argparse.ArgumentParser) -> None:
-    """Add what every command on a job file takes."""
+    """Add the options of every command that reads a job file."""
     parser.add_argument("job", metavar="JOB.yaml", help="a job file; `malmm init` writes one")
     parser.add_argument(
         "--set",
@@ -68,7 +68,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do the steps, showing progress, and print what came of them."""
+    """Run the job's steps with progress and print their summaries."""
     from malmm.jobs.files.loading import load
 
     loaded = load(arguments.job, sets=arguments.set, dry_run=arguments.dry_run)

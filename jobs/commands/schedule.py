@@ -1,4 +1,4 @@
-"""``malmm schedule``: jobs at their times, as a service in the foreground."""
+"""``malmm schedule``: run jobs on their schedules, as a foreground service."""
 
 from __future__ import annotations
 

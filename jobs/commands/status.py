@@ -1,4 +1,4 @@
-"""``malmm status``: how far an archive is, what is wrong with it, and what runs on it now."""
+"""``malmm status``: show an archive's progress, problems and current run."""
 
 from __future__ import annotations
 

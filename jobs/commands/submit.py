@@ -1,4 +1,4 @@
-"""``malmm submit``: a job file to a Ray cluster."""
+"""``malmm submit``: submit a job file to a Ray cluster."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Send it, and exit as it does."""
+    """Submit the job and exit with its exit code."""
     from malmm.jobs.clusters.placeholders import load_unexpanded
     from malmm.jobs.clusters.submitting import submit
 

@@ -1,1 +1,1 @@
-"""Job files: YAML that says what is to be done, when, and where."""
+"""Job files: YAML that describes a job, its schedule and its cluster."""

@@ -61,7 +61,7 @@ steps:
 
 
 def example(*, file: str, name: str, sources: list[str], archive: str) -> str:
-    """The text of a new job file. Raises ConfigError for a name that can not be printed on one line."""
+    """Return the text of a new job file. Raises ConfigError if the name does not fit on one line."""
     for each in (file, archive, *sources):
         if not each.isprintable():
             raise ConfigError(f"{each!r} cannot be written into a job file: it holds control characters")

@@ -1,6 +1,6 @@
-"""The fields of a step of a job file: those of the command of its name, taken from where the command declares them.
+"""The fields of a job file's step, derived from the options of the command with the same name.
 
-Types come from the settings and from the options; defaults, choices and help from the options. Nothing is said twice.
+Types come from the configuration class; defaults, choices and help come from the command's options.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _SETTINGS = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class PromptFields(BaseModel):
-    """A prompt of a file: its text, and for a classification the labels to choose from."""
+    """A prompt in a job file: its text, and optional labels for classification."""
 
     model_config = _SETTINGS
 
@@ -62,24 +62,24 @@ _Resources = dict[str, float]
 
 
 class Options:
-    """Takes options as a parser does, and keeps how each was declared, by the name that its value goes by."""
+    """Records option declarations by destination name, with the interface of an ``argparse`` parser."""
 
     def __init__(self, kind: ModuleType) -> None:
         self.declared: dict[str, dict[str, Any]] = {}
         kind.add_fields(self)
 
     def add_argument(self, *names: str, **options: Any) -> None:
-        """As ``argparse`` has it."""
+        """Record an option; the signature is that of ``argparse``."""
         long = next((name for name in names if not name.startswith("-") or name.startswith("--")), names[0])
         self.declared[long.lstrip("-").replace("-", "_")] = options
 
     def default(self, name: str) -> Any:
-        """What the option is when it is not given."""
+        """Return the option's default."""
         options = self.declared[name]
         return options.get("default", False if options.get("action") == "store_true" else None)
 
     def is_required(self, name: str) -> bool:
-        """Whether there is no doing without it."""
+        """Return whether the option is required."""
         return bool(self.declared[name].get("required")) or "nargs" in self.declared[name]
 
 
@@ -108,7 +108,7 @@ def _field(kind: str, name: str, options: dict[str, Any], default: Any) -> tuple
 
 
 def step_model(kind: str) -> type[BaseModel]:
-    """What a step of a kind may hold."""
+    """Return the pydantic model of a step of this kind."""
     options = Options(KINDS[kind])
     fields = {
         SPELLED.get(name, name): _field(kind, name, declared, options.default(name))
@@ -125,7 +125,7 @@ def step_model(kind: str) -> type[BaseModel]:
 
 
 def arguments_of(kind: str, step: BaseModel, archive: str, *, dry_run: bool) -> argparse.Namespace:
-    """A step as the command's own options. Raises ConfigError for a prompt that cannot be."""
+    """Convert a step into the command's parsed options. Raises ConfigError for an invalid prompt."""
     fields: dict[str, Any] = dict.fromkeys(NOT_IN_STEPS)
     for name in Options(KINDS[kind]).declared:
         if name not in NOT_IN_STEPS:
@@ -139,7 +139,7 @@ def arguments_of(kind: str, step: BaseModel, archive: str, *, dry_run: bool) -> 
 
 
 def prompt_of(name: str, fields: PromptFields) -> Prompt:
-    """The prompt that a file describes. Raises ConfigError."""
+    """Build the Prompt of a job file's prompt entry. Raises ConfigError."""
     if fields.labels is None:
         return Prompt(name, fields.text)
     return Prompt(name, fields.text, "classification", tuple(fields.labels))

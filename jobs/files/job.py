@@ -1,4 +1,4 @@
-"""What a job file may hold: one schema for every kind of job, its schedule, and the cluster it runs on."""
+"""The schema of a job file: steps, schedule and cluster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SETTINGS = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 def _with_one_of(*names: str) -> ConfigDict:
-    """Settings of a map that must have exactly one of these keys, which the schema says too."""
+    """Return a model configuration that requires exactly one of these keys, also in the JSON schema."""
     return ConfigDict(**_SETTINGS, json_schema_extra={"oneOf": [{"required": [name]} for name in names]})
 
 
@@ -52,7 +52,7 @@ _Export = _kind(ExportStep, "write annotations to files")
 
 
 class Step(BaseModel):
-    """One step of a job of several: exactly one kind, with what its command is told."""
+    """One step of a job: exactly one kind with its options."""
 
     model_config = _with_one_of(*KINDS)
 
@@ -68,12 +68,12 @@ class Step(BaseModel):
 
     @property
     def kind(self) -> str:
-        """Which kind it is."""
+        """The name of the step's kind."""
         return next(name for name in KINDS if getattr(self, name) is not None)
 
 
 class Schedule(BaseModel):
-    """When a job runs by itself, under `malmm schedule`."""
+    """When `malmm schedule` runs the job."""
 
     model_config = _SETTINGS
 
@@ -90,7 +90,7 @@ class Schedule(BaseModel):
 
 
 class Secret(BaseModel):
-    """An environment variable that the cluster takes from a secret of its own; its value is never written here."""
+    """An environment variable filled from a secret of the cluster. The job file never holds its value."""
 
     model_config = _SETTINGS
 
@@ -100,7 +100,7 @@ class Secret(BaseModel):
 
 
 class Cluster(BaseModel):
-    """Where `malmm submit` and `malmm render` have the job run. Memory is given as Kubernetes writes it."""
+    """The cluster for `malmm submit` and `malmm render`. Memory uses Kubernetes notation."""
 
     model_config = _SETTINGS
 
@@ -129,7 +129,7 @@ class Cluster(BaseModel):
 
 
 class Job(BaseModel):
-    """A job: an archive, what is done with it, and when and where it is done."""
+    """A job: an archive, its steps, its schedule and its cluster."""
 
     model_config = _with_one_of(*KINDS, "steps")
 
@@ -160,7 +160,7 @@ class Job(BaseModel):
         return self
 
     def each_step(self) -> list[tuple[tuple[str | int, ...], str, BaseModel]]:
-        """Where each step is written, its kind, and its fields, in order."""
+        """Return each step's place in the file, kind and fields, in order."""
         if self.steps is not None:
             return [
                 (("steps", number, step.kind), step.kind, getattr(step, step.kind))
@@ -171,6 +171,6 @@ class Job(BaseModel):
 
 
 def json_schema() -> dict[str, Any]:
-    """The schema of a job file, for editors."""
+    """Return the JSON schema of a job file, for editors."""
     schema = Job.model_json_schema(mode="validation")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "malmm-ray job file"} | schema

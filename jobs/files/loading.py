@@ -1,4 +1,4 @@
-"""Job files read: every fault found at once, and what is right made into the commands' own settings."""
+"""Load a job file: report all errors at once and build the commands' configurations."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MOST_FAULTS = 20
 
 @dataclass(frozen=True)
 class LoadedStep:
-    """A step ready to be performed: ``kind`` names the command, ``config`` is what it takes."""
+    """A step ready to run: ``kind`` names the command, ``config`` is its configuration."""
 
     kind: str
     config: Any
@@ -35,7 +35,7 @@ class LoadedStep:
 
 @dataclass(frozen=True)
 class LoadedJob:
-    """A job file that is in order. ``variables_needed`` must be set where it runs."""
+    """A valid job file. ``variables_needed`` must be set where it runs."""
 
     path: str
     text: str
@@ -46,7 +46,7 @@ class LoadedJob:
 
     @property
     def archive(self) -> str:
-        """The archive that all steps are about."""
+        """The archive of all steps."""
         return self.job.archive
 
 
@@ -57,9 +57,9 @@ def load(
     dry_run: bool = False,
     environment: Mapping[str, str] | None = None,
 ) -> LoadedJob:
-    """Read a job file. ``sets`` are ``KEY=VALUE`` that take the place of what it says.
+    """Load a job file. ``sets`` are ``KEY=VALUE`` overrides.
 
-    Raises JobFileError with everything that is wrong with it, and ConfigError when it cannot be read.
+    Raises JobFileError with all errors in the file, and ConfigError if it cannot be read.
     """
     try:
         text = Path(path).read_bytes()
@@ -90,7 +90,7 @@ def load(
 
 
 def name_of(path: str) -> str:
-    """What a job is called that does not say so itself: as its file is."""
+    """Return the default name of a job: its file's stem."""
     return re.sub(r"[^a-z0-9]+", "-", Path(path).stem.lower())[:32].strip("-") or "job"
 
 
@@ -117,7 +117,7 @@ def _validated(tree: Tree, problems: list[Problem]) -> Job | None:
 
 
 def _without(content: Any, places: Sequence[tuple[str | int, ...]]) -> Any:
-    """A copy that lacks the values at some places in maps."""
+    """Return a copy without the values at these paths."""
     left = deepcopy(content)
     for *above, key in (place for place in places if place):
         where: Any = left
@@ -156,7 +156,7 @@ def _configured(
     tree: Tree,
     problems: list[Problem],
 ) -> list[LoadedStep]:
-    """The step's settings; after each contradiction, what it is about is put aside to find the next one."""
+    """Build the step's configuration. After each error, drop the options concerned and look for the next error."""
     options = Options(KINDS[kind])
     wrong_prompts = []
     prompts = getattr(fields, "prompts", {})
@@ -194,7 +194,7 @@ def _configured(
 
 
 def _spelled(message: str, options: Options) -> str:
-    """A command's message by the names that a file has for its options."""
+    """Replace option names in a command's message by the job file's field names."""
 
     def name(match: re.Match[str]) -> str:
         field = match.group()[2:].replace("-", "_")

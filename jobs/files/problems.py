@@ -1,4 +1,4 @@
-"""What is wrong with a job file: all of it, each with its line."""
+"""The errors of a job file, each with its line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["JobFileError", "Problem"]
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One fault. ``place`` is the file with line and column, or the option that the value came from."""
+    """One error. ``place`` is the file with line and column, or the option that set the value."""
 
     line: int
     column: int
@@ -24,7 +24,7 @@ class Problem:
 
 
 class JobFileError(ConfigError):
-    """A job file that cannot be used; ``problems`` are all its faults, in the file's order."""
+    """Raised for an invalid job file. ``problems`` lists all errors in file order."""
 
     def __init__(self, path: str, problems: Sequence[Problem]) -> None:
         self.problems = tuple(sorted(set(problems)))

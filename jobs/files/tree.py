@@ -1,7 +1,7 @@
-"""YAML as plain values that know their lines.
+"""Parse YAML into plain values with line numbers.
 
-Only what JSON can hold comes out: maps with text as keys, lists, text, numbers, true and false, and null. Nothing of
-the file is ever run, and a file that is built to blow up (aliases of aliases, nesting without end) is refused.
+Values are those of JSON: maps with text keys, lists, text, numbers, booleans and null. No tag runs code, and files with
+nested aliases or excessive depth are refused.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _PLAIN_TAGS = ("null", "bool", "int", "float", "str")
 
 @dataclass
 class Tree:
-    """A parsed file. ``places`` says where each value of ``content`` was written, ``variables`` what it asks for,
-    and whether it can do without."""
+    """A parsed file. ``places`` maps each value of ``content`` to its line and column; ``variables`` maps each
+    variable used to whether it has a default."""
 
     path: str
     content: Any = None
@@ -39,7 +39,7 @@ class Tree:
     problems: list[Problem] = field(default_factory=list)
 
     def problem(self, path: Path, message: str) -> Problem:
-        """A fault of the value at a path, or of the nearest above it that is written down."""
+        """Return an error at a path, or at its nearest parent that the file contains."""
         for length in range(len(path), -1, -1):
             if path[:length] in self.options:
                 return Problem(0, 0, self.options[path[:length]], message)
@@ -84,7 +84,7 @@ def parse(text: bytes, path: str, environment: Mapping[str, str] | None = None) 
 
 
 class _Builder:
-    """Turns nodes to values, noting places and faults."""
+    """Converts YAML nodes to values and collects places and errors."""
 
     def __init__(self, tree: Tree, environment: Mapping[str, str]) -> None:
         self.tree = tree

@@ -1,4 +1,4 @@
-"""What the schema finds wrong, in words: what was found, and what would do."""
+"""Word schema errors: the value found and the values allowed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _MODELS: dict[str, type[BaseModel]] = {
 
 
 def worded(error: Any) -> tuple[Path, str]:
-    """Where the fault is, and a sentence about it, of one of pydantic's errors."""
+    """Return the path and a sentence for one of pydantic's errors."""
     path: Path = tuple(error["loc"])
     kind, context = error["type"], error.get("ctx", {})
     name = ".".join(map(str, path)) or "the job file"

@@ -1,4 +1,4 @@
-"""The page that ``malmm report`` writes. Whatever comes from files, names and texts, is escaped."""
+"""The HTML report of a run. All outside text is escaped."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _STYLE = (
 
 
 def report_page(archive: ArchiveReader, run: RunRecord) -> str:
-    """A whole page without scripts and without anything to fetch. Raises ArchiveError."""
+    """Return a self-contained page without scripts or external resources. Raises ArchiveError."""
     parts = [
         f"<h1>{_text(run.job)}: {_text(run.status.replace('_', ' '))}</h1>",
         _table(_facts(archive, run)),
@@ -51,7 +51,7 @@ def report_page(archive: ArchiveReader, run: RunRecord) -> str:
 
 
 def throughput(run: RunRecord) -> list[tuple[float, float]]:
-    """(seconds since the start, seconds of video done in a second) between the samples of indexing."""
+    """Return (seconds since the start, seconds of video per second) between progress samples."""
     indexing = [sample for sample in run.samples if sample[1] in ("indexing", "waiting")]
     return [
         (float(after[0]), (after[3] - before[3]) / (after[0] - before[0]))
@@ -61,7 +61,7 @@ def throughput(run: RunRecord) -> list[tuple[float, float]]:
 
 
 def stage_times(run: RunRecord) -> list[tuple[str, float]]:
-    """Seconds that each stage took, in the order in which they began; a stage that came again counts together."""
+    """Return each stage's total seconds, in order of first start."""
     took: dict[str, float] = {}
     ends = [*(sample[0] for sample in run.samples[1:]), run.took_s]
     for sample, end in zip(run.samples, ends, strict=False):

@@ -1,4 +1,4 @@
-"""Small plots as SVG, from numbers of our own: nothing of a file's gets into them unescaped."""
+"""Small SVG plots. All labels are escaped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _ROW = 640, 180, 56, 22, 26
 
 
 def line(points: Sequence[tuple[float, float]], *, title: str, x: str, y: str) -> str:
-    """A curve through (x, y), from zero on both axes."""
+    """Draw a line through (x, y) points with both axes starting at zero."""
     if len(points) < 2:
         return ""
     most_x = max(each for each, _ in points) or 1.0
@@ -33,7 +33,7 @@ def line(points: Sequence[tuple[float, float]], *, title: str, x: str, y: str) -
 
 
 def bars(values: Sequence[tuple[str, float]], *, title: str, unit: str) -> str:
-    """A bar for each name, as long as its value."""
+    """Draw one horizontal bar per name."""
     if not values:
         return ""
     most = max(value for _, value in values) or 1.0

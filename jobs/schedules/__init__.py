@@ -1,1 +1,1 @@
-"""Running jobs by their schedules, as a service."""
+"""Run jobs on their schedules, as a service."""

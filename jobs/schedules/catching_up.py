@@ -1,4 +1,4 @@
-"""Whether a job's last time was missed: nothing ran then, or what ran was stopped before its end."""
+"""Find scheduled times that were missed: no run started, or the run did not finish."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _OVER = ("done", "some_failed", "failed", "refused")
 
 
 def missed(cron: Cron, history: Sequence[RunRecord], now: datetime) -> datetime | None:
-    """A time before ``now`` that nothing was run for since the job last ran to an end, by its own schedule.
+    """Return a scheduled time before ``now`` that no finished run covers, or None.
 
-    However many times were missed, it is one of them: one run does what all of them would have done. A job that never
-    ran by its schedule has missed nothing.
+    Several missed times count as one, since one run catches up on all. A job that never ran on schedule has missed
+    nothing.
     """
     mine = [run for run in history if run.trigger == "schedule" and run.scheduled_for is not None]
     if not mine:

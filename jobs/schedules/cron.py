@@ -1,8 +1,8 @@
-"""Cron expressions in a time zone, over changes between summer and winter time.
+"""Cron expressions in a time zone, with daylight saving changes handled as cron daemons do.
 
-The calendar is APScheduler's: it finds the next time on the wall clock. What instant that is, is decided here, as
-cron daemons do it. A job at fixed hours runs once a day: a time that the change skips is moved on by as much, and one
-that comes twice counts when it comes first. A job of every hour goes on through the change by the hour.
+APScheduler finds the next wall-clock time; this module maps it to an instant. A job at fixed hours runs once a day: a
+skipped time moves forward by the length of the gap, a repeated time counts at its first occurrence. An hourly job
+continues every hour through the change.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CHANGE_AHEAD = timedelta(hours=3)
 
 @dataclass(frozen=True)
 class Cron:
-    """A parsed expression: ``triggers`` are calendars of which any may fire."""
+    """A parsed expression. The job is due when any of ``triggers`` fires."""
 
     expression: str
     zone: ZoneInfo
@@ -36,7 +36,7 @@ class Cron:
 
     @classmethod
     def parse(cls, expression: str, timezone: str) -> Cron:
-        """Read five fields, or six with seconds before them. Raises ConfigError."""
+        """Parse five fields, or six with seconds first. Raises ConfigError."""
         try:
             zone = ZoneInfo(timezone)
         except (KeyError, ValueError, OSError) as error:
@@ -67,7 +67,7 @@ class Cron:
         return found
 
     def next_after(self, instant: datetime) -> datetime | None:
-        """The first time at or after an instant, in the zone; None when there is none any more."""
+        """Return the first due time at or after an instant, or None if there is no further one."""
         after = instant.astimezone(UTC)
         here = after.astimezone(self.zone)
         # Just before the clocks go back, walls that read earlier are still to come.
@@ -92,7 +92,7 @@ class Cron:
         return min((each.replace(tzinfo=None) for each in found if each is not None), default=None)
 
     def _instants(self, wall: datetime) -> list[datetime]:
-        """When the wall clock reads this and a job is due: once as a rule, twice or never at a change."""
+        """Return the instants of a wall-clock time: one as a rule, two or none at a daylight saving change."""
         first, second = (wall.replace(tzinfo=self.zone, fold=fold).astimezone(UTC) for fold in (0, 1))
         exists = first.astimezone(self.zone).replace(tzinfo=None) == wall
         if not exists:
@@ -101,14 +101,14 @@ class Cron:
 
 
 class CronInZone(BaseTrigger):
-    """A ``Cron`` as APScheduler takes it; each time comes up to ``jitter_s`` seconds later, at random."""
+    """A ``Cron`` as an APScheduler trigger, delayed by a random time up to ``jitter_s`` seconds."""
 
     def __init__(self, cron: Cron, jitter_s: float = 0.0) -> None:
         self.cron = cron
         self.jitter_s = jitter_s
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
-        """The next time; after the one before, so that none is left out."""
+        """Return the next fire time after the previous one."""
         start = now
         if previous_fire_time is not None:
             # In UTC: adding to a time of a zone moves its wall clock, and forgets which of two equal times it was.
@@ -122,7 +122,7 @@ def _offset(moment: datetime) -> timedelta:
 
 
 def _weekdays(field: str) -> str:
-    """Names for numbers: 0 and 7 are Sunday in a cron expression, and Monday and nothing to APScheduler."""
+    """Translate weekday numbers to names: cron counts from Sunday (0 or 7), APScheduler from Monday."""
     if field in ("*", "?"):
         return "*"
     named = []

@@ -1,4 +1,4 @@
-"""One run at a time for each archive: jobs that come due meanwhile wait, each at most once."""
+"""Queue the runs of one archive: one at a time, each waiting job at most once."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ __all__ = ["Due", "Lane"]
 
 @dataclass(frozen=True)
 class Due:
-    """A job that is to run, and the moment that its schedule wanted it."""
+    """A job that is due, and its scheduled time."""
 
     job: str
     scheduled_for: datetime
 
 
 class Lane:
-    """The queue of an archive, and the thread that works it off.
+    """The run queue of an archive, with its worker thread.
 
-    A job that comes due while it waits already is not put behind itself: the later moment takes the place of the
-    earlier. One that comes due while it runs is run once more afterwards, however often it came due.
+    A job that is already waiting keeps its place and takes the later time. A job that comes due while it runs is run
+    once more afterwards.
     """
 
     def __init__(self, name: str, work: Callable[[Due], None]) -> None:
@@ -34,11 +34,11 @@ class Lane:
         self._thread = threading.Thread(target=self._go, name=f"malmm-lane {name}")
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the worker thread."""
         self._thread.start()
 
     def put(self, due: Due) -> bool:
-        """Have a job run; False when it was waiting already."""
+        """Add a job to the queue. Return False if it was already waiting."""
         with self._changed:
             known = due.job in self._waiting
             self._waiting[due.job] = due
@@ -46,7 +46,7 @@ class Lane:
             return not known
 
     def stop(self) -> None:
-        """Begin nothing any more, and wait for the end of what runs."""
+        """Start no further job and wait for the current one."""
         with self._changed:
             self._stopping = True
             self._changed.notify()

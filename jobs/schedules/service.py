@@ -1,7 +1,7 @@
-"""The service behind ``malmm schedule``: jobs at their times, one run of an archive at once, a clean stop.
+"""The service behind ``malmm schedule``.
 
-APScheduler says when; a lane for each archive says what runs next; each run is a process of its own, ``malmm run``, so
-that nothing that happens in one ends the service. A run that fails is tried again after a pause that doubles.
+APScheduler decides when a job is due, and one lane per archive decides which job runs next. Each run is a child process
+(``malmm run``), so a crash does not stop the service. A failed run is retried with exponential backoff.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Say = Callable[..., None]
 
 
 class Service:
-    """Runs jobs until it is stopped. ``say`` hears of events, with their fields; ``options`` go to every run."""
+    """Runs jobs until stopped. ``say`` receives events with their fields; ``options`` go to every run."""
 
     def __init__(self, jobs: Sequence[LoadedJob], say: Say, options: Sequence[str] = ()) -> None:
         self._jobs = {job.name: job for job in jobs}
@@ -56,7 +56,7 @@ class Service:
         self._scheduler.add_listener(self._on_error, EVENT_JOB_ERROR)
 
     def start(self) -> None:
-        """Begin: catch up what was missed, and wait for what comes."""
+        """Start the service and run missed jobs first."""
         now = datetime.now(UTC)
         for name, job in self._jobs.items():
             if job.job.schedule is not None and job.job.schedule.catch_up:
@@ -78,7 +78,7 @@ class Service:
         self._scheduler.start()
 
     def stop(self) -> None:
-        """Begin nothing more, have what runs end as on Ctrl-C, and wait for it."""
+        """Start no further job, interrupt running ones as Ctrl-C does, and wait for them."""
         self._stopping.set()
         if self._scheduler.running:
             self._scheduler.shutdown(wait=True)
@@ -104,7 +104,7 @@ class Service:
             self._say("still waiting", job=name)
 
     def _run(self, due: Due) -> None:
-        """Run a job, and again while it fails for a reason that may pass."""
+        """Run a job and retry while it fails for a transient reason."""
         schedule = self._jobs[due.job].job.schedule
         retries, pause_s = (schedule.retries, schedule.backoff_s) if schedule else (0, 1.0)
         for attempt in range(1, retries + 2):
@@ -120,7 +120,7 @@ class Service:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     def _attempt(self, due: Due, attempt: int) -> int | None:
-        """One process; its exit code, or None when it was not to begin any more."""
+        """Run one process and return its exit code, or None if the service is stopping."""
         job = self._jobs[due.job]
         options = [
             *self._options,

@@ -1,4 +1,4 @@
-"""What a job tells while it goes, as lines of JSON for a program that collects logs."""
+"""Progress and errors as JSON lines, for log collectors."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _LINE_EVERY_S = 10.0
 
 
 def log_line(event: str, *, level: str = "info", **fields: Any) -> str:
-    """One JSON object on one line: ``time``, ``level``, ``event``, and whatever else is known of it."""
+    """Format a JSON object on one line with ``time``, ``level``, ``event`` and further fields."""
     content = {"time": datetime.now(UTC).isoformat(), "level": level, "event": event} | fields
     return json.dumps(content, default=str)
 
 
 class JsonLines:
-    """A context manager; call it with each ``Progress``. A line at each new stage, and one now and then."""
+    """Context manager, called with each ``Progress``. Writes a line at each new stage and then periodically."""
 
     def __init__(self, stream: TextIO | None = None, now: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream or sys.stderr
@@ -43,7 +43,7 @@ class JsonLines:
             self.say("ended", failed=error is not None)
 
     def __call__(self, progress: Progress) -> None:
-        """Write where the run stands."""
+        """Write the progress."""
         now = self._now()
         if progress.stage != self._stage or now - self._last_line >= _LINE_EVERY_S:
             self._stage, self._last_line = progress.stage, now
@@ -51,7 +51,7 @@ class JsonLines:
             self.say("progress", **fields, times_real_time=progress.times_real_time, left_s=progress.left_s)
 
     def say(self, event: str, **fields: Any) -> None:
-        """Write a line of any other event."""
+        """Write a line for another event."""
         # One write: a scheduler's runs write to the same place.
         self._stream.write(f"{log_line(event, **fields)}\n")
         self._stream.flush()

@@ -1,4 +1,4 @@
-"""Showing a run's progress: a live block on a terminal, a line now and then elsewhere."""
+"""Show progress: a live block on a terminal, periodic lines elsewhere."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _STAGES = {
 
 
 def progress_line(progress: Progress) -> str:
-    """One line: what is being done, how far it is, how fast, how long to go."""
+    """Format stage, progress, speed and remaining time on one line."""
     parts = [_STAGES.get(progress.stage, progress.stage)]
     if progress.stage == "describing":
         parts.append(f"{progress.videos_done} of {progress.videos_total} subjects")
@@ -57,7 +57,7 @@ def progress_line(progress: Progress) -> str:
 
 
 class ProgressDisplay:
-    """A context manager; call it with each ``Progress``. Writes to standard error only."""
+    """Context manager, called with each ``Progress``. Writes to standard error only."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._console = Console(stderr=True)
@@ -82,7 +82,7 @@ class ProgressDisplay:
             self._live.stop()
 
     def __call__(self, progress: Progress) -> None:
-        """Show where the run stands."""
+        """Show the progress."""
         if self._quiet:
             return
         if self._live is not None:
@@ -109,7 +109,7 @@ def _block(progress: Progress) -> Table:
 def progress_shown(
     *, quiet: bool, verbose: bool, log_format: str = "text"
 ) -> Iterator[ProgressDisplay | JsonLines]:
-    """A display for the time of a job on Ray, with nothing of Ray's on standard output, which is for the summary."""
+    """Show progress during a Ray job, and keep Ray's output off standard output."""
     # A thread that still waits for Ray after Ctrl-C has ended it would have Ray start a second cluster.
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     display = JsonLines() if log_format == "json" else ProgressDisplay(quiet=quiet or verbose)

@@ -1,4 +1,4 @@
-"""Putting outside text, times and sizes on a terminal."""
+"""Format outside text, times and sizes for a terminal."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ __all__ = ["about", "clock", "printable", "seconds_of", "shortened", "size"]
 
 
 def printable(text: str) -> str:
-    """The text with control characters spelled out: names and captions must not steer a terminal."""
+    """Escape control characters, so that names and captions cannot control the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def shortened(text: str, width: int) -> str:
-    """The text on one line of at most ``width`` characters."""
+    """Shorten the text to one line of at most ``width`` characters."""
     line = printable(" ".join(text.split()))
     return line if len(line) <= width else line[: max(0, width - 1)] + "…"
 
 
 def about(uri: str, message: str) -> str:
-    """The message as it is printed, behind the file's name where it does not name the file itself."""
+    """Prefix the message with the file's name unless it already names the file."""
     return printable(message if uri in message else f"{uri}: {message}")
 
 
 def clock(seconds: float) -> str:
-    """Seconds as ``M:SS`` or ``H:MM:SS``, with tenths where there are any."""
+    """Format seconds as ``M:SS`` or ``H:MM:SS``, with tenths if not whole."""
     sign = "-" if seconds < 0 else ""
     tenths = round(abs(seconds) * 10)
     whole, tenth = divmod(tenths, 10)
@@ -37,7 +37,7 @@ def clock(seconds: float) -> str:
 
 
 def size(count_bytes: float) -> str:
-    """Bytes with a unit: ``1.5 MB``."""
+    """Format bytes with a unit: ``1.5 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if count_bytes < 1000:
             return f"{count_bytes:.0f} {unit}" if unit == "B" else f"{count_bytes:.1f} {unit}"
@@ -46,7 +46,7 @@ def size(count_bytes: float) -> str:
 
 
 def seconds_of(option: str, text: str) -> float:
-    """Seconds of ``90``, ``1:30`` or ``0:01:30.5``. Raises ConfigError."""
+    """Parse ``90``, ``1:30`` or ``0:01:30.5`` into seconds. Raises ConfigError."""
     parts = text.strip().split(":")
     try:
         values = [float(part) for part in parts]
