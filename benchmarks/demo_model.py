@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from malmm.model.checkpoints.resolve import open_models
+from malmm.model.decoding import Decoding
 from malmm.model.demo.questions import DESCRIBE, KINDS, Question, describe_object, questions
 from malmm.model.demo.videos import draw_video, read_truth, truth_path
 from malmm.model.demo.world import Scene, plan_scenes
@@ -116,7 +117,7 @@ class Bench:
         for begin in range(0, len(asked), 64):
             part = asked[begin : begin + 64]
             texts += self.language.generate(
-                outputs[begin : begin + 64], [q.prompt for q in part], max_new_tokens=_LONGEST_TEXT
+                outputs[begin : begin + 64], [q.prompt for q in part], Decoding(_LONGEST_TEXT)
             )
         return texts
 

@@ -24,6 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from malmm.model.checkpoints.resolve import NO_RETRIEVAL, open_models
+from malmm.model.decoding import Decoding
 from malmm.model.families.instructblip.language import LanguageModel
 
 QUERIES = 32
@@ -103,7 +104,7 @@ def measure(
                     text
                     for at in parts
                     for text in language.generate(
-                        queries[at : at + size], prompts[at : at + size], max_new_tokens=tokens
+                        queries[at : at + size], prompts[at : at + size], Decoding(tokens)
                     )
                 ]
             took[size].append(time.perf_counter() - began)
@@ -124,7 +125,7 @@ def measure_sharing(
     ways: dict[str, tuple[Callable[[], list[str]], Callable[[], list[str]]]] = {
         "beams": (
             lambda: plain(language, queries, prompts, tokens, options.beams),
-            lambda: language.generate(queries, prompts, max_new_tokens=tokens, num_beams=options.beams),
+            lambda: language.generate(queries, prompts, Decoding(tokens, options.beams)),
         ),
         "labels": (
             lambda: [plain_best(language, *pair) for pair in zip(queries, prompts, strict=True)],
@@ -169,10 +170,7 @@ def plain(
     found = language.model.generate(
         inputs_embeds=embeds,
         attention_mask=mask,
-        max_new_tokens=tokens,
-        num_beams=beams,
-        do_sample=False,
-        pad_token_id=language.tokenizer.pad_token_id,
+        generation_config=Decoding(tokens, beams).generation_config(language.text_tokens),
     )
     return [text.strip() for text in language.tokenizer.batch_decode(found, skip_special_tokens=True)]
 

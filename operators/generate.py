@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 
 from malmm.model.checkpoints.resolve import NO_RETRIEVAL, open_models
+from malmm.model.decoding import Decoding
 from malmm.model.families.instructblip.language import LanguageModel
 from malmm.operators.device import choose_device
 from malmm.pipeline.schema.config import Prompt
@@ -95,7 +96,7 @@ class GenerateTexts:
             return self.language.generate(
                 torch.stack([outputs[index][place] for index, place, _ in items]),
                 [self.prompts[prompt].text for _, _, prompt in items],
-                max_new_tokens=self.max_new_tokens,
+                Decoding(self.max_new_tokens),
                 on_words=self.on_words if len(items) == 1 else None,
             )
         except (RuntimeError, ValueError) as error:

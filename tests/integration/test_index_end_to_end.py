@@ -23,6 +23,7 @@ from support.flow_rows import picture
 from support.media import VideoSpec, cut, make_video, run_ffmpeg
 
 from malmm.model.checkpoints.resolve import open_models
+from malmm.model.decoding import Decoding
 from malmm.model.families.instructblip.encoder import Encoder
 from malmm.model.families.instructblip.language import LanguageModel
 from malmm.model.families.instructblip.qformer import MemorySettings
@@ -248,7 +249,7 @@ def test_rows_are_what_a_plain_pass_over_each_segment_gives(
 
     def check_texts(subject: str, outputs: torch.Tensor) -> None:
         for prompt, output in zip(prompts, outputs, strict=True):
-            [text] = language.generate(output[None], [prompt.text], max_new_tokens=6)
+            [text] = language.generate(output[None], [prompt.text], Decoding(6))
             assert stored_texts[subject, prompt.name] == text
 
     for path in [*good(folder), folder / "short.mkv"]:

@@ -22,10 +22,10 @@ from transformers import (
     InstructBlipConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    TextStreamer,
 )
 
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
+from malmm.model.decoding import Decoding, TextTokens, WordStreamer
 from malmm.model.families.instructblip.encoder import (
     INSTRUCTBLIP_OPTIONAL,
     INSTRUCTBLIP_PREFIXES,
@@ -63,19 +63,6 @@ def language_class(config: InstructBlipConfig) -> type[PreTrainedModel]:
         ) from None
 
 
-class _Words(TextStreamer):
-    """Passes words on as soon as no later token can change them."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, on_words: Callable[[str], None]) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self._on_words = on_words
-
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Called by transformers with each piece of the text."""
-        if text:
-            self._on_words(text)
-
-
 class LanguageModel(nn.Module):
     """Generates and scores text for projected query outputs. Stateless between calls."""
 
@@ -86,6 +73,10 @@ class LanguageModel(nn.Module):
         self.projection = projection
         self.model = model
         self.tokenizer = tokenizer
+        start = model.config.decoder_start_token_id if model.config.is_encoder_decoder else None
+        self.text_tokens = TextTokens.of(tokenizer, start)
+        # transformers fills gaps of the settings that it is given from here.
+        model.generation_config = GenerationConfig()
 
     @classmethod
     def load(
@@ -99,8 +90,6 @@ class LanguageModel(nn.Module):
         model = checkpoint.pretrained(
             kind, config.text_config, "language_model.", dtype or half_precision(device)
         )
-        # A composite checkpoint's generation_config.json describes the whole; the language model has its own.
-        model.generation_config = GenerationConfig.from_model_config(model.config)
         hidden = int(model.get_input_embeddings().weight.shape[1])
         projection = nn.Linear(int(config.qformer_config.hidden_size), hidden)
         checkpoint.fill(projection, "language_projection.")
@@ -112,8 +101,6 @@ class LanguageModel(nn.Module):
                 f"model {checkpoint.name!r}: its tokenizer knows token {highest}, but the language model's "
                 f"table ends at {rows - 1}: the tokenizer is another model's"
             )
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
         return cls(projection, model, tokenizer).to(device).eval().requires_grad_(False)
 
     @property
@@ -161,33 +148,35 @@ class LanguageModel(nn.Module):
         self,
         query_output: Tensor,
         prompts: Sequence[str],
+        decoding: Decoding = Decoding(),  # noqa: B008 - immutable
         *,
-        max_new_tokens: int = 40,
-        num_beams: int = 1,
         on_words: Callable[[str], None] | None = None,
     ) -> list[str]:
-        """Texts for ``query_output`` [B, Q, D] under ``prompts``, one each; greedy with one beam.
+        """Texts for ``query_output`` [B, Q, D] under ``prompts``, one each.
 
-        ``on_words`` hears the words of a single text, of one beam, as they come; what it raises ends the generation.
+        ``on_words`` gets the words of a single text, of one beam, as they come; what it raises ends the generation.
         """
         if not prompts:
             return []
         embeds, mask = self._prefix(query_output, prompts)
         before: Cache | None = None
+        begin: dict[str, Tensor] = {}
         # transformers encodes before it multiplies rows by beams, but has each beam read a decoder's prompt anew.
-        if num_beams > 1 and not self.is_encoder_decoder:
+        if decoding.num_beams > 1 and not self.is_encoder_decoder:
             before = self._before_last(embeds, mask)
-            before.batch_repeat_interleave(num_beams)
+            before.batch_repeat_interleave(decoding.num_beams)
+        if decoding.begin_token is not None and not self.is_encoder_decoder:
+            begin["input_ids"] = mask.new_full((len(prompts), 1), decoding.begin_token)
         ids = self.model.generate(
             inputs_embeds=embeds,
             attention_mask=mask,
             past_key_values=before,
-            max_new_tokens=max_new_tokens,
-            num_beams=num_beams,
-            do_sample=False,
-            pad_token_id=self.tokenizer.pad_token_id,
-            streamer=None if on_words is None else _Words(self.tokenizer, on_words),
+            generation_config=decoding.generation_config(self.text_tokens),
+            streamer=None if on_words is None else WordStreamer(self.tokenizer, on_words),
+            **begin,
         )
+        if begin:
+            ids = ids[:, 1:]
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     @torch.inference_mode()

@@ -11,6 +11,7 @@ import pytest
 from malmm.model.checkpoints.checkpoint import CheckpointError
 from malmm.model.checkpoints.resolve import DEMO_NOTICE, demo_checkpoint, open_models
 from malmm.model.checkpoints.verify import verify_models
+from malmm.model.decoding import Decoding
 from malmm.model.demo.drawing import draw_scene
 from malmm.model.demo.questions import questions
 from malmm.model.demo.world import plan_scenes
@@ -48,7 +49,7 @@ def test_it_is_right_about_most_of_what_is_drawn(models):
         asked = questions(scenes)
         prompts = [question.prompt for question in asked]
         encoded = encoder.encode([np.stack(frames)], [prompts], MemorySettings(10))[0]
-        said = language.generate(encoded.query_output, prompts, max_new_tokens=100)
+        said = language.generate(encoded.query_output, prompts, Decoding(100))
         right += sum(text == question.answer for text, question in zip(said, asked, strict=True))
         total += len(asked)
     assert right / total > 0.85

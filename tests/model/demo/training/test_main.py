@@ -4,6 +4,7 @@ import torch
 from safetensors.torch import load_file
 
 from malmm.model.checkpoints.resolve import open_models
+from malmm.model.decoding import Decoding
 from malmm.model.demo.training.__main__ import Stages
 from malmm.model.families.instructblip.encoder import Encoder
 from malmm.model.families.instructblip.language import LanguageModel
@@ -22,7 +23,7 @@ def test_training_ends_in_a_checkpoint_and_goes_on_where_it_was(tmp_path, capsys
     frames = torch.randint(0, 255, (5, side, side, 3), dtype=torch.uint8).numpy()
     encoded = encoder.encode([frames], [["What appears first?"]], MemorySettings(3))[0]
     language = LanguageModel.load(models.instructblip)
-    assert len(language.generate(encoded.query_output, ["What appears first?"], max_new_tokens=4)) == 1
+    assert len(language.generate(encoded.query_output, ["What appears first?"], Decoding(4))) == 1
     retrieval = RetrievalModel.load(models.retrieval, instructblip=models.instructblip)
     assert retrieval.slot_vectors(encoded.memory.tokens).shape[0] == 3
 

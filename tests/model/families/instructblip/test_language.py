@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import InstructBlipForConditionalGeneration, InstructBlipProcessor
 
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError, quiet_transformers
+from malmm.model.decoding import Decoding
 from malmm.model.families.instructblip.encoder import Encoder
 from malmm.model.families.instructblip.language import LabelScores, LanguageModel
 from malmm.model.families.instructblip.qformer import MemorySettings
@@ -50,7 +52,7 @@ def test_one_frame_is_described_as_transformers_itself_would(checkpoint_director
         frame = random_frames(10 * seed + place, 1)
         (encoded,) = encoder.encode([frame], [[prompt]], MemorySettings())
         for beams in (1, 5):
-            (ours,) = language.generate(encoded.query_output, [prompt], max_new_tokens=12, num_beams=beams)
+            (ours,) = language.generate(encoded.query_output, [prompt], Decoding(12, beams))
             theirs = official_text(model, processor, frame[0], prompt, max_new_tokens=12, num_beams=beams)
             assert ours == theirs
             texts.append(ours)
@@ -72,9 +74,9 @@ def random_queries(seed, count):
 )
 def test_a_batch_of_prompts_gives_what_each_gives_alone(language, seed, prompts, beams):
     queries = random_queries(seed, len(prompts))
-    together = language.generate(queries, prompts, max_new_tokens=8, num_beams=beams)
+    together = language.generate(queries, prompts, Decoding(8, beams))
     alone = [
-        language.generate(queries[row : row + 1], [prompt], max_new_tokens=8, num_beams=beams)[0]
+        language.generate(queries[row : row + 1], [prompt], Decoding(8, beams))[0]
         for row, prompt in enumerate(prompts)
     ]
     assert together == alone
@@ -103,7 +105,7 @@ def test_beams_find_the_tokens_that_transformers_finds_for_whole_inputs(
 ):
     language = LanguageModel.load(opened(kind, seed))
     # Many tokens end a text, so that beams end at different times.
-    language.model.generation_config.eos_token_id = list(range(4, 100, 7))
+    language.text_tokens = replace(language.text_tokens, end=tuple(range(4, 100, 7)))
     queries = random_queries(seed, len(PROMPTS))
     rows = inputs_of(language, queries, PROMPTS)
     side = "left" if kind == "decoder" else "right"
@@ -116,11 +118,13 @@ def test_beams_find_the_tokens_that_transformers_finds_for_whole_inputs(
             max_new_tokens=16,
             num_beams=beams,
             do_sample=False,
+            eos_token_id=list(range(4, 100, 7)),
             pad_token_id=language.tokenizer.pad_token_id,
+            decoder_start_token_id=language.text_tokens.decoder_start,
         )
     found = []
     monkeypatch.setattr(language.tokenizer, "batch_decode", lambda ids, **_: found.append(ids) or [])
-    language.generate(queries, PROMPTS, max_new_tokens=16, num_beams=beams)
+    language.generate(queries, PROMPTS, Decoding(16, beams))
     assert torch.equal(found[0], expected)
     assert len(expected.unique(dim=0)) > 2
 
@@ -131,7 +135,7 @@ def test_beams_share_the_prompt(opened):
     longest = max(len(row) for row in inputs_of(language, queries, PROMPTS[:2]))
     shapes = []
     computed(language.model.base_model, shapes)
-    language.generate(queries, PROMPTS[:2], max_new_tokens=4, num_beams=3)
+    language.generate(queries, PROMPTS[:2], Decoding(4, 3))
     assert shapes == [(2, longest - 1), *[(6, 1)] * 4]
 
 
@@ -141,7 +145,7 @@ def test_beams_share_the_encoding(opened):
     longest = max(len(row) for row in inputs_of(language, queries, PROMPTS[:2]))
     shapes = []
     computed(language.model.get_encoder(), shapes)
-    language.generate(queries, PROMPTS[:2], max_new_tokens=4, num_beams=3)
+    language.generate(queries, PROMPTS[:2], Decoding(4, 3))
     assert shapes == [(2, longest)]
 
 
@@ -152,7 +156,7 @@ def test_no_prompts_no_texts(language):
 
 def test_new_tokens_are_bounded_however_long_the_prompt(language):
     for prompt in ("x", "x" * 200):
-        (text,) = language.generate(random_queries(1, 1), [prompt], max_new_tokens=3)
+        (text,) = language.generate(random_queries(1, 1), [prompt], Decoding(3))
         assert len(text) <= 3
 
 
@@ -288,7 +292,7 @@ def test_half_precision_generates(opened):
     for kind in ("decoder", "encoder-decoder"):
         language = LanguageModel.load(opened(kind), dtype=torch.bfloat16)
         assert language.projection.weight.dtype == torch.float32
-        assert len(language.generate(random_queries(0, 2), ["a", "bcd"], max_new_tokens=4)) == 2
+        assert len(language.generate(random_queries(0, 2), ["a", "bcd"], Decoding(4))) == 2
         (result,) = language.classify(random_queries(0, 1), ["x"], ["a", "b"])
         assert sum(result.probabilities) == pytest.approx(1)
 

@@ -1,0 +1,86 @@
+"""How text is drawn from a language model: beams, limits, and the tokens where a text begins and ends.
+
+Published configurations contradict their tokenizers (Vicuna v1.1 says that 1 ends a text and -1 pads, its tokenizer
+says 2 and 32000), so those tokens are the tokenizer's. No default of a checkpoint takes part in decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from transformers import GenerationConfig, PreTrainedTokenizerBase, TextStreamer
+
+__all__ = ["Decoding", "TextTokens", "WordStreamer"]
+
+
+@dataclass(frozen=True)
+class TextTokens:
+    """Token ids that end and pad texts, and the one from which an encoder-decoder model's decoder starts.
+
+    ``end`` is empty for a tokenizer without an end token: texts then have the full number of new tokens.
+    """
+
+    end: tuple[int, ...]
+    padding: int
+    decoder_start: int | None = None
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, decoder_start: int | None = None) -> TextTokens:
+        """The tokenizer's own. Without a padding token, texts are padded with the end token, else with 0."""
+        end = tokenizer.eos_token_id
+        padding = tokenizer.pad_token_id
+        if padding is None:
+            padding = 0 if end is None else end
+        return cls(() if end is None else (int(end),), int(padding), decoder_start)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Settings of one generation; greedy with one beam.
+
+    ``begin_token`` is the id that generated sequences begin with where prompts are embedded and have no ids. It counts
+    for the repetition penalty alone and is no part of the text. The authors' MA-LMM code began with its language
+    model's configured token, 1; None, the default, begins with nothing. An encoder-decoder model ignores it, since it
+    has a start token of its own. Raises ValueError for a count below one or a penalty that is not positive.
+    """
+
+    max_new_tokens: int = 40
+    num_beams: int = 1
+    begin_token: int | None = None
+    repetition_penalty: float = 1.0
+    length_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1 or self.num_beams < 1:
+            raise ValueError(
+                f"max_new_tokens and num_beams are at least 1, not {self.max_new_tokens} and {self.num_beams}"
+            )
+        if self.repetition_penalty <= 0:
+            raise ValueError(f"a repetition penalty is positive, not {self.repetition_penalty}")
+
+    def generation_config(self, tokens: TextTokens) -> GenerationConfig:
+        """The same in transformers' form. Give it to ``generate`` explicitly, so that nothing else is mixed in."""
+        return GenerationConfig(
+            max_new_tokens=self.max_new_tokens,
+            num_beams=self.num_beams,
+            do_sample=False,
+            repetition_penalty=self.repetition_penalty,
+            length_penalty=self.length_penalty,
+            eos_token_id=list(tokens.end) or None,
+            pad_token_id=tokens.padding,
+            decoder_start_token_id=tokens.decoder_start,
+        )
+
+
+class WordStreamer(TextStreamer):
+    """Pass the words of one text on as soon as no later token can change them."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, on_words: Callable[[str], None]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._on_words = on_words
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Called by transformers with each piece of the text."""
+        if text:
+            self._on_words(text)
