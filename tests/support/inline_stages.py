@@ -19,8 +19,10 @@ from malmm.operators.probe import probe_files
 from malmm.operators.replay import ReplayPrompts
 from malmm.operators.write import write_segments
 from malmm.pipeline.archive.writer import Archive
+from malmm.pipeline.cluster import connection
 from malmm.pipeline.cluster.connection import Node, choose_resources
 from malmm.pipeline.indexing import driver as run
+from malmm.pipeline.indexing import graph
 from malmm.pipeline.indexing import replay_commits as describing
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.rows import DECODED, Carried, carried, rows_table
@@ -41,15 +43,18 @@ class InlineStages:
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Have runs use this from now on."""
-        for name in ("probing", "indexing", "replaying"):
-            monkeypatch.setattr(run, name, getattr(self, name))
-        monkeypatch.setattr(run, "received", self.received)
-        monkeypatch.setattr(describing, "received", self.received)
-        monkeypatch.setattr(run, "rewriting_on_workers", lambda uri, table: None)
-        monkeypatch.setattr(
-            run, "connected", lambda verbose, wanted: contextlib.nullcontext(choose_resources([Node(2)]))
-        )
-        monkeypatch.setattr(run, "data_settings", lambda verbose: contextlib.nullcontext())
+        stand_ins: dict[str, Any] = {
+            name: getattr(self, name) for name in ("probing", "indexing", "replaying", "received")
+        } | {
+            "rewriting_on_workers": lambda uri, table: None,
+            "connected": lambda **_: contextlib.nullcontext(choose_resources([Node(2)])),
+            "data_settings": lambda **_: contextlib.nullcontext(),
+        }
+        # Both where they are used and where a run that starts Ray late finds them.
+        for module in (run, describing, graph, connection):
+            for name, stand_in in stand_ins.items():
+                if hasattr(module, name):
+                    monkeypatch.setattr(module, name, stand_in)
 
     def received(self, blocks: Iterator[pa.Table]) -> Iterator[pa.Table | None]:
         for block in blocks:
