@@ -24,7 +24,6 @@ import pyarrow as pa
 
 from malmm.model.checkpoints.resolve import open_models
 from malmm.operators.plan import segments_of
-from malmm.pipeline.archive.fragments import Receipt
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.connection import Resources, connected
 from malmm.pipeline.indexing import driver as driving
@@ -32,8 +31,11 @@ from malmm.pipeline.indexing.driver import Run
 from malmm.pipeline.indexing.graph import data_settings
 from malmm.pipeline.indexing.reports import IndexReport
 from malmm.pipeline.schema.config import CAPTION, IndexConfig, Recipe
-from malmm.pipeline.schema.records import ANNOTATIONS, SEGMENTS, Segment, Video, annotation_id, video_id
+from malmm.pipeline.schema.ids import annotation_id, video_id
+from malmm.pipeline.schema.receipts import Receipt
+from malmm.pipeline.schema.records import Segment, Video
 from malmm.pipeline.schema.rows import RECEIPTS, Carried, rows_table
+from malmm.pipeline.schema.tables import ANNOTATIONS, SEGMENTS
 
 SEGMENT_S, SEGMENTS_A_VIDEO = 100.0, 36
 PARTS = 10
@@ -100,7 +102,7 @@ class Workers:
             for each, schema in ((done, SEGMENTS), (text, ANNOTATIONS))
         )
         receipt = Receipt(segment.segment_id, video.video_id, (), 0, texts, 1, row)
-        return Carried(video, segment, None).columns() | {"problem": None, "receipt": receipt.to_json()}
+        return Carried(video, segment, None).columns() | {"problem": None, "receipt": vars(receipt)}
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from fastapi.testclient import TestClient
 from malmm.pipeline.archive.fragments import write_rows
 from malmm.pipeline.archive.search_indexes import update_indexes
 from malmm.pipeline.archive.writer import Archive
-from malmm.pipeline.schema import records
+from malmm.pipeline.schema import ids, tables
 from malmm.pipeline.schema.config import CAPTION, Recipe
 from malmm.pipeline.web.api.events import Event
 from malmm.pipeline.web.app import make_app
@@ -73,15 +73,15 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 def fill(archive: Archive, number: int, centres: np.ndarray) -> dict[str, object]:
     """Store a video of ``SEGMENTS`` segments; gives its row of ``videos``."""
     rng = np.random.default_rng(number)
-    video = records.video_id(f"/films/{number}.mp4")
+    video = ids.video_id(f"/films/{number}.mp4")
     segments, texts, memories = [], [], []
     for index in range(SEGMENTS):
         start_s = 100.0 * index
-        key = records.segment_id(video, "x", RECIPE.recipe_id, start_s, start_s + 100)
+        key = ids.segment_id(video, "x", RECIPE.recipe_id, start_s, start_s + 100)
         span = {"video_id": video, "segment_id": key, "start_s": start_s, "end_s": start_s + 100}
         segments.append(span | {"index": index, "frame_count": 100, "recipe_id": RECIPE.recipe_id})
         texts.append(span | {
-            "annotation_id": records.annotation_id(key, CAPTION.version, "synthetic", "online"), "task": "caption",
+            "annotation_id": ids.annotation_id(key, CAPTION.version, "synthetic", "online"), "task": "caption",
             "prompt_name": CAPTION.name, "prompt": CAPTION.text, "prompt_version": CAPTION.version,
             "text": " ".join(rng.choice(WORDS, 12)), "score": None, "label_scores": None, "mode": "online",
             "model": "synthetic", "created_at": WHEN,
@@ -90,17 +90,17 @@ def fill(archive: Archive, number: int, centres: np.ndarray) -> dict[str, object
         vectors = unit(chosen + 0.1 * rng.standard_normal((SLOTS, VECTORS, SIZE))).astype(np.float16)
         for slot in range(SLOTS):
             memories.append({
-                "memory_id": records.memory_id(key, slot), "segment_id": key, "video_id": video, "slot": slot,
+                "memory_id": ids.memory_id(key, slot), "segment_id": key, "video_id": video, "slot": slot,
                 "start_s": start_s + 5 * slot, "end_s": start_s + 5 * slot + 5, "timestamp_s": start_s + 5 * slot + 2,
                 "frame_count": 5, "vectors": vectors[slot].tolist(), "tokens": b"", "token_shape": [0, 0], "sizes": [],
                 "thumbnail": rng.bytes(1500),
             })  # fmt: skip
-    tables = {
-        "memories": pa.Table.from_pylist(memories, schema=records.memories_schema(SIZE)),
-        "annotations": pa.Table.from_pylist(texts, schema=records.ANNOTATIONS),
-        "segments": pa.Table.from_pylist(segments, schema=records.SEGMENTS),
+    written = {
+        "memories": pa.Table.from_pylist(memories, schema=tables.memories_schema(SIZE)),
+        "annotations": pa.Table.from_pylist(texts, schema=tables.ANNOTATIONS),
+        "segments": pa.Table.from_pylist(segments, schema=tables.SEGMENTS),
     }
-    archive.commit(write_rows(archive.uri, tables))
+    archive.commit(write_rows(archive.uri, written))
     return {
         "video_id": video, "uri": f"/films/{number}.mp4", "fingerprint": "x", "start_s": 0.0,
         "duration_s": 100.0 * SEGMENTS, "fps": 25.0, "width": 64, "height": 48, "codec": "h264", "metadata": "",
@@ -123,7 +123,7 @@ def main() -> None:
         began = time.perf_counter()
         archive = Archive.create_or_open(place, RECIPE, SIZE)
         rows = [fill(archive, n, centres) for n in range(max(1, arguments.slots // (SLOTS * SEGMENTS)))]
-        archive.put_videos(pa.Table.from_pylist(rows, schema=records.VIDEOS))
+        archive.put_videos(pa.Table.from_pylist(rows, schema=tables.VIDEOS))
         written = time.perf_counter()
         # As a run leaves it: small files merged, and indexes up to date.
         archive.compact(at_least=2)

@@ -22,7 +22,6 @@ from typing import Any
 import pyarrow as pa
 
 from malmm.model.checkpoints.resolve import open_models
-from malmm.pipeline.archive.fragments import Receipt
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.connection import Resources, connected
 from malmm.pipeline.indexing import driver as driving
@@ -30,8 +29,11 @@ from malmm.pipeline.indexing import graph as stages
 from malmm.pipeline.indexing.driver import Run
 from malmm.pipeline.indexing.reports import IndexReport
 from malmm.pipeline.schema.config import CAPTION, IndexConfig, Recipe
-from malmm.pipeline.schema.records import ANNOTATIONS, SEGMENTS, Segment, Video, annotation_id, video_id
+from malmm.pipeline.schema.ids import annotation_id, video_id
+from malmm.pipeline.schema.receipts import Receipt
+from malmm.pipeline.schema.records import Segment, Video
 from malmm.pipeline.schema.rows import ANSWERED, DECODED, ENCODED, RECEIPTS, carried, rows_table
+from malmm.pipeline.schema.tables import ANNOTATIONS, SEGMENTS
 
 SEGMENT_S, SEGMENTS_A_VIDEO, FRAMES_A_SEGMENT = 100.0, 36, 100
 RESOURCES = Resources(
@@ -74,7 +76,7 @@ def write(rows: pa.Table, *, recipe_id: str, **_: Any) -> pa.Table:
     """In the place of ``write_segments``: receipts, and no fragments."""
     return rows_table(
         [
-            row.columns() | {"receipt": receipt(row.segment, recipe_id).to_json()}
+            row.columns() | {"receipt": vars(receipt(row.segment, recipe_id))}
             for row in carried(rows)
             if row.segment is not None
         ],

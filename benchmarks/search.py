@@ -30,7 +30,8 @@ from malmm.model.towers.blip2 import RetrievalModel
 from malmm.pipeline import Archive, ArchiveReader, Recipe, Searcher
 from malmm.pipeline.archive.location import table_uri
 from malmm.pipeline.schema.config import CAPTION
-from malmm.pipeline.schema.records import ANNOTATIONS, SEGMENTS, VIDEOS, memory_id
+from malmm.pipeline.schema.ids import memory_id
+from malmm.pipeline.schema.tables import ANNOTATIONS, SEGMENTS, VIDEOS
 
 SLOTS_A_SEGMENT, SEGMENTS_A_VIDEO, SLOT_S = 20, 36, 5.0
 SLOTS_A_WRITE = 2000

@@ -32,12 +32,12 @@ from malmm.operators.generate import GenerateTexts
 from malmm.operators.plan import plan_segments
 from malmm.operators.probe import probe_files
 from malmm.operators.write import write_segments
-from malmm.pipeline.archive.fragments import Receipt
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.connection import connected
 from malmm.pipeline.indexing.block_stream import received
 from malmm.pipeline.indexing.graph import data_settings, indexing
 from malmm.pipeline.schema.config import IndexConfig, Recipe
+from malmm.pipeline.schema.receipts import Receipt
 from malmm.pipeline.schema.rows import FILES, TO_PLAN, carried, rows_table
 
 COMMIT_EVERY_S = 3.0
@@ -56,7 +56,7 @@ class Committer:
         """Rows of ``RECEIPTS``."""
         for index, row in enumerate(carried(block)):
             assert row.failure is None, row.failure
-            receipt = Receipt.from_json(block["receipt"][index].as_py())
+            receipt = Receipt(**block["receipt"][index].as_py())
             self.waiting.append(receipt)
             self.done.append((time.perf_counter(), receipt.segment_rows()["frame_count"][0].as_py()))
         if time.perf_counter() - self.last_commit >= COMMIT_EVERY_S:
@@ -133,7 +133,7 @@ class BareLoop:
                 committer.take(receipts)
                 self._note("commit", began, None)
                 self.frames += (
-                    Receipt.from_json(receipts["receipt"][0].as_py()).segment_rows()["frame_count"][0].as_py()
+                    Receipt(**receipts["receipt"][0].as_py()).segment_rows()["frame_count"][0].as_py()
                 )
         return committer.rate()
 

@@ -7,7 +7,8 @@ from itertools import pairwise
 import pyarrow as pa
 
 from malmm.operators.media.sampling import plan_spans
-from malmm.pipeline.schema.records import Segment, Video, segment_id
+from malmm.pipeline.schema.ids import segment_id
+from malmm.pipeline.schema.records import Segment, Video
 from malmm.pipeline.schema.rows import PLANNED, Carried, rows_table
 
 __all__ = ["plan_segments", "segments_of"]

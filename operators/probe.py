@@ -7,7 +7,8 @@ import pyarrow as pa
 from malmm.operators.media.sandbox.client import DECODE_LIMIT_S, probe_apart, scene_changes_apart
 from malmm.operators.media.scenes import choose_cuts
 from malmm.pipeline.schema.errors import MediaError
-from malmm.pipeline.schema.records import Failure, Video, video_id
+from malmm.pipeline.schema.ids import video_id
+from malmm.pipeline.schema.records import Failure, Video
 from malmm.pipeline.schema.rows import PROBED, Carried, rows_table
 
 __all__ = ["probe_files"]

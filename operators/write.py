@@ -9,20 +9,13 @@ import numpy as np
 import pyarrow as pa
 
 from malmm.pipeline.archive.fragments import write_rows
-from malmm.pipeline.schema.config import Prompt, stable_id
+from malmm.pipeline.schema.config import Prompt
 from malmm.pipeline.schema.errors import ArchiveError
-from malmm.pipeline.schema.records import ANNOTATIONS, SEGMENTS, annotation_id, memory_id
+from malmm.pipeline.schema.ids import ONLINE, annotation_id, memory_id, whole_video_subject
 from malmm.pipeline.schema.rows import RECEIPTS, Carried, array_at, carried, rows_table
+from malmm.pipeline.schema.tables import ANNOTATIONS, SEGMENTS
 
-__all__ = ["ONLINE", "REPLAY", "annotation_rows", "whole_video_subject", "write_segments"]
-
-ONLINE = "online"
-REPLAY = "replay"
-
-
-def whole_video_subject(video_id: str, fingerprint: str, recipe_id: str) -> str:
-    """What a whole video's annotations are about: its content as one recipe sees it."""
-    return stable_id("whole", video_id, fingerprint, recipe_id)
+__all__ = ["annotation_rows", "write_segments"]
 
 
 def annotation_rows(
@@ -124,7 +117,7 @@ def write_segments(
             results.append(row.failed("write", type(error).__name__, str(error)).columns())
             continue
         problem = rows["problem"][index].as_py()
-        results.append(row.columns() | {"problem": problem, "receipt": receipt.to_json()})
+        results.append(row.columns() | {"problem": problem, "receipt": vars(receipt)})
     return rows_table(results, RECEIPTS)
 
 

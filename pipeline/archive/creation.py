@@ -24,7 +24,7 @@ from malmm.pipeline.archive.search_indexes import make_words_index
 from malmm.pipeline.archive.versions import Generation, in_force, is_generation, record_first
 from malmm.pipeline.schema.config import Recipe
 from malmm.pipeline.schema.errors import ArchiveError, RecipeMismatch
-from malmm.pipeline.schema.records import table_schemas
+from malmm.pipeline.schema.tables import table_schemas
 
 __all__ = ["create_or_load", "load_if_there"]
 

@@ -8,11 +8,8 @@ as one fragment instead of one a segment.
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import lance
 import pyarrow as pa
@@ -21,51 +18,10 @@ from lance.fragment import write_fragments as lance_write_fragments
 
 from malmm.pipeline.archive.location import lance_errors, open_dataset
 from malmm.pipeline.schema.errors import ArchiveError
-from malmm.pipeline.schema.records import ANNOTATIONS, SEGMENTS
+from malmm.pipeline.schema.receipts import Receipt
+from malmm.pipeline.schema.tables import ANNOTATIONS, SEGMENTS
 
-__all__ = ["Receipt", "conform", "write_fragments", "write_rows"]
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """One segment's rows, written but not yet committed. Pickles, and goes through JSON.
-
-    ``memories`` holds Lance's FragmentMetadata as JSON; ``segment`` and ``annotations`` are the segment's row and its
-    texts as Arrow IPC messages. Without their schemas, which ``records`` has: those are half of a stream of one row,
-    and most of the time that it takes to read one.
-    """
-
-    segment_id: str
-    video_id: str
-    memories: tuple[str, ...]
-    memory_count: int
-    annotations: bytes
-    annotation_count: int
-    segment: bytes
-
-    def segment_rows(self) -> pa.RecordBatch:
-        """The row of ``segments``, a batch of one row."""
-        return pa.ipc.read_record_batch(self.segment, SEGMENTS)
-
-    def annotation_rows(self) -> pa.RecordBatch:
-        """The rows of ``annotations``."""
-        return pa.ipc.read_record_batch(self.annotations, ANNOTATIONS)
-
-    def to_json(self) -> str:
-        """The receipt as a JSON object."""
-        content: dict[str, Any] = dict(self.__dict__)
-        for name in ("annotations", "segment"):
-            content[name] = base64.b64encode(content[name]).decode("ascii")
-        return json.dumps(content)
-
-    @classmethod
-    def from_json(cls, text: str) -> Receipt:
-        """The receipt that ``to_json`` wrote."""
-        content = json.loads(text)
-        content["memories"] = tuple(content["memories"])
-        for name in ("annotations", "segment"):
-            content[name] = base64.b64decode(content[name])
-        return cls(**content)
+__all__ = ["conform", "write_fragments", "write_rows"]
 
 
 def write_rows(archive_uri: str, tables: Mapping[str, pa.Table]) -> list[Receipt]:

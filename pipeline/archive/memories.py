@@ -14,7 +14,7 @@ from malmm.pipeline.archive.location import lance_errors
 from malmm.pipeline.archive.predicates import equals, is_in
 from malmm.pipeline.archive.table_reader import TableReader
 from malmm.pipeline.schema.errors import ArchiveError, ConfigError
-from malmm.pipeline.schema.records import memory_id
+from malmm.pipeline.schema.ids import memory_id
 
 __all__ = ["MEMORY_COLUMNS", "SlotReader"]
 

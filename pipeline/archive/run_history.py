@@ -23,7 +23,7 @@ from malmm.pipeline.archive.location import create_dataset, lance_errors, open_d
 from malmm.pipeline.archive.processes import place, started
 from malmm.pipeline.archive.versions import in_force
 from malmm.pipeline.schema.errors import ArchiveError
-from malmm.pipeline.schema.records import RUNS
+from malmm.pipeline.schema.tables import RUNS
 
 __all__ = ["RUNS_TABLE", "STATUSES", "RunRecord", "read_run", "read_runs", "status_of", "write_run"]
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from malmm.pipeline.archive.location import create_dataset, lance_errors, open_dataset, table_uri
 from malmm.pipeline.schema.config import Recipe
 from malmm.pipeline.schema.errors import ArchiveError
-from malmm.pipeline.schema.records import FORMAT, RECIPES
+from malmm.pipeline.schema.tables import FORMAT, RECIPES
 
 __all__ = ["Generation", "in_force", "is_generation", "put_in_force", "record_first"]
 

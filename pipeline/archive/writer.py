@@ -28,7 +28,7 @@ from malmm.pipeline.archive.compaction import (
     unnamed_files,
 )
 from malmm.pipeline.archive.creation import create_or_load, load_if_there
-from malmm.pipeline.archive.fragments import Receipt, conform
+from malmm.pipeline.archive.fragments import conform
 from malmm.pipeline.archive.lease import Lease
 from malmm.pipeline.archive.location import drop_tables, lance_errors, table_uri
 from malmm.pipeline.archive.predicates import is_in
@@ -36,7 +36,10 @@ from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.search_indexes import update_indexes
 from malmm.pipeline.archive.versions import Generation, in_force, put_in_force
 from malmm.pipeline.schema.config import Recipe
-from malmm.pipeline.schema.records import ANNOTATIONS, FAILURES, VIDEOS, Failure, failure_id
+from malmm.pipeline.schema.ids import failure_id
+from malmm.pipeline.schema.receipts import Receipt
+from malmm.pipeline.schema.records import Failure
+from malmm.pipeline.schema.tables import ANNOTATIONS, FAILURES, VIDEOS
 
 __all__ = ["Archive", "Committed"]
 

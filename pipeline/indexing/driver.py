@@ -20,7 +20,6 @@ from malmm.model.checkpoints.verify import verify_models
 from malmm.model.footprint import slot_bytes
 from malmm.operators.plan import segments_of
 from malmm.pipeline.archive.compaction import Rewrite
-from malmm.pipeline.archive.fragments import Receipt
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.connection import Resources, connected
 from malmm.pipeline.indexing.block_stream import received
@@ -34,9 +33,12 @@ from malmm.pipeline.indexing.reports import IndexReport, Plan
 from malmm.pipeline.indexing.work import Work
 from malmm.pipeline.indexing.worker_compaction import rewriting_on_workers
 from malmm.pipeline.schema.config import IndexConfig, Recipe
+from malmm.pipeline.schema.ids import failure_id, video_id
 from malmm.pipeline.schema.progress import OnProgress, Progress
-from malmm.pipeline.schema.records import VIDEOS, Failure, Segment, Video, failure_id, video_id
+from malmm.pipeline.schema.receipts import Receipt
+from malmm.pipeline.schema.records import Failure, Segment, Video
 from malmm.pipeline.schema.rows import FILES, TO_PLAN, Carried, carried, rows_table
+from malmm.pipeline.schema.tables import VIDEOS
 from malmm.pipeline.sources.listing import SourceFile, is_gone
 
 __all__ = ["Run"]
@@ -292,7 +294,7 @@ class Run:
             if row.failure is not None or row.segment is None:
                 self.ledger.failed(row)
                 continue
-            receipt = Receipt.from_json(block["receipt"][index].as_py())
+            receipt = Receipt(**block["receipt"][index].as_py())
             problem = block["problem"][index].as_py()
             waiting.append(_Written(receipt, row, cut=problem is not None))
             if problem is not None:

@@ -16,8 +16,9 @@ from malmm.pipeline.indexing.reports import IndexReport
 from malmm.pipeline.indexing.work import find_work
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.errors import SourceError
+from malmm.pipeline.schema.ids import video_id
 from malmm.pipeline.schema.progress import OnProgress, Progress
-from malmm.pipeline.schema.records import Failure, video_id
+from malmm.pipeline.schema.records import Failure
 from malmm.pipeline.sources.listing import SourceFile, list_sources
 
 __all__ = ["index", "make_recipe", "notice_of", "open_models"]

@@ -10,7 +10,8 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from malmm.pipeline.schema.records import PERMANENT_KINDS, Failure, Segment, Video, failure_id
+from malmm.pipeline.schema.ids import failure_id
+from malmm.pipeline.schema.records import PERMANENT_KINDS, Failure, Segment, Video
 from malmm.pipeline.schema.rows import Carried
 
 __all__ = ["Ledger"]

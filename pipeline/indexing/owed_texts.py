@@ -8,10 +8,10 @@ from collections.abc import Collection, Sequence
 import pyarrow as pa
 
 from malmm.operators.plan import segments_of
-from malmm.operators.write import ONLINE, REPLAY, whole_video_subject
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.schema.config import SCOPES, Prompt, Recipe
-from malmm.pipeline.schema.records import Segment, Video, annotation_id
+from malmm.pipeline.schema.ids import ONLINE, REPLAY, annotation_id, whole_video_subject
+from malmm.pipeline.schema.records import Segment, Video
 from malmm.pipeline.schema.rows import TO_REPLAY, Carried, rows_table
 
 __all__ = ["missing_annotations", "something_missing"]

@@ -10,14 +10,15 @@ from typing import Any
 import pyarrow as pa
 import ray.data
 
-from malmm.operators.write import REPLAY, annotation_rows
+from malmm.operators.write import annotation_rows
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.indexing.block_stream import received
 from malmm.pipeline.indexing.ledger import Ledger
 from malmm.pipeline.schema.config import Prompt
+from malmm.pipeline.schema.ids import REPLAY, failure_id
 from malmm.pipeline.schema.progress import OnProgress, Progress
-from malmm.pipeline.schema.records import ANNOTATIONS, failure_id
 from malmm.pipeline.schema.rows import Carried, carried
+from malmm.pipeline.schema.tables import ANNOTATIONS
 
 __all__ = ["COMMIT_EVERY_S", "Describing"]
 

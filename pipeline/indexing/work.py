@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.errors import SourceError
-from malmm.pipeline.schema.records import Failure, video_id
+from malmm.pipeline.schema.ids import video_id
+from malmm.pipeline.schema.records import Failure
 from malmm.pipeline.sources.listing import SourceFile, is_gone
 
 __all__ = ["Work", "find_work"]

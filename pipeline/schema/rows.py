@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from malmm.pipeline.schema.records import Failure, Segment, Video
+from malmm.pipeline.schema.receipts import RECEIPT
+from malmm.pipeline.schema.records import Failure, Segment, Video, arrow_fields
 
 __all__ = [
     "ANSWERED",
@@ -35,43 +36,13 @@ __all__ = [
     "with_arrays",
 ]
 
-_VIDEO = pa.struct(
-    [
-        ("video_id", pa.string()),
-        ("uri", pa.string()),
-        ("fingerprint", pa.string()),
-        ("start_s", pa.float64()),
-        ("duration_s", pa.float64()),
-        ("fps", pa.float64()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("codec", pa.string()),
-        ("metadata", pa.string()),
-        ("cuts", pa.list_(pa.float64())),
-    ]
-)
-_SEGMENT = pa.struct(
-    [
-        ("segment_id", pa.string()),
-        ("video_id", pa.string()),
-        ("uri", pa.string()),
-        ("index", pa.int32()),
-        ("start_s", pa.float64()),
-        ("end_s", pa.float64()),
-        ("is_last", pa.bool_()),
-    ]
-)
-_FAILURE = pa.struct(
-    [
-        ("video_id", pa.string()),
-        ("segment_id", pa.string()),
-        ("uri", pa.string()),
-        ("stage", pa.string()),
-        ("kind", pa.string()),
-        ("message", pa.string()),
-        ("fingerprint", pa.string()),
-    ]
-)
+
+def _struct(record: type) -> pa.StructType:
+    """A record as a column; Ray joins blocks with and without one, so that no field may refuse a null."""
+    return pa.struct([field.with_nullable(True) for field in arrow_fields(record)])
+
+
+_VIDEO, _SEGMENT, _FAILURE = _struct(Video), _struct(Segment), _struct(Failure)
 _SLOTS = pa.list_(
     pa.struct(
         [
@@ -135,7 +106,7 @@ ANSWERED = pa.schema(
     [f for f in ENCODED if not f.name.startswith("query_output")] + [pa.field(*t) for t in _TEXTS]
 )
 # write: a receipt for the driver
-RECEIPTS = pa.schema([*_CARRIED, ("problem", pa.string()), ("receipt", pa.string())])
+RECEIPTS = pa.schema([*_CARRIED, ("problem", pa.string()), ("receipt", RECEIPT)])
 
 # what the driver gives to replay: a segment, or a whole video by its segments, and which prompts
 TO_REPLAY = pa.schema([*_CARRIED, ("segment_ids", pa.list_(pa.string())), ("prompts", pa.list_(pa.int32()))])

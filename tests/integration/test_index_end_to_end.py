@@ -37,8 +37,8 @@ from malmm.pipeline.indexing.index import index
 from malmm.pipeline.indexing.reports import IndexReport
 from malmm.pipeline.schema.config import IndexConfig, Prompt
 from malmm.pipeline.schema.errors import RecipeMismatch
+from malmm.pipeline.schema.ids import video_id
 from malmm.pipeline.schema.progress import Progress
-from malmm.pipeline.schema.records import video_id
 
 # Ray warns of settings of its own.
 pytestmark = pytest.mark.filterwarnings("ignore:`use_\\w+` is deprecated:DeprecationWarning:ray.data.context")

@@ -26,9 +26,9 @@ from malmm.operators.encode import EncodeSegments
 from malmm.operators.generate import GenerateTexts
 from malmm.operators.replay import ReplayPrompts
 from malmm.operators.write import write_segments
-from malmm.pipeline.archive.fragments import Receipt
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema.config import Recipe
+from malmm.pipeline.schema.receipts import Receipt
 from malmm.pipeline.schema.rows import REPLAYED, TO_REPLAY, Carried, array_at, carried, rows_table
 
 SETTINGS = MemorySettings(4, "token")
@@ -58,7 +58,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
         recipe_id=RECIPE_ID,
         memories=made.schema("memories"),
     )
-    made.commit(Receipt.from_json(text) for text in table["receipt"].to_pylist())
+    made.commit(Receipt(**value) for value in table["receipt"].to_pylist())
     return made
 
 
@@ -216,5 +216,5 @@ def test_what_is_committed_later_is_seen(replay: ReplayPrompts, archive: Archive
         recipe_id=RECIPE_ID,
         memories=archive.schema("memories"),
     )
-    archive.commit(Receipt.from_json(text) for text in table["receipt"].to_pylist())
+    archive.commit(Receipt(**value) for value in table["receipt"].to_pylist())
     assert carried(replay(table_of(work(later, ids(later), [0]))))[0].failure is None

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pytest
 from support.flow_rows import BROKEN, PROMPTS, RECIPE_ID, failing_row, planned, video_at
 
-from malmm.operators.write import ONLINE, REPLAY, annotation_rows, whole_video_subject, write_segments
-from malmm.pipeline.archive.fragments import Receipt
+from malmm.operators.write import annotation_rows, write_segments
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema.config import Recipe
-from malmm.pipeline.schema.records import memory_id
+from malmm.pipeline.schema.ids import ONLINE, REPLAY, memory_id, whole_video_subject
+from malmm.pipeline.schema.receipts import Receipt
 from malmm.pipeline.schema.rows import ANSWERED, RECEIPTS, Carried, carried, rows_table, with_arrays
 
 VECTOR_SIZE = 8
@@ -76,7 +76,7 @@ def write(archive: Archive, *rows: dict[str, Any]) -> pa.Table:
 
 
 def receipts(table: pa.Table) -> list[Receipt]:
-    return [Receipt.from_json(text) for text in table["receipt"].to_pylist() if text is not None]
+    return [Receipt(**value) for value in table["receipt"].to_pylist() if value is not None]
 
 
 def contents(archive: Archive) -> dict[str, list[dict[str, Any]]]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from malmm.pipeline.archive.fragments import write_rows
 from malmm.pipeline.archive.writer import Archive
-from malmm.pipeline.schema import records
+from malmm.pipeline.schema import ids, tables
 from malmm.pipeline.schema.config import Recipe, stable_id
 
 RECIPE = Recipe(
@@ -30,12 +30,12 @@ PROMPT_VERSION = stable_id("a prompt")
 
 
 def video(number: int) -> str:
-    return records.video_id(f"file:///videos/{number}.mp4")
+    return ids.video_id(f"file:///videos/{number}.mp4")
 
 
 def segment(number: int, *, of_video: int = 0, fingerprint: str = "first") -> str:
     start_s = 100.0 * number
-    return records.segment_id(video(of_video), fingerprint, RECIPE.recipe_id, start_s, start_s + 100.0)
+    return ids.segment_id(video(of_video), fingerprint, RECIPE.recipe_id, start_s, start_s + 100.0)
 
 
 def tokens(segment_id: str, slots: int = 3, shape: tuple[int, int] = (4, 6)) -> np.ndarray:
@@ -71,7 +71,7 @@ def rows(
         for slot, value in enumerate(tokens(key, slots, shape)):
             memories.append(
                 {
-                    "memory_id": records.memory_id(key, slot),
+                    "memory_id": ids.memory_id(key, slot),
                     "segment_id": key,
                     "video_id": video(of_video),
                     "slot": slot,
@@ -87,9 +87,9 @@ def rows(
                 }
             )
     return {
-        "memories": pa.Table.from_pylist(memories, schema=records.memories_schema(VECTOR_SIZE)),
-        "annotations": pa.Table.from_pylist(annotations, schema=records.ANNOTATIONS),
-        "segments": pa.Table.from_pylist(segments, schema=records.SEGMENTS),
+        "memories": pa.Table.from_pylist(memories, schema=tables.memories_schema(VECTOR_SIZE)),
+        "annotations": pa.Table.from_pylist(annotations, schema=tables.ANNOTATIONS),
+        "segments": pa.Table.from_pylist(segments, schema=tables.SEGMENTS),
     }
 
 
@@ -102,7 +102,7 @@ def annotation(
     subject: str = "",
 ) -> dict[str, object]:
     return {
-        "annotation_id": records.annotation_id(segment_id or subject, PROMPT_VERSION, "debug", mode),
+        "annotation_id": ids.annotation_id(segment_id or subject, PROMPT_VERSION, "debug", mode),
         "video_id": video(of_video),
         "segment_id": segment_id,
         "start_s": start_s,
@@ -121,7 +121,7 @@ def annotation(
 
 
 def annotation_table(*annotations: dict[str, object]) -> pa.Table:
-    return pa.Table.from_pylist(list(annotations), schema=records.ANNOTATIONS)
+    return pa.Table.from_pylist(list(annotations), schema=tables.ANNOTATIONS)
 
 
 def video_table(*numbers: int, fingerprint: str = "first") -> pa.Table:
@@ -144,7 +144,7 @@ def video_table(*numbers: int, fingerprint: str = "first") -> pa.Table:
             }
             for number in numbers
         ],
-        schema=records.VIDEOS,
+        schema=tables.VIDEOS,
     )
 
 

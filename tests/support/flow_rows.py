@@ -12,7 +12,8 @@ from PIL import Image
 
 from malmm.operators.plan import segments_of
 from malmm.pipeline.schema.config import CAPTION, Prompt
-from malmm.pipeline.schema.records import Failure, Segment, Video, video_id
+from malmm.pipeline.schema.ids import video_id
+from malmm.pipeline.schema.records import Failure, Segment, Video
 from malmm.pipeline.schema.rows import DECODED, Carried, rows_table, with_arrays
 from support.models import random_frames
 

@@ -13,7 +13,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from malmm.pipeline.schema.errors import ConfigError
-from malmm.pipeline.schema.records import memory_id
+from malmm.pipeline.schema.ids import memory_id
 from malmm.pipeline.searching.fusion import Moment
 from malmm.pipeline.web.api.events import Event, Failed
 from malmm.pipeline.web.api.problems import documented, problem_of

@@ -10,7 +10,7 @@ from malmm.pipeline.archive.location import lance_errors, open_dataset
 from malmm.pipeline.archive.predicates import equals
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.schema.errors import ArchiveError
-from malmm.pipeline.schema.records import memory_id
+from malmm.pipeline.schema.ids import memory_id
 from malmm.pipeline.web.api.problems import NotThere
 
 __all__ = ["Pictures"]

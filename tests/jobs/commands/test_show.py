@@ -16,7 +16,9 @@ from malmm.jobs.commands import show
 from malmm.pipeline.archive.fragments import write_rows
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema.errors import ArchiveError, ConfigError
-from malmm.pipeline.schema.records import VIDEOS, Failure, video_id
+from malmm.pipeline.schema.ids import video_id
+from malmm.pipeline.schema.records import Failure
+from malmm.pipeline.schema.tables import VIDEOS
 
 STEERING = "/videos/steering\x1b[2J.mp4"
 

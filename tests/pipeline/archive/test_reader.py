@@ -10,7 +10,7 @@ from support.archive_rows import RECIPE, VECTOR_SIZE, rows, segment, tokens, vid
 
 from malmm.pipeline.archive.fragments import write_rows
 from malmm.pipeline.archive.writer import Archive
-from malmm.pipeline.schema import records
+from malmm.pipeline.schema import tables
 from malmm.pipeline.schema.errors import ArchiveError, ConfigError
 
 
@@ -45,20 +45,20 @@ def test_frame_counts_are_of_done_segments_in_the_order_asked(archive):
 
 
 def test_slots_come_in_order_whatever_order_they_were_written_in(archive):
-    tables = rows(0)
-    tables["memories"] = tables["memories"].take([2, 0, 1])
-    archive.commit(write_rows(archive.uri, tables))
+    written = rows(0)
+    written["memories"] = written["memories"].take([2, 0, 1])
+    archive.commit(write_rows(archive.uri, written))
     ((_, values, _),) = archive.memory_tokens([segment(0)])
     np.testing.assert_array_equal(values, tokens(segment(0)))
     assert archive.memory_rows([segment(0)], ["slot"]).to_pydict() == {"slot": [0, 1, 2]}
 
 
 def test_tokens_that_contradict_their_shape(archive):
-    tables = rows(0)
+    written = rows(0)
     wrong = pa.array([[5, 6]] * 3, pa.list_(pa.int32(), 2))
-    position = tables["memories"].column_names.index("token_shape")
-    tables["memories"] = tables["memories"].set_column(position, "token_shape", wrong)
-    archive.commit(write_rows(archive.uri, tables))
+    position = written["memories"].column_names.index("token_shape")
+    written["memories"] = written["memories"].set_column(position, "token_shape", wrong)
+    archive.commit(write_rows(archive.uri, written))
     with pytest.raises(ArchiveError, match="do not have the shape"):
         list(archive.memory_tokens([segment(0)]))
 
@@ -99,8 +99,8 @@ import lancedb
 db = lancedb.connect({archive.uri!r})
 assert db.open_table("memories").count_rows() == 3
 names = db.open_table("memories").schema.names
-assert names == {records.memories_schema(1).names!r}, names
-assert db.open_table("segments").schema.names == {records.SEGMENTS.names!r}
+assert names == {tables.memories_schema(1).names!r}, names
+assert db.open_table("segments").schema.names == {tables.SEGMENTS.names!r}
 found = db.open_table("memories").search([1.0] + [0.0] * 7, vector_column_name="vectors")
 rows = found.distance_type("cosine").select(["memory_id", "slot"]).limit(2).to_list()
 assert len(rows) == 2 and "malmm" not in sys.modules, rows

@@ -14,7 +14,7 @@ from malmm.pipeline.archive.search_indexes import (
     index_states,
 )
 from malmm.pipeline.archive.writer import Archive
-from malmm.pipeline.schema import records
+from malmm.pipeline.schema import ids, tables
 
 QUERIES, SIZE = 4, 32
 
@@ -30,20 +30,20 @@ def many_slots(count: int, *, seed: int) -> pa.Table:
         "segment_id": f"{seed:024x}",
     }
     made = [
-        one | {"memory_id": records.memory_id(f"{seed:024x}", place), "slot": place, "vectors": list(vector)}
+        one | {"memory_id": ids.memory_id(f"{seed:024x}", place), "slot": place, "vectors": list(vector)}
         for place, vector in enumerate(vectors.astype(np.float16))
     ]
-    return pa.Table.from_pylist(made, schema=records.memories_schema(SIZE))
+    return pa.Table.from_pylist(made, schema=tables.memories_schema(SIZE))
 
 
 def add(archive: Archive, count: int, *, seed: int) -> None:
     segment = rows(0)["segments"].to_pylist()[0] | {"segment_id": f"{seed:024x}"}
-    tables = {
+    written = {
         "memories": many_slots(count, seed=seed),
         "annotations": rows(0)["annotations"].slice(0, 0),
-        "segments": pa.Table.from_pylist([segment], schema=records.SEGMENTS),
+        "segments": pa.Table.from_pylist([segment], schema=tables.SEGMENTS),
     }
-    archive.commit(write_rows(archive.uri, tables))
+    archive.commit(write_rows(archive.uri, written))
 
 
 @pytest.fixture

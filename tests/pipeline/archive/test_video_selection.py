@@ -10,7 +10,7 @@ from support.archive_rows import RECIPE, VECTOR_SIZE, WHEN, video_table
 from malmm.pipeline.archive.video_selection import one_video, parse_time, select_videos
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema.errors import ConfigError
-from malmm.pipeline.schema.records import VIDEOS
+from malmm.pipeline.schema.tables import VIDEOS
 
 URIS = ("/videos/a.mp4", "/videos/b.mp4", "/videos/c[1].mp4", "s3://bucket/a.mp4")
 

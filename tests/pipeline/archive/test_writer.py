@@ -25,7 +25,7 @@ from support.archive_rows import (
 
 from malmm.pipeline.archive.fragments import write_rows
 from malmm.pipeline.archive.writer import Archive
-from malmm.pipeline.schema import records
+from malmm.pipeline.schema import ids, records, tables
 from malmm.pipeline.schema.config import stable_id
 from malmm.pipeline.schema.errors import ArchiveError, RecipeMismatch
 
@@ -43,7 +43,7 @@ def index(archive, *numbers, **options):
 
 class TestCreation:
     def test_tables_have_the_schemas_of_records(self, archive):
-        for name, schema in records.table_schemas(VECTOR_SIZE).items():
+        for name, schema in tables.table_schemas(VECTOR_SIZE).items():
             assert archive.schema(name).equals(schema, check_metadata=True), name
         assert archive.recipe == RECIPE
         assert Archive.open(archive.uri).recipe == RECIPE
@@ -86,7 +86,7 @@ class TestCreation:
     @pytest.mark.parametrize("made", range(6))
     def test_a_killed_creation_is_completed(self, tmp_path, made):
         place = tmp_path / "archive"
-        schemas = records.table_schemas(VECTOR_SIZE)
+        schemas = tables.table_schemas(VECTOR_SIZE)
         for name in [name for name in schemas if name != "recipes"][:made]:
             lance.write_dataset(schemas[name].empty_table(), str(place / f"{name}.lance"))
         half = place / "recipes.lance" / "data"  # files without a manifest
@@ -100,9 +100,9 @@ class TestCreation:
 
     def test_a_creation_killed_for_another_model_leaves_nothing_in_the_way(self, tmp_path):
         place = str(tmp_path / "archive")
-        lance.write_dataset(records.memories_schema(16).empty_table(), f"{place}/memories.lance")
+        lance.write_dataset(tables.memories_schema(16).empty_table(), f"{place}/memories.lance")
         archive = Archive.create_or_open(place, RECIPE, VECTOR_SIZE)
-        assert archive.schema("memories").equals(records.memories_schema(VECTOR_SIZE))
+        assert archive.schema("memories").equals(tables.memories_schema(VECTOR_SIZE))
 
     def test_a_file_is_refused(self, tmp_path):
         file = tmp_path / "film.mp4"
@@ -130,8 +130,8 @@ class TestCreation:
         ("row", "said"),
         [
             ({}, "an older version of malmm-ray"),
-            ({"format": records.FORMAT + 1}, "a newer version of malmm-ray"),
-            ({"format": records.FORMAT}, "is damaged"),
+            ({"format": tables.FORMAT + 1}, "a newer version of malmm-ray"),
+            ({"format": tables.FORMAT}, "is damaged"),
         ],
     )
     def test_a_recipe_of_another_version_is_named(self, tmp_path, row, said):
@@ -197,10 +197,10 @@ class TestCommit:
     def do_nothing(self, archive):
         archive.commit([])
         archive.sweep()
-        archive.clear_failures([records.failure_id(video(0), segment(0), "decode")])
+        archive.clear_failures([ids.failure_id(video(0), segment(0), "decode")])
         archive.clear_stale_failures({video(0): []})
         archive.record_failures([])
-        archive.put_videos(records.VIDEOS.empty_table())
+        archive.put_videos(tables.VIDEOS.empty_table())
         archive.add_annotations(rows(0)["annotations"])
         archive.set_metadata({})
         archive.replace_videos({})
@@ -465,7 +465,7 @@ class TestFailures:
         assert rows_[segment(0)]["message"] == "it's still cut"
         assert rows_[segment(0)]["first_seen"] == first["first_seen"] < rows_[segment(0)]["last_seen"]
         assert rows_[None]["attempts"] == 1
-        whole, part = (records.failure_id(video(0), key, "decode") for key in (None, segment(0)))
+        whole, part = (ids.failure_id(video(0), key, "decode") for key in (None, segment(0)))
         assert archive.clear_failures([part, stable_id("unknown")]) == 1
         assert archive.clear_failures([whole]) == 1
         assert archive.failures().num_rows == 0

@@ -11,7 +11,6 @@ from support.media import VideoSpec, make_video
 from malmm.model.checkpoints.resolve import open_models
 from malmm.operators.plan import segments_of
 from malmm.operators.probe import probe_files
-from malmm.pipeline.archive.fragments import Receipt
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.connection import Resources, connected
 from malmm.pipeline.indexing import graph as stages
@@ -19,6 +18,7 @@ from malmm.pipeline.indexing.block_stream import received
 from malmm.pipeline.indexing.graph import data_settings, indexing, segments_a_block
 from malmm.pipeline.indexing.index import make_recipe
 from malmm.pipeline.schema.config import IndexConfig, Recipe
+from malmm.pipeline.schema.receipts import Receipt
 from malmm.pipeline.schema.rows import FILES, TO_PLAN, Carried, array_at, carried, rows_table
 
 RESOURCES = Resources(
@@ -136,9 +136,7 @@ def test_segments_that_go_together_are_stored_as_those_that_go_alone(
                 if block is not None
             ]
             blocks[together] = sorted(block.num_rows for block in found)
-            archive.commit(
-                Receipt.from_json(text) for block in found for text in block["receipt"].to_pylist()
-            )
+            archive.commit(Receipt(**text) for block in found for text in block["receipt"].to_pylist())
             assert archive.completed_segments() == planned
             memories = archive.table("memories").to_arrow().drop(["tokens"])
             stored[together] = memories.sort_by("memory_id").to_pylist()

@@ -22,8 +22,8 @@ from malmm.pipeline.indexing.index import index
 from malmm.pipeline.indexing.reports import IndexReport
 from malmm.pipeline.schema.config import IndexConfig, Prompt
 from malmm.pipeline.schema.errors import ArchiveBusy, RecipeMismatch, SourceError, WorkerError
+from malmm.pipeline.schema.ids import video_id
 from malmm.pipeline.schema.progress import OnProgress, Progress
-from malmm.pipeline.schema.records import video_id
 from malmm.pipeline.schema.rows import Carried
 
 PEOPLE = Prompt("people", "How many people are there?")

@@ -8,13 +8,15 @@ import pyarrow as pa
 import pytest
 from support.archive_rows import RECIPE, VECTOR_SIZE, rows, segment, video, video_table
 
-from malmm.operators.write import ONLINE, REPLAY, annotation_rows
+from malmm.operators.write import annotation_rows
 from malmm.pipeline.archive.fragments import write_rows
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.indexing.owed_texts import missing_annotations, something_missing
 from malmm.pipeline.schema.config import CAPTION, Prompt
-from malmm.pipeline.schema.records import ANNOTATIONS, Segment, Video
+from malmm.pipeline.schema.ids import ONLINE, REPLAY
+from malmm.pipeline.schema.records import Segment, Video
 from malmm.pipeline.schema.rows import TO_REPLAY, Carried, carried
+from malmm.pipeline.schema.tables import ANNOTATIONS
 
 PEOPLE = Prompt("people", "How many people are there?")
 

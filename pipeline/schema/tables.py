@@ -1,0 +1,145 @@
+"""The Arrow schemas of an archive's tables.
+
+Arrays are written with their shape in brackets.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from malmm.pipeline.schema.records import Failure, Segment, Video, arrow_fields
+
+__all__ = [
+    "ANNOTATIONS",
+    "FAILURES",
+    "FORMAT",
+    "RECIPES",
+    "RUNS",
+    "SEGMENTS",
+    "VIDEOS",
+    "memories_schema",
+    "table_schemas",
+]
+
+#: Counts up when what an archive's tables hold changes so that older versions of this package would misread it.
+FORMAT = 2
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+VIDEOS = pa.schema(
+    [
+        *arrow_fields(Video),
+        pa.field("recipe_id", pa.string(), nullable=False),
+        pa.field("indexed_at", TIMESTAMP, nullable=False),
+    ]
+)
+
+SEGMENTS = pa.schema(
+    [
+        *arrow_fields(Segment, "segment_id", "video_id", "index", "start_s", "end_s"),
+        pa.field("frame_count", pa.int32(), nullable=False),
+        pa.field("recipe_id", pa.string(), nullable=False),
+    ]
+)
+
+ANNOTATIONS = pa.schema(
+    [
+        pa.field("annotation_id", pa.string(), nullable=False),
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("segment_id", pa.string()),
+        pa.field("start_s", pa.float64(), nullable=False),
+        pa.field("end_s", pa.float64(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("prompt_name", pa.string(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("prompt_version", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("score", pa.float32()),
+        pa.field("label_scores", pa.list_(pa.struct([("label", pa.string()), ("score", pa.float32())]))),
+        pa.field("mode", pa.string(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("created_at", TIMESTAMP, nullable=False),
+    ]
+)
+
+FAILURES = pa.schema(
+    [
+        pa.field("failure_id", pa.string(), nullable=False),
+        *arrow_fields(Failure, "video_id", "segment_id", "uri", "fingerprint", "stage", "kind", "message"),
+        pa.field("attempts", pa.int32(), nullable=False),
+        pa.field("first_seen", TIMESTAMP, nullable=False),
+        pa.field("last_seen", TIMESTAMP, nullable=False),
+    ]
+)
+
+RECIPES = pa.schema(
+    [
+        pa.field("recipe_id", pa.string(), nullable=False),
+        pa.field("recipe", pa.string(), nullable=False),
+        pa.field("place", pa.string(), nullable=False),
+        pa.field("number", pa.int32(), nullable=False),
+        pa.field("format", pa.int32(), nullable=False),
+        pa.field("created_at", TIMESTAMP, nullable=False),
+    ]
+)
+
+#: Made when the first run is recorded, so an archive may have none.
+RUNS = pa.schema(
+    [
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("job", pa.string(), nullable=False),
+        pa.field("kinds", pa.list_(pa.string()), nullable=False),
+        pa.field("trigger", pa.string(), nullable=False),
+        pa.field("scheduled_for", TIMESTAMP),
+        pa.field("attempt", pa.int32(), nullable=False),
+        pa.field("started", TIMESTAMP, nullable=False),
+        pa.field("updated", TIMESTAMP, nullable=False),
+        pa.field("ended", TIMESTAMP),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("exit_code", pa.int32()),
+        pa.field("counts", pa.string(), nullable=False),
+        pa.field("error", pa.string()),
+        pa.field("progress", pa.string(), nullable=False),
+        pa.field("samples", pa.string(), nullable=False),
+        pa.field("place", pa.string(), nullable=False),
+        pa.field("process", pa.string(), nullable=False),
+    ]
+)
+
+
+def memories_schema(vector_size: int) -> pa.Schema:
+    """The ``memories`` table, one row a memory slot.
+
+    ``vectors`` is a multivector: the slot's [32, vector_size] unit vectors, for cosine search with one
+    query vector. ``tokens`` holds [N, C] float16 in C order as a blob that a scan does not read; its shape
+    is in ``token_shape``. ``sizes`` [N] says how many frames each token position holds.
+    """
+    return pa.schema(
+        [
+            pa.field("memory_id", pa.string(), nullable=False),
+            pa.field("segment_id", pa.string(), nullable=False),
+            pa.field("video_id", pa.string(), nullable=False),
+            pa.field("slot", pa.int32(), nullable=False),
+            pa.field("start_s", pa.float64(), nullable=False),
+            pa.field("end_s", pa.float64(), nullable=False),
+            pa.field("timestamp_s", pa.float64(), nullable=False),
+            pa.field("frame_count", pa.int32(), nullable=False),
+            pa.field("vectors", pa.list_(pa.list_(pa.float16(), vector_size))),
+            pa.field("tokens", pa.large_binary(), metadata={"lance-encoding:blob": "true"}),
+            pa.field("token_shape", pa.list_(pa.int32(), 2), nullable=False),
+            pa.field("sizes", pa.list_(pa.int32()), nullable=False),
+            pa.field("thumbnail", pa.binary()),
+        ]
+    )
+
+
+def table_schemas(vector_size: int) -> dict[str, pa.Schema]:
+    """Every table of an archive by name."""
+    return {
+        "recipes": RECIPES,
+        "videos": VIDEOS,
+        "memories": memories_schema(vector_size),
+        "annotations": ANNOTATIONS,
+        "segments": SEGMENTS,
+        "failures": FAILURES,
+    }
