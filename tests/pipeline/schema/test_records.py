@@ -54,7 +54,7 @@ def test_a_segment_is_another_when_anything_that_decides_its_rows_is():
     others += [(*base[:3], 1.0, 100.0), (*base[:4], 99.0)]
     found = {ids.segment_id(*case) for case in [base, *others]}
     assert len(found) == 6
-    assert all(re.fullmatch("[0-9a-f]{24}", key) for key in ids)
+    assert all(re.fullmatch("[0-9a-f]{24}", key) for key in found)
     assert ids.segment_id(*base) == ids.segment_id("video", "fingerprint", "recipe", 0, 99.9999999)
 
 
