@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 
+# Tests and the commands that they start share this machine: threads that wait for each other in their turns cost
+# more than they save. Read when torch is loaded, here and in each command.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
+import torch
 from hypothesis import settings
 from support.drawn_archive import Drawn, make_archive
+from support.equipment import NEEDS, missing
+
+torch.set_num_threads(1)
 
 # Tests check what comes out and never how long it took: the machine may be busy.
 settings.register_profile("malmm", deadline=None)
@@ -30,3 +39,25 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
     """An archive that tests read and never write."""
     return make_archive(tmp_path_factory.mktemp("drawn"), segment_s=20.0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs something that this machine does not have."""
+    for item in items:
+        for mark in item.iter_markers("needs"):
+            for name in mark.args:
+                if reason := missing(name):
+                    item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
+    """Say last what was left out, and how to get what it needs."""
+    yield
+    skipped = terminalreporter.getreports("skipped")
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    for need in NEEDS.values():
+        if count := reasons[need.reason]:
+            terminalreporter.write_line(
+                f"Left out {count} tests that need {need.name}: {need.get}", yellow=True
+            )

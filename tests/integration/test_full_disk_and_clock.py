@@ -64,17 +64,12 @@ def indexed_here(folder: Path, place: Path) -> dict[str, Any]:
 def small_disk(megabytes: int) -> Iterator[Path]:
     """A file system of its own, which nobody else sees by name and which is gone with the process that holds it."""
     script = f"mount -t tmpfs -o size={megabytes}m none /mnt && echo mounted && exec sleep 3600"
-    unshare = shutil.which("unshare")
-    if unshare is None:
-        pytest.skip("needs `unshare`, of util-linux, to make a small file system")
     process = subprocess.Popen(
-        [unshare, "-Urm", "sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ["unshare", "-Urm", "sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert process.stdout is not None
     try:
-        said = process.stdout.readline().strip()
-        if said != "mounted":
-            pytest.skip(f"this machine lets nobody make a small file system: {said}")
+        assert process.stdout.readline().strip() == "mounted"
         yield Path(f"/proc/{process.pid}/root/mnt")
     finally:
         process.kill()
@@ -96,6 +91,7 @@ def fill(disk: Path) -> Path:
     return ballast
 
 
+@pytest.mark.needs("small disk")
 def test_a_full_disk_costs_a_rerun_and_nothing_else(
     folder: Path, clean: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -177,11 +173,8 @@ class Clock:
 
     def __init__(self, folder: Path) -> None:
         source, library, self._shift = folder / "clock.c", folder / "clock.so", folder / "shift"
-        compiler = shutil.which("cc")
-        if compiler is None or not sys.platform.startswith("linux"):
-            pytest.skip("needs Linux and a C compiler to give a process a clock of its own")
         source.write_text(SHIFTED_CLOCK)
-        subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
         self._shift.write_bytes(struct.pack("@l", 0))
         self.environment = {"LD_PRELOAD": str(library), "SHIFT_FILE": str(self._shift)}
 
@@ -230,6 +223,7 @@ def go_on(process: subprocess.Popen[str]) -> None:
     process.stdin.flush()
 
 
+@pytest.mark.needs("clock")
 @pytest.mark.usefixtures("on_another_machine")
 def test_a_writer_whose_clock_jumps_keeps_the_archive_to_itself(tmp_path: Path, clock: Clock) -> None:
     place, shifts = tmp_path / "archive", (0, YEAR_S, -YEAR_S, 3600)
@@ -251,6 +245,7 @@ def test_a_writer_whose_clock_jumps_keeps_the_archive_to_itself(tmp_path: Path, 
     assert len(list(archive.memory_tokens(archive.completed_segments()))) == len(shifts)
 
 
+@pytest.mark.needs("clock")
 @pytest.mark.usefixtures("on_another_machine")
 @pytest.mark.parametrize("shift_s", [YEAR_S, -YEAR_S], ids=["ahead", "behind"])
 def test_a_writer_whose_clock_is_off_shuts_nobody_out_once_it_is_dead(

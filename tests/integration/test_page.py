@@ -10,6 +10,7 @@ import axe_core_python
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from support.drawn_archive import Drawn
+from support.equipment import browser_program
 from support.inline_stages import InlineStages
 from support.served import HOSTILE, Served, as_process, copied, with_hostile_words
 
@@ -20,7 +21,6 @@ from malmm.pipeline.schema.config import IndexConfig
 # A machine may be busy: what comes at all, may come late.
 expect.set_options(timeout=30_000)
 
-CHROMIUM = Path("/usr/bin/chromium")
 TOKEN = "correct-horse-battery"  # noqa: S105 - made up
 ARGUMENTS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -29,13 +29,13 @@ ARGUMENTS = (
 AXE = (Path(axe_core_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 PHONE = {"width": 390, "height": 844}
 
-pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium")
+pytestmark = pytest.mark.needs("browser")
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+        launched = playwright.chromium.launch(executable_path=browser_program(), args=list(ARGUMENTS))
         yield launched
         launched.close()
 

@@ -5,15 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from malmm.model.checkpoints.checkpoint import Checkpoint
 from malmm.model.checkpoints.debug import save_debug_checkpoint
 from malmm.model.families.instructblip.encoder import Encoder
 from malmm.model.families.instructblip.language import LanguageModel
-
-# Tensors are tiny: handing them to several threads costs more than it saves.
-torch.set_num_threads(1)
 
 KINDS = ("decoder", "encoder-decoder")
 

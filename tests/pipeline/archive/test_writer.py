@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -140,12 +139,12 @@ class TestCreation:
         with pytest.raises(ArchiveError, match=said):
             Archive.open(str(tmp_path))
 
-    @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system that refuses everyone")
+    @pytest.mark.needs("proc")
     def test_a_place_that_cannot_be_written(self):
         with pytest.raises(ArchiveError, match="cannot"):
             Archive.create_or_open("/proc/archive", RECIPE, VECTOR_SIZE)
 
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+    @pytest.mark.needs("ordinary user")
     def test_a_directory_without_permission(self, tmp_path):
         tmp_path.chmod(0o555)
         with pytest.raises(ArchiveError, match="cannot write to"):

@@ -3,15 +3,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-import torch
 from fastapi.testclient import TestClient
 from support.drawn_archive import Drawn
 
 from malmm.pipeline.web.app import make_app
 from malmm.pipeline.web.settings import ServeConfig
-
-# Several things share this machine.
-torch.set_num_threads(1)
 
 BASE = "http://127.0.0.1:8000"
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,9 +22,7 @@ from malmm.model.families.instructblip.compiled_vision import (
 from malmm.model.families.instructblip.encoder import Encoder
 from malmm.model.families.instructblip.qformer import MemorySettings
 
-needs_compiler = pytest.mark.skipif(
-    shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler here"
-)
+needs_compiler = pytest.mark.needs("compiler")
 
 
 @pytest.fixture(scope="module")
