@@ -28,7 +28,6 @@ from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.connection import Resources, connected
 from malmm.pipeline.indexing import driver as driving
 from malmm.pipeline.indexing.driver import Run
-from malmm.pipeline.indexing.graph import data_settings
 from malmm.pipeline.indexing.reports import IndexReport
 from malmm.pipeline.schema.config import CAPTION, IndexConfig, Recipe
 from malmm.pipeline.schema.ids import annotation_id, video_id
@@ -125,7 +124,7 @@ def main() -> None:
         workers = Workers(archive, videos, recipe, options.segments_a_commit)
         driving.indexing = lambda *_: None  # type: ignore[assignment]
         driving.received = workers.blocks  # type: ignore[assignment]
-        with connected(), data_settings(verbose=False), archive.held():
+        with connected(), archive.held():
             began = time.perf_counter()
             run._index(archive, videos, Resources(1, 1, 1, 0, 1, 1, 0, 1))
             ended = time.perf_counter()

@@ -172,7 +172,7 @@ def measure(nodes: int, gpus: int, segments: int, folder: Path) -> tuple[float, 
     try:
         assert cluster.stdout is not None
         os.environ["RAY_ADDRESS"] = cluster.stdout.readline().strip()
-        with connected() as resources, stages.data_settings(verbose=False):
+        with connected() as resources:
             done = threading.Event()
             store = Store(Path(os.environ["RAY_TMPDIR"]))
             watching = threading.Thread(target=store.watch, args=(done,))

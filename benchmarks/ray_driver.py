@@ -137,7 +137,7 @@ def measure(segments: int, together: int) -> None:
         config = IndexConfig((folder,), place, model="debug", batch_segments=together)
         run = Run(config, recipe, open_models("debug"), 8, IndexReport(place, "debug"), lambda progress: None)
         videos = [video(number) for number in range(-(-segments // SEGMENTS_A_VIDEO))]
-        with connected(), stages.data_settings(verbose=False), archive.held():
+        with connected(), archive.held():
             before_s, began = cpu_s(), time.perf_counter()
             run._index(archive, videos, RESOURCES)
             took_s, driver_s = time.perf_counter() - began, cpu_s() - before_s

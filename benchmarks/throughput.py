@@ -35,7 +35,7 @@ from malmm.operators.write import write_segments
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.connection import connected
 from malmm.pipeline.indexing.block_stream import received
-from malmm.pipeline.indexing.graph import data_settings, indexing
+from malmm.pipeline.indexing.graph import indexing
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.receipts import Receipt
 from malmm.pipeline.schema.rows import FILES, TO_PLAN, carried, rows_table
@@ -181,7 +181,7 @@ def main() -> None:
             archive = Archive.create_or_open(f"{folder}/bare-{turn}", recipe, size)
             rates["bare loop"].append(bare.run(videos, archive))
             archive = Archive.create_or_open(f"{folder}/pipeline-{turn}", recipe, size)
-            with connected() as resources, data_settings(verbose=False):
+            with connected() as resources:
                 committer = Committer(archive)
                 cpu_s = time.process_time()
                 for block in received(indexing(videos, config, recipe, archive, resources)):

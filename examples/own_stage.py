@@ -60,7 +60,7 @@ def captions(paths: list[str]) -> ray.data.Dataset:
     decode: dict[str, Any] = {"fps": 1.0, "image_size": 96, "decoder": "av", "threads": 1}
     encode = {**model, "retrieval_model": "none", "settings": MemorySettings(length=20)}
     return (
-        ray.data.from_arrow(files)
+        ray.data.from_blocks([files])
         .map_batches(probe_files, **ROWS)
         .map_batches(to_plan, **ROWS)
         .map_batches(plan_segments, fn_kwargs=plan, **ROWS)  # type: ignore[arg-type]

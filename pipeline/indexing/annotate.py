@@ -110,18 +110,15 @@ def _run(
     tell(Progress("starting"))
     # Ray takes seconds to load, which a run without work need not wait for.
     from malmm.pipeline.cluster.connection import connected
-    from malmm.pipeline.indexing.graph import data_settings, replaying
+    from malmm.pipeline.indexing.graph import replaying
     from malmm.pipeline.indexing.replay_commits import Describing
 
     ledger = Ledger()
     describing = Describing(archive, config.prompts, ledger, tell, archive.count("failures") > 0)
     with archive.held():
         try:
-            with (
-                connected(verbose=verbose, wanted=config.resources) as resources,
-                data_settings(verbose=verbose),
-            ):
-                describing.go(replaying(work, config, archive, resources), of=work)
+            with connected(verbose=verbose, wanted=config.resources) as resources:
+                describing.go(replaying(work, config, archive, resources, verbose=verbose), of=work)
             archive.update_indexes(tell=lambda what: tell(Progress("building indexes")))
         except KeyboardInterrupt:
             report.interrupted = True

@@ -24,7 +24,7 @@ from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.connection import Resources, connected
 from malmm.pipeline.indexing.block_stream import received
 from malmm.pipeline.indexing.compilers import check_compilers
-from malmm.pipeline.indexing.graph import data_settings, indexing, probing, replaying, segments_a_block
+from malmm.pipeline.indexing.graph import indexing, probing, replaying, segments_a_block
 from malmm.pipeline.indexing.ledger import Ledger
 from malmm.pipeline.indexing.metrics import RunMetrics
 from malmm.pipeline.indexing.owed_texts import missing_annotations
@@ -83,9 +83,11 @@ class Run:
     told: float = 0.0
     had_failures: bool = False
     metrics: RunMetrics | None = None
+    verbose: bool = False
 
     def go(self, archive: Archive | None, work: Work, *, verbose: bool) -> None:
         """Do the work, and owe no prompt a text. The archive is made once there is a video to store."""
+        self.verbose = verbose
         self.tell(Progress("starting"))
         verify_models(self.models)
         with ExitStack() as stack:
@@ -94,10 +96,7 @@ class Run:
                 self._prune(archive, work)
                 archive.set_metadata(work.relabelled)
             try:
-                with (
-                    connected(verbose=verbose, wanted=self.config.resources) as resources,
-                    data_settings(verbose=verbose),
-                ):
+                with connected(verbose=verbose, wanted=self.config.resources) as resources:
                     self.metrics = RunMetrics(self.config.archive)
                     if self.config.compile and work.files:
                         check_compilers(resources)
@@ -141,12 +140,10 @@ class Run:
 
     def preview(self, archive: Archive | None, work: Work, *, verbose: bool) -> None:
         """Put into the report what ``go`` would do. Reads the headers of new files, and writes nothing."""
+        self.verbose = verbose
         videos: list[Video] = []
         if work.files:
-            with (
-                connected(verbose=verbose, wanted=self.config.resources) as resources,
-                data_settings(verbose=verbose),
-            ):
+            with connected(verbose=verbose, wanted=self.config.resources) as resources:
                 videos = self._probe(work.files, resources)
         committed = archive.completed_segments() if archive is not None else set()
         for video in videos:
@@ -195,7 +192,7 @@ class Run:
         rows = rows_table(columns, FILES)
         videos: list[Video] = []
         seen: set[str] = set()
-        for block in received(probing(rows, self.config, resources)):
+        for block in received(probing(rows, self.config, resources, verbose=self.verbose)):
             for row in carried(block) if block is not None else []:
                 self.ledger.failed(row)
                 if row.video is not None:
@@ -266,7 +263,15 @@ class Run:
         last_commit = time.monotonic()
         commits = 0
         waiting: list[_Written] = []
-        dataset = indexing(rows_table(rows, TO_PLAN), self.config, self.recipe, archive, resources, together)
+        dataset = indexing(
+            rows_table(rows, TO_PLAN),
+            self.config,
+            self.recipe,
+            archive,
+            resources,
+            together,
+            verbose=self.verbose,
+        )
         try:
             for block in received(dataset):
                 if block is not None:
@@ -344,7 +349,8 @@ class Run:
                 archive, self.config.all_prompts, self.ledger, self.tell, self.had_failures
             )
             try:
-                describing.go(replaying(work, self.config, archive, resources), of=work)
+                dataset = replaying(work, self.config, archive, resources, verbose=self.verbose)
+                describing.go(dataset, of=work)
             finally:
                 self.report.annotations += describing.texts
 

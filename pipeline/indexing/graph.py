@@ -5,13 +5,12 @@ Read top to bottom, this is the picture of the system.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 import ray.data
-from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
+from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
 from malmm.model.families.instructblip.qformer import MemorySettings
 from malmm.operators.decode import decode_segments
@@ -24,7 +23,7 @@ from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.connection import Resources
 from malmm.pipeline.schema.config import AnnotateConfig, IndexConfig, Recipe
 
-__all__ = ["data_settings", "indexing", "probing", "replaying", "segments_a_block"]
+__all__ = ["indexing", "probing", "replaying", "segments_a_block"]
 
 _FILES_A_BLOCK = 16
 # With fewer for each, some decoders would have nothing left to do while others finish.
@@ -36,37 +35,33 @@ _LIGHT_CPUS = 0.05
 # Ray's types of a function know only its first argument, so those with `fn_kwargs` are marked for mypy below.
 
 
-@contextmanager
-def data_settings(*, verbose: bool) -> Iterator[None]:
-    """Ray Data's settings for our datasets, put back afterwards.
+def _dataset(blocks: Sequence[pa.Table], *, verbose: bool) -> Dataset:
+    """A dataset of these blocks. Its settings are its own: those of other datasets in this process stay as they are.
 
     Blocks are cut after every row: a row is a segment, minutes of work, and must not wait for others, unless
-    ``indexing`` is told otherwise. A block
-    that is lost (its worker died again and again) does not end the run: the driver knows what it planned and
-    reports what never came.
+    ``indexing`` is told otherwise. A block that is lost (its worker died again and again) does not end the run: the
+    driver knows what it planned and reports what never came. Nor does it end when no block moves for a long time, as
+    a segment may take longer than any limit, and nodes may be long in coming.
     """
-    context = DataContext.get_current()
-    ours: dict[str, Any] = {"target_max_block_size": 1, "max_errored_blocks": -1}
+    # Not from_arrow, which runs a task for each table before anything starts.
+    dataset = ray.data.from_blocks(list(blocks))
+    context = dataset.context
+    context.target_max_block_size = 1
+    context.max_errored_blocks = -1
+    context.execution_no_progress_timeout_s = -1
     if not verbose:
-        ours |= {"enable_progress_bars": False, "enable_rich_progress_bars": False}
-    before = {name: getattr(context, name) for name in ours}
-    for name, value in ours.items():
-        setattr(context, name, value)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(context, name, value)
+        context.enable_progress_bars = context.enable_rich_progress_bars = False
+    return dataset
 
 
-def _blocks(rows: pa.Table, rows_a_block: int) -> Dataset:
-    parts = [rows.slice(begin, rows_a_block) for begin in range(0, rows.num_rows, rows_a_block)]
-    return ray.data.from_arrow(parts)
+def _parts(rows: pa.Table, rows_a_block: int) -> list[pa.Table]:
+    return [rows.slice(begin, rows_a_block) for begin in range(0, rows.num_rows, rows_a_block)]
 
 
-def probing(files: pa.Table, config: IndexConfig, resources: Resources) -> Dataset:
+def probing(files: pa.Table, config: IndexConfig, resources: Resources, *, verbose: bool = False) -> Dataset:
     """Files to videos: what each is and where its scenes part it, or why it is none."""
-    return _blocks(files, _FILES_A_BLOCK).map_batches(  # 1:1, headers only unless scenes are wanted
+    dataset = _dataset(_parts(files, _FILES_A_BLOCK), verbose=verbose)
+    return dataset.map_batches(  # 1:1, headers only unless scenes are wanted
         probe_files,
         fn_kwargs={
             "min_segment_s": config.min_segment_s,
@@ -97,16 +92,18 @@ def indexing(
     archive: Archive,
     resources: Resources,
     together: int = 1,
+    *,
+    verbose: bool = False,
 ) -> Dataset:
     """Videos to receipts, ``together`` segments in a block."""
     settings = MemorySettings(length=recipe.bank_length, policy=recipe.merge_policy)
     threads = max(1, round(resources.decode_cpus))
-    dataset = _blocks(videos, 1)
-    batch_size: int | None = config.batch_segments
+    dataset = _dataset(_parts(videos, 1), verbose=verbose)
+    batch_size = config.batch_segments
     if together > 1:
         dataset.context.target_max_block_size = None  # a block a task
-        # A block as it is: to fill batches Ray would cut blocks, and copies what it cuts.
-        batch_size = None
+        # Blocks as they are: to fill batches Ray would cut blocks, and copies what it cuts.
+        batch_size = together
     # plan, 1:N: the segments of a video that are not committed
     dataset = dataset.map_batches(
         plan_segments,  # type: ignore[arg-type]
@@ -177,11 +174,16 @@ def indexing(
 
 
 def replaying(
-    work: Sequence[pa.Table], config: IndexConfig | AnnotateConfig, archive: Archive, resources: Resources
+    work: Sequence[pa.Table],
+    config: IndexConfig | AnnotateConfig,
+    archive: Archive,
+    resources: Resources,
+    *,
+    verbose: bool = False,
 ) -> Dataset:
     """Stored memory and prompts to texts, without a video."""
     return (
-        ray.data.from_arrow(list(work))
+        _dataset(work, verbose=verbose)
         # replay, 1:1 on GPUs: query outputs of new prompts on stored slots
         .map_batches(
             ReplayPrompts,

@@ -48,7 +48,6 @@ class InlineStages:
         } | {
             "rewriting_on_workers": lambda uri, table: None,
             "connected": lambda **_: contextlib.nullcontext(choose_resources([Node(2)])),
-            "data_settings": lambda **_: contextlib.nullcontext(),
         }
         # Both where they are used and where a run that starts Ray late finds them.
         for module in (run, describing, graph, connection):
@@ -61,7 +60,9 @@ class InlineStages:
             yield None
             yield block
 
-    def probing(self, files: pa.Table, config: IndexConfig, resources: Any) -> Iterator[pa.Table]:
+    def probing(
+        self, files: pa.Table, config: IndexConfig, resources: Any, *, verbose: bool
+    ) -> Iterator[pa.Table]:
         self.calls["probing"] += 1
         for index in range(files.num_rows):
             self.calls["probed"] += 1
@@ -77,6 +78,8 @@ class InlineStages:
         archive: Archive,
         resources: Any,
         together: int,
+        *,
+        verbose: bool,
     ) -> Iterator[pa.Table]:
         self.calls["indexing"] += 1
         encode = self._actor(
@@ -119,7 +122,13 @@ class InlineStages:
             )
 
     def replaying(
-        self, work: Sequence[pa.Table], config: IndexConfig, archive: Archive, resources: Any
+        self,
+        work: Sequence[pa.Table],
+        config: IndexConfig,
+        archive: Archive,
+        resources: Any,
+        *,
+        verbose: bool,
     ) -> Iterator[pa.Table]:
         self.calls["replaying"] += 1
         replay = self._actor(

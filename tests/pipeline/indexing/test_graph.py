@@ -15,7 +15,7 @@ from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.connection import Resources, connected
 from malmm.pipeline.indexing import graph as stages
 from malmm.pipeline.indexing.block_stream import received
-from malmm.pipeline.indexing.graph import data_settings, indexing, segments_a_block
+from malmm.pipeline.indexing.graph import indexing, segments_a_block
 from malmm.pipeline.indexing.index import make_recipe
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.receipts import Receipt
@@ -106,7 +106,7 @@ def test_frames_are_read_where_rays_object_store_has_them(
     recipe = make_recipe(config, open_models("debug"))
     rows, planned = planning(tmp_path, config, recipe)
     archive = Archive.create_or_open(str(tmp_path / "archive"), recipe, 32)
-    with connected(), data_settings(verbose=False):
+    with connected():
         told = [
             text
             for block in received(indexing(rows, config, recipe, archive, RESOURCES, together))
@@ -127,7 +127,7 @@ def test_segments_that_go_together_are_stored_as_those_that_go_alone(
     rows, planned = planning(tmp_path, config, recipe)
     assert len(planned) == 13
     stored, blocks = {}, {}
-    with connected(), data_settings(verbose=False):
+    with connected():
         for together in (1, 4):
             archive = Archive.create_or_open(str(tmp_path / f"archive-{together}"), recipe, 32)
             found = [

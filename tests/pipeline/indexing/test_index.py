@@ -95,9 +95,9 @@ def test_many_small_files_are_merged_before_memory_is_replayed(
     replaying = stages.replaying
     files: list[int] = []
 
-    def counting(*arguments: Any) -> Iterator[pa.Table]:
+    def counting(*arguments: Any, **options: Any) -> Iterator[pa.Table]:
         files.append(len(ArchiveReader.open(place).table("memories").to_lance().get_fragments()))
-        return replaying(*arguments)
+        return replaying(*arguments, **options)
 
     monkeypatch.setattr(run, "replaying", counting)
     monkeypatch.setattr(run, "MANY_FILES", 5)
