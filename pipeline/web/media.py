@@ -70,8 +70,8 @@ def open_source(uri: str, roots: MediaRoots) -> Source:
         found = os.fstat(local.fileno())
         # No later than now: a client could not use it otherwise.
         modified = datetime.fromtimestamp(int(found.st_mtime), UTC)
-        tag = f'"{found.st_size:x}-{found.st_mtime_ns:x}"'
-        return Source(uri, local, Representation(found.st_size, tag, min(modified, _now())))
+        known = f'"{found.st_size:x}-{found.st_mtime_ns:x}"'
+        return Source(uri, local, Representation(found.st_size, known, min(modified, _now())))
     roots.require_address(uri)
     if not uri.lower().startswith(_WEB):
         reader = open_ranges(uri)
@@ -79,7 +79,7 @@ def open_source(uri: str, roots: MediaRoots) -> Source:
     web = CheckedHttp(roots.permits_address)
     info = _web_info(uri, web)
     reader = RangeReader(uri, web, uri, info)
-    tag = None
+    tag: str | None = None
     if info["ETag"] or info["LastModified"]:
         tag = f'{"" if info["ETag"] and not info["ETag"].startswith("W/") else "W/"}"{reader.version}"'
     return Source(uri, reader, Representation(reader.size_bytes, tag))

@@ -77,7 +77,7 @@ class Address:
         if (self.scheme, self.authority) != (other.scheme, other.authority):
             return False
         folder = self.path.rstrip("/")
-        return not folder or other.path == self.path or other.path.startswith(f"{folder}/")
+        return not folder or other.path in (self.path, folder) or other.path.startswith(f"{folder}/")
 
 
 class MediaRoots:

@@ -152,7 +152,7 @@ ROWS: tuple[Row, ...] = (
     _whole("an earlier date", If_Range="{before}", Range="bytes=0-1"),
     _whole("neither tag nor date", If_Range="x", Range="bytes=0-1"),
     _whole("a range that is none any more", If_Range='"x"', Range="bytes=500-"),
-    _whole("no range", If_Range="{tag}"),
+    _whole("a tag and no range", If_Range="{tag}"),
     # HEAD is answered as GET without ranges (14.2).
     _head("HEAD", 200),
     _head("HEAD ignores ranges", 200, Range="bytes=0-1"),

@@ -70,7 +70,7 @@ def test_a_file_is_read_by_range(site: Site, status: int) -> None:
     roots = MediaRoots([site.at("/films/")])
     for uri in (site.at("/films/a%20b.mp4?sig=1"), site.at("/films/a b.mp4?sig=1")):
         source = open_source(uri, roots)
-        assert (source.size_bytes, source.held.tag is not None) == (len(CONTENT), True)
+        assert (source.held.size_bytes, source.held.tag is not None) == (len(CONTENT), True)
         assert b"".join(source.pieces(1000, 9000)) == CONTENT[1000:9000]
 
 
