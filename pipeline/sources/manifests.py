@@ -13,12 +13,14 @@ import math
 import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TextIO
+from pathlib import Path
+from typing import IO, Any, TextIO
 
-import fsspec
 import pyarrow.parquet as pq
 
 from malmm.pipeline.schema.errors import SourceError
+from malmm.pipeline.sources.backend_errors import classify
+from malmm.pipeline.sources.backends import ONCE, BackendFailure, open_backend, patiently
 
 __all__ = ["MANIFEST_EXTENSIONS", "Listed", "read_manifest"]
 
@@ -41,18 +43,72 @@ class Listed:
 def read_manifest(uri: str) -> Iterator[Listed | SourceError]:
     """The rows of a manifest. A row that cannot be used is given as a SourceError value, and the rest goes on."""
     try:
-        filesystem, path = fsspec.core.url_to_fs(uri)
-        with filesystem.open(path, "rb") as handle:
+        with _open(uri) as handle:
             number = 0
             for number, row in _rows(uri, handle):
                 yield row if isinstance(row, SourceError) else _listed(uri, number, row)
             if not number:
                 yield SourceError(f"{uri} lists no video: it has no row", uri=uri)
+    except BackendFailure as failure:
+        yield SourceError(failure.sentence(uri, deed="read as a manifest"), uri=uri)
     except FileNotFoundError:
         yield SourceError(f"no such file or directory: {uri}", uri=uri)
-    except (OSError, ValueError, ImportError, csv.Error) as error:  # Arrow's errors are ValueErrors
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:300]
-        yield SourceError(f"{uri} cannot be read as a manifest: {reason}", uri=uri)
+    except Exception as error:  # noqa: BLE001 - of Arrow, csv or json, for any file under the sun
+        yield SourceError(f"{uri} cannot be read as a manifest: {classify(error).reason}", uri=uri)
+
+
+def _open(uri: str) -> IO[bytes]:
+    """Open a manifest at a path or an address. Raises OSError and BackendFailure."""
+    if "://" not in uri:
+        return Path(uri).open("rb")
+    backend = open_backend(uri)
+    return io.BufferedReader(_PatientFile(patiently(lambda: backend.filesystem.open(backend.path, "rb"))))
+
+
+class _PatientFile(io.RawIOBase):
+    """A remote file, each read of which is tried again as ``patiently`` does."""
+
+    def __init__(self, handle: Any) -> None:
+        super().__init__()
+        self._handle = handle
+        self._position = 0
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """As far as the backend can."""
+        return bool(self._handle.seekable())
+
+    def tell(self) -> int:
+        """Where the next read begins."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move."""
+        self._position = patiently(lambda: int(self._handle.seek(offset, whence)), ONCE)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Read some bytes; 0 at the end of the file."""
+        view = memoryview(buffer).cast("B")
+
+        def read() -> bytes:
+            if self._handle.tell() != self._position:
+                self._handle.seek(self._position)
+            return bytes(self._handle.read(len(view)))
+
+        data = patiently(read)
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        """Close the remote file."""
+        if not self.closed:
+            self._handle.close()
+        super().close()
 
 
 def _rows(uri: str, handle: Any) -> Iterator[tuple[int, dict[str, Any] | SourceError]]:
@@ -83,7 +139,7 @@ def _json_rows(uri: str, text: TextIO) -> Iterator[tuple[int, dict[str, Any] | S
     for number, line in enumerate((line for line in text if line.strip()), 1):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             yield number, SourceError(f"row {number} of {uri} is not JSON: {error}", uri=uri)
             continue
         if isinstance(row, dict):

@@ -1,0 +1,231 @@
+"""What an exception of a storage library means, whatever library raised it.
+
+A backend (aiohttp, botocore, gcsfs, an Azure, SFTP or WebDAV client) has exceptions of its own, often wrapped in one
+of Python's that says less: fsspec turns every error over HTTP into FileNotFoundError. ``classify`` looks at the
+whole chain of causes, at the HTTP statuses in it and at the classes, and names one of six kinds:
+
+============  ========================================================  ==========
+kind          meaning                                                   tried again
+============  ========================================================  ==========
+missing       nothing is at the address                                 no
+denied        the credentials are absent, expired or not sufficient     no
+unreachable   no connection, no answer in time, a server that fails     yes
+throttled     the store asks for fewer requests                         yes
+invalid       the address, the settings or the request cannot be right  no
+other         an exception of a library that says none of these         yes
+============  ========================================================  ==========
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+__all__ = ["KINDS", "PASSING", "Cause", "classify"]
+
+KINDS = ("missing", "denied", "unreachable", "throttled", "invalid", "other")
+PASSING = frozenset({"unreachable", "throttled", "other"})
+"""Kinds that another try may settle."""
+
+_LONGEST_REASON = 300
+_DEEPEST_CHAIN = 8
+
+# By the package of a class and its name; the first class in an exception's line of descent that is here decides.
+_CLASSES = {
+    "aiohttp.TooManyRedirects": "invalid",
+    "aiohttp.InvalidURL": "invalid",
+    "aiohttp.NonHttpUrlClientError": "invalid",
+    "aiohttp.ClientSSLError": "invalid",
+    "aiohttp.ClientConnectionError": "unreachable",
+    "aiohttp.ClientPayloadError": "unreachable",
+    "azure.ClientAuthenticationError": "denied",
+    "azure.ResourceNotFoundError": "missing",
+    "azure.ServiceRequestError": "unreachable",
+    "azure.ServiceResponseError": "unreachable",
+    "botocore.CredentialRetrievalError": "denied",
+    "botocore.NoAuthTokenError": "denied",
+    "botocore.NoCredentialsError": "denied",
+    "botocore.PartialCredentialsError": "denied",
+    "botocore.SSOError": "denied",
+    "botocore.TokenRetrievalError": "denied",
+    "botocore.BaseEndpointResolverError": "invalid",
+    "botocore.ConfigNotFound": "invalid",
+    "botocore.ConfigParseError": "invalid",
+    "botocore.ParamValidationError": "invalid",
+    "botocore.ProfileNotFound": "invalid",
+    "botocore.SSLError": "invalid",
+    "botocore.ValidationError": "invalid",
+    "botocore.ConnectionError": "unreachable",
+    "botocore.HTTPClientError": "unreachable",
+    "ftplib.error_perm": "denied",
+    "google.DefaultCredentialsError": "denied",
+    "google.RefreshError": "denied",
+    "google.TransportError": "unreachable",
+    "httpx.TransportError": "unreachable",
+    "paramiko.AuthenticationException": "denied",
+    "paramiko.BadHostKeyException": "denied",
+    "requests.SSLError": "invalid",
+}
+_STATUSES = {401: "denied", 403: "denied", 407: "denied", 404: "missing", 410: "missing", 429: "throttled"}
+_CODES = {
+    "SlowDown": "throttled",
+    "RequestLimitExceeded": "throttled",
+    "Throttling": "throttled",
+    "ThrottlingException": "throttled",
+    "TooManyRequestsException": "throttled",
+}
+_NEVER = frozenset(
+    {errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOSYS, errno.EISDIR, errno.ENOTSUP, errno.ENOSPC}
+)
+# A fault of the request or of the library, which another try repeats.
+_OF_PYTHON = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, NotImplementedError,
+    RecursionError, SyntaxError, TypeError, ValueError,
+)  # fmt: skip
+# Classes that say nothing that their text does not.
+_PLAIN = (ImportError, OSError, RuntimeError, ValueError)
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why a call to a backend failed. ``reason`` is one line without the address; ``retry_after_s`` is what the
+    server asks for, 0 where it asks for nothing; ``timed_out`` says that a time limit of ours ended the call."""
+
+    kind: str
+    reason: str
+    retry_after_s: float = 0.0
+    timed_out: bool = False
+
+    @property
+    def passes(self) -> bool:
+        """Whether another try may settle it."""
+        return self.kind in PASSING
+
+
+def classify(error: Exception) -> Cause:
+    """The kind of any exception that came out of a backend, with a reason in one line."""
+    chain = list(_chain(error, implicit=False))
+    # The deepest cause knows best; what wraps it may have thrown its kind away.
+    known = next(((link, kind) for link in reversed(chain) if (kind := _kind(link))), None)
+    if known is not None and known[1] == "missing":
+        # A file counts as missing, and may be pruned, only if no other error was being handled.
+        links = _chain(error, implicit=True)
+        known = next(
+            ((link, kind) for link in links if (kind := _kind(link) or "missing") != "missing"), known
+        )
+    status = next((code for link in reversed(chain) if (code := _status(link))), None)
+    if status is not None and (known is None or (known[1] == "missing" and status not in (404, 410))):
+        known = chain[-1], "unreachable"
+    elif known is None:
+        is_fault = isinstance(error, _OF_PYTHON) and type(error).__module__ == "builtins"
+        known = error, "invalid" if is_fault else "other"
+    link, kind = known
+    return Cause(
+        kind,
+        _reason(link, status),
+        retry_after_s=max((_retry_after_s(link) for link in chain), default=0.0),
+        timed_out=any(isinstance(link, TimeoutError) for link in chain),
+    )
+
+
+def _chain(error: BaseException, *, implicit: bool) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen and len(seen) < _DEEPEST_CHAIN:
+        seen.add(id(link))
+        yield link
+        context = link.__context__ if implicit and not link.__suppress_context__ else None
+        link = link.__cause__ or context
+
+
+def _kind(link: BaseException) -> str | None:
+    """The kind that this exception alone tells, or None."""
+    for parent in type(link).__mro__:
+        package = str(parent.__module__).partition(".")[0]
+        if kind := _CLASSES.get(f"{package}.{parent.__name__}"):
+            return kind
+    if kind := _CODES.get(_code(link)):
+        return kind
+    status = _status(link)
+    if status is not None:
+        return _STATUSES.get(status) or ("unreachable" if status >= 500 else None)
+    if isinstance(link, FileNotFoundError | NotADirectoryError):
+        return "missing"
+    if isinstance(link, PermissionError):
+        return "denied"
+    if isinstance(link, TimeoutError | ConnectionError | EOFError | socket.gaierror):
+        return "unreachable"
+    if isinstance(link, OSError) and not isinstance(link, ValueError):
+        return "invalid" if link.errno in _NEVER else "unreachable"
+    return None
+
+
+def _status(link: BaseException) -> int | None:
+    """The HTTP status that an exception carries, in any of the places where libraries put it."""
+    response = _attribute(link, "response")
+    if isinstance(response, dict):  # botocore
+        metadata = response.get("ResponseMetadata")
+        return _as_status(metadata.get("HTTPStatusCode") if isinstance(metadata, dict) else None)
+    places = ((link, "status"), (link, "status_code"), (response, "status_code"), (link, "code"))
+    return next((status for place in places if (status := _as_status(_attribute(*place)))), None)
+
+
+def _as_status(value: Any) -> int | None:
+    text = str(value) if isinstance(value, int | str) else ""
+    return int(text) if len(text) == 3 and text.isascii() and text.isdigit() and text >= "300" else None
+
+
+def _attribute(holder: Any, name: str) -> Any:
+    """An attribute, None where it is absent or raises."""
+    try:
+        return getattr(holder, name, None)
+    except Exception:  # noqa: BLE001 - whatever a library does in a property
+        return None
+
+
+def _code(link: BaseException) -> str:
+    """The name that an S3 error has beside its status."""
+    response = _attribute(link, "response")
+    error = response.get("Error") if isinstance(response, dict) else None
+    return str(error.get("Code", "")) if isinstance(error, dict) else ""
+
+
+def _retry_after_s(link: BaseException) -> float:
+    """The seconds of a ``Retry-After`` header; one that names a date counts as none."""
+    get = _attribute(_attribute(link, "headers"), "get")
+    try:
+        value = str(get("Retry-After", "")) if callable(get) else ""
+    except Exception:  # noqa: BLE001 - whatever a library calls headers
+        return 0.0
+    return float(value) if value.isascii() and value.isdigit() and len(value) < 6 else 0.0
+
+
+def _reason(link: BaseException, status: int | None) -> str:
+    """One line that says what happened."""
+    code = _code(link)
+    if type(link).__name__ == "TooManyRedirects":
+        text = "the server redirects in a circle"
+    elif isinstance(link, OSError) and link.strerror and link.errno and link.errno > 0 and status is None:
+        text = link.strerror
+    elif status is not None and (_status(link) is not None or isinstance(link, OSError)):
+        try:
+            phrase = HTTPStatus(status).phrase
+        except ValueError:
+            phrase = ""
+        said = code if code and not code.isdigit() else phrase
+        text = f"the server answered {status} {said}".strip()
+    else:
+        said = _text(link)
+        text = said if said and type(link) in _PLAIN else f"{type(link).__name__}: {said}".removesuffix(": ")
+    return " ".join(text.split())[:_LONGEST_REASON]
+
+
+def _text(link: BaseException) -> str:
+    try:
+        return str(link)
+    except Exception:  # noqa: BLE001 - an exception that cannot be printed is still one
+        return ""

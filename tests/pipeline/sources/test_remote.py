@@ -1,0 +1,362 @@
+"""Sources over HTTP and S3, from real servers that refuse, stumble, hang and lie."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from dataclasses import replace
+
+import boto3
+import pytest
+from support.http_server import Reply, WebServer, serving
+from support.object_store import ObjectStore, running
+
+from malmm.pipeline.schema.errors import SourceError
+from malmm.pipeline.sources import backends, folders
+from malmm.pipeline.sources.backends import Patience
+from malmm.pipeline.sources.listing import SourceFile, is_gone, list_sources
+
+QUICK = Patience(attempts=3, first_pause_s=0.0, longest_pause_s=0.0, answer_s=5.0)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "PATIENCE", QUICK)
+
+
+@pytest.fixture
+def web() -> Iterator[WebServer]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ObjectStore]:
+    with running() as store:
+        yield store
+
+
+@pytest.fixture
+def store(server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    server.fault = lambda method, path: "ok"
+    server.forget()
+    return server
+
+
+def put(store: ObjectStore, *keys: str, body: bytes = b"video") -> list[str]:
+    """Store objects; gives the versions of those in a bucket that keeps them."""
+    client = boto3.client("s3", endpoint_url=f"http://{store.behind[0]}:{store.behind[1]}")
+    versions = [client.put_object(Bucket="films", Key=key, Body=body).get("VersionId", "") for key in keys]
+    client.close()
+    return versions
+
+
+def listed(*sources: str) -> list[SourceFile | SourceError]:
+    return list(list_sources(sources))
+
+
+def uris(*sources: str) -> list[str]:
+    found = listed(*sources)
+    assert all(isinstance(item, SourceFile) for item in found), found
+    return [item.uri for item in found]
+
+
+def only(*sources: str) -> SourceFile:
+    (found,) = listed(*sources)
+    assert isinstance(found, SourceFile), found
+    return found
+
+
+def error(*sources: str) -> str:
+    (found,) = listed(*sources)
+    assert isinstance(found, SourceError), found
+    return found.message
+
+
+MISSING, DENIED, AWAY = "no such file", "may not be read", "after 3 tries: the server answered"
+STATUSES = {
+    404: MISSING, 410: MISSING, 401: DENIED, 403: DENIED, 407: DENIED, 400: AWAY, 405: AWAY, 408: AWAY, 409: AWAY,
+    418: AWAY, 429: AWAY, 451: AWAY, 500: AWAY, 501: AWAY, 502: AWAY, 503: AWAY, 504: AWAY, 599: AWAY,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_a_status_over_http_means_what_it_says(status: int, web: WebServer, tmp_path_factory) -> None:
+    address, good = web.put("/a.mp4", status=status), web.put("/good.mp4")
+    first, second = listed(address, good)
+    assert isinstance(first, SourceError)
+    assert STATUSES[status] in first.message
+    assert str(status) in first.message or STATUSES[status] == MISSING
+    assert isinstance(second, SourceFile)
+    assert is_gone(address) == (STATUSES[status] == MISSING)
+    manifest = tmp_path_factory.mktemp("list") / "list.csv"
+    manifest.write_text(f"uri\n{address}\n{good}\n")
+    rows = listed(str(manifest))
+    assert [type(row) for row in rows] == [SourceError, SourceFile]
+    assert STATUSES[status] in str(rows[0])
+    assert STATUSES[status] in error(web.put("/list.csv", status=status))
+
+
+@pytest.mark.parametrize("reply", [Reply(status=503), Reply(status=429), Reply(silent=True), Reply(cut=True)])
+def test_a_failure_that_passes_is_not_told(
+    reply: Reply, web: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "PATIENCE", replace(QUICK, attempts=5, answer_s=0.3))
+    address, page = web.put("/films/a.mp4"), f"{web.address}/films/"
+    page_reply = replace(reply, body=b"<a href='a.mp4'>", headers={"Content-Type": "text/html"})
+    web.rule = lambda method, path, before: page_reply if before < 2 else None
+    assert uris(address) == [address]
+    web.requests.clear()
+    assert uris(page) == [address]
+
+
+def test_a_redirect_loop_and_a_server_that_is_not_there_cost_one_source(web: WebServer) -> None:
+    loop = web.put("/loop.mp4", status=302, headers={"Location": "/loop.mp4"})
+    sources = [loop, "http://127.0.0.1:9/a.mp4", "http://[::1/a.mp4", "http://", web.put("/good.mp4")]
+    first, second, third, fourth, last = listed(*sources)
+    assert "redirects in a circle" in str(first)
+    assert "cannot be listed after 3 tries" in str(second)
+    assert [type(item) for item in (third, fourth, last)] == [SourceError, SourceError, SourceFile]
+    assert [is_gone(source) for source in sources] == [False] * 5
+
+
+@pytest.mark.parametrize("path", ["/a.mp4", "/films/", "/films/*.mp4", "/list.csv"])
+def test_a_server_that_never_answers_is_given_up_in_time(
+    path: str, web: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "PATIENCE", replace(QUICK, attempts=2, answer_s=0.2))
+    web.rule = lambda method, path, before: Reply(silent=True)
+    assert "after 2 tries: no answer within 0.2 s" in error(f"{web.address}{path}")
+
+
+FORMS = {
+    "plain": {},
+    "no ranges": {"ranges": False},
+    "chunked": {"chunked": True, "ranges": False},
+    "chunked with ranges": {"chunked": True},
+    "no range of unknown size": {"chunked": True, "claims": "bytes 0-0/*"},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("body", [b"", b"v" * 1000])
+def test_a_size_is_the_files_or_unknown(form: str, body: bytes, web: WebServer) -> None:
+    address = web.put("/a.mp4", body, **FORMS[form])
+    unknown = FORMS[form].get("chunked") and (not FORMS[form].get("ranges", True) or (body and "of" in form))
+    assert only(address).size_bytes == (-1 if unknown else len(body))
+
+
+def test_a_compressed_answer_has_another_size_than_the_file(web: WebServer) -> None:
+    body = gzip.compress(b"v" * 1000)
+    address = web.put("/a.mp4", body, headers={"Content-Encoding": "gzip"})
+    assert only(address).size_bytes == -1
+
+
+VERSIONS = [
+    ({"ETag": '"one"'}, {"ETag": '"two"'}),
+    ({"ETag": 'W/"one"'}, {"ETag": 'W/"two"'}),
+    (
+        {"Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT"},
+        {"Last-Modified": "Wed, 21 Oct 2015 07:29:00 GMT"},
+    ),
+    ({"Content-MD5": "b25l"}, {"Content-MD5": "dHdv"}),
+]
+
+
+@pytest.mark.parametrize(("one", "two"), VERSIONS)
+@pytest.mark.parametrize("path", ["/films/a.mp4", "/films/", "/films/*.mp4"])
+def test_a_file_replaced_by_one_of_its_size_is_noticed(
+    path: str, one: dict[str, str], two: dict[str, str], web: WebServer
+) -> None:
+    source = f"{web.address}{path}"
+    web.put("/films/a.mp4", headers=one)
+    first = only(source)
+    assert first == only(f"{web.address}/films/a.mp4")
+    assert (first.size_bytes, only(source)) == (5, first)
+    web.put("/films/a.mp4", headers=two)
+    assert only(source).fingerprint != first.fingerprint
+
+
+def test_an_address_that_ends_in_a_slash_is_a_directory(web: WebServer) -> None:
+    names = ["/films/b.mp4", "/films/a b.mp4", "/films/sub/é.mkv", "/films/notes.txt", "/films/.hidden/x.mp4"]
+    for name in (*names, "/other.mp4"):
+        web.put(name)
+    wanted = [f"{web.address}/films/{name}" for name in ("a%20b.mp4", "b.mp4", "sub/%C3%A9.mkv")]
+    assert uris(f"{web.address}/films/") == wanted
+    assert uris(f"{web.address}/films/**/[a-z]*.mp4") == [*wanted[:2], f"{web.address}/films/.hidden/x.mp4"]
+    assert uris(f"{web.address}/films/s*/*") == wanted[2:]
+    web.put("/moved", status=301, headers={"Location": "/films/"})
+    assert uris(f"{web.address}/moved") == wanted
+    assert "1 file but not one with a video extension" in error(web.put("/t/x.txt").removesuffix("x.txt"))
+    # A video may lie at such an address too.
+    odd = web.put("/odd/", headers={"Content-Type": "video/mp4"})
+    assert uris(odd) == [odd]
+
+
+def test_links_that_lead_out_of_a_directory_or_in_a_circle_are_not_followed(web: WebServer) -> None:
+    links = [
+        "..", "../other/a.mp4", "/a.mp4", "http://127.0.0.1:9/films/a.mp4", "//127.0.0.1:9/a.mp4", "%2e%2e/a.mp4",
+        "mailto:a.mp4", "javascript:a.mp4", "#a.mp4", "?a.mp4", ".", "./", "http://[/a.mp4", "good.mp4#t=10",
+        "./good.mp4", "/films/good.mp4", "a.mp4?x=1&amp;y=2", "self/../self/",
+    ]  # fmt: skip
+    page = "".join(f'<A class="x" HREF="{link}">' for link in links)
+    headers = {"Content-Type": "text/html"}
+    web.put("/films/", page.encode(), headers=headers)
+    web.put("/films/self/", b"<a href='../'><a href='/films/'><a href='.'>", headers=headers)
+    web.put("/films/good.mp4")
+    web.put("/films/a.mp4?x=1&y=2")
+    assert uris(f"{web.address}/films/") == [
+        f"{web.address}/films/{n}" for n in ("a.mp4?x=1&y=2", "good.mp4")
+    ]
+    assert not any("other" in path for _, path in web.requests)
+
+
+def test_a_tree_of_pages_without_end_is_left(web: WebServer) -> None:
+    headers = {"Content-Type": "text/html"}
+    web.rule = lambda method, path, before: (
+        Reply(b"<a href='deeper/'>", headers=headers) if path.endswith("/") else None
+    )
+    assert "a loop of links" in error(f"{web.address}/films/")
+
+
+FAULTS = {403: DENIED, 404: MISSING, 500: AWAY, 503: AWAY}
+
+
+@pytest.mark.parametrize("status", FAULTS)
+def test_every_folder_over_http_that_cannot_be_listed_is_a_failure(status: int, web: WebServer) -> None:
+    for name in ("a/1.mp4", "b/2.mp4", "b/c/3.mp4", "d/4.mp4"):
+        web.put(f"/films/{name}")
+    bad = {"/films/a/", "/films/b/c/"}
+    web.rule = lambda method, path, before: Reply(status=status) if path in bad else None
+    for source in ("/films/", "/films/**/*.mp4"):
+        found = listed(f"{web.address}{source}")
+        errors = [item for item in found if isinstance(item, SourceError)]
+        assert [item.uri for item in errors] == [f"{web.address}{path}" for path in sorted(bad)]
+        assert all(FAULTS[status] in item.message for item in errors)
+        assert [item.uri[-5:] for item in found if isinstance(item, SourceFile)] == ["2.mp4", "4.mp4"]
+
+
+def test_a_folder_over_http_that_is_no_page_is_a_failure(web: WebServer) -> None:
+    web.put("/films/", b"[]", headers={"Content-Type": "text/html"})
+    web.put("/films/sub/", b"[]", headers={"Content-Type": "application/json"})
+    web.put("/films/", b"<a href='sub/'>", headers={"Content-Type": "text/html"})
+    assert "no page with links but application/json" in error(f"{web.address}/films/")
+
+
+@pytest.mark.parametrize(
+    ("source", "fault", "page"),
+    [
+        ("s3://films/big", "403", 0),
+        ("s3://films/big", "503", 2),
+        ("s3://films/big/*.mp4", "403", 2),
+        ("s3://films/big/**/*.mp4", "500", 0),
+    ],
+)
+def test_a_listing_in_s3_that_fails_is_a_failure_and_one_that_stumbles_is_not(
+    source: str, fault: str, page: int, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "KEYS_A_PAGE", 2)
+    put(store, *(f"big/{number}.mp4" for number in range(7)))
+    wanted = [f"s3://films/big/{number}.mp4" for number in range(7)]
+    pages: list[str] = []
+
+    def fail(times: int):
+        pages.clear()
+
+        def rule(method: str, path: str) -> str:
+            if "list-type=2" in path and "max-keys=2" in path.lower():
+                pages.append(path)
+                return fault if page < len(pages) <= page + times else "ok"
+            return "ok"
+
+        return rule
+
+    store.fault = fail(2)
+    if fault != "403":
+        assert uris(source) == wanted
+    store.fault = fail(99)
+    found = listed(source)
+    assert [item.uri for item in found if isinstance(item, SourceFile)] == wanted[: 2 * page]
+    assert isinstance(found[-1], SourceError)
+    assert (DENIED if fault == "403" else AWAY) in found[-1].message
+    store.fault = lambda method, path: "ok"
+    assert uris(source) == wanted
+
+
+def test_a_listing_begins_before_it_ends(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "KEYS_A_PAGE", 2)
+    put(store, *(f"lazy/{number:02}.mp4" for number in range(20)))
+    for source in ("s3://films/lazy", "s3://films/lazy/*.mp4", "s3://films/lazy/**"):
+        store.forget()
+        found = list_sources([source])
+        assert isinstance(next(found), SourceFile)
+        pages = [path for _, path, _ in store.requests if "list-type=2" in path and "max-keys=2" in path]
+        assert len(pages) == 1
+        assert sum(1 for _ in found) == 19
+
+
+def test_names_in_s3_are_what_they_are(store: ObjectStore) -> None:
+    keys = ["k/x//v.mp4", "k//w.mp4", "k/a b.mp4", "k/[1].mp4", "k/é?.mp4", "k/100%.mp4", "k/z/deep/v.mkv"]
+    put(store, *keys, "k/.hidden/v.mp4", "k/notes.txt", "k/.v.mp4", "k/folder.mp4/")
+    wanted = [f"s3://films/{key}" for key in sorted(keys)]
+    assert uris("s3://films/k") == uris("s3://films/k/") == wanted
+    for key in keys:
+        assert uris(f"s3://films/{key}") == [f"s3://films/{key}"]
+    assert uris("s3://films/k/[[]*.mp4") == ["s3://films/k/[1].mp4"]
+    assert uris("s3://films/k/*/deep/*.mkv") == ["s3://films/k/z/deep/v.mkv"]
+    assert only("s3://films/k/a b.mp4") == next(
+        item for item in listed("s3://films/k") if item.uri.endswith("a b.mp4")
+    )
+
+
+def test_versions_in_s3_are_files_of_their_own(store: ObjectStore) -> None:
+    client = boto3.client("s3", endpoint_url=f"http://{store.behind[0]}:{store.behind[1]}")
+    client.put_bucket_versioning(Bucket="films", VersioningConfiguration={"Status": "Enabled"})
+    try:
+        (one,), (two,) = put(store, "v.mp4", body=b"one"), put(store, "v.mp4", body=b"other")
+        sources = [f"s3://films/v.mp4?versionId={version}" for version in (one, two)]
+        found = listed(*sources, "s3://films/v.mp4")
+    finally:
+        client.put_bucket_versioning(Bucket="films", VersioningConfiguration={"Status": "Suspended"})
+        client.close()
+    assert [item.uri for item in found] == [*sources, "s3://films/v.mp4"]
+    assert [item.size_bytes for item in found if isinstance(item, SourceFile)] == [3, 5, 5]
+    assert len({item.fingerprint for item in found if isinstance(item, SourceFile)}) == 2
+
+
+def test_settings_of_s3_that_cannot_be_cost_one_source(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, "a.mp4")
+    from s3fs import S3FileSystem
+
+    wrong = {
+        "no credentials": {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"},
+        "no such profile": {"AWS_PROFILE": "nobody"},
+        "no such endpoint": {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
+    }  # fmt: skip
+    said = {"no credentials": DENIED, "no such profile": "nobody", "no such endpoint": "after 3 tries"}
+    for name, settings in wrong.items():
+        with monkeypatch.context() as patch:
+            for key, value in settings.items():
+                patch.setenv(key, value) if value else patch.delenv(key)
+            patch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+            S3FileSystem.clear_instance_cache()
+            for source in ("s3://films/a.mp4", "s3://films/", "s3://films/*.mp4", "s3://films/a.csv"):
+                assert said[name] in error(source), name
+            assert not is_gone("s3://films/a.mp4")
+        S3FileSystem.clear_instance_cache()
+    assert "may not" in error("s3://Not_A_Bucket!/a.mp4") or "cannot be" in error("s3://Not_A_Bucket!/a.mp4")
+    assert uris("s3://films/a.mp4") == ["s3://films/a.mp4"]
+
+
+def test_a_store_that_never_answers_is_given_up_in_time(
+    web: WebServer, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "PATIENCE", replace(QUICK, attempts=2, answer_s=0.3, page_s=0.4))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", web.address)
+    web.rule = lambda method, path, before: Reply(silent=True)
+    for source in ("s3://films/a.mp4", "s3://films/k/", "s3://films/*.mp4"):
+        assert "after 2 tries: no answer within 0.3 s" in error(source)
