@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "pipeline.sources": ("model", "pipeline.schema"),
     "pipeline.archive": ("model", "pipeline.schema", "pipeline.sources"),
     "pipeline.cluster": ("model", *READERS),
-    "operators": ("model", "pipeline.schema", "pipeline.archive"),
+    "operators": ("model", *READERS),
     "pipeline.indexing": (*STORED, "pipeline.searching"),
     "pipeline.searching": STORED,
     "pipeline.web": (*STORED, "pipeline.searching"),

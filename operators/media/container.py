@@ -107,8 +107,8 @@ def open_video(uri: str) -> Iterator[OpenVideo]:
     """Open a file's video stream; other streams are discarded by the demuxer.
 
     Raises MediaError with kind ``missing``, ``empty_file``, ``not_a_video``, ``no_video_stream``,
-    ``truncated``, ``decode_error`` or ``unreachable``; the last also at the end, when the store failed meanwhile and
-    the demuxer took it for the end of the file.
+    ``truncated``, ``decode_error``, ``denied`` or ``unreachable``; the last also at the end, when the store failed
+    meanwhile and the demuxer took it for the end of the file.
     """
     with contextlib.ExitStack() as stack:
         path = local_path(uri)
@@ -146,6 +146,8 @@ def _check_local(uri: str, path: Path) -> None:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise MediaError(f"no such file: {uri}", uri=uri, kind="missing") from error
+    except PermissionError as error:
+        raise _denied(uri) from error
     except (OSError, ValueError) as error:
         raise MediaError(f"{uri} cannot be reached: {error}", uri=uri, kind="decode_error") from error
     if stat.S_ISDIR(found.st_mode):
@@ -159,9 +161,11 @@ def _check_local(uri: str, path: Path) -> None:
     if found.st_size == 0:
         raise _empty(uri)
     if not os.access(path, os.R_OK):
-        raise MediaError(
-            f"{uri} may not be read: give this user read permission", uri=uri, kind="decode_error"
-        )
+        raise _denied(uri)
+
+
+def _denied(uri: str) -> MediaError:
+    return MediaError(f"{uri} may not be read: give this user read permission", uri=uri, kind="denied")
 
 
 def _empty(uri: str) -> MediaError:
@@ -175,6 +179,8 @@ def _open_bytes(uri: str) -> Iterator[IO[bytes]]:
         handle: Any = path.open("rb") if path is not None else open_ranges(uri)
     except FileNotFoundError as error:
         raise MediaError(f"no such file: {uri}", uri=uri, kind="missing") from error
+    except PermissionError as error:
+        raise _denied(uri) from error
     except (OSError, ValueError) as error:
         raise MediaError(f"{uri} cannot be opened: {error}", uri=uri, kind="decode_error") from error
     with handle:
@@ -224,6 +230,9 @@ def cut_short(uri: str) -> MediaError | None:
 
 
 def _refusal(uri: str, error: Exception) -> MediaError:
+    if isinstance(error, PermissionError):
+        # A network file system may refuse what the file's mode allows.
+        return _denied(uri)
     cut = cut_short(uri)
     if cut is not None:
         return cut

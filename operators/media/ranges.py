@@ -3,6 +3,9 @@
 Two things make a segment cheap. What a demuxer reads on opening a file (an MP4's index may be megabytes) is kept for
 the next segment of the same file that this process opens. And once the container's index has told where in the file
 a span ends, reading ahead stops there; without an index it reaches an eighth as far as reading has gone.
+
+A server that knows no ranges, or does not say how large a file is, is asked for the whole of it, once. What a server
+says is checked: another range than was asked for, or one of another version of the file, is an error, never a frame.
 """
 
 from __future__ import annotations
@@ -11,13 +14,18 @@ import hashlib
 import io
 import os
 import threading
-import time
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
 
-import fsspec
-
+from malmm.operators.media.whole_files import WholeFile, copied
 from malmm.pipeline.schema.errors import MediaError
+from malmm.pipeline.sources import backends
+from malmm.pipeline.sources.backends import HTTP, Backend, BackendFailure, open_backend, patiently
+from malmm.pipeline.sources.fingerprints import fingerprint_of, size_of, tag_of
+from malmm.pipeline.sources.folders import look
+from malmm.pipeline.sources.http_files import read_range
 
 __all__ = ["RangeReader", "open_ranges"]
 
@@ -26,8 +34,10 @@ MOST_BYTES = 1 << 23
 KEPT_BYTES = 1 << 26
 """How much of the heads and indexes of files this process keeps."""
 
-ATTEMPTS = 5
-FIRST_WAIT_S = 0.5
+TOTAL_S = 300.0
+"""How long a range may take with all tries: longer than a look, for it may be large."""
+
+T = TypeVar("T")
 
 
 class _Kept:
@@ -66,20 +76,21 @@ _KEPT = _Kept()
 def open_ranges(uri: str) -> RangeReader:
     """Open any address that fsspec knows.
 
-    Raises MediaError of kind ``missing``, ``not_a_video`` for a directory, ``unreachable`` or ``decode_error``.
+    Raises MediaError of kind ``missing``, ``denied``, ``not_a_video`` for a directory, ``unreachable`` or
+    ``decode_error``.
     """
     try:
-        filesystem, path = fsspec.core.url_to_fs(uri)
-    except (ImportError, ValueError) as error:
-        raise MediaError(f"{uri} cannot be opened: {error}", uri=uri, kind="decode_error") from error
-    info = _patiently(uri, lambda: filesystem.info(path))
+        backend = open_backend(uri)
+    except BackendFailure as failure:
+        raise MediaError(failure.sentence(uri, deed="opened"), uri=uri, kind="decode_error") from failure
+    info = _get_patiently(uri, lambda: look(backend, backend.path))
     if info.get("type") == "directory":
         raise MediaError(
             f"{uri} is a directory, not a video: give it to the listing, or name one file of it",
             uri=uri,
             kind="not_a_video",
         )
-    return RangeReader(uri, filesystem, path, info)
+    return RangeReader(backend, info)
 
 
 class RangeReader(io.RawIOBase):
@@ -90,12 +101,17 @@ class RangeReader(io.RawIOBase):
     demuxer may take a failed read for the file's end, so whoever reads asks ``error`` at the end.
     """
 
-    def __init__(self, uri: str, filesystem: Any, path: str, info: dict[str, Any]) -> None:
+    def __init__(self, backend: Backend, info: dict[str, Any]) -> None:
         super().__init__()
-        self.uri, self._filesystem, self._path = uri, filesystem, path
-        self.size_bytes = int(info.get("size") or 0)
-        changed = [str(info.get(name, "")) for name in ("ETag", "etag", "LastModified", "mtime", "updated")]
-        self._file = (uri, str(self.size_bytes), *changed)
+        self.uri, self._backend = backend.uri, backend
+        size_bytes = size_of(backend.protocol, info)
+        self._tag = tag_of(backend.protocol, info)
+        self._file = (self.uri, str(size_bytes), fingerprint_of(backend.protocol, info))
+        self._is_told_apart = not self._file[2].endswith("-")
+        self._whole: WholeFile | None = None
+        if size_bytes is None:
+            size_bytes = self._copy().size_bytes
+        self.size_bytes = size_bytes
         self._position = 0
         self._begin, self._data = 0, b""
         self._opening = True
@@ -174,7 +190,7 @@ class RangeReader(io.RawIOBase):
         begin = self._position
         end = min(self.size_bytes, begin + max(wanted, self._reach(begin)))
         try:
-            self._data = _patiently(self.uri, lambda: self._get(begin, end))
+            self._data = self._get(begin, end)
         except MediaError as error:
             self.error = error
             raise
@@ -197,31 +213,57 @@ class RangeReader(io.RawIOBase):
         return min(MOST_BYTES, max(LEAST_BYTES, (begin - self._run_from) // 8))
 
     def _get(self, begin: int, end: int) -> bytes:
-        data = bytes(self._filesystem.cat_file(self._path, start=begin, end=end))
+        """The bytes [begin, end). Raises MediaError."""
+        if self._whole is None and self._backend.protocol in HTTP:
+            data = _get_patiently(self.uri, lambda: self._from_server(begin, end))
+            if data is not None:
+                return data
+            self._copy()
+        if self._whole is None:
+            return _get_patiently(self.uri, lambda: self._from_store(begin, end))
+        return self._whole.read(begin, end)
+
+    def _copy(self) -> WholeFile:
+        """Fetch the whole file from a server that knows no ranges. Raises MediaError."""
+        file = self._file if self._is_told_apart else None
+        self._whole = whole = _get_patiently(self.uri, lambda: copied(self._backend, file))
+        if self._file[1] not in ("None", str(whole.size_bytes)):
+            raise self._changed(f"it has {whole.size_bytes} bytes, not {self._file[1]}")
+        return whole
+
+    def _from_server(self, begin: int, end: int) -> bytes | None:
+        """A range over HTTP; None from a server that knows none."""
+        answer = read_range(self._backend.filesystem, self._backend.path, begin, end)
+        tag = answer.tag.strip('"')
+        if tag and self._tag and tag != self._tag:
+            raise self._changed(f"its tag is {tag}, not {self._tag}")
+        if answer.size_bytes not in (None, self.size_bytes):
+            raise self._changed(f"it has {answer.size_bytes} bytes, not {self.size_bytes}")
+        if answer.data is not None and len(answer.data) != end - begin:
+            raise OSError(f"the server gave {len(answer.data)} of {end - begin} bytes at {begin}")
+        return answer.data
+
+    def _from_store(self, begin: int, end: int) -> bytes:
+        data = bytes(self._backend.filesystem.cat_file(self._backend.path, start=begin, end=end))
         if len(data) == self.size_bytes != end - begin:
-            # A server that knows no ranges gives the whole file.
+            # A backend that knows no ranges gives the whole file.
             data = data[begin:end]
         if len(data) != end - begin:
             raise OSError(f"the store gave {len(data)} of {end - begin} bytes at {begin}")
         return data
 
+    def _changed(self, how: str) -> MediaError:
+        return MediaError(
+            f"{self.uri} changed while it was read: {how}; run again", uri=self.uri, kind="unreachable"
+        )
 
-def _patiently(uri: str, action: Any) -> Any:
-    """Try again, with growing pauses, what fails for a reason that may pass."""
-    for attempt in range(ATTEMPTS):
-        try:
-            return action()
-        except FileNotFoundError as error:
-            raise MediaError(f"no such file: {uri}", uri=uri, kind="missing") from error
-        except PermissionError as error:
-            raise MediaError(
-                f"{uri} may not be read: give these credentials permission", uri=uri, kind="unreachable"
-            ) from error
-        except Exception as error:
-            if attempt == ATTEMPTS - 1:
-                reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-                raise MediaError(
-                    f"{uri} cannot be read after {ATTEMPTS} tries: {reason}", uri=uri, kind="unreachable"
-                ) from error
-            time.sleep(FIRST_WAIT_S * 2**attempt)
-    raise AssertionError
+
+def _get_patiently(uri: str, action: Callable[[], T]) -> T:
+    """The result of a call into a backend. Raises MediaError when it fails for good."""
+    try:
+        return patiently(action, replace(backends.PATIENCE, total_s=TOTAL_S))
+    except BackendFailure as failure:
+        if failure.kind == "missing":
+            raise MediaError(f"no such file: {uri}", uri=uri, kind="missing") from failure
+        kind = "denied" if failure.kind == "denied" else "unreachable"
+        raise MediaError(failure.sentence(uri, deed="read"), uri=uri, kind=kind) from failure

@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 
 from malmm.model.checkpoints.resolve import NO_RETRIEVAL, Models, notice_of, open_models
-from malmm.pipeline.archive.location import resolve
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.indexing.owed_texts import something_missing
 from malmm.pipeline.indexing.reports import IndexReport
@@ -21,7 +20,6 @@ from malmm.pipeline.schema.ids import video_id
 from malmm.pipeline.schema.progress import OnProgress, Progress
 from malmm.pipeline.schema.records import Failure
 from malmm.pipeline.sources.listing import SourceFile, list_sources
-from malmm.pipeline.sources.roots import remember_roots, roots_of
 
 __all__ = ["index", "make_recipe", "notice_of", "open_models"]
 
@@ -71,8 +69,6 @@ def index(
     report.failures += [
         Failure(video_id(error.uri), None, error.uri, "list", "source", str(error)) for error in refused
     ]
-    if not config.dry_run:
-        remember_roots(resolve(config.archive), roots_of(config.sources))
     models = open_models(config.model, config.retrieval_model)
     report.notice = models.notice
     recipe, vector_size = make_recipe(config, models), _vector_size(models)

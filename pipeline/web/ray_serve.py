@@ -109,8 +109,7 @@ def build(settings: dict[str, Any]) -> serve.Application:
     except TypeError as error:
         known = ", ".join(ServeConfig.__dataclass_fields__)
         raise ConfigError(f"the Serve config file's args cannot be: {error}; they are {known}") from error
-    # The record of roots is on this machine, and replicas are on others.
-    checked = asdict(config) | {"media_roots": config.served_roots()}
+    checked = asdict(config)
     return PageReplica.bind(checked, ModelReplica.bind(checked))  # type: ignore[attr-defined]
 
 

@@ -20,6 +20,8 @@ from malmm.operators.media.ranges import open_ranges
 from malmm.operators.media.reader import decode_span
 from malmm.operators.media.sampling import plan_spans
 from malmm.pipeline.schema.errors import MediaError
+from malmm.pipeline.sources import backends
+from malmm.pipeline.sources.backends import Patience
 
 SPECS = {
     "index behind": VideoSpec("behind.mp4", duration_s=240, width=320, height=240, b_frames=2, gop=48),
@@ -47,7 +49,7 @@ def store(server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(ranges, "_KEPT", ranges._Kept())
-    monkeypatch.setattr(ranges, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(backends, "PATIENCE", Patience(first_pause_s=0.01, longest_pause_s=0.1))
     server.fault = lambda method, path: "ok"
     server.forget()
     fsspec.filesystem("s3").clear_instance_cache()
@@ -107,7 +109,7 @@ def test_a_store_that_goes_away_is_not_the_end_of_a_file(
 ) -> None:
     uri = put(store, files["stream"])
     served = store.served
-    monkeypatch.setattr(ranges, "ATTEMPTS", 2)
+    monkeypatch.setattr(backends, "PATIENCE", Patience(attempts=2, first_pause_s=0.01))
     store.fault = lambda method, path: "503" if method == "GET" and sum(served.values()) > 2_000_000 else "ok"
     with pytest.raises(MediaError, match="cannot be read after 2 tries") as caught:
         decode_span(uri, 0.0, 240.0, 1.0, 32, is_last=True)
