@@ -23,7 +23,8 @@ import pyarrow as pa
 
 from malmm.model.checkpoints.resolve import open_models
 from malmm.pipeline.archive.writer import Archive
-from malmm.pipeline.cluster.connection import Resources, connected
+from malmm.pipeline.cluster.connection import connected
+from malmm.pipeline.cluster.resources import Resources
 from malmm.pipeline.indexing import driver as driving
 from malmm.pipeline.indexing import graph as stages
 from malmm.pipeline.indexing.driver import Run

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from malmm.jobs.commands.options import add_archive
 from malmm.jobs.commands.search import add_models
 from malmm.jobs.terminal.text import printable
 from malmm.pipeline.schema.errors import ConfigError
+
+if TYPE_CHECKING:
+    from malmm.pipeline.web.settings import ServeConfig
 
 __all__ = ["add_parser", "run"]
 
@@ -86,14 +91,26 @@ def run(arguments: argparse.Namespace) -> int:
         )
 
     if arguments.ray:
-        from malmm.pipeline.web.ray_serve import serve_on_ray
-
-        serve_on_ray(config, on_ready=on_ready)
+        _serve_on_ray(config, on_ready)
     else:
         from malmm.pipeline.web.server import serve
 
         serve(config, on_ready=on_ready)
     return 0
+
+
+def _serve_on_ray(config: ServeConfig, on_ready: Callable[[str], None]) -> None:
+    from malmm.jobs.terminal.quiet_ray import quiet_ray
+    from malmm.pipeline.web.ray_serve import serve_on_ray
+
+    with quiet_ray(verbose=False) as ray:
+
+        def ready(address: str) -> None:
+            ray.started()
+            on_ready(address)
+
+        ray.starting()
+        serve_on_ray(config, on_ready=ready)
 
 
 def _token(arguments: argparse.Namespace) -> str | None:

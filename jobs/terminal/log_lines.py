@@ -25,12 +25,12 @@ def log_line(event: str, *, level: str = "info", **fields: Any) -> str:
 
 
 class JsonLines:
-    """Context manager, called with each ``Progress``. Writes a line at each new stage and then periodically."""
+    """Context manager, called with each ``Progress``. Writes a line at each new stage or note and then periodically."""
 
     def __init__(self, stream: TextIO | None = None, now: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream or sys.stderr
         self._now = now
-        self._stage = ""
+        self._stage = self._note = ""
         self._last_line = 0.0
 
     def __enter__(self) -> Self:
@@ -45,9 +45,10 @@ class JsonLines:
     def __call__(self, progress: Progress) -> None:
         """Write the progress."""
         now = self._now()
-        if progress.stage != self._stage or now - self._last_line >= _LINE_EVERY_S:
-            self._stage, self._last_line = progress.stage, now
-            fields = {name: value for name, value in vars(progress).items() if value not in (0, 0.0, ())}
+        news = (progress.stage, progress.note) != (self._stage, self._note)
+        if news or now - self._last_line >= _LINE_EVERY_S:
+            self._stage, self._note, self._last_line = progress.stage, progress.note, now
+            fields = {name: value for name, value in vars(progress).items() if value not in (0, 0.0, "")}
             self.say("progress", **fields, times_real_time=progress.times_real_time, left_s=progress.left_s)
 
     def say(self, event: str, **fields: Any) -> None:

@@ -18,8 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from malmm.jobs.terminal.log_lines import JsonLines
+from malmm.jobs.terminal.quiet_ray import quiet_ray
 from malmm.jobs.terminal.text import clock
-from malmm.pipeline.schema.progress import Progress
+from malmm.pipeline.schema.progress import OnProgress, Progress
 
 __all__ = ["ProgressDisplay", "progress_line", "progress_shown"]
 
@@ -27,6 +28,8 @@ _LINE_EVERY_S = 10.0
 _STAGES = {
     "listing": "Listing sources",
     "starting": "Starting",
+    "connecting": "Connecting to Ray",
+    "waiting for workers": "Waiting for workers",
     "probing": "Reading headers",
     "indexing": "Indexing",
     "waiting": "Waiting to try again what failed",
@@ -53,7 +56,8 @@ def progress_line(progress: Progress) -> str:
         parts.append("starting workers")
     if progress.failures:
         parts.append(f"{progress.failures} failed")
-    return ", ".join(parts)
+    line = ", ".join(parts)
+    return f"{line}: {progress.note}" if progress.note else line
 
 
 class ProgressDisplay:
@@ -63,7 +67,7 @@ class ProgressDisplay:
         self._console = Console(stderr=True)
         self._quiet = quiet
         self._live: Live | None = None
-        self._stage = ""
+        self._stage = self._note = ""
         self._last_line = 0.0
 
     def __enter__(self) -> Self:
@@ -89,8 +93,9 @@ class ProgressDisplay:
             self._live.update(_block(progress))
             return
         now = time.monotonic()
-        if progress.stage != self._stage or now - self._last_line >= _LINE_EVERY_S:
-            self._stage, self._last_line = progress.stage, now
+        news = (progress.stage, progress.note) != (self._stage, self._note)
+        if news or now - self._last_line >= _LINE_EVERY_S:
+            self._stage, self._note, self._last_line = progress.stage, progress.note, now
             print(progress_line(progress), file=sys.stderr, flush=True)
 
 
@@ -106,16 +111,23 @@ def _block(progress: Progress) -> Table:
 
 
 @contextmanager
-def progress_shown(
-    *, quiet: bool, verbose: bool, log_format: str = "text"
-) -> Iterator[ProgressDisplay | JsonLines]:
-    """Show progress during a Ray job, and keep Ray's output off standard output."""
-    # A thread that still waits for Ray after Ctrl-C has ended it would have Ray start a second cluster.
-    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+def progress_shown(*, quiet: bool, verbose: bool, log_format: str = "text") -> Iterator[OnProgress]:
+    """Show a job's progress for the time of a block; call what it yields with each ``Progress``.
+
+    Nothing of Ray's goes to standard output, which is for the summary, nor to standard error unless ``verbose``.
+    """
     display = JsonLines() if log_format == "json" else ProgressDisplay(quiet=quiet or verbose)
     with (
+        quiet_ray(verbose=verbose) as ray,
         display,
         Path(os.devnull).open("w") as nowhere,
         redirect_stdout(sys.stderr if verbose else nowhere),
     ):
-        yield display
+
+        def show(progress: Progress) -> None:
+            ray.started()
+            display(progress)
+            if progress.stage == "connecting":
+                ray.starting()
+
+        yield show

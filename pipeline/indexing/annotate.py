@@ -117,7 +117,7 @@ def _run(
     describing = Describing(archive, config.prompts, ledger, tell, archive.count("failures") > 0)
     with archive.held():
         try:
-            with connected(verbose=verbose, wanted=config.resources) as resources:
+            with connected(verbose=verbose, wanted=config.resources, tell=tell) as resources:
                 describing.go(replaying(work, config, archive, resources, verbose=verbose), of=work)
             archive.update_indexes(tell=lambda what: tell(Progress("building indexes")))
         except KeyboardInterrupt:

@@ -10,7 +10,7 @@ from ray.exceptions import RayError
 
 from malmm.model.families.instructblip.compiled_vision import try_compiler
 from malmm.operators.device import choose_device
-from malmm.pipeline.cluster.connection import Resources
+from malmm.pipeline.cluster.resources import Resources
 from malmm.pipeline.schema.errors import WorkerError
 
 __all__ = ["check_compilers"]

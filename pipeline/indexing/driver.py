@@ -21,7 +21,8 @@ from malmm.model.footprint import slot_bytes
 from malmm.operators.plan import segments_of
 from malmm.pipeline.archive.compaction import Rewrite
 from malmm.pipeline.archive.writer import Archive
-from malmm.pipeline.cluster.connection import Resources, connected
+from malmm.pipeline.cluster.connection import connected
+from malmm.pipeline.cluster.resources import Resources
 from malmm.pipeline.indexing.block_stream import received
 from malmm.pipeline.indexing.compilers import check_compilers
 from malmm.pipeline.indexing.graph import indexing, probing, replaying, segments_a_block
@@ -96,7 +97,7 @@ class Run:
                 self._prune(archive, work)
                 archive.set_metadata(work.relabelled)
             try:
-                with connected(verbose=verbose, wanted=self.config.resources) as resources:
+                with connected(verbose=verbose, wanted=self.config.resources, tell=self.tell) as resources:
                     self.metrics = RunMetrics(self.config.archive)
                     if self.config.compile and work.files:
                         check_compilers(resources)
@@ -143,7 +144,7 @@ class Run:
         self.verbose = verbose
         videos: list[Video] = []
         if work.files:
-            with connected(verbose=verbose, wanted=self.config.resources) as resources:
+            with connected(verbose=verbose, wanted=self.config.resources, tell=self.tell) as resources:
                 videos = self._probe(work.files, resources)
         committed = archive.completed_segments() if archive is not None else set()
         for video in videos:

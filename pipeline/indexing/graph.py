@@ -20,7 +20,7 @@ from malmm.operators.probe import probe_files
 from malmm.operators.replay import ReplayPrompts
 from malmm.operators.write import write_segments
 from malmm.pipeline.archive.writer import Archive
-from malmm.pipeline.cluster.connection import Resources
+from malmm.pipeline.cluster.resources import Resources
 from malmm.pipeline.schema.config import AnnotateConfig, IndexConfig, Recipe
 
 __all__ = ["indexing", "probing", "replaying", "segments_a_block"]

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from ray import serve
 from ray.exceptions import RayTaskError
 
-from malmm.pipeline.cluster.connection import connected
+from malmm.pipeline.cluster.connection import connection
 from malmm.pipeline.schema.errors import ConfigError
 from malmm.pipeline.web.api.events import Event
 from malmm.pipeline.web.app import make_app
@@ -121,7 +121,7 @@ def serve_on_ray(config: ServeConfig, *, on_ready: Callable[[str], None] = lambd
     LiveArchive(config.archive)
     if config.port == 0:
         raise ConfigError("--port 0: Ray Serve needs a port to be named")
-    with connected():
+    with connection():
         serve.start(http_options={"host": config.host, "port": config.port})
         serve.run(build(asdict(config)), name=APPLICATION, route_prefix="/")
         try:

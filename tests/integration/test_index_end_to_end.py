@@ -199,9 +199,11 @@ def test_counts_are_those_of_the_rows(
     assert report.memories == archive.count("memories")
     assert report.annotations == archive.count("annotations") == len(NAMES) * (len(segments) + len(SPECS) + 1)
     assert (report.segments_resumed, report.videos_unchanged, report.interrupted) == (0, 0, False)
-    assert list(dict.fromkeys(progress.stage for progress in told)) == [
+    # A note says what a busy machine is waited for.
+    assert list(dict.fromkeys(progress.stage for progress in told if not progress.note)) == [
         "listing",
         "starting",
+        "connecting",
         "probing",
         "indexing",
         "describing",

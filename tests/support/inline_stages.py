@@ -20,7 +20,7 @@ from malmm.operators.replay import ReplayPrompts
 from malmm.operators.write import write_segments
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster import connection
-from malmm.pipeline.cluster.connection import Node, choose_resources
+from malmm.pipeline.cluster.resources import Node, choose_resources
 from malmm.pipeline.indexing import driver as run
 from malmm.pipeline.indexing import graph
 from malmm.pipeline.indexing import replay_commits as describing

@@ -6,7 +6,7 @@ import pytest
 import ray
 from ray.exceptions import WorkerCrashedError
 
-from malmm.pipeline.cluster.connection import Node, choose_resources
+from malmm.pipeline.cluster.resources import Node, choose_resources
 from malmm.pipeline.indexing.compilers import check_compilers
 from malmm.pipeline.schema.errors import WorkerError
 

@@ -12,7 +12,8 @@ from malmm.model.checkpoints.resolve import open_models
 from malmm.operators.plan import segments_of
 from malmm.operators.probe import probe_files
 from malmm.pipeline.archive.writer import Archive
-from malmm.pipeline.cluster.connection import Resources, connected
+from malmm.pipeline.cluster.connection import connected
+from malmm.pipeline.cluster.resources import Resources
 from malmm.pipeline.indexing import graph as stages
 from malmm.pipeline.indexing.block_stream import received
 from malmm.pipeline.indexing.graph import indexing, segments_a_block

@@ -1,0 +1,50 @@
+"""Leave a program that connects to Ray as it was: what connecting changes in the process is put back."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import threading
+from typing import Any
+
+__all__ = ["ProcessState"]
+
+
+class ProcessState:
+    """The process as it is when this is made. Ray changes its SIGTERM, its environment and its fault handler.
+
+    Call ``connected`` once Ray is connected, and ``put_back`` when it is not any more.
+    """
+
+    def __init__(self) -> None:
+        self._environment = dict(os.environ)
+        self._changed: dict[str, str] = {}
+        self._faults = faulthandler.is_enabled()
+        self._sigterm: Any = signal.getsignal(signal.SIGTERM)
+
+    def connected(self) -> None:
+        """Put back the program's own SIGTERM; where it has none, Ray's stays, which ends the cluster with it."""
+        self._changed = {
+            name: value for name, value in os.environ.items() if self._environment.get(name) != value
+        }
+        if callable(self._sigterm):
+            self._put_back_sigterm()
+
+    def put_back(self) -> None:
+        """Put back all of it; a variable that the program itself changed meanwhile stays."""
+        self._put_back_sigterm()
+        for name, value in self._changed.items():
+            if os.environ.get(name) != value:
+                continue
+            if name in self._environment:
+                os.environ[name] = self._environment[name]
+            else:
+                del os.environ[name]
+        if not self._faults and faulthandler.is_enabled():
+            faulthandler.disable()
+
+    def _put_back_sigterm(self) -> None:
+        # Only the main thread may, and only there does Ray change it. None: it was set by something else than Python.
+        if threading.current_thread() is threading.main_thread() and self._sigterm is not None:
+            signal.signal(signal.SIGTERM, self._sigterm)

@@ -1,0 +1,89 @@
+"""A run on a cluster without room waits, says for what, and goes on: a head without CPUs, then one that is full."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from malmm.pipeline.cluster.placement import room_note
+from malmm.pipeline.cluster.resources import Node
+
+ENCODE, DECODE = ("encode", 0.5, 0.6), ("decode", 1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "nodes", "available", "said"),
+    [
+        ([DECODE], [Node(2)], {}, ["decode (1 CPU)", "1 node with 2 CPUs, of which 0 CPUs are free", "other jobs"]),
+        (
+            [ENCODE],
+            [Node(8, 1), Node(8, 1)],
+            {"CPU": 16.0, "GPU": 0.25},
+            ["encode (0.5 CPUs and 0.6 GPUs)", "2 nodes with 16 CPUs and 2 GPUs", "16 CPUs and 0.25 GPUs are free"],
+        ),
+        ([ENCODE], [Node(8)], {"CPU": 8.0}, ["no node is large enough for encode", "--resource encode_gpus=N"]),
+        ([DECODE], [Node(0.5), Node(0.5)], {"CPU": 1.0}, ["no node is large enough", "--resource decode_cpus=N"]),
+    ],
+)  # fmt: skip
+def test_the_note_says_what_there_is_and_what_would_do(
+    asked: list[tuple[str, float, float]], nodes: list[Node], available: dict[str, float], said: list[str]
+) -> None:
+    note = room_note(asked, nodes, available)
+    assert [part for part in said if part not in note] == []
+
+
+# In a process of its own: this cluster's nodes are started from the main thread, and Ray keeps one cluster a process.
+SCRIPT = """
+import json, os
+import ray
+from ray.cluster_utils import Cluster
+from malmm.pipeline.cluster.connection import connected
+from malmm.pipeline.schema.progress import Progress
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+os.environ["RAY_ADDRESS"] = cluster.address
+notes = []
+
+def add_a_node(progress: Progress) -> None:
+    if progress.note and not notes:
+        notes.append(progress.note)
+        cluster.add_node(num_cpus=1)
+
+with connected(tell=add_a_node) as resources:
+    decoders = resources.decode_workers
+
+    @ray.remote(num_cpus=1)
+    class Holder:
+        def held(self) -> bool:
+            return True
+
+    holder = Holder.remote()
+    ray.get(holder.held.remote())
+
+    def end_the_holder(progress: Progress) -> None:
+        if progress.note and len(notes) == 1:
+            notes.append(progress.note)
+            ray.kill(holder)
+
+    with connected(tell=end_the_holder):
+        pass
+print(json.dumps([decoders, *notes]))
+"""
+
+
+def test_it_goes_on_once_there_is_a_node_and_once_another_job_has_ended() -> None:
+    import json
+
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    decoders, first, second = json.loads(done.stdout.splitlines()[-1])
+    assert decoders == 1
+    assert first.startswith("waiting for a worker node: 1 node in the cluster, none with a CPU for tasks")
+    assert second.startswith("waiting for room for decode")
+    assert "2 nodes with 1 CPU, of which 0 CPUs are free; other jobs hold the rest" in second
