@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -75,12 +77,16 @@ print(json.dumps([decoders, *notes]))
 
 
 def test_it_goes_on_once_there_is_a_node_and_once_another_job_has_ended() -> None:
-    import json
-
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=False
-    )
+    # The head writes its address down: in a folder of its own, where no other run looks for it.
+    with tempfile.TemporaryDirectory(prefix="m", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT],
+            env=environment | {"RAY_TMPDIR": folder},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr[-3000:]
     decoders, first, second = json.loads(done.stdout.splitlines()[-1])
     assert decoders == 1
