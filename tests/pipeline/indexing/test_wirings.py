@@ -14,7 +14,8 @@ import ray
 from support.flow_rows import video_at
 
 from malmm.pipeline.archive.writer import Archive
-from malmm.pipeline.cluster.connection import Node, Resources, choose_resources, connected
+from malmm.pipeline.cluster.connection import connected
+from malmm.pipeline.cluster.resources import Node, Resources, choose_resources
 from malmm.pipeline.indexing import graph
 from malmm.pipeline.indexing.block_stream import received
 from malmm.pipeline.indexing.graph import indexing, replaying
