@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import os
-import stat
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import av
 from av.error import FFmpegError
 from av.stream import Discard, Disposition
 
+from malmm.operators.media.encryption import check_encryption, encrypted_unreadable
+from malmm.operators.media.files import check_local, denied, empty_file, local_path, open_bytes
 from malmm.operators.media.ranges import RangeReader, open_ranges
+from malmm.operators.media.wholeness import cut_short
 from malmm.pipeline.schema.errors import MediaError
 
-__all__ = ["OpenVideo", "cut_short", "local_path", "open_video"]
+__all__ = ["OpenVideo", "open_video"]
 
 # Demuxers that read one file and nothing else. Playlists (hls, concat, dash, image2, ...) are left out on
 # purpose: a file of an archive must not make us open other files or addresses. Sound formats are in, so
@@ -33,6 +32,8 @@ FORMATS = (
 )  # fmt: skip
 
 INDEX_GAP_S = 15
+# A rate above this is doubted, frames a second.
+FASTEST = 1000
 STILL_BRANDS = frozenset(("avif", "avis", "heic", "heix", "heim", "heis", "mif1", "msf1"))
 
 
@@ -66,7 +67,9 @@ class OpenVideo:
         stream = self.stream
         # A raw stream's container rate is a default of the demuxer; its own header knows better.
         own = None if self.timed else stream.codec_context.framerate
-        return Fraction(own or stream.average_rate or stream.guessed_rate or 25)
+        rate = Fraction(own or stream.average_rate or stream.guessed_rate or 25)
+        # Of raw DV the average is the rate of its ticks.
+        return min(rate, Fraction(stream.guessed_rate or rate)) if rate > FASTEST else rate
 
     @property
     def period(self) -> int:
@@ -95,18 +98,11 @@ class OpenVideo:
         return packet.dts if self.clock_is_dts or packet.pts is None else packet.pts
 
 
-def local_path(uri: str) -> Path | None:
-    """The path of a local file given plainly or as ``file://``; None for other schemes."""
-    if uri.startswith("file://"):
-        return Path(uri.removeprefix("file://"))
-    return None if "://" in uri else Path(uri)
-
-
 @contextlib.contextmanager
 def open_video(uri: str) -> Iterator[OpenVideo]:
     """Open a file's video stream; other streams are discarded by the demuxer.
 
-    Raises MediaError with kind ``missing``, ``empty_file``, ``not_a_video``, ``no_video_stream``,
+    Raises MediaError with kind ``missing``, ``empty_file``, ``not_a_video``, ``no_video_stream``, ``encrypted``,
     ``truncated``, ``decode_error``, ``denied`` or ``unreachable``; the last also at the end, when the store failed
     meanwhile and the demuxer took it for the end of the file.
     """
@@ -115,12 +111,12 @@ def open_video(uri: str) -> Iterator[OpenVideo]:
         reader: RangeReader | None = None
         source: Any
         if path is not None:
-            _check_local(uri, path)
+            check_local(uri, path)
             source = f"file:{path.absolute()}"
         else:
             source = reader = stack.enter_context(open_ranges(uri))
             if reader.size_bytes == 0:
-                raise _empty(uri)
+                raise empty_file(uri)
         try:
             container = stack.enter_context(
                 av.open(
@@ -132,59 +128,17 @@ def open_video(uri: str) -> Iterator[OpenVideo]:
         except (FFmpegError, UnicodeError) as error:
             _raise_error_of(reader)
             raise _refusal(uri, error) from error
-        yield OpenVideo(uri, container, _video_stream(uri, container), reader)
+        stream = _video_stream(uri, container)
+        bytes_of: Any = open_bytes(uri) if reader is None else contextlib.nullcontext(reader)
+        with bytes_of as handle:
+            check_encryption(uri, handle, container.format.name.split(","), stream)
+        yield OpenVideo(uri, container, stream, reader)
         _raise_error_of(reader)
 
 
 def _raise_error_of(reader: RangeReader | None) -> None:
     if reader is not None and reader.error is not None:
         raise reader.error
-
-
-def _check_local(uri: str, path: Path) -> None:
-    try:
-        found = path.stat()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise MediaError(f"no such file: {uri}", uri=uri, kind="missing") from error
-    except PermissionError as error:
-        raise _denied(uri) from error
-    except (OSError, ValueError) as error:
-        raise MediaError(f"{uri} cannot be reached: {error}", uri=uri, kind="decode_error") from error
-    if stat.S_ISDIR(found.st_mode):
-        raise MediaError(
-            f"{uri} is a directory, not a video: give it to the listing, or name one file of it",
-            uri=uri,
-            kind="not_a_video",
-        )
-    if not stat.S_ISREG(found.st_mode):
-        raise MediaError(f"{uri} is not a regular file: copy it to one", uri=uri, kind="not_a_video")
-    if found.st_size == 0:
-        raise _empty(uri)
-    if not os.access(path, os.R_OK):
-        raise _denied(uri)
-
-
-def _denied(uri: str) -> MediaError:
-    return MediaError(f"{uri} may not be read: give this user read permission", uri=uri, kind="denied")
-
-
-def _empty(uri: str) -> MediaError:
-    return MediaError(f"{uri} is empty (0 bytes): copy it again from its source", uri=uri, kind="empty_file")
-
-
-@contextlib.contextmanager
-def _open_bytes(uri: str) -> Iterator[IO[bytes]]:
-    try:
-        path = local_path(uri)
-        handle: Any = path.open("rb") if path is not None else open_ranges(uri)
-    except FileNotFoundError as error:
-        raise MediaError(f"no such file: {uri}", uri=uri, kind="missing") from error
-    except PermissionError as error:
-        raise _denied(uri) from error
-    except (OSError, ValueError) as error:
-        raise MediaError(f"{uri} cannot be opened: {error}", uri=uri, kind="decode_error") from error
-    with handle:
-        yield handle
 
 
 def _video_stream(uri: str, container: Any) -> Any:
@@ -216,26 +170,13 @@ def _video_stream(uri: str, container: Any) -> Any:
     return chosen
 
 
-def cut_short(uri: str) -> MediaError | None:
-    """The error that says that a file without any decodable frame lacks its rear; None if it does not."""
-    with _open_bytes(uri) as handle:
-        head = handle.read(4)
-        if head != b"\x1a\x45\xdf\xa3" and not _is_cut_iso(handle):
-            return None
-    return MediaError(
-        f"{uri} is cut short: what a player needs is missing at its end; copy it again from its source",
-        uri=uri,
-        kind="truncated",
-    )
-
-
 def _refusal(uri: str, error: Exception) -> MediaError:
     if isinstance(error, PermissionError):
         # A network file system may refuse what the file's mode allows.
-        return _denied(uri)
-    cut = cut_short(uri)
-    if cut is not None:
-        return cut
+        return denied(uri)
+    known = encrypted_unreadable(uri) or cut_short(uri)
+    if known is not None:
+        return known
     if isinstance(error, OSError):
         return MediaError(f"{uri} cannot be read: {error.strerror}", uri=uri, kind="decode_error")
     return MediaError(
@@ -244,25 +185,3 @@ def _refusal(uri: str, error: Exception) -> MediaError:
         uri=uri,
         kind="not_a_video",
     )
-
-
-def _is_cut_iso(handle: IO[bytes]) -> bool:
-    """Whether this is an MP4 or MOV file without its index, or one whose boxes reach beyond its end."""
-    size_bytes = handle.seek(0, os.SEEK_END)
-    position = 0
-    has_index = False
-    while position + 8 <= size_bytes:
-        handle.seek(position)
-        header = handle.read(16)
-        length, name = struct.unpack(">I4s", header[:8])
-        if position == 0 and name not in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
-            return False
-        if length == 1 and len(header) == 16:
-            (length,) = struct.unpack(">Q", header[8:])
-        if length == 0:
-            length = size_bytes - position
-        if length < 8 or position + length > size_bytes:
-            return True
-        has_index = has_index or name == b"moov"
-        position += length
-    return position > 0 and not has_index

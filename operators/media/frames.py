@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from errno import ENOMEM
 from typing import Any
 
 from av.error import EOFError as EndOfFile
 from av.error import FFmpegError
+from av.video.frame import PictureType
 
 from malmm.operators.media.container import OpenVideo, open_video
 
-__all__ = ["Damaged", "Skipped", "TimedFrame", "frames_from"]
+__all__ = ["Damaged", "Skipped", "TimedFrame", "frames_from", "is_key_picture"]
 
 # Where pictures are refreshed bit by bit, decoders call a picture whole some time too early; found by trial
 # with x264's intra refresh, as a multiple of the time from the entry to the first such picture.
 SETTLING = 5
 # Where a container seeks inexactly, entry is tried this many seconds earlier, and then at the beginning.
 BACKOFF_S = (0, 1, 4, 16, 64, 256)
+# Decoders that give no picture before the stream says that what was lost is made up for.
+WAITING_DECODERS = frozenset(("h264",))
 # A demuxer may stumble and go on; one that stumbles this often in a row is not read further.
 MAX_STUMBLES = 16
 
@@ -64,24 +67,39 @@ def frames_from(
 
     ``end_s`` is when the caller will have had enough, as far as known: no more than that is read ahead.
 
-    Decoding enters at a key frame at or before ``start_s``, so the cost does not depend on what lies
-    before. With ``keyframes`` the others come as ``Skipped``, not all of them in order. Raises MediaError when the
-    file cannot be opened.
+    Decoding enters at a key picture at or before ``start_s``, so the cost does not depend on what lies
+    before. The container's word for which packets are key pictures is checked against the decoder's. With
+    ``keyframes`` the others come as ``Skipped``, not all of them in order. Raises MediaError when the file cannot be
+    opened.
     """
+    if keyframes:
+        yield from _keys_from(uri, start_s, end_s, threads)
+        return
     if start_s is not None:
         with open_video(uri) as video:
             _set_threads(video, threads)
             if video.timed and start_s / video.time_base > video.stream.start_time:
-                start = math.floor(start_s / video.time_base)
-                entered = _enter_keys(video, start, end_s) if keyframes else _enter(video, start, end_s)
+                entered = _enter(video, math.floor(start_s / video.time_base), end_s)
                 if entered is not None:
                     yield from entered
                     return
     with open_video(uri) as video:
         _set_threads(video, threads)
         video.reads_until(end_s)
-        packets = _packets(video)
-        yield from _key_frames(video, packets) if keyframes else _decoded(video, packets)
+        yield from _decoded(video, _packets(video))
+
+
+def is_key_picture(frame: Any) -> bool:
+    """Whether a decoded frame refers to no other, as its decoder says."""
+    return frame.key_frame or frame.pict_type in (PictureType.I, PictureType.SI)
+
+
+def _are_nameless(frames: list[Any]) -> bool:
+    """Whether these frames are of a decoder that names no types of pictures, such as that of Flash Screen Video.
+
+    One alone may also be the grey picture that MPEG-4's decoder gives in the place of one that it lacks.
+    """
+    return all(frame.pict_type == PictureType.NONE for frame in frames)
 
 
 def _set_threads(video: OpenVideo, threads: int) -> None:
@@ -101,32 +119,119 @@ def _enter(video: OpenVideo, start: int, end_s: float | None) -> Iterator[TimedF
             return None
         video.reads_until(end_s)
         packets = _packets(video)
-        key = next((packet for packet in packets if packet.is_keyframe), None)
+        key = _flagged_key(video, packets, start)
         if key is None:
             continue
         tick = video.packet_tick(key)
         if tick is None or tick > start:
             continue
         items = _decoded(video, _shown_after(itertools.chain([key], packets), tick))
-        # A seek may land late, and where pictures are refreshed bit by bit the first whole one comes long
-        # after the entry: only the first frame tells whether none is lost.
-        opening = []
-        for item in items:
-            opening.append(item)
-            if isinstance(item, TimedFrame):
-                break
-        if not opening or not isinstance(opening[-1], TimedFrame):
-            continue
-        first = opening[-1].tick
-        if first + SETTLING * max(0, first - tick) <= start:
-            return itertools.chain(opening, items)
+        first = _first_whole(video, items, tick, start)
+        if first:
+            return itertools.chain(first, items)
     return None
 
 
-def _enter_keys(
-    video: OpenVideo, start: int, end_s: float | None
-) -> Iterator[TimedFrame | Damaged | Skipped] | None:
-    """Key frames from one at or before tick ``start`` on; None when only reading from the beginning will do."""
+def _flagged_key(video: OpenVideo, packets: Iterator[Any], start: int) -> Any | None:
+    """The first packet that the container calls a key picture; None if there is none up to tick ``start``."""
+    for packet in packets:
+        if packet.is_keyframe:
+            return packet
+        if packet.dts is not None and packet.dts > start:
+            return None
+    return None
+
+
+def _first_whole(
+    video: OpenVideo, items: Iterator[TimedFrame | Damaged], entry: int, start: int
+) -> list[TimedFrame | Damaged]:
+    """The first frame that is right although decoding began at tick ``entry``, and what was decoded on with it.
+
+    Empty if that frame comes after tick ``start``. Containers call packets key pictures that are not: some decoders
+    make grey pictures of them, others errors. Neither says anything about the file.
+    """
+    for item in items:
+        if item.tick > start:
+            break
+        if not isinstance(item, TimedFrame):
+            continue
+        if is_key_picture(item.frame):
+            return [item]
+        if item.frame.pict_type == PictureType.NONE:
+            opening = [item, *itertools.islice(items, 1)]
+            if _are_nameless([each.frame for each in opening if isinstance(each, TimedFrame)]):
+                return opening
+            continue
+        # This decoder gives pictures only once they are whole, or nearly: where they are refreshed bit by bit, the
+        # first comes long after the entry.
+        waits = video.stream.codec_context.name in WAITING_DECODERS and item.tick > entry
+        if waits and item.tick + SETTLING * (item.tick - entry) <= start:
+            return [item]
+    return []
+
+
+@dataclass(frozen=True)
+class _Doubt:
+    """A packet that is called a key picture and alone gives none."""
+
+    tick: int
+    start_s: float | None
+
+
+def _keys_from(
+    uri: str, start_s: float | None, end_s: float | None, threads: int
+) -> Iterator[TimedFrame | Damaged | Skipped]:
+    """Key pictures, decoded alone as long as the container's word for them holds."""
+    after: int | None = None
+    while True:
+        doubt = yield from _keys_alone(uri, start_s, end_s, after)
+        if doubt is None or (yield from _keys_among_all(uri, doubt, end_s, threads)):
+            return
+        start_s, after = doubt.start_s, doubt.tick
+
+
+def _keys_alone(
+    uri: str, start_s: float | None, end_s: float | None, after: int | None
+) -> Generator[TimedFrame | Damaged | Skipped, None, _Doubt | None]:
+    """Key pictures, each decoded by itself, up to the first that is none; only those after tick ``after``."""
+    if start_s is not None:
+        with open_video(uri) as video:
+            if video.timed and start_s / video.time_base > video.stream.start_time:
+                packets = _packets_from(video, math.floor(start_s / video.time_base), end_s)
+                if packets is not None:
+                    return (yield from _key_frames(video, packets, after))
+    with open_video(uri) as video:
+        video.reads_until(end_s)
+        return (yield from _key_frames(video, _packets(video), after))
+
+
+def _keys_among_all(
+    uri: str, doubt: _Doubt, end_s: float | None, threads: int
+) -> Generator[TimedFrame | Damaged | Skipped, None, bool]:
+    """What a doubtful packet is, by decoding all frames up to it.
+
+    If it is another kind of picture, the container's word counts for nothing: all frames are decoded to the end, and
+    True is returned. If it is damaged, that is said, and False is returned.
+    """
+    is_false = doubt.start_s is None
+    for item in frames_from(uri, doubt.start_s, end_s, threads=threads):
+        if item.tick < doubt.tick:
+            continue
+        if not is_false and (isinstance(item, Damaged) or item.tick > doubt.tick):
+            yield Damaged(doubt.tick)
+            return False
+        is_false = True
+        if isinstance(item, TimedFrame) and not is_key_picture(item.frame):
+            yield Skipped(item.video, item.tick, item.length)
+        else:
+            yield item
+    if not is_false:
+        yield Damaged(doubt.tick)
+    return True
+
+
+def _packets_from(video: OpenVideo, start: int, end_s: float | None) -> Iterator[Any] | None:
+    """Packets from one at or before tick ``start`` on; None when only reading from the beginning will do."""
     for back_s in BACKOFF_S:
         target = start - int(back_s / video.time_base)
         if target <= video.stream.start_time:
@@ -140,34 +245,53 @@ def _enter_keys(
         first = next(packets, None)
         tick = None if first is None else video.packet_tick(first)
         if first is not None and tick is not None and tick <= start:
-            return _key_frames(video, itertools.chain([first], packets))
+            return itertools.chain([first], packets)
     return None
 
 
-def _key_frames(video: OpenVideo, packets: Iterator[Any]) -> Iterator[TimedFrame | Damaged | Skipped]:
-    """Each key frame decoded by itself, so that none waits in the decoder for frames that never come."""
+def _key_frames(
+    video: OpenVideo, packets: Iterator[Any], after: int | None
+) -> Generator[TimedFrame | Damaged | Skipped, None, _Doubt | None]:
+    """Each key frame decoded by itself, so that none waits in the decoder for frames that never come.
+
+    Ends early at a packet that is called a key frame and alone gives no key picture: it is something else, or damaged.
+    """
     decoder = video.stream.codec_context
+    # Where frames are timed by the order of packets, they are shown as much later as the decoder keeps them back.
+    delay = decoder.reorder_depth * video.period if video.clock_is_dts else 0
     before: int | None = None
     for packet in packets:
         if packet.size == 0:
             continue
         at = video.packet_tick(packet)
-        tick = at if at is not None else _after(before, video)
+        tick = at + delay if at is not None else _after(before, video)
         before = tick
+        if packet.is_discard or (after is not None and tick <= after):
+            # What an edit list cuts off is not shown.
+            continue
         if not packet.is_keyframe:
             yield Skipped(video, tick, packet.duration or video.period)
             continue
-        try:
-            frames = [*decoder.decode(packet), *decoder.decode(None)]
-        except FFmpegError as error:
-            if error.errno == ENOMEM:
-                raise MemoryError from error
-            frames = []
-        decoder.flush_buffers()
-        if not frames or frames[0].is_corrupt:
+        frame = _decoded_alone(decoder, packet)
+        if frame is None:
+            return _Doubt(tick, float(tick * video.time_base) if video.timed else None)
+        if frame.is_corrupt:
             yield Damaged(tick)
         else:
-            yield TimedFrame(video, frames[0], tick, packet.duration or video.period)
+            yield TimedFrame(video, frame, tick, packet.duration or video.period)
+    return None
+
+
+def _decoded_alone(decoder: Any, packet: Any) -> Any | None:
+    """The key picture that a packet holds; None if it holds something else or cannot be decoded."""
+    try:
+        frames = [*decoder.decode(packet), *decoder.decode(None)]
+    except FFmpegError as error:
+        if error.errno == ENOMEM:
+            raise MemoryError from error
+        frames = []
+    decoder.flush_buffers()
+    return frames[0] if frames and (is_key_picture(frames[0]) or _are_nameless(frames)) else None
 
 
 def _shown_after(packets: Iterator[Any], tick: int) -> Iterator[Any]:
@@ -196,29 +320,58 @@ def _packets(video: OpenVideo) -> Iterator[Any]:
 
 
 def _decoded(video: OpenVideo, packets: Iterator[Any]) -> Iterator[TimedFrame | Damaged]:
-    before: int | None = None
+    clock = _Clock(video)
     for packet in packets:
+        clock.count(packet)
         if packet.is_corrupt:
             # The container noticed, for instance that transport packets are missing; a decoder may not.
-            at = video.packet_tick(packet)
-            yield Damaged(at if at is not None else _after(before, video))
+            yield Damaged(clock.packet_tick(packet))
         try:
             frames = packet.decode()
         except FFmpegError as error:
             if error.errno == ENOMEM:
                 raise MemoryError from error
-            at = video.packet_tick(packet)
-            yield Damaged(at if at is not None else _after(before, video))
+            yield Damaged(clock.packet_tick(packet))
             continue
         for frame in frames:
-            tick = frame.dts if video.clock_is_dts else frame.pts
-            if tick is None:
-                tick = _after(before, video)
-            before = tick
+            tick = clock.frame_tick(frame)
             if frame.is_corrupt:
                 yield Damaged(tick)
             else:
                 yield TimedFrame(video, frame, tick, frame.duration or video.period)
+
+
+class _Clock:
+    """When frames are shown, also in streams that do not say so."""
+
+    def __init__(self, video: OpenVideo) -> None:
+        self._video = video
+        self._before: int | None = None
+        self._counted = 0
+        if not video.timed:
+            video.stream.codec_context.copy_opaque = True
+
+    def count(self, packet: Any) -> None:
+        """Take note of a packet of a stream without times before it is decoded."""
+        if not self._video.timed and packet.size:
+            packet.opaque = self._counted
+            self._counted += packet.duration or self._video.period
+
+    def packet_tick(self, packet: Any) -> int:
+        """The time of a packet that cannot be decoded."""
+        at = self._video.packet_tick(packet)
+        return at if at is not None else _after(self._before, self._video)
+
+    def frame_tick(self, frame: Any) -> int:
+        """The time of a decoded frame, asked once for each in the order in which they come."""
+        tick = frame.dts if self._video.clock_is_dts else frame.pts
+        if tick is None:
+            tick = _after(self._before, self._video)
+            # A key picture is shown no earlier than it is stored: pictures that were lost before it left a gap.
+            if frame.opaque is not None and (self._before is None or is_key_picture(frame)):
+                tick = max(tick, frame.opaque)
+        self._before = tick
+        return tick
 
 
 def _after(before: int | None, video: OpenVideo) -> int:

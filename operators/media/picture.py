@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
-__all__ = ["Orientation", "SquarePictures", "orientation_of"]
+from malmm.operators.media.side_data import display_matrix
+
+__all__ = ["Orientation", "SquarePictures", "displayed_size", "orientation_of"]
 
 # Bicubic as BLIP's image processor scales; the flags buy exact rounding and full chroma resolution.
 SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+# Pixels that are wider or narrower than this are a damaged header.
+WIDEST_PIXEL = 16
 
 
 @dataclass(frozen=True)
@@ -58,14 +62,23 @@ def orientation_of(frame: Any) -> Orientation:
 
 
 def _orientation(frame: Any) -> Orientation:
-    matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    matrix = display_matrix(frame)
     if matrix is None:
         return Orientation()
     # The matrix is [[a, b, u], [c, d, v], [x, y, w]]: x' = a x + c y and y' = b x + d y.
-    a, b, _, c, d = struct.unpack("=9i", bytes(matrix)[:36])[:5]
+    a, b, _, c, d = struct.unpack("=9i", matrix[:36])[:5]
     if abs(b) > abs(a):
         return Orientation(True, c < 0, b < 0)
     return Orientation(False, a < 0, d < 0)
+
+
+def displayed_size(frame: Any, aspect: Fraction | None, turned: Orientation) -> tuple[int, int]:
+    """Width and height of a decoded frame as players show it: its pixels made square by stretching them sideways, and
+    turned. ``aspect`` is a stored pixel's width over its height; None or nonsense counts as 1."""
+    width, height = frame.width, frame.height
+    if aspect is not None and 1 / WIDEST_PIXEL <= aspect <= WIDEST_PIXEL:
+        width = max(1, round(width * aspect))
+    return (height, width) if turned.transpose else (width, height)
 
 
 class SquarePictures:

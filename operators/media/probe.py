@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from av.error import FFmpegError
 
-from malmm.operators.media.container import cut_short
+from malmm.operators.media.encryption import encrypted_unreadable
 from malmm.operators.media.extent import find_end
 from malmm.operators.media.frames import TimedFrame, frames_from
-from malmm.operators.media.picture import Orientation, orientation_of
+from malmm.operators.media.picture import Orientation, displayed_size, orientation_of
+from malmm.operators.media.wholeness import cut_short
 from malmm.pipeline.schema.errors import MediaError
 
 __all__ = ["VideoInfo", "probe"]
@@ -23,7 +24,7 @@ class VideoInfo:
     """A video's extent and kind. Times are seconds on the video's own clock.
 
     ``start_s`` is when the first frame is shown; ``fps`` the average rate; ``width`` and ``height`` are
-    as displayed, after the clockwise ``rotation`` (0, 90, 180 or 270 degrees) of the metadata.
+    as displayed: with square pixels, after the clockwise ``rotation`` (0, 90, 180 or 270 degrees) of the metadata.
     """
 
     start_s: float
@@ -44,7 +45,7 @@ def probe(path: str) -> VideoInfo:
     """Read the header and the first frame of a video file. ``path`` may be any URI that fsspec opens.
 
     Raises MediaError with kind ``missing``, ``empty_file``, ``not_a_video``, ``no_video_stream``,
-    ``no_frames``, ``truncated`` or ``decode_error``.
+    ``encrypted``, ``no_frames``, ``truncated`` or ``decode_error``.
     """
     damaged = 0
     for item in frames_from(path, None):
@@ -60,22 +61,23 @@ def probe(path: str) -> VideoInfo:
         if end is not None and video.clock_is_dts:
             # Timed in decoding order, everything is shown as much later as the first frame is.
             end += start - (video.stream.start_time or 0) * video.time_base
-        width, height = item.frame.width, item.frame.height
+        width, height = displayed_size(item.frame, video.stream.sample_aspect_ratio, turned)
         return VideoInfo(
             start_s=float(start),
             duration_s=max(float(end - start), 0.0) if end is not None else 0.0,
             fps=float(video.rate),
-            width=height if turned.transpose else width,
-            height=width if turned.transpose else height,
+            width=width,
+            height=height,
             codec=video.stream.codec_context.codec.canonical_name,
             rotation=turned.degrees,
         )
-    cut = cut_short(path)
-    if cut is not None:
-        raise cut
+    known = encrypted_unreadable(path) or cut_short(path)
+    if known is not None:
+        raise known
     if damaged:
         raise MediaError(
-            f"{path}: no frame can be decoded, {damaged} packets are damaged; copy it again from its source",
+            f"{path}: no frame can be decoded, of {damaged} packets none gives a picture: if another player shows it, "
+            "convert it, for instance to H.264; else its encoder or its source is at fault",
             uri=path,
             kind="decode_error",
         )

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import bisect
+import functools
 from fractions import Fraction
 
 import numpy as np
 from av.error import FFmpegError
 
+from malmm.operators.media.encryption import encrypted_unreadable
 from malmm.operators.media.extent import declared_end
 from malmm.operators.media.frames import Damaged, Skipped, TimedFrame, frames_from
 from malmm.operators.media.picture import SquarePictures
 from malmm.operators.media.sampling import Cells
 from malmm.operators.media.span import DecodedSpan
+from malmm.operators.media.wholeness import Wholeness, wholeness
 from malmm.pipeline.schema.errors import MediaError
 
 __all__ = ["decode_span_av"]
@@ -115,22 +118,32 @@ class _Decoding:
         end = time + item.length * item.video.time_base
         self.reached = end if self.reached is None else max(self.reached, end)
 
-    @property
+    @functools.cached_property
     def complete(self) -> bool:
-        """Whether the span was decoded to its end."""
-        return self.passed_end or (
+        """Whether the span was decoded to its end: nothing comes after it, or the last frame is shown until then.
+
+        Asked once the span is decoded. A screen that does not change is recorded as one frame that is held, and only
+        some containers write down for how long: where the file is whole and no packet is damaged, nothing is missing.
+        """
+        if self.passed_end or (
             self.reached is not None and self.reached >= Fraction(self.end_s) - self.slack
-        )
+        ):
+            return True
+        return self.reached is not None and not self.damaged and wholeness(self.path) is Wholeness.WHOLE
 
     def result(self) -> DecodedSpan:
-        """What was decoded. Raises MediaError of kind ``no_frames`` when that is nothing."""
+        """What was decoded. Raises MediaError of kind ``no_frames`` or ``encrypted`` when that is nothing."""
         count = len(self.timestamps_s)
         problem = self._problem()
         if count == 0:
+            known = encrypted_unreadable(self.path) if self.reached is None else None
+            if known is not None:
+                raise known
+            why = (
+                f"{problem}; copy it again from its source" if problem else "the one before it is still shown"
+            )
             raise MediaError(
-                f"{self.path} gives no frame between {self.start_s:.1f} s and {self.end_s:.1f} s: "
-                f"{problem or 'no frame is shown anew in this span'}; "
-                "copy it again from its source if there should be one",
+                f"{self.path} begins no frame between {self.start_s:.1f} s and {self.end_s:.1f} s: {why}",
                 uri=self.path,
                 kind="no_frames",
             )

@@ -14,8 +14,9 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
-from malmm.operators.media.container import OpenVideo, local_path, open_video
-from malmm.operators.media.frames import TimedFrame, frames_from
+from malmm.operators.media.container import OpenVideo, open_video
+from malmm.operators.media.files import local_path
+from malmm.operators.media.frames import TimedFrame, frames_from, is_key_picture
 from malmm.operators.media.picture import SquarePictures, orientation_of
 from malmm.operators.media.sampling import Cells, sample_ticks
 from malmm.operators.media.span import DecodedSpan
@@ -27,6 +28,8 @@ __all__ = ["decode_span_decord"]
 FORMATS = frozenset(("mov", "mp4", "matroska", "webm"))
 # Any frame that decord would fill in with a copy of another is an error: as a share of frames, above zero.
 FAULT_TOLERANCE = 1e-9
+# Mean difference of a key picture from PyAV's, in levels, above which it is another picture: interlaced DV has 12.
+UNLIKE = 20
 
 
 def decode_span_decord(
@@ -34,7 +37,7 @@ def decode_span_decord(
 ) -> DecodedSpan:
     """See ``malmm.operators.media.reader.decode_span``. Raises MediaError for all that decord cannot do,
     which is files that are cut short, or damaged as far as it notices (not always), most formats beside
-    MP4 and Matroska, and open groups of pictures."""
+    MP4 and Matroska, open groups of pictures, hidden frames, and containers whose word for key frames is wrong."""
     with open_video(path) as video:
         time_base = video.time_base
         ticks, key_ticks = _frame_ticks(video)
@@ -42,7 +45,6 @@ def decode_span_decord(
     if file_end_s < end_s:
         raise _refuse(path, f"the file ends at {file_end_s:.1f} s")
     keys = np.searchsorted(ticks, key_ticks)
-    _check_orientation(path)
     reader = _open(path, threads)
     _check_agreement(path, reader, ticks, float(time_base))
     cells = Cells.of(start_s, end_s, fps, time_base, is_last=is_last)
@@ -51,14 +53,19 @@ def decode_span_decord(
         raise MediaError(
             f"{path} gives no frame between {start_s:.1f} s and {end_s:.1f} s", uri=path, kind="no_frames"
         )
+    key = int(keys[np.searchsorted(keys, chosen[0], side="right") - 1])
+    entry = _entry(path, float(int(ticks[key]) * time_base), int(ticks[key]))
     pictures = SquarePictures(image_size)
     frames = np.empty((len(chosen), image_size, image_size, 3), np.uint8)
     wanted = {index: position for position, index in enumerate(chosen)}
-    for index, picture in _pictures(path, reader, keys, chosen[0], chosen[-1]):
+    for index, picture in _pictures(path, reader, key, chosen[-1]):
+        if index != key and index not in wanted:
+            continue
+        shown = pictures.of(av.VideoFrame.from_ndarray(_without_padding(picture), "rgb24"))
+        if index == key:
+            _check_likeness(path, shown, SquarePictures(image_size).of(entry.frame))
         if index in wanted:
-            frames[wanted[index]] = pictures.of(
-                av.VideoFrame.from_ndarray(_without_padding(picture), "rgb24")
-            )
+            frames[wanted[index]] = shown
     timestamps_s = [float(int(ticks[index]) * time_base) for index in chosen]
     return DecodedSpan(frames, np.array(timestamps_s, dtype=np.float64), None, end_s)
 
@@ -73,6 +80,7 @@ def _frame_ticks(video: OpenVideo) -> tuple[np.ndarray, np.ndarray]:
         raise _refuse(
             video.uri, f"it does not find frames reliably in {video.container.format.long_name} files"
         )
+    codec = video.stream.codec_context.codec.canonical_name
     ticks: list[int] = []
     keys: list[int] = []
     try:
@@ -81,6 +89,8 @@ def _frame_ticks(video: OpenVideo) -> tuple[np.ndarray, np.ndarray]:
                 continue
             if packet.is_corrupt:
                 raise _refuse(video.uri, "it is damaged or cut short")
+            if _is_hidden(packet, codec):
+                raise _refuse(video.uri, "it holds hidden frames, which decord counts as shown")
             if packet.pts is None:
                 raise _refuse(video.uri, "some of its packets have no presentation time")
             if packet.is_keyframe:
@@ -101,12 +111,40 @@ def _frame_ticks(video: OpenVideo) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(np.array(ticks, dtype=np.int64)), np.sort(np.array(keys, dtype=np.int64))
 
 
-def _check_orientation(path: str) -> None:
-    for item in frames_from(path, None):
-        if isinstance(item, TimedFrame):
+def _is_hidden(packet: Any, codec: str) -> bool:
+    """Whether a packet of VP8 or VP9 holds a frame that is only referred to. decord counts it as one that is shown.
+
+    VP9 mostly packs such frames with one that is shown; the header of a frame alone is read here.
+    """
+    data = memoryview(packet)
+    if codec == "vp8":
+        return not data[0] >> 4 & 1
+    if codec != "vp9" or data[-1] & 0xE0 == 0xC0:
+        return False
+    # From the top: a marker of two bits, two of the profile (a third follows if both are set), whether a frame that
+    # was stored is shown, the type, and whether this one is shown.
+    header = data[0] << 1 if data[0] & 0x30 == 0x30 else data[0]
+    if data[0] & 0x30 == 0x30 and len(data) > 1:
+        header |= data[1] >> 7
+    return not header & 0x08 and not header & 0x02
+
+
+def _entry(path: str, key_s: float, key: int) -> TimedFrame:
+    """The key picture that decord is to enter at, as PyAV decodes it."""
+    for item in frames_from(path, key_s):
+        if isinstance(item, TimedFrame) and item.tick >= key:
             if orientation_of(item.frame).is_mirrored:
                 raise _refuse(path, "its pictures are stored mirrored")
-            return
+            if item.tick != key or not is_key_picture(item.frame):
+                raise _refuse(path, "what its container calls key frames are other pictures")
+            return item
+    raise _refuse(path, "it is damaged or cut short")
+
+
+def _check_likeness(path: str, ours: np.ndarray, theirs: np.ndarray) -> None:
+    """decord converts colours more coarsely, which is a few levels; it was seen to give green for some formats."""
+    if np.abs(ours.astype(np.int16) - theirs).mean() > UNLIKE:
+        raise _refuse(path, "its colours come out wrong")
 
 
 def _open(path: str, threads: int) -> Any:
@@ -135,15 +173,14 @@ def _check_agreement(path: str, reader: Any, ticks: np.ndarray, tick_s: float) -
         raise _refuse(path, "its timestamps differ from the file's")
 
 
-def _pictures(path: str, reader: Any, keys: np.ndarray, first: int, last: int) -> Iterator[tuple[int, Any]]:
-    """Every picture from the key frame before ``first`` to ``last``, [H, W, 3] and upright, with its index.
+def _pictures(path: str, reader: Any, key: int, last: int) -> Iterator[tuple[int, Any]]:
+    """Every picture from the key frame ``key`` to ``last``, [H, W, 3] and upright, with its index.
 
     Going to frames by index would be quicker, but decord skips what lies between by polling, and on a busy
     machine it was seen to give up short of the frame without raising.
     """
     import decord
 
-    key = int(keys[np.searchsorted(keys, first, side="right") - 1])
     try:
         reader.seek(key)
         for index in range(key, last + 1):

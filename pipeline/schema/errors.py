@@ -68,7 +68,8 @@ class MediaError(MalmmError):
     """A file that cannot be decoded.
 
     ``kind`` is one of ``missing``, ``denied``, ``unreachable``, ``empty_file``, ``not_a_video``,
-    ``no_video_stream``, ``no_frames``, ``truncated``, ``decode_error``, ``crashed``, ``timed_out`` and ``too_large``.
+    ``no_video_stream``, ``no_frames``, ``encrypted``, ``truncated``, ``decode_error``, ``crashed``, ``timed_out`` and
+    ``too_large``.
     """
 
     def __init__(self, message: str, *, uri: str, kind: str) -> None:

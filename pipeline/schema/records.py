@@ -25,6 +25,7 @@ PERMANENT_KINDS = frozenset(
         "crashed",
         "timed_out",
         "too_large",
+        "encrypted",
     }
 )
 

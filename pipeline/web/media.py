@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from starlette.responses import Response, StreamingResponse
 
-from malmm.operators.media.container import local_path
+from malmm.operators.media.files import local_path
 from malmm.operators.media.ranges import open_ranges
 from malmm.pipeline.schema.errors import MediaError
 from malmm.pipeline.web.display_names import media_type

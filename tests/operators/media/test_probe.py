@@ -14,7 +14,8 @@ from support.media import VideoSpec, cut, damage, frame_times, make_video, run_f
 from malmm.operators.media.probe import probe
 from malmm.pipeline.schema.errors import MediaError
 
-NOISE = random.Random(5).randbytes(200_000)
+# Not whole blocks of 16 bytes: those may be an encrypted segment.
+NOISE = random.Random(5).randbytes(200_003)
 
 SPECS = [
     VideoSpec(),

@@ -1,0 +1,151 @@
+"""Whether a file's pictures are encrypted, from its structure: decoders make grey noise of them, or errors.
+
+Nothing is decrypted here, whatever keys there may be.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+from typing import IO, Any
+
+from malmm.operators.media.files import open_bytes
+from malmm.operators.media.structure import EBML_MAGIC, elements, file_size, find_boxes
+from malmm.pipeline.schema.errors import MediaError
+
+__all__ = ["check_encryption", "encrypted_unreadable"]
+
+_ENTRIES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
+_ENCRYPTED_ENTRIES = {b"encv": "Common Encryption", b"drmi": "FairPlay"}
+# What comes before the boxes in a sample description, and in its entry for pictures.
+_STSD_BYTES, _ENTRY_BYTES = 8, 78
+
+_SEGMENT, _TRACKS = b"\x18\x53\x80\x67", b"\x16\x54\xae\x6b"
+_TRACK_TYPE, _VIDEO = b"\x83", b"\x01"
+_ENCODINGS, _ENCODING, _ENCRYPTION = b"\x6d\x80", b"\x62\x40", b"\x50\x35"
+
+# Stream types of a transport stream's programme table: H.264 with encrypted samples.
+_SAMPLE_AES = {0xDB: "Apple's sample AES"}
+_TS_PACKET = 188
+# How far a transport stream is looked at, and the share of its packets with content that must be scrambled.
+_LOOK_BYTES, _SCRAMBLED = 1 << 20, 0.5
+
+_SEGMENT_SUFFIXES = frozenset((".ts", ".m2ts", ".mts", ".m4s", ".cmfv"))
+_BLOCK = 16
+_NOISE_BITS, _NOISE_BYTES = 7.98, 1 << 15
+_KEY = re.compile(rb"#EXT-X-(?:SESSION-)?KEY:[^\r\n]*METHOD=(?!NONE)([A-Z0-9-]+)")
+
+
+def check_encryption(uri: str, handle: IO[bytes], formats: Iterable[str], stream: Any) -> None:
+    """Raises MediaError of kind ``encrypted`` if the file says that its video is.
+
+    ``formats`` are FFmpeg's names for the container and ``stream`` is PyAV's stream. The handle's position is restored.
+    """
+    here = handle.tell()
+    try:
+        found: str | None = None
+        if "mp4" in formats:
+            found = _iso(handle)
+        elif "matroska" in formats:
+            found = _matroska(handle)
+        elif "mpegts" in formats:
+            found = _SAMPLE_AES.get(_stream_type(stream))
+    finally:
+        handle.seek(here)
+    if found is not None:
+        raise _encrypted(uri, found)
+
+
+def _stream_type(stream: Any) -> int:
+    """The number of a transport stream's stream type, which FFmpeg keeps in the codec's tag."""
+    try:
+        return ord(stream.codec_tag[0])
+    except UnicodeDecodeError as error:
+        # PyAV takes tags for text.
+        return error.object[0]
+
+
+def encrypted_unreadable(uri: str) -> MediaError | None:
+    """The error for a file that cannot be read because it is encrypted as a whole, or in its packets; None if nothing
+    points to that."""
+    with open_bytes(uri) as handle:
+        size = file_size(handle)
+        handle.seek(0)
+        head = handle.read(_LOOK_BYTES)
+        found = _matroska(handle) if head.startswith(EBML_MAGIC) else _iso(handle)
+    if found is not None:
+        return _encrypted(uri, found)
+    key = _KEY.search(head) if head.startswith(b"#EXTM3U") else None
+    if key is not None:
+        return _encrypted(uri, f"a playlist of segments with {key[1].decode()}")
+    if _is_scrambled(head):
+        return _encrypted(uri, "scrambled transport packets")
+    suffix = PurePosixPath(uri.partition("?")[0]).suffix.lower()
+    if suffix in _SEGMENT_SUFFIXES and size % _BLOCK == 0 and _is_noise(head):
+        return _encrypted(uri, "it looks like an HLS segment under AES-128: whole blocks of noise")
+    return None
+
+
+def _encrypted(uri: str, how: str) -> MediaError:
+    return MediaError(f"{uri} is encrypted ({how}): index a copy that is not", uri=uri, kind="encrypted")
+
+
+def _iso(handle: IO[bytes]) -> str | None:
+    size = file_size(handle)
+    for description in find_boxes(handle, 0, size, _ENTRIES):
+        end = min(description.end or size, size)
+        for name, how in _ENCRYPTED_ENTRIES.items():
+            for entry in find_boxes(handle, description.begin + _STSD_BYTES, end, (name,)):
+                schemes = find_boxes(handle, entry.begin + _ENTRY_BYTES, entry.end or end, (b"sinf", b"schm"))
+                scheme = next(schemes, None)
+                if scheme is None:
+                    return how
+                handle.seek(scheme.begin + 4)
+                return f"{how}, {handle.read(4).decode('latin-1')}"
+    return None
+
+
+def _matroska(handle: IO[bytes]) -> str | None:
+    size = file_size(handle)
+    for segment in elements(handle, 0, size):
+        if segment.name != _SEGMENT:
+            continue
+        for part in elements(handle, segment.begin, min(segment.end or size, size)):
+            if part.name == _TRACKS and part.end is not None:
+                tracks = elements(handle, part.begin, min(part.end, size))
+                found = any(_is_encrypted_video(handle, track.begin, track.end or size) for track in tracks)
+                return "Matroska ContentEncryption" if found else None
+    return None
+
+
+def _is_encrypted_video(handle: IO[bytes], begin: int, end: int) -> bool:
+    is_video = is_encrypted = False
+    for part in elements(handle, begin, end):
+        if part.name == _TRACK_TYPE:
+            handle.seek(part.begin)
+            is_video = handle.read(1) == _VIDEO
+        elif part.name == _ENCODINGS and part.end is not None:
+            for encoding in elements(handle, part.begin, part.end):
+                if encoding.name == _ENCODING and encoding.end is not None:
+                    inside = elements(handle, encoding.begin, encoding.end)
+                    is_encrypted = is_encrypted or any(each.name == _ENCRYPTION for each in inside)
+    return is_video and is_encrypted
+
+
+def _is_scrambled(head: bytes) -> bool:
+    """Whether most packets of a transport stream that have content are scrambled, as broadcasts for subscribers are."""
+    packets = [head[at : at + _TS_PACKET] for at in range(0, len(head) - _TS_PACKET + 1, _TS_PACKET)]
+    if len(packets) < 2 or any(packet[0] != 0x47 for packet in packets):
+        return False
+    filled = [packet for packet in packets if packet[3] & 0x10]
+    return sum(bool(packet[3] & 0xC0) for packet in filled) > _SCRAMBLED * len(filled)
+
+
+def _is_noise(head: bytes) -> bool:
+    """Whether every byte is as frequent as any other, as in cipher text."""
+    if len(head) < _NOISE_BYTES:
+        return False
+    shares = [head.count(bytes([value])) / len(head) for value in range(256)]
+    return -sum(share * math.log2(share) for share in shares if share) > _NOISE_BITS

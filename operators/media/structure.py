@@ -1,0 +1,102 @@
+"""How container files are built: boxes, elements, chunks and packets, read without a demuxer.
+
+FFmpeg passes over what it cannot use. Whether a file is whole, and whether it is encrypted, is written in the structure
+that it passes over.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO
+
+__all__ = ["EBML_MAGIC", "Part", "boxes", "elements", "file_size", "find_boxes"]
+
+EBML_MAGIC = b"\x1a\x45\xdf\xa3"
+# Nobody's header has more; noise that looks like one may.
+MOST_PARTS = 100_000
+
+
+@dataclass(frozen=True)
+class Part:
+    """A box or an element: its name, and where in the file its content lies. ``end`` may lie beyond the file's end;
+    None where the file does not say it."""
+
+    name: bytes
+    begin: int
+    end: int | None
+
+
+def file_size(handle: IO[bytes]) -> int:
+    """The size of an open file in bytes."""
+    return handle.seek(0, os.SEEK_END)
+
+
+def boxes(handle: IO[bytes], begin: int, end: int) -> Iterator[Part]:
+    """The ISO boxes (MP4, MOV, 3GP) that lie between two positions, in order.
+
+    The last may reach beyond ``end``: then the file is cut short, or it is none of these files.
+    """
+    for _ in range(MOST_PARTS):
+        if begin + 8 > end:
+            return
+        handle.seek(begin)
+        header = handle.read(16)
+        if len(header) < 8:
+            return
+        size, name = struct.unpack(">I4s", header[:8])
+        head = 8
+        if size == 1 and len(header) == 16:
+            head, size = 16, struct.unpack(">Q", header[8:])[0]
+        stop = begin + size if size else end
+        if stop < begin + head:
+            yield Part(name, begin + head, end + 1)
+            return
+        yield Part(name, begin + head, stop)
+        begin = stop
+
+
+def find_boxes(handle: IO[bytes], begin: int, end: int, path: tuple[bytes, ...]) -> Iterator[Part]:
+    """All boxes at the end of a path of names, such as ``(b"moov", b"trak")``."""
+    for box in boxes(handle, begin, end):
+        if box.name == path[0] and box.end is not None:
+            if len(path) == 1:
+                yield box
+            else:
+                yield from find_boxes(handle, box.begin, min(box.end, end), path[1:])
+
+
+def elements(handle: IO[bytes], begin: int, end: int) -> Iterator[Part]:
+    """The EBML elements (Matroska, WebM) that lie between two positions, in order.
+
+    An element of unknown size, as live recordings have, is followed by its own content.
+    """
+    for _ in range(MOST_PARTS):
+        if begin + 2 > end:
+            return
+        handle.seek(begin)
+        header = handle.read(12)
+        name_length = _length(header)
+        if name_length is None or name_length > 4 or len(header) <= name_length:
+            return
+        size_length = _length(header[name_length:])
+        if size_length is None or len(header) < name_length + size_length:
+            return
+        marked = int.from_bytes(header[name_length : name_length + size_length], "big")
+        mask = (1 << 7 * size_length) - 1
+        content = begin + name_length + size_length
+        if marked & mask == mask:
+            yield Part(header[:name_length], content, None)
+            begin = content
+        else:
+            yield Part(header[:name_length], content, content + (marked & mask))
+            begin = content + (marked & mask)
+
+
+def _length(data: bytes) -> int | None:
+    """How many bytes a variable-length number has, from its first; None if that is none."""
+    if not data or not data[0]:
+        return None
+    return 9 - data[0].bit_length()

@@ -1,0 +1,102 @@
+"""Whether a file lacks its rear, as far as its own structure tells."""
+
+from __future__ import annotations
+
+import enum
+from typing import IO
+
+from malmm.operators.media.files import open_bytes
+from malmm.operators.media.structure import EBML_MAGIC, boxes, elements, file_size
+from malmm.pipeline.schema.errors import MediaError
+
+__all__ = ["Wholeness", "cut_short", "wholeness"]
+
+_ISO_BEGINNINGS = (b"ftyp", b"styp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
+_SEGMENT = b"\x18\x53\x80\x67"
+# Bytes before a tag's content, and of the size that follows it.
+_FLV_TAG, _FLV_TRAILER = 11, 4
+
+
+class Wholeness(enum.Enum):
+    """What a file's structure says about its end."""
+
+    WHOLE = "all that the file declares is there"
+    CUT = "the file declares more than is there"
+    UNKNOWN = "the format, or this file, does not say"
+
+
+def wholeness(uri: str) -> Wholeness:
+    """Whether all of an MP4, Matroska, AVI or FLV file is there. Raises MediaError if it cannot be read."""
+    with open_bytes(uri) as handle:
+        size = file_size(handle)
+        handle.seek(0)
+        head = handle.read(12)
+        if head[:4] == EBML_MAGIC:
+            return _matroska(handle, size)
+        if head[:4] == b"RIFF":
+            return _riff(handle, size)
+        if head[:3] == b"FLV":
+            return _flash(handle, size)
+        if head[4:8] in _ISO_BEGINNINGS:
+            return _iso(handle, size)
+    return Wholeness.UNKNOWN
+
+
+def cut_short(uri: str) -> MediaError | None:
+    """The error that says that a file without any decodable frame lacks its rear; None if it does not."""
+    if wholeness(uri) is not Wholeness.CUT:
+        return None
+    return MediaError(
+        f"{uri} is cut short: what a player needs is missing at its end; copy it again from its source",
+        uri=uri,
+        kind="truncated",
+    )
+
+
+def _iso(handle: IO[bytes], size: int) -> Wholeness:
+    """The last box ends with the file, and one of them is the index."""
+    end, has_index = 0, False
+    for box in boxes(handle, 0, size):
+        end = box.end or size
+        has_index = has_index or box.name == b"moov"
+    if end > size or (end > 0 and not has_index):
+        return Wholeness.CUT
+    return Wholeness.WHOLE if end else Wholeness.UNKNOWN
+
+
+def _matroska(handle: IO[bytes], size: int) -> Wholeness:
+    """The segment ends with the file. That of a recording that was broken off, or is live, has no size: then the last
+    element ends with the file, and nobody knows what should have come after it."""
+    end: int | None = None
+    for element in elements(handle, 0, size):
+        if element.name == _SEGMENT and element.end is not None:
+            return Wholeness.CUT if element.end > size else Wholeness.WHOLE
+        end = element.end
+    return Wholeness.CUT if end is None or end > size else Wholeness.UNKNOWN
+
+
+def _riff(handle: IO[bytes], size: int) -> Wholeness:
+    """Every RIFF chunk ends within the file; long AVI files have several, and live ones say 0."""
+    begin = 0
+    while begin + 8 <= size:
+        handle.seek(begin)
+        head = handle.read(8)
+        length = int.from_bytes(head[4:], "little")
+        if head[:4] != b"RIFF":
+            break
+        if not length:
+            return Wholeness.UNKNOWN
+        begin += 8 + length + length % 2
+    return Wholeness.CUT if begin > size + 1 else Wholeness.WHOLE
+
+
+def _flash(handle: IO[bytes], size: int) -> Wholeness:
+    """The file ends with a tag and its size."""
+    handle.seek(max(0, size - _FLV_TRAILER))
+    last = int.from_bytes(handle.read(_FLV_TRAILER), "big")
+    begin = size - _FLV_TRAILER - last
+    if last < _FLV_TAG or begin < _FLV_TAG:
+        return Wholeness.CUT
+    handle.seek(begin + 1)
+    held = int.from_bytes(handle.read(3), "big")
+    return Wholeness.WHOLE if held + _FLV_TAG == last else Wholeness.CUT
