@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         name, separator, time = arguments.like.rpartition("@")
         if not separator:
             raise ConfigError(f"--like {arguments.like!r}: write VIDEO@TIME, such as talk.mp4@12:30")
-        like = Like(one_video(archive.videos().to_pylist(), name)["video_id"], seconds_of("--like", time))
+        like = Like(one_video(archive.videos(), name)["video_id"], seconds_of("--like", time))
     found = Searcher(archive, model=arguments.model, retrieval_model=arguments.retrieval_model).search(
         arguments.text,
         image=arguments.image,

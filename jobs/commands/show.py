@@ -122,7 +122,7 @@ def _overview_lines(content: dict[str, Any], width: int) -> list[str]:
 
 
 def _video(archive: Any, wanted: str) -> dict[str, Any]:
-    video = one_video(archive.videos().to_pylist(), wanted)
+    video = one_video(archive.videos(), wanted)
     segments = archive.segments(video["video_id"]).to_pylist()
     texts = archive.annotations(video["video_id"]).to_pylist()
     slots = archive.memory_rows(

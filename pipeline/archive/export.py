@@ -6,6 +6,7 @@ import csv
 import html
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ __all__ = [
 
 ROW_FORMATS = ("jsonl", "csv", "parquet")
 CAPTION_FORMATS = ("vtt", "srt")
+_LONGEST_STEM = 200
 
 
 @dataclass(frozen=True)
@@ -140,16 +142,25 @@ def export_captions(texts: pa.Table, format: str, folder: Path) -> list[Path]:
     by_video: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in texts.to_pylist():
         by_video.setdefault((row["video_id"], row["uri"]), []).append(row)
-    stems = [Path(uri).stem for _, uri in by_video]
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for (video, uri), rows in by_video.items():
-        stem = Path(uri).stem
-        name = f"{stem}-{video}" if stems.count(stem) > 1 else stem
+    for name, rows in zip(_file_names(list(by_video)), by_video.values(), strict=True):
         path = folder / f"{name}.{format}"
         path.write_text(caption_file(rows, format), encoding="utf-8")
         written.append(path)
     return written
+
+
+def _file_names(videos: Sequence[tuple[str, str]]) -> list[str]:
+    """A file name for each video (id, URI), no two alike, also where a file system ignores case."""
+    stems = [Path(uri).stem.replace("\0", "") or video for video, uri in videos]
+    # Of bytes, since that is what a file system counts; room is left for the id and the ending.
+    stems = [stem.encode(errors="replace")[:_LONGEST_STEM].decode(errors="ignore") for stem in stems]
+    times = Counter(stem.casefold() for stem in stems)
+    return [
+        f"{stem}-{video}" if times[stem.casefold()] > 1 else stem
+        for stem, (video, _) in zip(stems, videos, strict=True)
+    ]
 
 
 def caption_file(rows: Iterable[dict[str, Any]], format: str) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from pathlib import PurePath
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from malmm.pipeline.archive.location import resolve
 from malmm.pipeline.archive.reader import ArchiveReader
@@ -17,13 +18,13 @@ from malmm.pipeline.schema.errors import ConfigError
 __all__ = ["one_video", "parse_time", "select_videos"]
 
 
-def one_video(rows: Sequence[dict[str, Any]], wanted: str) -> dict[str, Any]:
-    """The video of ``videos`` rows that an id, address or file name means. Raises ConfigError for none or several."""
-    found = _named(rows, wanted)
+def one_video(videos: pa.Table, wanted: str) -> dict[str, Any]:
+    """The row of ``videos`` that an id, address or file name means. Raises ConfigError for no video or several."""
+    found = _Names(videos).named(wanted)
     if len(found) == 1:
-        return found[0]
+        return dict(videos.slice(found[0], 1).to_pylist()[0])
     if found:
-        ids = ", ".join(video["video_id"] for video in found)
+        ids = ", ".join(videos["video_id"].take(pa.array(found)).to_pylist())
         raise ConfigError(f"{len(found)} videos are called {wanted!r}: name one by its id ({ids})")
     raise ConfigError(f"the archive holds no video {wanted!r}: `malmm show --archive …` lists what it holds")
 
@@ -38,28 +39,28 @@ def select_videos(
 ) -> pa.Table:
     """Rows of ``videos`` that fit everything given, by URI.
 
-    ``names`` are ids, addresses, file names or globs (``*``, ``?``) over addresses and file names; any of them will do.
-    ``since`` and ``until`` bound when the video was indexed, [since, until). ``where`` is a SQL condition over the
-    table's columns. Raises ConfigError for a name that means no video, or a condition that is none.
+    ``names`` are ids, addresses, file names or globs (``*``, ``?``) over addresses and file names; a video fits if any
+    of them means it. ``since`` and ``until`` bound when the video was indexed, [since, until). ``where`` is a SQL
+    condition over the table's columns. Raises ConfigError if a name matches no video or the condition does not parse.
     """
     table = archive.videos_where(where) if where else archive.videos()
-    rows = table.to_pylist()
-    chosen = set(range(len(rows)))
     if names:
-        wanted: set[str] = set()
+        known = _Names(table)
+        wanted: set[int] = set()
         for name in names:
-            found = _named(rows, name) or _globbed(rows, name)
+            found = known.named(name) or known.globbed(name)
             if not found:
                 raise ConfigError(
                     f"the archive holds no video {name!r}: `malmm show --archive …` lists what it holds"
                 )
-            wanted |= {video["video_id"] for video in found}
-        chosen = {index for index in chosen if rows[index]["video_id"] in wanted}
+            wanted.update(found)
+        table = table.take(pa.array(sorted(wanted), pa.int64()))
+    kind = table.schema.field("indexed_at").type
     if since is not None:
-        chosen = {index for index in chosen if rows[index]["indexed_at"] >= since}
+        table = table.filter(pc.greater_equal(table["indexed_at"], pa.scalar(since, kind)))
     if until is not None:
-        chosen = {index for index in chosen if rows[index]["indexed_at"] < until}
-    return table.take(pa.array(sorted(chosen), pa.int64()))
+        table = table.filter(pc.less(table["indexed_at"], pa.scalar(until, kind)))
+    return table
 
 
 def parse_time(option: str, text: str) -> datetime:
@@ -73,24 +74,36 @@ def parse_time(option: str, text: str) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def _named(rows: Sequence[dict[str, Any]], wanted: str) -> list[dict[str, Any]]:
-    place = resolve(wanted)
-    tests = (
-        lambda video: wanted in (video["video_id"], video["uri"]),
-        lambda video: place == video["uri"],
-        lambda video: PurePath(video["uri"]).name == wanted,
-    )
-    for test in tests:
-        if found := [video for video in rows if test(video)]:
-            return found
-    return []
+class _Names:
+    """What the videos of a table are called; videos are named by their place in it."""
+
+    def __init__(self, videos: pa.Table) -> None:
+        self._ids: list[str] = videos["video_id"].to_pylist()
+        self._uris: list[str] = videos["uri"].to_pylist()
+
+    def named(self, wanted: str) -> list[int]:
+        """Videos of this id or address or, if there is none, of this path or else of this file name."""
+        place = resolve(wanted)
+        tests: tuple[Callable[[str, str], bool], ...] = (
+            lambda video, uri: wanted in (video, uri),
+            lambda video, uri: place == uri,
+            lambda video, uri: uri.rstrip("/").rpartition("/")[2] == wanted,
+        )
+        for fits in tests:
+            if found := self._where(fits):
+                return found
+        return []
+
+    def globbed(self, pattern: str) -> list[int]:
+        """Videos whose address or file name fits a glob."""
+        address, path = _matcher(pattern), _matcher(resolve(pattern))
+        return self._where(
+            lambda video, uri: bool(address(uri) or path(uri) or address(uri.rstrip("/").rpartition("/")[2]))
+        )
+
+    def _where(self, fits: Callable[[str, str], bool]) -> list[int]:
+        return [place for place, each in enumerate(zip(self._ids, self._uris, strict=True)) if fits(*each)]
 
 
-def _globbed(rows: Sequence[dict[str, Any]], pattern: str) -> list[dict[str, Any]]:
-    place = resolve(pattern)
-    return [
-        video
-        for video in rows
-        if any(fnmatch.fnmatchcase(video["uri"], each) for each in (pattern, place))
-        or fnmatch.fnmatchcase(PurePath(video["uri"]).name, pattern)
-    ]
+def _matcher(pattern: str) -> Callable[[str], Any]:
+    return re.compile(fnmatch.translate(pattern)).match

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
+import pyarrow.compute as pc
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
@@ -113,8 +114,8 @@ def browsing_routes(site: Site) -> APIRouter:
     def list_failures(video_id: VideoId) -> list[Failed]:
         """What of a video could not be done, and why."""
         site.videos.row(video_id)
-        rows = site.live.reader.failures().to_pylist()
-        return failed_rows(row for row in rows if row["video_id"] == video_id)
+        rows = site.live.reader.failures()
+        return failed_rows(rows.filter(pc.equal(rows["video_id"], video_id)).to_pylist())
 
     @routes.get(
         "/videos/{video_id}/captions.vtt",

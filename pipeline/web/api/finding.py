@@ -117,8 +117,8 @@ def finding_routes(site: Site) -> APIRouter:
 
 def _cards(site: Site, moments: Sequence[Moment]) -> list[Card]:
     searcher = site.live.searcher
-    rows = site.videos.rows()
     shown = searcher.shown(moments, thumbnails=False)
+    rows = site.videos.columns().of([found.video_id for found in shown])
     # The browser asks for them in a moment, one by one.
     site.pictures.fetch(searcher.archive, [(m.slot.segment_id, m.slot.slot) for m in moments if m.slot])
     cards = []

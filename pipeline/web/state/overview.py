@@ -6,11 +6,12 @@ import os
 import threading
 import time
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 
 from malmm.model.checkpoints.resolve import notice_of
 from malmm.pipeline.archive.location import is_local
@@ -23,26 +24,29 @@ from malmm.pipeline.web.state.videos import VideoList
 __all__ = ["Storage", "failed_rows", "growth", "overview"]
 
 _RUNS, _FAILURES, _STEPS = 50, 100, 60
+_SECOND_US = 1_000_000
 _COUNTED_EVERY_S = 60.0
 
 
 def overview(live: LiveArchive, videos: VideoList, storage: Storage) -> Overview:
     """All of it, as committed now. Raises ArchiveError."""
     reader = live.reader
-    rows = videos.rows().values()
-    failures = reader.failures().to_pylist()
+    columns = videos.columns().rows
+    indexed = columns["indexed_at"].to_numpy()
+    durations = columns["duration_s"].to_numpy()
+    failures = reader.failures()
     return Overview(
         archive=reader.root,
         model=reader.recipe.model,
         notice=notice_of(reader.recipe.model),
-        videos=len(rows),
-        hours=sum(row["duration_s"] for row in rows) / 3600,
+        videos=len(durations),
+        hours=float(durations.sum()) / 3600,
         segments=reader.count("segments"),
         memories=reader.count("memories"),
         annotations=reader.count("annotations"),
-        failures=len(failures),
+        failures=failures.num_rows,
         stored_bytes=storage.size_bytes(),
-        growth=growth([(row["indexed_at"], row["duration_s"]) for row in rows]),
+        growth=growth(indexed, durations),
         runs=[
             JobRun(
                 run_id=run.run_id,
@@ -54,7 +58,7 @@ def overview(live: LiveArchive, videos: VideoList, storage: Storage) -> Overview
             )
             for run in read_runs(reader.root)[:_RUNS]
         ],
-        failed=failed_rows(failures[:_FAILURES]),
+        failed=failed_rows(failures.slice(0, _FAILURES).to_pylist()),
     )
 
 
@@ -67,25 +71,24 @@ def failed_rows(rows: Iterable[dict[str, Any]]) -> list[Failed]:
     ]
 
 
-def growth(indexed: Iterable[tuple[datetime, float]]) -> list[Growth]:
-    """Videos and hours by the end of each step, from when and how long each is in seconds; at most 61 steps."""
-    ordered = sorted(indexed)
-    if not ordered:
+def growth(indexed: np.ndarray, durations_s: np.ndarray) -> list[Growth]:
+    """Videos and hours by the end of each step; at most 61 steps.
+
+    ``indexed`` is when each video was indexed, datetime64 in UTC, and ``durations_s`` how long each is, both [V].
+    """
+    if not len(indexed):
         return []
-    first, last = ordered[0][0].astimezone(UTC), ordered[-1][0].astimezone(UTC)
-    span_s = max(1.0, (last - first).total_seconds())
-    step = timedelta(seconds=max(1.0, span_s / _STEPS))
-    points: list[Growth] = []
-    place, hours = 0, 0.0
-    at = first
-    while place < len(ordered):
-        end = at + step
-        while place < len(ordered) and ordered[place][0] < end:
-            hours += ordered[place][1] / 3600
-            place += 1
-        points.append(Growth(at=at, videos=place, hours=hours))
-        at = end
-    return points
+    order = np.argsort(indexed, kind="stable")
+    times = indexed[order].astype("datetime64[us]")
+    hours = np.cumsum(durations_s[order]) / 3600
+    span_us = max(_SECOND_US, int((times[-1] - times[0]).astype(np.int64)))
+    step = np.timedelta64(max(_SECOND_US, -(-span_us // _STEPS)), "us")
+    ends = times[0] + step * np.arange(1, int((times[-1] - times[0]) // step) + 2)
+    counts = np.searchsorted(times, ends, side="left")
+    return [
+        Growth(at=(end - step).item().replace(tzinfo=UTC), videos=int(count), hours=float(hours[count - 1]))
+        for end, count in zip(ends, counts, strict=True)
+    ]
 
 
 class Storage:

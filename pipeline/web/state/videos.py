@@ -1,4 +1,8 @@
-"""The archive's list of videos, kept until its table changes: filtered, sorted and cut into pages."""
+"""The archive's list of videos: filtered, sorted and cut into pages, of as many videos as there may be.
+
+What a list is filtered and sorted by is kept in columns until the table changes: five of them, some 30 MB for 100,000
+videos. The rows of a page are read from the store.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +10,26 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from malmm.pipeline.archive.location import lance_errors, open_dataset
 from malmm.pipeline.archive.predicates import is_in
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.schema.config import CAPTION
+from malmm.pipeline.schema.errors import ArchiveError
 from malmm.pipeline.web.api.problems import NotThere
 from malmm.pipeline.web.api.shapes import VideoPage, VideoRow
 from malmm.pipeline.web.display_names import media_type, name_of
 from malmm.pipeline.web.state.live import LiveArchive
 
-__all__ = ["Chosen", "VideoList"]
+__all__ = ["Chosen", "VideoColumns", "VideoList"]
+
+_COLUMNS = ["video_id", "uri", "start_s", "duration_s", "indexed_at"]
 
 
 @dataclass(frozen=True)
@@ -34,50 +46,82 @@ class Chosen:
         """Whether it leaves nothing out."""
         return not (self.video_ids or self.text or self.since or self.until)
 
-    def holds(self, row: dict[str, Any]) -> bool:
-        """Whether a row of ``videos`` is among them."""
-        return (
-            (not self.video_ids or row["video_id"] in self.video_ids)
-            and self.text.casefold() in name_of(row["uri"]).casefold()
-            and (self.since is None or row["indexed_at"] >= _in_utc(self.since))
-            and (self.until is None or row["indexed_at"] < _in_utc(self.until))
-        )
+
+class VideoColumns:
+    """The videos that are done, the latest first: a table of ``_COLUMNS``."""
+
+    def __init__(self, rows: pa.Table) -> None:
+        self.rows = rows.select(_COLUMNS).sort_by([("indexed_at", "descending")]).combine_chunks()
+
+    @cached_property
+    def _names(self) -> pa.Array:
+        """What videos are called, in one case. Made when somebody first asks for a name."""
+        return pa.array([name_of(uri).casefold() for uri in self.rows["uri"].to_pylist()], pa.string())
+
+    def ids(self, chosen: Chosen) -> list[str]:
+        """Ids of the videos chosen, the latest first."""
+        return self._chosen(chosen)["video_id"].to_pylist()
+
+    def part(self, chosen: Chosen, begin: int, end: int) -> tuple[list[str], int]:
+        """Ids [begin, end) of the videos chosen, and how many are chosen in all."""
+        rows = self._chosen(chosen)
+        return rows["video_id"].slice(begin, end - begin).to_pylist(), rows.num_rows
+
+    def of(self, video_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Rows of the given videos by id; of those that are done."""
+        found = self.rows.filter(pc.is_in(self.rows["video_id"], pa.array(video_ids, pa.string())))
+        return {row["video_id"]: row for row in found.to_pylist()}
+
+    def _chosen(self, chosen: Chosen) -> pa.Table:
+        rows = self.rows
+        masks = []
+        if chosen.video_ids:
+            masks.append(pc.is_in(rows["video_id"], pa.array(chosen.video_ids, pa.string())))
+        if chosen.text:
+            masks.append(pc.match_substring(self._names, chosen.text.casefold()))
+        if chosen.since is not None:
+            masks.append(pc.greater_equal(rows["indexed_at"], _scalar(chosen.since, rows)))
+        if chosen.until is not None:
+            masks.append(pc.less(rows["indexed_at"], _scalar(chosen.until, rows)))
+        if not masks:
+            return rows
+        return rows.filter(pa.array(np.logical_and.reduce([np.asarray(mask) for mask in masks])))
 
 
 class VideoList:
-    """Videos that are done, by id, the latest first. Safe to use from several threads."""
+    """Videos that are done. Safe to use from several threads."""
 
     def __init__(self, live: LiveArchive) -> None:
         self._live = live
         self._lock = threading.Lock()
-        self._read: tuple[tuple[str, int], dict[str, dict[str, Any]]] | None = None
+        self._read: tuple[tuple[str, int], VideoColumns] | None = None
 
-    def rows(self) -> dict[str, dict[str, Any]]:
-        """Rows of ``videos`` by id, as they are committed now. Raises ArchiveError."""
+    def columns(self) -> VideoColumns:
+        """The columns of ``videos`` as committed now. Raises ArchiveError."""
         reader = self._live.reader
         dataset = open_dataset(reader.uri, "videos")
-        version = (reader.uri, dataset.version if dataset is not None else 0)
+        if dataset is None:
+            raise ArchiveError(f"{reader.uri} has no table 'videos'", uri=reader.uri)
+        version = (reader.uri, dataset.version)
         with self._lock:
             if self._read is not None and self._read[0] == version:
                 return self._read[1]
-        rows = sorted(reader.videos().to_pylist(), key=lambda row: row["indexed_at"], reverse=True)
-        by_id = {row["video_id"]: row for row in rows}
+        with lance_errors(reader.uri, "read table 'videos' of"):
+            columns = VideoColumns(dataset.to_table(columns=_COLUMNS))
         with self._lock:
-            self._read = (version, by_id)
-        return by_id
+            self._read = (version, columns)
+        return columns
 
     def row(self, video_id: str) -> dict[str, Any]:
-        """A video's row. Raises NotThere: begun and failed videos are not listed."""
-        found = self.rows().get(video_id)
-        if found is None:
+        """A video's row of ``videos``. Raises NotThere: begun and failed videos are not listed."""
+        rows = self._live.reader.video_rows([video_id]).to_pylist()
+        if not rows:
             raise NotThere("The archive holds no such video.")
-        return found
+        return dict(rows[0])
 
     def chosen_ids(self, chosen: Chosen) -> list[str] | None:
-        """Ids of the videos chosen; None for all."""
-        if chosen.all:
-            return None
-        return [row["video_id"] for row in self.rows().values() if chosen.holds(row)]
+        """Ids of the videos chosen, the latest first; None for all."""
+        return None if chosen.all else self.columns().ids(chosen)
 
     def one(self, video_id: str) -> VideoRow:
         """A video as the API shows it. Raises NotThere."""
@@ -85,12 +129,15 @@ class VideoList:
 
     def page(self, chosen: Chosen, offset: int, limit: int) -> VideoPage:
         """Some videos, the latest first."""
-        rows = [row for row in self.rows().values() if chosen.holds(row)]
         end = offset + limit
+        wanted, total = self.columns().part(chosen, offset, end)
+        stored = self._live.reader.video_rows(wanted).to_pylist()
+        rows = {row["video_id"]: row for row in stored}
         return VideoPage(
-            total=len(rows),
-            videos=self._shown(rows[offset:end]),
-            next=str(end) if end < len(rows) else None,
+            total=total,
+            # One that was pruned a moment ago is left out.
+            videos=self._shown([rows[video] for video in wanted if video in rows]),
+            next=str(end) if end < total else None,
         )
 
     def _shown(self, rows: Sequence[dict[str, Any]]) -> list[VideoRow]:
@@ -127,5 +174,6 @@ def _captions(reader: ArchiveReader, video_ids: Sequence[str]) -> dict[str, str]
     return {video: text for video, (_, text) in found.items()}
 
 
-def _in_utc(time: datetime) -> datetime:
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+def _scalar(time: datetime, rows: pa.Table) -> pa.Scalar:
+    in_utc = time if time.tzinfo else time.replace(tzinfo=UTC)
+    return pa.scalar(in_utc, rows.schema.field("indexed_at").type)

@@ -90,3 +90,13 @@ def test_videos_that_are_called_alike_get_files_of_their_own(drawn: Drawn, tmp_p
     alike = texts.set_column(place, "uri", [["/a/film.mp4"] * texts.num_rows])
     written = export_captions(alike, "vtt", tmp_path)
     assert sorted(path.name for path in written) == sorted(f"film-{video}.vtt" for video in drawn.scenes)
+
+
+def test_every_video_gets_a_file_that_can_be_made(drawn: Drawn, tmp_path: Path) -> None:
+    """Names alike but for their case, too long for a file, and of no video's own."""
+    texts = texts_of(drawn.reader, scopes=("video",))
+    place = texts.schema.get_field_index("uri")
+    odd = ["/a/Film.mp4", "/b/film.mp4", f"/c/{'ü' * 150}.mp4"]
+    written = export_captions(texts.set_column(place, "uri", [odd]), "srt", tmp_path)
+    assert len({path.name.casefold() for path in written}) == len(odd)
+    assert all(path.is_file() for path in written)

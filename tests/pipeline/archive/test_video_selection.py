@@ -63,7 +63,7 @@ def test_an_unknown_name_is_said(archive: Archive, name: str) -> None:
 
 
 def test_one_name_means_one_video(archive: Archive) -> None:
-    rows = archive.videos().to_pylist()
+    rows = archive.videos()
     assert one_video(rows, "b.mp4")["uri"] == "/videos/b.mp4"
     with pytest.raises(ConfigError, match="2 videos are called"):
         one_video(rows, "a.mp4")
