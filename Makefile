@@ -4,18 +4,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := pipeline operators model jobs
 DEMO ?= build/demo
+SAMPLE ?= 20
+SEED ?= 0
 
-.PHONY: demo test install format lint types wheel bench train score check clean help
+.PHONY: demo test test-faults install format lint types wheel bench train score check clean help
 
 help:            ## say what each target does
-	@grep -hE '^[a-z]+: .*##|^[a-z]+:  *##' Makefile | sed -E 's/:.*##/ -/'
+	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' Makefile | sed -E 's/:.*##/ -/'
 
 demo: $(VENV)/.installed  ## draw videos, index them, ask, compare the answers with the truth
 	$(BIN)/malmm demo $(DEMO)
 
 # Two at once: tests that start clusters wait for processes more than they compute. A file's tests share what it makes.
 test: $(VENV)/.installed-dev  ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not faults"
+
+# Rounds are independent, and any of them can be had again: `make test-faults SAMPLE=1 SEED=17`.
+test-faults: $(VENV)/.installed-dev  ## let things fail at random places, SAMPLE rounds from SEED on
+	$(BIN)/python -m pytest -n 2 -m faults --fault-sample $(SAMPLE) --fault-seed $(SEED)
 
 install: $(VENV)/.installed-dev  ## install for development
 

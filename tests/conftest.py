@@ -41,6 +41,20 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
     return make_archive(tmp_path_factory.mktemp("drawn"), segment_s=20.0)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How many rounds campaigns of faults have, and where their chance begins."""
+    group = parser.getgroup("faults")
+    group.addoption("--fault-sample", type=int, default=1, metavar="N", help="rounds of each campaign")
+    group.addoption("--fault-seed", type=int, default=0, metavar="S", help="the first round's seed")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A round for each seed; a round that fails is had again by its seed."""
+    if "fault_seed" in metafunc.fixturenames:
+        first, rounds = metafunc.config.getoption("--fault-seed"), metafunc.config.getoption("--fault-sample")
+        metafunc.parametrize("fault_seed", range(first, first + rounds))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs something that this machine does not have."""
     for item in items:

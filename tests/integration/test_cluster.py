@@ -12,17 +12,20 @@ from typing import Any
 import pytest
 from support.archive_contents import contents
 from support.cluster import Cluster, running
+from support.held_run import Gate
 from support.inline_stages import InlineStages
 from support.media import VideoSpec, make_video
 from support.processes import Session
-from support.small_runs import SETTINGS, committed, start, until_more_is_committed
+from support.small_runs import SETTINGS, start, until_more_is_committed
 
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.indexing.index import index
 from malmm.pipeline.schema.config import IndexConfig
 
 SOURCES = ("testsrc2", "smptebars", "testsrc")
-VIDEO_S = 25
+VIDEO_S = 8
+# Of each video, while a test looks.
+HELD_AT = 2
 SEGMENTS = VIDEO_S * len(SOURCES)
 
 
@@ -60,9 +63,12 @@ def clean(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     return contents(ArchiveReader.open(place))
 
 
-def wait_for_a_commit(session: Session, place: Path) -> None:
-    """Wait until a run has stored something and has far to go."""
+def held_after_a_commit(folder: Path, place: Path, gate: Gate) -> Session:
+    """A run that has stored something and cannot reach its end."""
+    gate.allow(HELD_AT)
+    session = start(folder, place, gate=gate)
     assert 0 < until_more_is_committed(session, place) < SEGMENTS
+    return session
 
 
 def report_of(session: Session) -> dict[str, Any]:
@@ -80,12 +86,11 @@ def report_of(session: Session) -> dict[str, Any]:
 def test_workers_that_are_killed_cost_no_row(
     cluster: Cluster, folder: Path, clean: dict[str, Any], tmp_path: Path
 ) -> None:
-    place = tmp_path / "archive"
-    session = start(folder, place)
-    os.kill(cluster.worker("decode_segments"), signal.SIGKILL)
-    wait_for_a_commit(session, place)
-    for title in ("EncodeSegments", "GenerateTexts"):
+    place, gate = tmp_path / "archive", Gate(tmp_path)
+    session = held_after_a_commit(folder, place, gate)
+    for title in ("decode_segments", "EncodeSegments", "GenerateTexts"):
         os.kill(cluster.worker(title), signal.SIGKILL)
+    gate.open()
     report = report_of(session)
     assert (report["segments_indexed"], report["failures"]) == (SEGMENTS, [])
     assert contents(ArchiveReader.open(str(place))) == clean
@@ -95,11 +100,10 @@ def test_workers_that_are_killed_cost_no_row(
 def test_a_node_that_is_killed_costs_no_row(
     cluster: Cluster, folder: Path, clean: dict[str, Any], tmp_path: Path
 ) -> None:
-    place = tmp_path / "archive"
-    session = start(folder, place)
-    wait_for_a_commit(session, place)
+    place, gate = tmp_path / "archive", Gate(tmp_path)
+    session = held_after_a_commit(folder, place, gate)
     cluster.kill_node(cluster.node_of(cluster.worker("EncodeSegments")))
-    assert committed(place) < SEGMENTS
+    gate.open()
     report = report_of(session)
     assert (report["segments_indexed"], report["failures"]) == (SEGMENTS, [])
     assert contents(ArchiveReader.open(str(place))) == clean

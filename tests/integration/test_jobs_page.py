@@ -16,6 +16,7 @@ from urllib.request import urlopen
 import pytest
 from support.job_server import JobServer, serving
 from support.processes import run_cli
+from support.waiting import until
 
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.run_history import RunRecord, read_runs
@@ -36,14 +37,12 @@ def server() -> Iterator[JobServer]:
         yield made
 
 
-def until_run(place: Path, job: str, status: str = "done", trigger: str = "schedule") -> RunRecord:
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline:
-        for run in read_runs(str(place), job=job):
-            if (run.status, run.trigger) == (status, trigger):
-                return run
-        time.sleep(0.2)
-    raise TimeoutError(f"no run of {job} that is {status}: {read_runs(str(place))}")
+def first_scheduled(place: Path, job: str) -> RunRecord | None:
+    """The first run of a job that its schedule began and that is done; others may have followed."""
+    runs = [
+        run for run in read_runs(str(place), job=job) if (run.status, run.trigger) == ("done", "schedule")
+    ]
+    return min(runs, key=lambda run: run.started, default=None)
 
 
 def shell(line: str, folder: Path, given: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -73,10 +72,14 @@ def test_the_page_goes_from_nothing_to_a_schedule(tmp_path: Path, server: JobSer
                 stderr=subprocess.PIPE,
                 text=True,
             ) as service:
-                run = until_run(archive, "nightly")
+                run = until(
+                    lambda: first_scheduled(archive, "nightly"),
+                    going=lambda: None if service.poll() is None else f"it ended with {service.returncode}",
+                )
                 service.send_signal(signal.SIGTERM)
                 _, errors = service.communicate(timeout=120)
             assert service.returncode == 0, errors
+            assert run is not None
             assert "stopped" in errors.splitlines()[-1]
             assert run.kinds == ("index", "annotate", "optimize")
             assert (run.counts["videos_indexed"], run.counts["videos_unchanged"]) == (1, 2)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import random
 import signal
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support import dying_run
 from support.archive_contents import contents
+from support.held_run import Gate
 from support.inline_stages import InlineStages
 from support.media import VideoSpec, make_video
-from support.processes import run_cli
-from support.small_runs import SETTINGS, committed, start, until_more_is_committed
+from support.processes import Session, run_here
+from support.small_runs import SETTINGS, committed, is_made, options, start, until_more_is_committed
+from support.waiting import until
 
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.indexing.index import index
@@ -21,9 +24,10 @@ from malmm.pipeline.schema.config import IndexConfig, Prompt
 
 PEOPLE = Prompt("people", "How many people are there?")
 OPTIONS = ("--prompt", f"{PEOPLE.name}={PEOPLE.text}", "--resource", "decode_workers=1")
-# Long enough that there is always something left to be killed in.
-LENGTHS_S = (100.0, 60.0, 130.0, 70.0)
-SEGMENTS = 360
+LENGTHS_S = (12.0, 7.0, 10.0)
+SEGMENTS = 29
+# Of a whole run, as a power of ten.
+MOST_CALLS = 3.8
 
 
 @pytest.fixture(scope="module")
@@ -38,31 +42,49 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def test_rows_are_those_of_a_clean_run(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chance = random.Random(11)
-    place = tmp_path / "archive"
+@pytest.fixture(scope="module")
+def clean(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a run without mishap stores."""
+    return indexed_here(folder, tmp_path_factory.mktemp("clean") / "archive")
 
-    # Killed while it starts, before or while the archive is made.
-    session = start(folder, place, *OPTIONS)
-    time.sleep(chance.uniform(4, 14))
+
+def indexed_here(folder: Path, place: Path) -> dict[str, Any]:
+    """Run to the end, in this process; gives what is stored then."""
+    with pytest.MonkeyPatch.context() as patch:
+        InlineStages().install(patch)
+        config = IndexConfig(sources=(str(folder),), archive=str(place), prompts=(PEOPLE,), **SETTINGS)
+        report = index(config)
+    assert (report.exit_code, report.failures) == (0, [])
+    return contents(ArchiveReader.open(str(place)))
+
+
+def kill(session: Session) -> None:
     session.signal_group(signal.SIGKILL)
     assert session.wait() == -signal.SIGKILL
     assert session.end() == []
 
-    # Killed between commits, or in the middle of one.
-    session = start(folder, place, *OPTIONS)
+
+def test_rows_are_those_of_a_clean_run(folder: Path, clean: dict[str, Any], tmp_path: Path) -> None:
+    place, gate = tmp_path / "archive", Gate(tmp_path)
+
+    # Killed when the archive is made and nothing is in it.
+    session = start(folder, place, *OPTIONS, gate=gate, ray=False)
+    until(lambda: is_made(place), going=session.ended)
+    kill(session)
+    assert committed(place) == 0
+
+    # Killed with some segments committed, others on their way and most still to come.
+    gate.allow(3)
+    session = start(folder, place, *OPTIONS, gate=gate)
     until_more_is_committed(session, place)
-    time.sleep(chance.uniform(0, 0.5))
-    session.signal_group(signal.SIGKILL)
-    session.wait()
-    assert session.end() == []
-    stored = committed(place)
-    assert stored > 0
+    kill(session)
 
     # Told to stop: what is ready is committed, and it says so.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        session = start(folder, place, *OPTIONS)
+    for number, allowed in ((signal.SIGINT, 6), (signal.SIGTERM, 9)):
+        gate.allow(allowed)
+        session = start(folder, place, *OPTIONS, gate=gate)
         stored = until_more_is_committed(session, place)
+        assert stored < SEGMENTS
         if number == signal.SIGINT:
             session.signal_group(number)
         else:
@@ -76,37 +98,40 @@ def test_rows_are_those_of_a_clean_run(folder: Path, tmp_path: Path, monkeypatch
         assert report["interrupted"]
         assert report["exit_code"] == 130
         assert report["failures"] == []
-        assert committed(place) >= stored
-        stored = committed(place)
+        assert stored <= committed(place) < SEGMENTS
 
-    session = start(folder, place, *OPTIONS)
-    assert session.wait() == 0, session.errors.read_text()
-    assert session.end() == []
-    report = json.loads(session.output.read_text())
-    assert report["failures"] == []
-
-    clean = str(tmp_path / "clean")
-    InlineStages().install(monkeypatch)
-    config = IndexConfig(sources=(str(folder),), archive=clean, prompts=(PEOPLE,), **SETTINGS)
-    assert index(config).segments_indexed == SEGMENTS
-    found, expected = contents(ArchiveReader.open(str(place))), contents(ArchiveReader.open(clean))
-    assert len(expected["segments"]) == SEGMENTS
-    for name, rows in expected.items():
+    found = indexed_here(folder, place)
+    assert len(clean["segments"]) == SEGMENTS
+    for name, rows in clean.items():
         assert found[name].keys() == rows.keys(), name
-    assert found == expected
+    assert found == clean
 
 
-def test_a_second_run_is_told_who_writes_and_changes_nothing(folder: Path, tmp_path: Path) -> None:
-    place = tmp_path / "archive"
-    first = start(folder, place, *OPTIONS)
-    until_more_is_committed(first, place)
-    # Held, however long the second takes to begin.
-    first.process.send_signal(signal.SIGSTOP)
-    second = run_cli("index", folder, "--archive", place, "--model", "debug", "--segment-s", "1", "--fps", "4",
-                     "--bank-length", "2", "--quiet")  # fmt: skip
-    first.process.send_signal(signal.SIGCONT)
+def test_a_second_run_is_told_who_writes_and_changes_nothing(
+    folder: Path, clean: dict[str, Any], tmp_path: Path
+) -> None:
+    place, gate = tmp_path / "archive", Gate(tmp_path)
+    first = start(folder, place, *OPTIONS, gate=gate, ray=False)
+    until(lambda: is_made(place), going=first.ended)
+    second = run_here(*options(folder, place, *OPTIONS))
     assert second.returncode == 1
     assert f"is being written by process {first.process.pid} on " in second.stderr
+    gate.open()
     assert first.wait() == 0, first.errors.read_text()
     assert first.end() == []
-    assert committed(place) == SEGMENTS
+    assert contents(ArchiveReader.open(str(place))) == clean
+
+
+@pytest.mark.faults
+def test_killed_anywhere_it_ends_with_the_rows_of_a_clean_run(
+    folder: Path, clean: dict[str, Any], tmp_path: Path, fault_seed: int
+) -> None:
+    chance, place = random.Random(fault_seed), tmp_path / "archive"
+    for number in range(3):
+        notes = tmp_path / str(number)
+        notes.mkdir()
+        calls = round(10 ** chance.uniform(2, MOST_CALLS))
+        session = Session(dying_run.command(calls, *options(folder, place, *OPTIONS)), notes)
+        assert session.wait() in (-signal.SIGKILL, 0), session.errors.read_text()
+        assert session.end() == []
+    assert indexed_here(folder, place) == clean

@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 from support.archive_contents import contents
+from support.inline_stages import InlineStages
 from support.media import VideoSpec, make_video
-from support.object_store import ObjectStore, running
-from support.processes import run_cli
+from support.object_store import Fault, ObjectStore, running
+from support.processes import end_decoding_process, run_cli
 
 from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.indexing.index import index
+from malmm.pipeline.indexing.reports import IndexReport
+from malmm.pipeline.schema.config import IndexConfig
 
-OPTIONS = (
-    "--model",
-    "debug",
-    "--segment-s",
-    "3",
-    "--bank-length",
-    "2",
-    "--max-new-tokens",
-    "3",
-    "--quiet",
-    "--json",
-)
 # So that no batch depends on which segment came late.
-ALONE = ("--batch-segments", "1")
+SETTINGS: dict[str, Any] = {
+    "model": "debug",
+    "segment_s": 3.0,
+    "bank_length": 2,
+    "max_new_tokens": 3,
+    "batch_segments": 1,
+}
+OPTIONS = [text for name, value in SETTINGS.items() for text in (f"--{name.replace('_', '-')}", str(value))]
 VIDEOS = "s3://films/videos"
 
 
@@ -38,7 +39,7 @@ VIDEOS = "s3://films/videos"
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
     folder = tmp_path_factory.mktemp("videos")
     with running() as store:
-        client = boto3.client(
+        buckets = boto3.client(
             "s3",
             endpoint_url=f"http://{store.behind[0]}:{store.behind[1]}",
             aws_access_key_id="test",
@@ -47,82 +48,114 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
         )
         for number in range(3):
             path = make_video(folder, VideoSpec(f"{number}.mp4", duration_s=6.0 + number))
-            client.upload_file(str(path), "films", f"videos/{number}.mp4")
-        client.upload_file(
+            buckets.upload_file(str(path), "films", f"videos/{number}.mp4")
+        buckets.upload_file(
             str(make_video(folder, VideoSpec("alone.mp4", duration_s=2.0))), "films", "alone/0.mp4"
         )
-        client.put_object(Bucket="films", Key="videos/text.mp4", Body=b"not a video")
-        client.put_object(
+        buckets.put_object(Bucket="films", Key="videos/text.mp4", Body=b"not a video")
+        buckets.put_object(
             Bucket="films",
             Key="videos/list.jsonl",
             Body=b'{"uri": "0.mp4", "title": "one"}\n{"uri": "1.mp4"}\n',
         )
-        client.close()
+        buckets.close()
         yield store
 
 
 @pytest.fixture
-def store(server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    server.fault = lambda method, path: "ok"
-    server.forget()
-    return server
+def store(server: ObjectStore) -> Iterator[ObjectStore]:
+    """The store, well again, with runs in this process."""
+    with reached(server):
+        yield server
 
 
-def indexed(*options: str | Path) -> tuple[int, dict[str, Any]]:
-    ended = run_cli("index", *options, *OPTIONS, *ALONE)
-    assert ended.stdout, ended.stderr
-    return ended.returncode, json.loads(ended.stdout)
+@contextmanager
+def reached(server: ObjectStore) -> Iterator[None]:
+    """Have this process, and the one that decodes for it, find the store."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        end_decoding_process()
+        InlineStages().install(patch)
+        server.fault = lambda method, path: "ok"
+        server.forget()
+        yield
+    end_decoding_process()
+
+
+def indexed(source: str, place: str | Path) -> IndexReport:
+    return index(IndexConfig((source,), str(place), **SETTINGS))
 
 
 @pytest.fixture(scope="module")
 def clean(server: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a run without mishap stores, on this disk."""
     place = tmp_path_factory.mktemp("clean") / "archive"
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in server.environment.items():
-            patch.setenv(name, value)
-        code, _ = indexed(VIDEOS, "--archive", place)
-    assert code == 3
-    return contents(ArchiveReader.open(str(place)))
+    with reached(server):
+        assert indexed(VIDEOS, place).exit_code == 3
+        return contents(ArchiveReader.open(str(place)))
 
 
-def test_a_store_that_stumbles_changes_no_row(store: ObjectStore, clean: dict[str, Any]) -> None:
-    chance = random.Random(3)
+def test_workers_read_from_the_store_and_write_to_it(store: ObjectStore, clean: dict[str, Any]) -> None:
+    place = "s3://films/by-workers"
+    ended = run_cli("index", VIDEOS, "--archive", place, *OPTIONS, "--quiet", "--json")
+    assert ended.returncode == 3, ended.stderr
+    assert [failure["kind"] for failure in json.loads(ended.stdout)["failures"]] == ["not_a_video"]
+    assert contents(ArchiveReader.open(place)) == clean
+    again = indexed(VIDEOS, place)
+    assert (again.exit_code, again.videos_unchanged, again.videos_given_up) == (3, 3, 1)
+    assert again.segments_indexed == 0
+
+
+@pytest.mark.faults
+def test_a_store_that_stumbles_changes_no_row(
+    store: ObjectStore, clean: dict[str, Any], fault_seed: int
+) -> None:
+    store.fault = stumbling(random.Random(fault_seed))
+    place = f"s3://films/stumbling-{fault_seed}"
+    report = indexed(VIDEOS, place)
+    store.fault = lambda method, path: "ok"
+    assert {fault for _, _, fault in store.requests} > {"ok"}
+    assert report.exit_code == 3
+    assert [failure.kind for failure in report.failures] == ["not_a_video"]
+    assert contents(ArchiveReader.open(place)) == clean
+
+
+def stumbling(chance: random.Random) -> Fault:
+    """Faults at random, but for one object never twice running: what is tried again comes through.
+
+    How many requests there are depends on the time that things take, and so would how many fail in a row.
+    """
+    last: dict[tuple[str, str], bool] = {}
+    lock = threading.Lock()
 
     def stumble(method: str, path: str) -> str:
-        if path.startswith("/films/videos") and method == "GET" and chance.random() < 0.2:
-            return chance.choice(["500", "503", "cut", "slow"])
-        return "503" if chance.random() < 0.03 else "ok"
+        key = (method, path.partition("?")[0])
+        with lock:
+            of_video = path.startswith("/films/videos") and method == "GET"
+            last[key] = not last.get(key) and chance.random() < (0.2 if of_video else 0.03)
+            if not last[key]:
+                return "ok"
+            return chance.choice(["500", "503", "cut", "slow"]) if of_video else "503"
 
-    store.fault = stumble
-    place = "s3://films/stumbling"
-    code, report = indexed(VIDEOS, "--archive", place)
-    store.fault = lambda method, path: "ok"
-    assert code == 3
-    assert [failure["kind"] for failure in report["failures"]] == ["not_a_video"]
-    assert contents(ArchiveReader.open(place)) == clean
-    code, report = indexed(VIDEOS, "--archive", place)
-    assert (code, report["videos_unchanged"], report["videos_given_up"]) == (3, 3, 1)
-    assert report["segments_indexed"] == 0
+    return stumble
 
 
 def test_a_store_that_is_away_costs_a_rerun_and_nothing_else(store: ObjectStore, tmp_path: Path) -> None:
     alone, place = "s3://films/alone", tmp_path / "archive"
     store.fault = lambda method, path: "503" if (method, path) == ("GET", "/films/alone/0.mp4") else "ok"
-    code, report = indexed(alone, "--archive", place)
-    assert (code, report["videos_indexed"]) == (1, 0)
-    assert [failure["kind"] for failure in report["failures"]] == ["unreachable"]
+    report = indexed(alone, place)
+    assert (report.exit_code, report.videos_indexed) == (1, 0)
+    assert [failure.kind for failure in report.failures] == ["unreachable"]
     store.fault = lambda method, path: "ok"
-    code, report = indexed(alone, "--archive", place)
-    assert (code, report["videos_indexed"], report["failures"]) == (0, 1, [])
+    report = indexed(alone, place)
+    assert (report.exit_code, report.videos_indexed, report.failures) == (0, 1, [])
     assert ArchiveReader.open(str(place)).count("failures") == 0
 
 
 def test_a_manifest_in_the_store(store: ObjectStore, tmp_path: Path) -> None:
-    code, report = indexed(f"{VIDEOS}/list.jsonl", "--archive", tmp_path / "archive")
-    assert (code, report["videos_indexed"]) == (0, 2)
+    report = indexed(f"{VIDEOS}/list.jsonl", tmp_path / "archive")
+    assert (report.exit_code, report.videos_indexed) == (0, 2)
     rows = ArchiveReader.open(str(tmp_path / "archive")).videos().to_pylist()
     assert {row["uri"]: row["metadata"] for row in rows} == {
         f"{VIDEOS}/0.mp4": '{"title": "one"}',

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ from typing import Any
 from support.archive_contents import contents
 from support.archive_rows import RECIPE, VECTOR_SIZE
 from support.media import VideoSpec, make_video
-from support.processes import Session, run_cli
+from support.processes import Session, command, run_here
 from support.small_runs import SETTINGS, committed
+from support.waiting import until
 
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.run_history import RunRecord, read_runs
@@ -24,15 +24,7 @@ from malmm.pipeline.archive.writer import Archive
 def serve(folder: Path, *jobs: Path) -> Session:
     notes = folder / f"notes-{time.monotonic_ns()}"
     notes.mkdir()
-    return Session(["schedule", *jobs, "--log-format", "json"], notes)
-
-
-def until(met: Callable[[], bool], session: Session) -> None:
-    deadline = time.monotonic() + 240
-    while not met():
-        assert session.alive, session.errors.read_text()
-        assert time.monotonic() < deadline, session.errors.read_text()
-        time.sleep(0.1)
+    return Session(command("schedule", *jobs, "--log-format", "json"), notes)
 
 
 def stopped(session: Session) -> None:
@@ -59,7 +51,7 @@ def test_jobs_of_one_archive_never_run_at_once(tmp_path: Path) -> None:
         path.write_text(f"archive: {place}\noptimize:\nschedule: {{cron: '* * * * * *', retries: 0}}\n")
         jobs.append(path)
     session = serve(tmp_path, *jobs)
-    until(lambda: min(len(ended(place, name)) for name in ("one", "two")) >= 2, session)
+    until(lambda: min(len(ended(place, name)) for name in ("one", "two")) >= 2, going=session.ended)
     stopped(session)
     runs = sorted(read_runs(str(place)), key=lambda run: run.started)
     # Both are due at every second and take longer: nothing was refused, since one waited for the other.
@@ -86,7 +78,7 @@ def test_stopped_in_the_middle_it_goes_on_when_started_again(tmp_path: Path) -> 
 
     write("*/2 * * * * *")
     session = serve(tmp_path, job)
-    until(lambda: committed(place) > 0, session)
+    until(lambda: committed(place) > 0, going=session.ended)
     stopped(session)
     run = read_runs(str(place), job="job")[0]
     assert (run.status, run.exit_code) == ("interrupted", 130)
@@ -95,7 +87,7 @@ def test_stopped_in_the_middle_it_goes_on_when_started_again(tmp_path: Path) -> 
     # Due but once a year: only what was stopped in the middle is a reason to run.
     write("0 0 1 1 *")
     again = serve(tmp_path, job)
-    until(lambda: len(ended(place, "job")) == 2, again)
+    until(lambda: len(ended(place, "job")) == 2, going=again.ended)
     stopped(again)
     assert [each["event"] for each in events(again)][:2] == ["catching up", "scheduled"]
     last = ended(place, "job")[0]
@@ -121,7 +113,7 @@ def test_a_run_that_fails_is_tried_again_and_one_told_wrongly_is_not(tmp_path: P
     session = serve(tmp_path, failing, wrong)
     until(
         lambda: any(run.attempt == 3 for run in ended(place, "failing")) and bool(ended(place, "wrong")),
-        session,
+        going=session.ended,
     )
     stopped(session)
     runs = [run for run in ended(place, "failing") if run.status == "failed"]
@@ -137,11 +129,11 @@ def test_a_run_that_fails_is_tried_again_and_one_told_wrongly_is_not(tmp_path: P
 def test_jobs_without_a_schedule_or_of_one_name_are_refused(tmp_path: Path) -> None:
     job, other = tmp_path / "job.yaml", tmp_path / "other.yaml"
     job.write_text("archive: a\noptimize:\n")
-    done = run_cli("schedule", job)
+    done = run_here("schedule", job)
     assert done.returncode == 2
     assert "has no `schedule:`" in done.stderr
     job.write_text("name: x\narchive: a\noptimize:\nschedule: {cron: '0 2 * * *'}\n")
     other.write_text(job.read_text())
-    done = run_cli("schedule", job, other)
+    done = run_here("schedule", job, other)
     assert done.returncode == 2
     assert "two job files have the name 'x'" in done.stderr

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,8 @@ from http.client import HTTPResponse
 from pathlib import Path
 
 from support.drawn_archive import Drawn
-from support.processes import Session
+from support.processes import Session, command
+from support.waiting import until
 
 
 def free_port() -> int:
@@ -34,26 +34,24 @@ def asked(request: urllib.request.Request) -> tuple[int, HTTPResponse | urllib.e
 
 def patiently(request: urllib.request.Request) -> HTTPResponse | urllib.error.HTTPError:
     """The answer, once the model is not busy any more."""
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
+
+    def answered() -> HTTPResponse | urllib.error.HTTPError | None:
         status, answer = asked(request)
         if status == 200:
             return answer
         assert (status, json.load(answer)["kind"]) == (503, "busy")
-        time.sleep(0.1)
-    raise TimeoutError("the model is still busy")
+        return None
+
+    return until(answered)
 
 
 def test_searching_and_asking_go_through_replicas(drawn: Drawn, tmp_path: Path) -> None:
     port = free_port()
     session = Session(
-        ["serve", "--archive", drawn.place, "--port", str(port), "--ray", "--waiting", "0"], tmp_path
+        command("serve", "--archive", drawn.place, "--port", str(port), "--ray", "--waiting", "0"), tmp_path
     )
     try:
-        until = time.monotonic() + 240
-        while session.alive and "Serving" not in session.output.read_text() and time.monotonic() < until:
-            time.sleep(0.2)
-        assert "Serving" in session.output.read_text(), session.errors.read_text()
+        until(lambda: "Serving" in session.output.read_text(), going=session.ended)
         name, video, _ = drawn.only_once()[0]
         at = f"http://127.0.0.1:{port}/api"
         with urllib.request.urlopen(f"{at}/search?text=a+{name.replace(' ', '+')}&limit=1") as answer:  # noqa: S310

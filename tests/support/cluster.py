@@ -15,11 +15,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from support.waiting import until
 
 __all__ = ["Cluster", "running"]
 
@@ -28,6 +29,8 @@ _SYSTEM = {
     "health_check_initial_delay_ms": 5000,
     "health_check_period_ms": 1000,
     "health_check_failure_threshold": 5,
+    # As a local cluster of ours has it: starting a worker anew costs seconds.
+    "num_workers_soft_limit": 10,
 }
 _STORE_BYTES = 200_000_000
 
@@ -42,16 +45,14 @@ class Cluster:
         self.process, self.environment = process, environment
         self.nodes: list[int] = []
 
-    def worker(self, title: str, within_s: float = 120) -> int:
+    def worker(self, title: str) -> int:
         """A process that runs a task, or holds an actor, with ``title`` in its name, once there is one."""
-        until = time.monotonic() + within_s
-        while time.monotonic() < until:
-            parents = _parents()
-            for node in self.nodes:
-                for pid in (child for child, parent in parents.items() if parent == node):
-                    if title in _read(pid, "cmdline"):
-                        return pid
-        raise TimeoutError(f"no worker {title} within {within_s:g} s")
+
+        def found() -> int:
+            children = [child for child, parent in _parents().items() if parent in self.nodes]
+            return next((pid for pid in children if title in _read(pid, "cmdline")), 0)
+
+        return until(found)
 
     def node_of(self, worker: int) -> int:
         """The node that started a worker."""
@@ -71,11 +72,15 @@ class Cluster:
 
     def end(self) -> None:
         """Kill all of it."""
-        while left := self._members():
+
+        def gone() -> bool:
+            left = self._members()
             for pid in left:
                 _send(pid, signal.SIGKILL)
             self.process.poll()
-            time.sleep(0.05)
+            return not left
+
+        until(gone)
         self.process.wait()
 
     def _members(self) -> list[int]:
@@ -102,7 +107,8 @@ def running(*, nodes: int, cpus: int) -> Iterator[Cluster]:
     errors = folder / "errors.txt"
     with errors.open("w") as written:
         process = subprocess.Popen(
-            [sys.executable, __file__, str(nodes), str(cpus)],
+            [sys.executable, "-m", "support.cluster", str(nodes), str(cpus)],
+            cwd=Path(__file__).parents[1],
             env=os.environ | environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -149,7 +155,7 @@ def _send(pid: int, number: int) -> None:
 
 def _serve(nodes: int, cpus: int) -> None:
     """Start the nodes, say where they are, and wait for the end: they do not outlive this process."""
-    import ray.cluster_utils
+    import ray.cluster_utils  # not in the process of the tests
 
     head = {
         "num_cpus": 0,

@@ -1,15 +1,22 @@
-"""Running the command line as a process of its own, and ending it with all that it started."""
+"""Running the command line, in this process or in one of its own, and ending that with all that it started."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
+
+from malmm.jobs.cli import main
+
+__all__ = ["Ended", "Session", "command", "end_decoding_process", "run_cli", "run_here"]
 
 
 def command(*options: str | Path) -> list[str]:
@@ -24,24 +31,68 @@ def run_cli(*options: str | Path, timeout_s: float = 300) -> subprocess.Complete
     )
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended, with the names of ``subprocess.CompletedProcess``."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_here(*options: str | Path) -> Ended:
+    """Run ``malmm`` to its end in this process, which saves loading everything anew."""
+    before = signal.getsignal(signal.SIGTERM)
+    output, errors = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            try:
+                code = main([*map(str, options)])
+            except SystemExit as leaving:
+                # As argparse leaves.
+                code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return Ended(code, output.getvalue(), errors.getvalue())
+
+
+def end_decoding_process() -> None:
+    """Kill the process that decodes for this one. The next takes on the environment as it is then."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                parent = int(entry.joinpath("stat").read_text().rpartition(")")[2].split()[1])
+                if parent == os.getpid() and b"media.sandbox" in entry.joinpath("cmdline").read_bytes():
+                    os.kill(int(entry.name), signal.SIGKILL)
+
+
 class Session:
-    """A ``malmm`` process in a session of its own, so that whatever it starts can be found and ended."""
+    """A ``malmm`` process in a session of its own, so that whatever it starts can be found and ended.
+
+    ``arguments`` are all of the process's; ``command`` makes them of the command line's options.
+    """
 
     begun: ClassVar[list[Session]] = []
 
-    def __init__(self, options: Sequence[str | Path], folder: Path) -> None:
+    def __init__(self, arguments: Sequence[str], folder: Path) -> None:
         self.output, self.errors = folder / "stdout.txt", folder / "stderr.txt"
         with self.output.open("w") as output, self.errors.open("w") as errors:
-            self.process = subprocess.Popen(
-                command(*options), stdout=output, stderr=errors, start_new_session=True
-            )
+            self.process = subprocess.Popen(arguments, stdout=output, stderr=errors, start_new_session=True)
         self.begun.append(self)
 
     @property
     def alive(self) -> bool:
         return self.process.poll() is None
 
-    def wait(self, timeout_s: float = 240) -> int:
+    def ended(self) -> str | None:
+        """What it said last, if it is over: the reason to wait no longer for what it does."""
+        return (
+            None
+            if self.alive
+            else f"the command ended with {self.process.returncode}: {self.errors.read_text()}"
+        )
+
+    def wait(self, timeout_s: float = 400) -> int:
         return self.process.wait(timeout_s)
 
     def signal_group(self, number: int) -> None:

@@ -8,7 +8,11 @@ from typing import Any
 
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.schema.errors import ArchiveError
-from support.processes import Session
+from support.held_run import Gate
+from support.processes import Session, command
+from support.waiting import until
+
+__all__ = ["SETTINGS", "committed", "is_made", "options", "start", "until_more_is_committed"]
 
 # One segment at a time, so that no batch depends on when its run was stopped.
 SETTINGS: dict[str, Any] = {
@@ -21,15 +25,29 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def start(folder: Path, place: Path, *more: str, notes: Path | None = None, **changes: Any) -> Session:
-    """`malmm index` with the settings, with what it says kept in a folder, beside the archive unless told."""
+def options(folder: Path, place: Path, *more: str, **changes: Any) -> list[str | Path]:
+    """`malmm index` with the settings."""
+    found: list[str | Path] = ["index", folder, "--archive", place, "--json", *more]
+    for name, value in (SETTINGS | changes).items():
+        found += [f"--{name.replace('_', '-')}", str(value)]
+    return found
+
+
+def start(
+    folder: Path,
+    place: Path,
+    *more: str,
+    notes: Path | None = None,
+    gate: Gate | None = None,
+    ray: bool = True,
+    **changes: Any,
+) -> Session:
+    """`malmm index` as a process, behind a gate if told, with what it says kept beside the archive unless told."""
     if notes is None:
         notes = place.parent / f"notes-{time.monotonic_ns()}"
         notes.mkdir()
-    options: list[str | Path] = ["index", folder, "--archive", place, "--json", *more]
-    for name, value in (SETTINGS | changes).items():
-        options += [f"--{name.replace('_', '-')}", str(value)]
-    return Session(options, notes)
+    given = options(folder, place, *more, **changes)
+    return Session(gate.command(*given, ray=ray) if gate is not None else command(*given), notes)
 
 
 def committed(place: Path) -> int:
@@ -40,11 +58,16 @@ def committed(place: Path) -> int:
         return 0
 
 
-def until_more_is_committed(session: Session, place: Path) -> int:
-    """Wait until a run has committed something of its own; gives how many are done then."""
-    before = committed(place)
-    deadline = time.monotonic() + 150
-    while session.alive and time.monotonic() < deadline and committed(place) == before:
-        time.sleep(0.05)
-    assert session.alive, session.errors.read_text()
-    return committed(place)
+def is_made(place: Path) -> bool:
+    """Whether there is an archive."""
+    try:
+        ArchiveReader.open(str(place))
+    except ArchiveError:
+        return False
+    return True
+
+
+def until_more_is_committed(session: Session, place: Path, before: int | None = None) -> int:
+    """Wait until a run has committed more than there was ``before``; gives how many are done then."""
+    known = committed(place) if before is None else before
+    return until(lambda: found if (found := committed(place)) > known else 0, going=session.ended)

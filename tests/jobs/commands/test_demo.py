@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
-from support.processes import run_cli
+from support.inline_stages import InlineStages
+from support.processes import run_here
 
 from malmm.jobs.commands import demo
 from malmm.model.demo.questions import questions
@@ -17,6 +18,12 @@ def run(*options: str | Path) -> int:
     parser = argparse.ArgumentParser()
     demo.add_parser(parser.add_subparsers())
     return demo.run(parser.parse_args(["demo", *map(str, options)]))
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run all stages in this process."""
+    InlineStages().install(monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -41,10 +48,11 @@ def test_a_file_in_the_place_of_the_directory_is_an_error(tmp_path):
         run(tmp_path / "file")
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_answers_stand_next_to_the_truth(tmp_path):
     """The debug model knows nothing, so what matters is that every question is there with its own truth."""
     options = ("demo", tmp_path, "--model", "debug", "--videos", "2", "--seconds", "9", "--quiet")
-    ended = run_cli(*options, "--json")
+    ended = run_here(*options, "--json")
     assert ended.returncode == 0, ended.stderr
     shown = json.loads(ended.stdout)
     assert "random weights" in shown["notice"]
@@ -60,15 +68,16 @@ def test_answers_stand_next_to_the_truth(tmp_path):
             assert isinstance(answer["online"], str)
             assert isinstance(answer["replay"], str)
     drawn = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "videos").iterdir()}
-    printed = run_cli(*options).stdout
+    printed = run_here(*options).stdout
     assert printed.count("      truth   ") == len(shown["answers"])
     assert f"of {len(shown['answers'])} while indexing" in printed
     assert "random weights" in printed
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "videos").iterdir()} == drawn
 
 
+@pytest.mark.usefixtures("without_ray")
 def test_the_model_that_comes_with_the_package_is_right_about_most(tmp_path):
-    ended = run_cli("demo", tmp_path, "--videos", "2", "--seconds", "30", "--quiet", "--json")
+    ended = run_here("demo", tmp_path, "--videos", "2", "--seconds", "30", "--quiet", "--json")
     assert ended.returncode == 0, ended.stderr
     shown = json.loads(ended.stdout)
     assert "knows only drawn shapes" in shown["notice"]
@@ -77,7 +86,7 @@ def test_the_model_that_comes_with_the_package_is_right_about_most(tmp_path):
 
 
 def test_a_model_that_cannot_be_used_is_an_error_before_anything_is_drawn(tmp_path):
-    ended = run_cli("demo", tmp_path / "new", "--model", tmp_path)
+    ended = run_here("demo", tmp_path / "new", "--model", tmp_path)
     assert ended.returncode == 1
     assert ended.stderr.count("\n") == 1
     assert not (tmp_path / "new").exists()
