@@ -9,7 +9,8 @@ from typing import TypeVar
 __all__ = ["until"]
 
 T = TypeVar("T")
-_PAUSE_S = 0.05
+# What is waited for needs the processor more.
+_PAUSE_S = 0.2
 
 
 def until(
