@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,14 +45,21 @@ def module_of(path: Path) -> str:
 MODULES = {module_of(path): path for path in sources()}
 
 
-def imports(path: Path) -> Iterator[tuple[str, int, tuple[str, ...]]]:
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def imports(path: Path) -> list[tuple[str, int, tuple[str, ...]]]:
     """What a file imports, at its top or within: module, level of a relative import, names."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    found: list[tuple[str, int, tuple[str, ...]]] = []
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name, 0, ()
+            found += [(alias.name, 0, ()) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            yield node.module or "", node.level, tuple(alias.name for alias in node.names)
+            found.append((node.module or "", node.level, tuple(alias.name for alias in node.names)))
+    return found
 
 
 def own_imports(path: Path) -> set[str]:
@@ -113,7 +120,7 @@ def exported(tree: ast.Module) -> list[str] | None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_module_says_what_it_offers(module: str) -> None:
-    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    tree = parsed(MODULES[module])
     assert ast.get_docstring(tree)
     names = exported(tree)
     if names is None:
@@ -130,7 +137,7 @@ def test_every_module_says_what_it_offers(module: str) -> None:
 def test_other_folders_import_only_what_is_offered(module: str) -> None:
     for name, _, names in imports(MODULES[module]):
         if name in MODULES and name.split(".")[:2] != module.split(".")[:2]:
-            offered = exported(ast.parse(MODULES[name].read_text(encoding="utf-8"))) or []
+            offered = exported(parsed(MODULES[name])) or []
             inner = {part for part in names if f"{name}.{part}" in MODULES}
             assert set(names) - set(offered) - inner == set(), f"from {name}"
 
