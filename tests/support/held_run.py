@@ -69,12 +69,12 @@ def _without_ray(gate: str, patch: Any) -> None:
     from support.inline_stages import InlineStages
 
     class HeldStages(InlineStages):
-        def replaying(self, work: Any, *arguments: Any) -> Iterator[Any]:
+        def replaying(self, work: Any, *arguments: Any, **options: Any) -> Iterator[Any]:
             for block in work:
                 for place, row in enumerate(carried(block)):
                     while row.segment is not None and row.segment.index >= int(Path(gate).read_text()):
                         time.sleep(_PAUSE_S)
-                    yield from super().replaying([block.slice(place, 1)], *arguments)
+                    yield from super().replaying([block.slice(place, 1)], *arguments, **options)
 
     HeldStages().install(patch)
     patch.setattr(replay_commits, "COMMIT_EVERY_S", 0.0)
