@@ -21,7 +21,7 @@ def test_a_stage_of_ones_own_between_decode_and_encode(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=900,
         env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "RAY_DEDUP_LOGS": "0"},
     )
     assert done.returncode == 0, done.stderr

@@ -77,7 +77,7 @@ def test_the_page_goes_from_nothing_to_a_schedule(tmp_path: Path, server: JobSer
                     going=lambda: None if service.poll() is None else f"it ended with {service.returncode}",
                 )
                 service.send_signal(signal.SIGTERM)
-                _, errors = service.communicate(timeout=120)
+                _, errors = service.communicate(timeout=900)
             assert service.returncode == 0, errors
             assert run is not None
             assert "stopped" in errors.splitlines()[-1]
@@ -124,7 +124,7 @@ def test_a_submitted_job_exits_as_it_ended_and_is_measured(tmp_path: Path, serve
     ) as process:  # fmt: skip
         while process.poll() is None:
             # A gauge is on the page once for each time that it is set.
-            with urlopen(server.metrics, timeout=10) as answer:  # noqa: S310 - our own server
+            with urlopen(server.metrics, timeout=60) as answer:  # noqa: S310 - our own server
                 page = answer.read().decode()
             seen |= {name for name in wanted if name in page}
             time.sleep(0.3)

@@ -23,7 +23,7 @@ def command(*options: str | Path) -> list[str]:
     return [sys.executable, "-m", "malmm.jobs.cli", *map(str, options)]
 
 
-def run_cli(*options: str | Path, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+def run_cli(*options: str | Path, timeout_s: float = 900) -> subprocess.CompletedProcess[str]:
     """Run ``malmm`` to its end, offline."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     return subprocess.run(
@@ -92,7 +92,7 @@ class Session:
             else f"the command ended with {self.process.returncode}: {self.errors.read_text()}"
         )
 
-    def wait(self, timeout_s: float = 400) -> int:
+    def wait(self, timeout_s: float = 900) -> int:
         return self.process.wait(timeout_s)
 
     def signal_group(self, number: int) -> None:

@@ -78,7 +78,7 @@ def as_process(place: str, notes: Path, *options: str, **environment: str) -> It
         yield Served(said.rsplit(" at ", 1)[1].strip(), place)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(300)
         process.stdout.close()
 
 

@@ -118,7 +118,7 @@ def test_several_processes_may_make_it_at_once(tmp_path):
         env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr

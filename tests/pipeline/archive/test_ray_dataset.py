@@ -19,7 +19,7 @@ def test_rows_on_workers_are_those_of_the_archive(drawn: Drawn) -> None:
         f"print(dataset({drawn.place!r}, 'memories').count())"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=900
     )
     assert done.returncode == 0, done.stderr
     whole = [row["text"] for row in drawn.reader.annotations().to_pylist() if row["segment_id"] is None]

