@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shutil
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import ray
 import torch
-from support.archive_contents import contents, versions
+from support.archive_contents import contents
 from support.flow_rows import picture
-from support.inline_stages import InlineStages
-from support.media import VideoSpec, cut, make_video, run_ffmpeg
+from support.media import VideoSpec, make_video
+from support.mixed_folder import BROKEN, FPS, LENGTH, NAMES, PROMPTS, SEGMENT_S, SPECS, go, good, make_folder
 
 from malmm.model.checkpoints.resolve import open_models
 from malmm.model.decoding import Decoding
@@ -33,45 +31,18 @@ from malmm.operators.media.probe import probe
 from malmm.operators.media.reader import decode_span
 from malmm.operators.media.sampling import plan_spans
 from malmm.pipeline.archive.reader import ArchiveReader
-from malmm.pipeline.indexing.index import index
 from malmm.pipeline.indexing.reports import IndexReport
-from malmm.pipeline.schema.config import IndexConfig, Prompt
-from malmm.pipeline.schema.errors import RecipeMismatch
+from malmm.pipeline.schema.config import Prompt
 from malmm.pipeline.schema.ids import video_id
 from malmm.pipeline.schema.progress import Progress
 
 # Ray warns of settings of its own.
 pytestmark = pytest.mark.filterwarnings("ignore:`use_\\w+` is deprecated:DeprecationWarning:ray.data.context")
 
-SEGMENT_S, FPS, LENGTH = 5.0, 2.0, 4
-PROMPTS = (
-    Prompt("people", "How many people are there?"),
-    Prompt("place", "Where is it?", task="classification", labels=("indoors", "outdoors")),
-)
-NEW_PROMPT = Prompt("colour", "Which colour is it?")
-NAMES = {"caption", "people", "place"}
-SPECS = [
-    VideoSpec("constant.mp4", duration_s=12.0, b_frames=2),
-    VideoSpec("variable.mp4", duration_s=11.0, keep="not(mod(n\\,7))+gt(t\\,4)*not(mod(n\\,3))"),
-    VideoSpec("turned.mp4", duration_s=3.0, rotation=90),
-    VideoSpec("late.ts", duration_s=8.0, offset_s=5.0, source="smptebars"),
-    VideoSpec("one-frame.mp4", duration_s=1 / 24),
-]
-BROKEN = {"sound.mp4": "no_video_stream", "text.mp4": "not_a_video", "empty.mp4": "empty_file"}
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("videos")
-    for spec in SPECS:
-        make_video(made, spec)
-    whole = make_video(tmp_path_factory.mktemp("whole"), VideoSpec("whole.mkv", duration_s=12.0))
-    shutil.copy(cut(whole, 0.92, "short.mkv"), made)
-    run_ffmpeg("-f", "lavfi", "-i", "sine=d=2", made / "sound.mp4")
-    (made / "text.mp4").write_text("This is not a video.\n")
-    (made / "empty.mp4").touch()
-    (made / "notes.txt").write_text("not looked at")
-    return made
+    return make_folder(tmp_path_factory.mktemp("videos"), tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture(scope="module")
@@ -92,22 +63,6 @@ def _cluster(_own_cache: None) -> Iterator[None]:
     ray.shutdown()
 
 
-def go(archive: Path, *sources: Path, **changes: Any) -> IndexReport:
-    options: dict[str, Any] = {
-        "sources": tuple(map(str, sources)),
-        "archive": str(archive),
-        "model": "debug",
-        "fps": FPS,
-        "segment_s": SEGMENT_S,
-        "bank_length": LENGTH,
-        "prompts": PROMPTS,
-        "batch_segments": 3,
-        "max_new_tokens": 6,
-    }
-    on_progress = changes.pop("on_progress", None)
-    return index(IndexConfig(**(options | changes)), on_progress=on_progress)
-
-
 @pytest.fixture(scope="module")
 def told() -> list[Progress]:
     return []
@@ -126,16 +81,6 @@ def first(
 @pytest.fixture
 def copied(first: tuple[ArchiveReader, IndexReport], tmp_path: Path) -> Path:
     return Path(shutil.copytree(first[0].uri, tmp_path / "archive"))
-
-
-@pytest.fixture
-def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run all stages in this process: what follows a first run is the driver's work."""
-    InlineStages().install(monkeypatch)
-
-
-def good(folder: Path) -> list[Path]:
-    return [folder / spec.name for spec in SPECS]
 
 
 def test_every_good_video_is_stored(first: tuple[ArchiveReader, IndexReport], folder: Path) -> None:
@@ -363,42 +308,6 @@ def test_a_plain_lancedb_client_reads_it(first: tuple[ArchiveReader, IndexReport
     assert len(read["texts"]) == len(NAMES) * report.videos_indexed
 
 
-def test_a_rerun_does_nothing(first: tuple[ArchiveReader, IndexReport], folder: Path) -> None:
-    archive, _ = first
-    before, before_rows = versions(archive), contents(archive)
-    stages: list[str] = []
-    report = go(
-        Path(archive.uri),
-        *good(folder),
-        folder / "short.mkv",
-        on_progress=lambda progress: stages.append(progress.stage),
-    )
-    # Neither a cluster nor a model is looked for.
-    assert set(stages) == {"listing"}
-    assert report.exit_code == 0
-    assert (report.videos_unchanged, report.videos_indexed, report.segments_indexed) == (len(SPECS) + 1, 0, 0)
-    assert report.annotations == report.memories == 0
-    assert versions(archive) == before
-    assert contents(archive) == before_rows
-
-
-@pytest.mark.usefixtures("without_ray")
-@pytest.mark.parametrize("retry", [False, True])
-def test_what_failed_is_tried_again_when_asked_for_and_nothing_else_is_touched(
-    copied: Path, folder: Path, retry: bool
-) -> None:
-    archive = ArchiveReader.open(str(copied))
-    kept = ("videos", "segments", "memories", "annotations", "recipes")
-    before = versions(archive, *kept)
-    report = go(copied, folder, retry=retry)
-    assert report.exit_code == 3
-    assert report.videos_given_up == (0 if retry else len(BROKEN))
-    assert sorted(failure.kind for failure in report.failures) == sorted(BROKEN.values())
-    assert versions(archive, *kept) == before
-    attempts = {row["kind"]: row["attempts"] for row in archive.failures().to_pylist()}
-    assert attempts == dict.fromkeys(BROKEN.values(), 1 + retry) | {"truncated": 1}
-
-
 def test_one_more_video_is_indexed_alone(copied: Path, folder: Path, tmp_path: Path) -> None:
     extra = make_video(tmp_path, VideoSpec("extra.mp4", duration_s=7.0))
     archive = ArchiveReader.open(str(copied))
@@ -412,57 +321,3 @@ def test_one_more_video_is_indexed_alone(copied: Path, folder: Path, tmp_path: P
     new = {row["video_id"] for key, row in after["memories"].items() if key not in before["memories"]}
     assert new == {video_id(str(extra))}
     assert len(after["annotations"]) - len(before["annotations"]) == 3 * len(NAMES)
-
-
-@pytest.mark.usefixtures("without_ray")
-def test_a_changed_file_replaces_its_rows(copied: Path, folder: Path, tmp_path: Path) -> None:
-    path = folder / "late.ts"
-    archive = ArchiveReader.open(str(copied))
-    before = contents(archive)
-    kept = tmp_path / "kept.ts"
-    shutil.copy2(path, kept)
-    shutil.copy(make_video(tmp_path, VideoSpec("changed.ts", duration_s=13.0)), path)
-    try:
-        report = go(copied, *good(folder))
-    finally:
-        shutil.copy2(kept, path)
-    assert (report.exit_code, report.videos_indexed, report.segments_indexed) == (0, 1, 3)
-    after = contents(archive)
-    key = video_id(str(path))
-    for name in ("segments", "memories", "annotations"):
-        others = {row_id: row for row_id, row in before[name].items() if row["video_id"] != key}
-        assert others.items() <= after[name].items()
-        old = before[name].keys() - others.keys()
-        assert old
-        assert not old & after[name].keys()
-    assert before["videos"].keys() == after["videos"].keys()
-    assert after["videos"][key]["duration_s"] == pytest.approx(13.0, abs=0.1)
-    of_video = [row for row in after["annotations"].values() if row["video_id"] == key]
-    assert len(of_video) == len(NAMES) * (3 + 1)
-    assert os.stat(path).st_mtime == os.stat(kept).st_mtime  # noqa: PTH116
-
-
-@pytest.mark.usefixtures("without_ray")
-def test_a_new_prompt_is_put_to_stored_memory(copied: Path, folder: Path) -> None:
-    archive = ArchiveReader.open(str(copied))
-    before = contents(archive)
-    untouched = versions(archive, "videos", "segments", "memories")
-    report = go(copied, *good(folder), prompts=(*PROMPTS, NEW_PROMPT))
-    after = contents(archive)
-    assert report.exit_code == 0
-    assert report.segments_indexed == 0
-    new = [row for key, row in after["annotations"].items() if key not in before["annotations"]]
-    subjects = archive.count("segments") + archive.count("videos")
-    assert report.annotations == len(new) == subjects
-    assert {(row["prompt_name"], row["mode"]) for row in new} == {("colour", "replay")}
-    assert len({row["segment_id"] or row["video_id"] for row in new}) == subjects
-    assert before["annotations"].items() <= after["annotations"].items()
-    assert versions(archive, "videos", "segments", "memories") == untouched
-
-
-def test_another_recipe_is_refused(first: tuple[ArchiveReader, IndexReport], folder: Path) -> None:
-    archive, _ = first
-    before = versions(archive)
-    with pytest.raises(RecipeMismatch, match=r"--bank-length 4 stored, 5 asked; give|--bank-length 4 stored"):
-        go(Path(archive.uri), folder, bank_length=LENGTH + 1)
-    assert versions(archive) == before

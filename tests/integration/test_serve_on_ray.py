@@ -35,14 +35,14 @@ def asked(request: urllib.request.Request) -> tuple[int, HTTPResponse | urllib.e
 def patiently(request: urllib.request.Request) -> HTTPResponse | urllib.error.HTTPError:
     """The answer, once the model is not busy any more."""
 
-    def answered() -> HTTPResponse | urllib.error.HTTPError | None:
+    def answered() -> list[HTTPResponse | urllib.error.HTTPError]:
         status, answer = asked(request)
         if status == 200:
-            return answer
+            return [answer]
         assert (status, json.load(answer)["kind"]) == (503, "busy")
-        return None
+        return []
 
-    return until(answered)
+    return until(answered)[0]
 
 
 def test_searching_and_asking_go_through_replicas(drawn: Drawn, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def _hold_decoders(gate: str) -> None:
 
     for module in (graph, inline_stages):
         assert module.decode_segments is decode
-        module.decode_segments = decode_segments  # type: ignore[assignment]
+        setattr(module, decode.__name__, decode_segments)
 
 
 def _without_ray(gate: str, patch: Any) -> None:

@@ -14,7 +14,10 @@ _PAUSE_S = 0.2
 
 
 def until(
-    condition: Callable[[], T], *, going: Callable[[], str | None] | None = None, within_s: float = 900.0
+    condition: Callable[[], T | None],
+    *,
+    going: Callable[[], str | None] | None = None,
+    within_s: float = 900.0,
 ) -> T:
     """Call ``condition`` again and again until it returns something true, and return that.
 
