@@ -9,6 +9,8 @@ from collections.abc import Iterator
 # Tests and the commands that they start share this machine: threads that wait for each other in their turns cost
 # more than they save. Read when torch is loaded, here and in each command.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray lets its workers yield to all other programs (niceness 15), so that on a busy machine they would starve.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import pytest
 import torch
