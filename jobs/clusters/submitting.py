@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from malmm.jobs.clusters.wheel import write_wheel
-from malmm.pipeline.schema.errors import ConfigError, WorkerError
+from malmm.jobs.extras import needing
+from malmm.pipeline.schema.errors import WorkerError
 from malmm.pipeline.schema.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 
 __all__ = ["submit"]
@@ -37,10 +38,11 @@ def submit(
     it grows. Without ``wait`` the code is 0 as soon as the job is taken. Interrupted, the job is stopped. Raises
     ConfigError where Ray has no job client here, and WorkerError when the cluster cannot be reached.
     """
-    try:
+    with needing("cluster", "`malmm submit`"):
+        # Ray's client imports without them, and fails at its first call.
+        import aiohttp  # noqa: F401
+        import requests  # noqa: F401
         from ray.job_submission import JobSubmissionClient
-    except ImportError as error:  # pragma: no cover - the extra is there when tests run
-        raise ConfigError("the job client of Ray is missing: pip install 'malmm-ray[cluster]'") from error
     with tempfile.TemporaryDirectory(prefix="malmm-submit-") as name:
         folder = Path(name)
         sent = folder / "sent"

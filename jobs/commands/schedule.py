@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from malmm.jobs.commands.options import add_log_format
+from malmm.jobs.extras import needing
 from malmm.jobs.terminal.log_lines import log_line
 from malmm.jobs.terminal.text import printable
 from malmm.pipeline.schema.exit_codes import EXIT_OK
@@ -47,7 +48,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C."""
     from malmm.jobs.files.loading import load
-    from malmm.jobs.schedules.service import Service
+
+    with needing("schedule", "`malmm schedule`"):
+        from malmm.jobs.schedules.service import Service
 
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

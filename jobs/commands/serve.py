@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from malmm.jobs.commands.options import add_archive
 from malmm.jobs.commands.search import add_models
+from malmm.jobs.extras import needing
 from malmm.jobs.terminal.text import printable
 from malmm.pipeline.schema.errors import ConfigError
 
@@ -61,7 +62,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--max-new-tokens", type=int, default=128, metavar="N", help="longest answer (%(default)s)"
     )
     parser.add_argument(
-        "--ray", action="store_true", help="serve on Ray Serve; needs `pip install 'malmm-ray[serve]'`"
+        "--ray", action="store_true", help="serve on Ray Serve; needs `pip install 'malmm-ray[ray-serve]'`"
     )
     add_models(parser)
     parser.set_defaults(run=run)
@@ -93,16 +94,17 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.ray:
         _serve_on_ray(config, on_ready)
     else:
-        from malmm.pipeline.web.server import serve
-
+        with needing("serve", "`malmm serve`"):
+            from malmm.pipeline.web.server import serve
         serve(config, on_ready=on_ready)
     return 0
 
 
 def _serve_on_ray(config: ServeConfig, on_ready: Callable[[str], None]) -> None:
     from malmm.jobs.terminal.quiet_ray import quiet_ray
-    from malmm.pipeline.web.ray_serve import serve_on_ray
 
+    with needing("ray-serve", "`malmm serve --ray`"):
+        from malmm.pipeline.web.ray_serve import serve_on_ray
     with quiet_ray(verbose=False) as ray:
 
         def ready(address: str) -> None:

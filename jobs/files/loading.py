@@ -11,12 +11,12 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from malmm.jobs.extras import needing
 from malmm.jobs.files.fields import KINDS, SPELLED, Options, arguments_of, prompt_of
 from malmm.jobs.files.job import Job
 from malmm.jobs.files.problems import JobFileError, Problem
 from malmm.jobs.files.tree import Tree, parse
 from malmm.jobs.files.wording import worded
-from malmm.jobs.schedules.cron import Cron
 from malmm.pipeline.schema.errors import ConfigError
 
 __all__ = ["LoadedJob", "LoadedStep", "load", "name_of"]
@@ -137,6 +137,8 @@ def _inside(where: Any, part: str | int) -> Any:
 def _check_schedule(job: Job, tree: Tree, problems: list[Problem]) -> None:
     if job.schedule is None:
         return
+    with needing("schedule", "`schedule:` in a job file"):
+        from malmm.jobs.schedules.cron import Cron
     for name, value in (("cron", job.schedule.cron), ("timezone", job.schedule.timezone)):
         try:
             if name == "cron":
