@@ -7,7 +7,7 @@ DEMO ?= build/demo
 SAMPLE ?= 20
 SEED ?= 0
 
-.PHONY: demo test test-faults install format lint types wheel bench train score check clean help
+.PHONY: demo test test-faults install links format lint types wheel bench train score check clean help
 
 help:            ## say what each target does
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' Makefile | sed -E 's/:.*##/ -/'
@@ -23,11 +23,16 @@ test: $(VENV)/.installed-dev  ## run the tests
 test-faults: $(VENV)/.installed-dev  ## let things fail at random places, SAMPLE rounds from SEED on
 	$(BIN)/python -m pytest -n 2 -m faults --fault-sample $(SAMPLE) --fault-seed $(SEED)
 
-install: $(VENV)/.installed-dev  ## install for development
+install: $(VENV)/.installed-dev links  ## install for development
+
+# The folders import as malmm.*; type checkers and editors need to see them laid out so.
+links:
+	mkdir -p build/types/malmm
+	for package in $(PACKAGES); do ln -sfn ../../../$$package build/types/malmm/$$package; done
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[serve]'
 	touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt
@@ -43,12 +48,20 @@ lint: $(VENV)/.installed-dev  ## check format and style
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-# The folders import as malmm.*; the type checker needs to see them laid out so.
-types: $(VENV)/.installed-dev  ## check types
-	mkdir -p build/types/malmm
-	for package in $(PACKAGES); do ln -sfn ../../../$$package build/types/malmm/$$package; done
+# What a language server is asked for: every package, and a name that is defined in one of them.
+define EVERY_PACKAGE
+import tomllib
+with open("pyproject.toml", "rb") as settings:
+    packages = tomllib.load(settings)["tool"]["setuptools"]["packages"]
+print("# pyright: basic", *(f"import {name}" for name in packages), "print(malmm.pipeline.index)", sep="\n")
+endef
+export EVERY_PACKAGE
+
+types: $(VENV)/.installed-dev links  ## check types, and that editors find every package
 	MYPYPATH=build/types:tests $(BIN)/mypy $(PACKAGES:%=-p malmm.%)
 	MYPYPATH=build/types:tests $(BIN)/mypy --allow-untyped-defs tests benchmarks examples
+	$(BIN)/python -c "$$EVERY_PACKAGE" > build/every_package.py
+	$(BIN)/basedpyright --level error build/every_package.py
 
 # The wheel is tried in an environment of its own, which sees the dependencies but not the source tree.
 wheel: $(VENV)/.installed-dev  ## build the wheel and try it
