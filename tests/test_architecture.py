@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -171,3 +172,13 @@ def test_packages_are_listed_and_lie_where_they_are_said_to() -> None:
         assert (ROOT / places[package] / "py.typed").is_file()
     with_code = {str(path.parent.relative_to(ROOT)) for path in sources()}
     assert with_code == set(places.values())
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_every_file_and_folder_that_a_page_names_is_there(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    # Code spans that begin with a folder of the repository, and the pages that are linked to.
+    paths = re.findall(r"`((?:pipeline|operators|model|jobs|tests|docs|benchmarks)/[\w./]*)`", text)
+    links = [str(Path(page).parent / link) for link in re.findall(r"\]\(([\w./]+)\)", text)]
+    assert paths
+    assert [path for path in (*paths, *links) if not (ROOT / path).exists()] == []
