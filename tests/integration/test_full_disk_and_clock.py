@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from support.archive_contents import contents
 from support.archive_rows import RECIPE, VECTOR_SIZE
+from support.held_run import Gate
 from support.inline_stages import InlineStages
 from support.media import VideoSpec, make_video
 from support.small_runs import SETTINGS as SMALL
@@ -31,8 +32,8 @@ from malmm.pipeline.schema.errors import ArchiveBusy
 
 # Small files for a small disk.
 SETTINGS = SMALL | {"segment_s": 0.5}
-LENGTHS_S = (30.0, 20.0)
-SEGMENTS = 100
+LENGTHS_S = (10.0, 6.0)
+SEGMENTS = 32
 YEAR_S = 365 * 86_400
 
 
@@ -96,10 +97,12 @@ def test_a_full_disk_costs_a_rerun_and_nothing_else(
     folder: Path, clean: dict[str, Any], tmp_path: Path
 ) -> None:
     with small_disk(megabytes=64) as disk:
-        place = disk / "archive"
-        session = start(folder, place, notes=tmp_path, **SETTINGS)
+        place, gate = disk / "archive", Gate(tmp_path)
+        gate.allow(4)
+        session = start(folder, place, notes=tmp_path, gate=gate, **SETTINGS)
         until_more_is_committed(session, place)
         ballast = fill(disk)
+        gate.open()
         code = session.wait()
         assert session.end() == []
         said = session.errors.read_text()

@@ -18,7 +18,7 @@ __all__ = ["ObjectStore", "running"]
 #: What becomes of a request, by its method and path: ``ok``, a status, ``cut`` in the middle, or ``slow``.
 Fault = Callable[[str, str], str]
 _HOP = {"connection", "transfer-encoding", "content-length", "keep-alive"}
-_SLOW_S = 2.0
+_SLOW_S = 0.5
 
 
 class ObjectStore:
