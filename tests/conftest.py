@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import settings
+from support.equipment import NEEDS, missing
+
+if TYPE_CHECKING:
+    from support.drawn_archive import Drawn
 
 # Tests and the commands that they start share this machine: threads that wait for each other in their turns cost
 # more than they save. Read when torch is loaded, here and in each command.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray lets its workers yield to all other programs (niceness 15), so that on a busy machine they would starve.
 os.environ.setdefault("RAY_worker_niceness", "0")
-
-import pytest
-import torch
-from hypothesis import settings
-from support.drawn_archive import Drawn, make_archive
-from support.equipment import NEEDS, missing
-
-torch.set_num_threads(1)
 
 # Tests check what comes out and never how long it took: the machine may be busy.
 settings.register_profile("malmm", deadline=None)
@@ -40,6 +40,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
     """An archive that tests read and never write."""
+    # Loads torch, Ray and Lance, which few tests of a small selection need.
+    from support.drawn_archive import make_archive
+
     return make_archive(tmp_path_factory.mktemp("drawn"), segment_s=20.0)
 
 
