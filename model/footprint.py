@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import InstructBlipConfig, InstructBlipQFormerModel, InstructBlipVisionModel
+from transformers import InstructBlipConfig
 
-from malmm.model.checkpoints.checkpoint import CheckpointError
+from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
 from malmm.model.checkpoints.resolve import NO_RETRIEVAL, Models, open_models
-from malmm.model.families.instructblip.language import language_class
-from malmm.model.families.instructblip.qformer import MemorySettings, OnlineQFormer
+from malmm.model.families.instructblip.meta import meta_parts
+from malmm.model.families.instructblip.qformer import OnlineQFormer
+from malmm.model.families.registry import family_of, image_size, row_of, token_shape
 from malmm.model.memory.positions import table_rows
+from malmm.model.memory.settings import MemorySettings
 
-__all__ = ["PUBLISHED_SIZES", "Footprint", "footprints", "main", "meta_parts", "slot_bytes"]
+__all__ = ["PUBLISHED_SIZES", "Footprint", "footprints", "main", "plain_footprints", "slot_bytes"]
 
 _VICUNA: dict[str, Any] = {"model_type": "llama", "vocab_size": 32001, "pad_token_id": 0}
 _FLAN_T5: dict[str, Any] = {
@@ -57,22 +60,6 @@ class Footprint:
     part: str
     parameters: int
     size_bytes: int
-
-
-def meta_parts(config: InstructBlipConfig) -> dict[str, Any]:
-    """The parts of an InstructBLIP model on the meta device, by the prefix of their parameters' names."""
-    kind = language_class(config)
-    with torch.device("meta"):
-        query = torch.empty(1, config.num_query_tokens, config.qformer_config.hidden_size)
-        language = kind._from_config(config.text_config)
-        hidden = language.get_input_embeddings().weight.shape[1]
-        return {
-            "vision_model": InstructBlipVisionModel._from_config(config.vision_config),
-            "qformer": InstructBlipQFormerModel._from_config(config.qformer_config),
-            "query_tokens": nn.Parameter(query),
-            "language_projection": nn.Linear(config.qformer_config.hidden_size, hidden),
-            "language_model": language,
-        }
 
 
 def _count(part: nn.Module) -> int:
@@ -129,11 +116,49 @@ def slot_bytes(models: Models, vector_size: int) -> int:
 
     The thumbnail is a guess: its size depends on what it shows.
     """
-    vision = models.instructblip.parsed(InstructBlipConfig).vision_config
-    tokens = (vision.image_size // vision.patch_size) ** 2 + 1
+    tokens, *layers_and_channels = token_shape(models.checkpoint)
     queries = int(models.retrieval.config.get("num_query_tokens", 32)) if models.retrieval else 0
-    thumbnail = round(_THUMBNAIL_BYTES_A_PIXEL * vision.image_size**2)
-    return 2 * tokens * vision.hidden_size + 2 * queries * vector_size + 4 * tokens + thumbnail
+    thumbnail = round(_THUMBNAIL_BYTES_A_PIXEL * image_size(models.checkpoint) ** 2)
+    return 2 * tokens * math.prod(layers_and_channels) + 2 * queries * vector_size + 4 * tokens + thumbnail
+
+
+def plain_footprints(
+    checkpoint: Checkpoint, *, half_bytes: int = 2, settings: MemorySettings | None = None
+) -> list[Footprint]:
+    """Weights of both parts of a family that reads slots, and the bank of one segment, as ``footprints`` does.
+
+    Raises CheckpointError for a configuration that no model can be built of.
+    """
+    vision, language = family_of(checkpoint).parameters(checkpoint)
+    length = (settings or MemorySettings()).length
+    return [
+        Footprint("encode", "vision encoder and projector", vision, vision * half_bytes),
+        Footprint(
+            "encode", "visual bank, a segment", 0, 4 * (length + 1) * math.prod(token_shape(checkpoint))
+        ),
+        Footprint("generate", "language model", language, language * half_bytes),
+    ]
+
+
+def _rows(arguments: argparse.Namespace) -> list[Footprint]:
+    settings = MemorySettings(length=arguments.bank_length)
+    position_rows = 0
+    if arguments.model in PUBLISHED_SIZES:
+        config = InstructBlipConfig(text_config=PUBLISHED_SIZES[arguments.model])
+    else:
+        checkpoint = open_models(arguments.model, NO_RETRIEVAL).checkpoint
+        if row_of(checkpoint).reads_slots:
+            return plain_footprints(checkpoint, half_bytes=arguments.bytes, settings=settings)
+        config = checkpoint.parsed(InstructBlipConfig)
+        channels = int(config.qformer_config.encoder_hidden_size)
+        position_rows = table_rows(checkpoint, channels) or 0
+    return footprints(
+        config,
+        half_bytes=arguments.bytes,
+        settings=settings,
+        prompts=arguments.prompts,
+        position_rows=position_rows,
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -153,21 +178,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON array")
     arguments = parser.parse_args(argv)
     try:
-        position_rows = 0
-        if arguments.model in PUBLISHED_SIZES:
-            config = InstructBlipConfig(text_config=PUBLISHED_SIZES[arguments.model])
-        else:
-            checkpoint = open_models(arguments.model, NO_RETRIEVAL).instructblip
-            config = checkpoint.parsed(InstructBlipConfig)
-            channels = int(config.qformer_config.encoder_hidden_size)
-            position_rows = table_rows(checkpoint, channels) or 0
-        rows = footprints(
-            config,
-            half_bytes=arguments.bytes,
-            settings=MemorySettings(length=arguments.bank_length),
-            prompts=arguments.prompts,
-            position_rows=position_rows,
-        )
+        rows = _rows(arguments)
     except (CheckpointError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -65,10 +66,10 @@ class Checkpoint:
     config: dict[str, Any] = field(repr=False)
 
     @classmethod
-    def open(cls, name: str, *, model_types: tuple[str, ...]) -> Checkpoint:
+    def open(cls, name: str, *, model_types: tuple[str, ...] | None) -> Checkpoint:
         """Find the directory of ``name``, a path or a hub id, and read its ``config.json``.
 
-        ``model_types`` are the values of ``model_type`` that will do. Raises CheckpointError.
+        ``model_types`` are the values of ``model_type`` that will do, None for any. Raises CheckpointError.
         """
         directory = _resolve(name)
         path = directory / "config.json"
@@ -81,10 +82,12 @@ class Checkpoint:
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise CheckpointError(f"model {name!r}: {path} cannot be read: {error}") from error
         found = config.get("model_type") if isinstance(config, dict) else None
-        if found not in model_types:
+        if model_types is not None and found not in model_types:
             raise CheckpointError(
                 f"model {name!r} is of type {found!r}; this needs {' or '.join(map(repr, model_types))}"
             )
+        if not isinstance(config, dict):
+            raise CheckpointError(f"model {name!r}: {path} holds no settings")
         return cls(name, directory, config)
 
     def parsed(self, kind: type[PreTrainedConfig]) -> Any:
@@ -136,15 +139,20 @@ class Checkpoint:
                     shapes[key] = tuple(file.get_slice(key).get_shape())
         return where, shapes
 
-    def check_prefixes(self, prefixes: tuple[str, ...], *, optional: tuple[str, ...] = ()) -> None:
+    def check_prefixes(
+        self, prefixes: tuple[str, ...], *, optional: tuple[str, ...] = (), ignored: tuple[str, ...] = ()
+    ) -> None:
         """Refuse tensors that belong to no part, and parts that have no tensor. Raises CheckpointError.
 
-        ``optional`` are whole names of tensors that may be there or not.
+        ``optional`` are whole names of tensors that may be there or not, ``ignored`` prefixes of those that nobody
+        reads.
         """
         strays = sorted(
             key
             for key in self.files
-            if not key.startswith(prefixes) and key not in optional and not key.endswith(_COMPUTED)
+            if not key.startswith((*prefixes, *ignored))
+            and key not in optional
+            and not key.endswith(_COMPUTED)
         )
         if strays:
             raise CheckpointError(f"model {self.name!r} has unexpected tensors: {_some(strays)}")
@@ -163,15 +171,27 @@ class Checkpoint:
         """Names of the tensors under ``prefix``, sorted."""
         return sorted(key for key in self.files if key.startswith(prefix))
 
-    def check(self, module: nn.Module, prefix: str) -> None:
+    def check(
+        self,
+        module: nn.Module,
+        prefix: str,
+        *,
+        renamed: tuple[tuple[str, str], ...] = (),
+        ignored: tuple[str, ...] = (),
+    ) -> None:
         """Compare the tensors under ``prefix`` with a module's, from headers alone. Raises CheckpointError.
 
-        The module may be on the meta device. Of tied weights one name is enough.
+        The module may be on the meta device. Of tied weights one name is enough. ``renamed`` are pairs of a regular
+        expression for names in the file and what they are in the module, ``ignored`` prefixes of names in the file.
         """
-        theirs = {key: shape for key, shape in self.shapes.items() if key.startswith(prefix)}
+        theirs = {
+            _renamed(key, renamed): shape
+            for key, shape in self.shapes.items()
+            if key.startswith(prefix) and not key.startswith(ignored)
+        }
         ours = {prefix + key: value for key, value in module.state_dict(keep_vars=True).items()}
         present = {id(value) for key, value in ours.items() if key in theirs}
-        self._refuse(
+        self.refuse(
             sorted(key for key, value in ours.items() if key not in theirs and id(value) not in present),
             sorted(key for key in theirs if key not in ours and not key.endswith(_COMPUTED)),
             sorted(
@@ -218,7 +238,7 @@ class Checkpoint:
             f"{prefix}{key} is {list(found)}, not {list(wanted)}"
             for key, found, wanted in info["mismatched_keys"]
         )
-        self._refuse(sorted(prefix + key for key in info["missing_keys"]), unexpected, sizes)
+        self.refuse(sorted(prefix + key for key in info["missing_keys"]), unexpected, sizes)
         return module.eval()
 
     def tokenizer(self, subfolder: str = "") -> PreTrainedTokenizerBase:
@@ -257,7 +277,8 @@ class Checkpoint:
                     digest.update(file.read(_SAMPLE_BYTES))
         return digest.hexdigest()
 
-    def _refuse(self, missing: list[str], unexpected: list[str], sizes: list[str]) -> None:
+    def refuse(self, missing: list[str], unexpected: list[str], sizes: list[str]) -> None:
+        """Raise CheckpointError that names tensors which are missing, unexpected or of another size, if any are."""
         wrong = []
         if missing:
             wrong.append(f"lacks the tensors {_some(missing)}")
@@ -280,6 +301,14 @@ def _without_code(settings: Any) -> Any:
         for key, value in settings.items()
         if key != "auto_map" and not key.removesuffix("_internal").endswith("_implementation")
     }
+
+
+def _renamed(key: str, pairs: tuple[tuple[str, str], ...]) -> str:
+    for pattern, replacement in pairs:
+        key, count = re.subn(pattern, replacement, key)
+        if count:
+            break
+    return key
 
 
 def _some(names: list[str], limit: int = 5) -> str:

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
+from malmm.model.families.registry import row_of
 
 __all__ = [
     "DEBUG",
@@ -43,16 +44,21 @@ _PUBLISHED_CHANNELS = 1408
 class Models:
     """The checkpoints of a run. ``notice`` is what a user must be told of the model, if anything."""
 
-    instructblip: Checkpoint
+    checkpoint: Checkpoint
     retrieval: Checkpoint | None
     notice: str | None = None
 
+    @property
+    def instructblip(self) -> Checkpoint:
+        """``checkpoint`` under the name that it had when InstructBLIP was the only family."""
+        return self.checkpoint
+
 
 def open_models(model: str, retrieval_model: str | None = None) -> Models:
-    """Open an InstructBLIP checkpoint and its retrieval companion. Raises CheckpointError.
+    """Open a checkpoint of any family and its retrieval companion. Raises CheckpointError.
 
-    Without ``retrieval_model`` the companion is the checkpoint's own ``retrieval`` folder, or the published
-    one for published image encoders; ``none`` goes without.
+    Without ``retrieval_model`` the companion is the checkpoint's own ``retrieval`` folder, or for InstructBLIP the
+    published one for published image encoders; ``none`` goes without. Families that read slots have no companion yet.
     """
     name = model
     if model == DEMO:
@@ -60,19 +66,26 @@ def open_models(model: str, retrieval_model: str | None = None) -> Models:
     elif model == DEBUG:
         name = str(debug_checkpoint())
     notice = notice_of(model)
-    instructblip = Checkpoint.open(name, model_types=("instructblip",))
-    for part in ("vision_config", "qformer_config", "text_config"):
-        if not isinstance(instructblip.config.get(part), dict):
+    checkpoint = Checkpoint.open(name, model_types=None)
+    row = row_of(checkpoint)
+    for part in row.parts:
+        if not isinstance(checkpoint.config.get(part), dict):
             raise CheckpointError(f"model {model!r}: its config.json has no {part}")
     if retrieval_model == NO_RETRIEVAL:
-        return Models(instructblip, None, notice)
+        return Models(checkpoint, None, notice)
+    if row.reads_slots:
+        if retrieval_model is None:
+            return Models(checkpoint, None, notice)
+        raise CheckpointError(
+            f"model {model!r}: {row.name} has no retrieval model here yet: give --retrieval-model none, and search "
+            "goes by the words of captions and answers"
+        )
     if retrieval_model is None:
-        own = instructblip.directory / "retrieval"
+        own = checkpoint.directory / "retrieval"
         if (own / "config.json").is_file():
             retrieval_model = str(own)
         elif (
-            instructblip.config["vision_config"].get("hidden_size", _PUBLISHED_CHANNELS)
-            == _PUBLISHED_CHANNELS
+            checkpoint.config["vision_config"].get("hidden_size", _PUBLISHED_CHANNELS) == _PUBLISHED_CHANNELS
         ):
             retrieval_model = PUBLISHED_RETRIEVAL
         else:
@@ -84,7 +97,7 @@ def open_models(model: str, retrieval_model: str | None = None) -> Models:
         retrieval_model = str(demo_checkpoint() / "retrieval")
     elif retrieval_model == DEBUG:
         retrieval_model = str(debug_checkpoint() / "retrieval")
-    return Models(instructblip, Checkpoint.open(retrieval_model, model_types=RETRIEVAL_MODEL_TYPES), notice)
+    return Models(checkpoint, Checkpoint.open(retrieval_model, model_types=RETRIEVAL_MODEL_TYPES), notice)
 
 
 def notice_of(model: str) -> str | None:

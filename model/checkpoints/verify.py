@@ -8,12 +8,10 @@ compare them.
 from __future__ import annotations
 
 import torch
-from transformers import Blip2Config, InstructBlipConfig
+from transformers import Blip2Config
 
 from malmm.model.checkpoints.resolve import Models
-from malmm.model.families.instructblip.encoder import INSTRUCTBLIP_OPTIONAL, INSTRUCTBLIP_PREFIXES
-from malmm.model.footprint import meta_parts
-from malmm.model.memory.positions import table_rows
+from malmm.model.families.registry import family_of
 from malmm.model.towers.blip2 import RETRIEVAL_PREFIXES, RetrievalModel, check_same_vision
 
 __all__ = ["verify_models"]
@@ -23,15 +21,7 @@ def verify_models(models: Models) -> None:
     """Raise CheckpointError for a missing, unexpected or wrongly sized tensor, an unreadable tokenizer, or a
     retrieval model of another image encoder.
     """
-    instructblip = models.instructblip
-    instructblip.check_prefixes(INSTRUCTBLIP_PREFIXES, optional=INSTRUCTBLIP_OPTIONAL)
-    config = instructblip.parsed(InstructBlipConfig)
-    for name, part in meta_parts(config).items():
-        if name != "query_tokens":
-            instructblip.check(part, f"{name}.")
-    table_rows(instructblip, int(config.qformer_config.encoder_hidden_size))
-    instructblip.tokenizer()
-    instructblip.tokenizer("qformer_tokenizer")
+    family_of(models.checkpoint).verify(models.checkpoint)
     retrieval = models.retrieval
     if retrieval is None:
         return
@@ -43,4 +33,4 @@ def verify_models(models: Models) -> None:
         model = RetrievalModel(config, tokenizer, queries, with_images=True)
     for name, part in model.named_children():
         retrieval.check(part, f"{name}.")
-    check_same_vision(instructblip, retrieval)
+    check_same_vision(models.checkpoint, retrieval)

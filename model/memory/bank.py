@@ -90,6 +90,7 @@ class Bank:
     ``length`` 0 switches the memory off: only the newest entry is held. ``steps`` is the largest number of
     entries that will be appended, which bounds the allocation. ``present_BN`` is false at positions that are
     padding: they count for nothing where a policy looks at all positions of an entry together.
+    ``compared`` is how many of the channels, from the first, are compared: the others are merged along with them.
     """
 
     def __init__(
@@ -104,12 +105,14 @@ class Bank:
         device: torch.device | str,
         dtype: torch.dtype,
         present_BN: Tensor | None = None,
+        compared: int | None = None,
     ) -> None:
         if length < 0 or steps < 1 or rows < 1:
             raise ValueError(f"a bank of {rows} rows, length {length}, {steps} steps cannot be")
         self.policy = policy
         self.length = length
         self._present_BN = present_BN
+        self._compared = channels if compared is None else compared
         self.capacity = steps if not policy.bounded else min(steps, length + 1)
         self.positions = positions
         self.rows = rows
@@ -214,6 +217,8 @@ class Bank:
 
     def _similarity(self, a_BNC: Tensor, b_BNC: Tensor) -> Tensor:
         """Cosine [..., B, N] of the active rows' entries, 0 at padding."""
+        if self._compared < a_BNC.shape[-1]:
+            a_BNC, b_BNC = a_BNC[..., : self._compared], b_BNC[..., : self._compared]
         similarity_BN = F.cosine_similarity(a_BNC, b_BNC, dim=-1)
         if self._present_BN is not None:
             similarity_BN = similarity_BN.masked_fill(~self._present_BN[: self.active], 0)

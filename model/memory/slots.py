@@ -1,10 +1,11 @@
 """Finished visual memory: its spans in time, merging several into one, and its form for storage.
 
-Shape suffixes: S slots in time order, N visual tokens, C channels.
+Shape suffixes: S slots in time order, N visual tokens, L layers, C channels.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -27,11 +28,14 @@ class SlotSpan:
     end_s: float
     middle: int
     timestamp_s: float
+    centre_s: float
 
 
 @dataclass(frozen=True)
 class Memory:
-    """The visual memory of a segment, or of several merged: ``tokens`` [S, N, C], ``sizes`` [S, N].
+    """The visual memory of a segment, or of several merged: ``tokens`` [S, N, C] or [S, N, L, C], ``sizes`` [S, N].
+
+    Of L layers the first is compared, and the others are merged along with it.
 
     Provenance is in frames of the whole, be it a segment or several one after the other: ``first`` [S, N] int64
     is the first frame that each position covers, ``sizes`` how many it holds, and ``appended`` how many frames
@@ -69,20 +73,28 @@ class Memory:
             raise ValueError(f"slots that hold {int(held.max())} frames, of a segment of {frames}")
         return cls(tokens, sizes, frames - held + counts.cumsum(0) - counts, frames)
 
+    def _runs(self) -> list[tuple[int, int]]:
+        """The frames [begin, end) of each slot, the lower median over positions."""
+        begins = self.first.median(dim=1).values.tolist()
+        return list(zip(begins, [*begins[1:], self.appended], strict=True))
+
+    def middles(self, *, between: bool = False) -> list[float]:
+        """The middle frame of each slot; ``between`` two frames it may be a half."""
+        return [(begin + end - 1) / 2 if between else (begin + end - 1) // 2 for begin, end in self._runs()]
+
     def spans(self, timestamps_s: Sequence[float], start_s: float, end_s: float) -> list[SlotSpan]:
         """The time span of every slot of a segment [start_s, end_s) whose frames had these timestamps.
 
         Each token position parts time in its own way. A slot begins at the lower median, over positions, of
         the frames where they begin; since every position begins a later slot at a later frame, so do the
-        medians, and the spans tile the segment without gap or overlap. ``timestamp_s`` is the slot's middle
-        frame. Where the policy forgot frames (first in, first out), the first slot begins at its own frame.
+        medians, and the spans tile the segment without gap or overlap. ``timestamp_s`` is the time of the slot's
+        middle frame, ``centre_s`` the mean of the times of its first and last one. Where the policy forgot frames
+        (first in, first out), the first slot begins at its own frame.
         """
         if len(timestamps_s) != self.appended:
             raise ValueError(f"{len(timestamps_s)} timestamps for a memory of {self.appended} frames")
-        begins = self.first.median(dim=1).values.tolist()
-        ends = [*begins[1:], self.appended]
         spans = []
-        for begin, end in zip(begins, ends, strict=True):
+        for begin, end in self._runs():
             middle = (begin + end - 1) // 2
             spans.append(
                 SlotSpan(
@@ -92,6 +104,7 @@ class Memory:
                     end_s=end_s if end == self.appended else timestamps_s[end],
                     middle=middle,
                     timestamp_s=timestamps_s[middle],
+                    centre_s=(timestamps_s[begin] + timestamps_s[end - 1]) / 2,
                 )
             )
         return spans
@@ -125,7 +138,8 @@ def merge_memories(
                 length=length,
                 steps=slots,
                 positions=shape[0],
-                channels=shape[1],
+                channels=math.prod(shape[1:]),
+                compared=shape[-1],
                 policy=merge_policy(policy),
                 device=memory.tokens.device,
                 dtype=torch.promote_types(memory.tokens.dtype, torch.float32),
@@ -134,7 +148,9 @@ def merge_memories(
             shapes = sorted({shape, tuple(memory.tokens.shape[1:])})
             raise ValueError(f"memories of different token shapes cannot be merged: {shapes}")
         for slot in range(len(memory)):
-            bank.append(memory.tokens[slot][None], memory.sizes[slot][None].to(bank.tokens_BSNC.device))
+            bank.append(
+                memory.tokens[slot].flatten(1)[None], memory.sizes[slot][None].to(bank.tokens_BSNC.device)
+            )
         firsts.append(memory.first.to(bank.tokens_BSNC.device) + before)
         before += memory.appended
     if bank is None:
@@ -142,4 +158,4 @@ def merge_memories(
     merged = bank.finish()[0]
     # The bank counts slots; the first slot that a position covers says the first frame.
     first = torch.cat(firsts).gather(0, merged.first)
-    return Memory(merged.tokens, merged.sizes, first, before)
+    return Memory(merged.tokens.unflatten(-1, shape[1:]), merged.sizes, first, before)

@@ -7,8 +7,9 @@ import torch
 from support.models import give_positions
 from transformers import InstructBlipConfig, InstructBlipForConditionalGeneration
 
+from malmm.model.families.instructblip.meta import meta_parts
 from malmm.model.families.instructblip.qformer import MemorySettings
-from malmm.model.footprint import PUBLISHED_SIZES, footprints, main, meta_parts
+from malmm.model.footprint import PUBLISHED_SIZES, footprints, main
 
 
 def named_shapes(prefix, part):

@@ -7,7 +7,6 @@ what it hands on for each prompt is the Q-Former's [Q, D] output, and for each s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,19 +14,20 @@ from torch import Tensor, nn
 from transformers import InstructBlipConfig, InstructBlipQFormerModel, PreTrainedTokenizerBase
 
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
+from malmm.model.checkpoints.parts import tokenizer_for
+from malmm.model.families.family import Encoded, half_precision
 from malmm.model.families.instructblip.compiled_vision import CompiledVision
-from malmm.model.families.instructblip.qformer import MemorySettings, OnlineQFormer, falling_order
+from malmm.model.families.instructblip.qformer import OnlineQFormer
 from malmm.model.families.instructblip.vision import VisionEncoder
 from malmm.model.memory.positions import POSITIONS_KEY, TimePositions
+from malmm.model.memory.settings import MemorySettings, falling_order
 from malmm.model.memory.slots import Memory, merge_memories
 
 __all__ = [
     "INSTRUCTBLIP_OPTIONAL",
     "INSTRUCTBLIP_PREFIXES",
     "ROWS_AT_ONCE",
-    "Encoded",
     "Encoder",
-    "half_precision",
 ]
 
 INSTRUCTBLIP_PREFIXES = (
@@ -42,24 +42,6 @@ INSTRUCTBLIP_OPTIONAL = (POSITIONS_KEY,)
 
 #: Frames that the Q-Former takes at once, times prompts and segments.
 ROWS_AT_ONCE = 16
-
-
-def half_precision(device: torch.device) -> torch.dtype:
-    """The type for the vision encoder and the language model: half on CUDA, single elsewhere."""
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """What came of one segment: ``query_output`` [K, Q, D] float32, one per prompt, and its memory.
-
-    The memory is of what was seen alone: positions in time, where the encoder has them, are taken out.
-    """
-
-    query_output: Tensor
-    memory: Memory
 
 
 class Encoder(nn.Module):
@@ -111,8 +93,9 @@ class Encoder(nn.Module):
         vision = None
         if with_vision:
             vision = VisionEncoder.load(checkpoint, dtype=dtype or half_precision(device))
-        tokenizer = checkpoint.tokenizer("qformer_tokenizer")
-        _check_vocabulary(checkpoint, tokenizer, int(config.vocab_size))
+        tokenizer = tokenizer_for(
+            checkpoint, int(config.vocab_size), subfolder="qformer_tokenizer", part="the Q-Former"
+        )
         positions = TimePositions.load(checkpoint, int(config.encoder_hidden_size))
         encoder = cls(vision, OnlineQFormer(qformer, nn.Parameter(query_tokens)), tokenizer, positions)
         encoder.to(device).eval().requires_grad_(False)
@@ -180,7 +163,7 @@ class Encoder(nn.Module):
             memories = [self.positions.removed(memory) for memory in memories]
         results: list[Encoded | None] = [None] * len(clips)
         for place, index in enumerate(order):
-            results[index] = Encoded(outputs[place], memories[place])
+            results[index] = Encoded(memories[place], outputs[place])
         return [result for result in results if result is not None]
 
     @torch.inference_mode()
@@ -305,12 +288,3 @@ def _together(lengths: Sequence[int], begin: int, end: int, rows: int) -> Iterat
         stop = min(begin + most, end, *(length for length in lengths if length > begin))
         yield begin, stop
         begin = stop
-
-
-def _check_vocabulary(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
-    highest = max(tokenizer.get_vocab().values(), default=-1)
-    if highest >= size:
-        raise CheckpointError(
-            f"model {checkpoint.name!r}: its Q-Former's tokenizer knows token {highest}, "
-            f"but its table ends at {size - 1}: the tokenizer is another model's"
-        )

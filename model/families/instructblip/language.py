@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -25,28 +24,12 @@ from transformers import (
 )
 
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
+from malmm.model.checkpoints.parts import tokenizer_for
 from malmm.model.decoding import Decoding, TextTokens, WordStreamer
-from malmm.model.families.instructblip.encoder import (
-    INSTRUCTBLIP_OPTIONAL,
-    INSTRUCTBLIP_PREFIXES,
-    half_precision,
-)
+from malmm.model.families.family import Asked, LabelScores, half_precision
+from malmm.model.families.instructblip.encoder import INSTRUCTBLIP_OPTIONAL, INSTRUCTBLIP_PREFIXES
 
 __all__ = ["LabelScores", "LanguageModel", "language_class"]
-
-
-@dataclass(frozen=True)
-class LabelScores:
-    """A classification: the probability of each label, in the order they were given."""
-
-    labels: tuple[str, ...]
-    probabilities: tuple[float, ...]
-
-    @property
-    def best(self) -> tuple[str, float]:
-        """The likeliest label and its probability."""
-        place = max(range(len(self.labels)), key=lambda index: self.probabilities[index])
-        return self.labels[place], self.probabilities[place]
 
 
 def language_class(config: InstructBlipConfig) -> type[PreTrainedModel]:
@@ -93,14 +76,8 @@ class LanguageModel(nn.Module):
         hidden = int(model.get_input_embeddings().weight.shape[1])
         projection = nn.Linear(int(config.qformer_config.hidden_size), hidden)
         checkpoint.fill(projection, "language_projection.")
-        tokenizer = checkpoint.tokenizer()
         rows = int(model.get_input_embeddings().weight.shape[0])
-        highest = max(tokenizer.get_vocab().values(), default=-1)
-        if highest >= rows:
-            raise CheckpointError(
-                f"model {checkpoint.name!r}: its tokenizer knows token {highest}, but the language model's "
-                f"table ends at {rows - 1}: the tokenizer is another model's"
-            )
+        tokenizer = tokenizer_for(checkpoint, rows)
         return cls(projection, model, tokenizer).to(device).eval().requires_grad_(False)
 
     @property
@@ -178,6 +155,20 @@ class LanguageModel(nn.Module):
         if begin:
             ids = ids[:, 1:]
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    def generate_texts(
+        self,
+        asked: Sequence[Asked],
+        decoding: Decoding,
+        *,
+        on_words: Callable[[str], None] | None = None,
+    ) -> list[str]:
+        """As ``generate``, for questions that hold their query outputs. Raises ValueError for a system text."""
+        return self.generate(*_outputs_and_prompts(asked), decoding, on_words=on_words) if asked else []
+
+    def score_labels(self, asked: Sequence[Asked], labels: Sequence[str]) -> list[LabelScores]:
+        """As ``classify``, for questions that hold their query outputs. Raises ValueError for a system text."""
+        return self.classify(*_outputs_and_prompts(asked), labels)
 
     @torch.inference_mode()
     def classify(
@@ -263,3 +254,13 @@ class LanguageModel(nn.Module):
             attention_mask=mask_BP.repeat_interleave(copies, 0),
             decoder_input_ids=torch.cat([start_K1, ids_KL[:, :-1]], dim=1).repeat(rows, 1),
         ).logits
+
+
+def _outputs_and_prompts(asked: Sequence[Asked]) -> tuple[Tensor, list[str]]:
+    """Query outputs [B, Q, D] and prompts of questions."""
+    if any(question.system for question in asked):
+        raise ValueError("InstructBLIP has no chat template, and no place for a system text")
+    outputs = [question.query_output for question in asked if question.query_output is not None]
+    if len(outputs) != len(asked) or not outputs:
+        raise ValueError("InstructBLIP answers from query outputs")
+    return torch.stack(outputs), [question.prompt for question in asked]

@@ -34,23 +34,10 @@ from transformers import InstructBlipQFormerModel
 
 from malmm.model.memory.bank import Bank, BankEntries, Change
 from malmm.model.memory.policies import merge_policy
+from malmm.model.memory.settings import MemorySettings, falling_order
 
-__all__ = ["MemorySettings", "OnlineQFormer", "OnlineState"]
-
-
-@dataclass(frozen=True)
-class MemorySettings:
-    """How much a pass remembers. ``visual`` and ``query`` switch each bank; ``length`` is M."""
-
-    length: int = 20
-    policy: str = "token"
-    visual: bool = True
-    query: bool = True
-
-    def __post_init__(self) -> None:
-        if self.length < 1:
-            raise ValueError(f"a bank length of {self.length}: at least 1; switch a bank off instead")
-        merge_policy(self.policy)
+# The first and the last are those of malmm.model.memory.settings.
+__all__ = ["MemorySettings", "OnlineQFormer", "OnlineState", "falling_order"]
 
 
 class _Recalled:
@@ -362,8 +349,3 @@ class OnlineQFormer(nn.Module):
             context_SYD = self._attend(folded_SYD, key_SXD, value_SXD)
             context_RTQD[:, time] = context_SYD.view(rows, queries, hidden)
         return attention.output(context_RTQD, query_RTQD)
-
-
-def falling_order(lengths: Sequence[int]) -> list[int]:
-    """Indices of ``lengths`` from the longest on, equal ones in their given order."""
-    return sorted(range(len(lengths)), key=lambda index: -lengths[index])

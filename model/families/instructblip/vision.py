@@ -2,47 +2,14 @@
 
 from __future__ import annotations
 
-import json
-
 import torch
 from torch import Tensor, nn
 from transformers import InstructBlipConfig, InstructBlipVisionModel
 
-from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
+from malmm.model.checkpoints.checkpoint import Checkpoint
+from malmm.model.checkpoints.normalisation import image_normalisation
 
-__all__ = ["VisionEncoder", "image_normalisation"]
-
-# What BLIP's image processors use where a checkpoint does not say (CLIP's own figures).
-_DEFAULT_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_DEFAULT_STD = (0.26862954, 0.26130258, 0.27577711)
-
-
-def image_normalisation(checkpoint: Checkpoint) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation a channel, from the checkpoint's image processor. Raises CheckpointError."""
-    for name in ("processor_config.json", "preprocessor_config.json"):
-        path = checkpoint.directory / name
-        if not path.is_file():
-            continue
-        try:
-            settings = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise CheckpointError(f"model {checkpoint.name!r}: {path} cannot be read: {error}") from error
-        if isinstance(settings, dict):
-            settings = settings.get("image_processor", settings)
-        if not isinstance(settings, dict):
-            raise CheckpointError(f"model {checkpoint.name!r}: {path} holds no settings")
-        if "image_mean" in settings or "image_std" in settings:
-            try:
-                mean = tuple(map(float, settings.get("image_mean") or _DEFAULT_MEAN))
-                std = tuple(map(float, settings.get("image_std") or _DEFAULT_STD))
-            except (TypeError, ValueError):
-                mean = std = ()
-            if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
-                raise CheckpointError(
-                    f"model {checkpoint.name!r}: {path} has unusable image_mean or image_std"
-                )
-            return mean, std
-    return _DEFAULT_MEAN, _DEFAULT_STD
+__all__ = ["VisionEncoder"]
 
 
 class VisionEncoder(nn.Module):

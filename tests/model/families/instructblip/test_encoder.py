@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from support.models import edit_weights, give_positions, plain_pass, random_frames, random_table
 
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
-from malmm.model.families.instructblip.encoder import Encoder, half_precision
+from malmm.model.families.family import half_precision
+from malmm.model.families.instructblip.encoder import Encoder
 from malmm.model.families.instructblip.language import LanguageModel
 from malmm.model.families.instructblip.qformer import MemorySettings
 from malmm.model.memory.positions import TimePositions

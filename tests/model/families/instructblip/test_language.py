@@ -14,8 +14,9 @@ from transformers import InstructBlipForConditionalGeneration, InstructBlipProce
 
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError, quiet_transformers
 from malmm.model.decoding import Decoding
+from malmm.model.families.family import LabelScores
 from malmm.model.families.instructblip.encoder import Encoder
-from malmm.model.families.instructblip.language import LabelScores, LanguageModel
+from malmm.model.families.instructblip.language import LanguageModel
 from malmm.model.families.instructblip.qformer import MemorySettings
 
 PROMPTS = ["a photo of", "What is it?", "x", "Describe the scene in one sentence."]

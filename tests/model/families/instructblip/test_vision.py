@@ -10,7 +10,8 @@ from support.models import edit_json, random_frames
 from transformers import AutoImageProcessor, InstructBlipVisionModel
 
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
-from malmm.model.families.instructblip.vision import VisionEncoder, image_normalisation
+from malmm.model.checkpoints.normalisation import image_normalisation
+from malmm.model.families.instructblip.vision import VisionEncoder
 
 
 @pytest.fixture(scope="module")

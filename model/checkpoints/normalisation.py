@@ -1,0 +1,62 @@
+"""How a checkpoint normalises pixels: mean and standard deviation a channel, from its processor's settings."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
+
+__all__ = ["CLIP", "HALF", "Normalisation", "image_normalisation"]
+
+#: Mean and standard deviation of red, green and blue, of values from 0 to 1.
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+
+#: What BLIP's image processors use where a checkpoint does not say.
+CLIP: Normalisation = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+#: What the processors of SmolVLM and Qwen use.
+HALF: Normalisation = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_FILES = ("processor_config.json", "preprocessor_config.json")
+
+
+def image_normalisation(
+    checkpoint: Checkpoint,
+    *,
+    default: Normalisation = CLIP,
+    files: tuple[str, ...] = _FILES,
+    parts: tuple[str, ...] = ("image_processor",),
+) -> Normalisation:
+    """The checkpoint's own normalisation, ``default`` where it has none. Raises CheckpointError.
+
+    ``files`` are looked at in that order, and in each of them ``parts``, else the whole file.
+    """
+    for name in files:
+        path = checkpoint.directory / name
+        if not path.is_file():
+            continue
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise CheckpointError(f"model {checkpoint.name!r}: {path} cannot be read: {error}") from error
+        if isinstance(settings, dict):
+            settings = next((settings[part] for part in parts if part in settings), settings)
+        if not isinstance(settings, dict):
+            raise CheckpointError(f"model {checkpoint.name!r}: {path} holds no settings")
+        if "image_mean" in settings or "image_std" in settings:
+            mean, std = (
+                _channels(settings.get(key), fallback)
+                for key, fallback in zip(("image_mean", "image_std"), default, strict=True)
+            )
+            if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
+                raise CheckpointError(
+                    f"model {checkpoint.name!r}: {path} has unusable image_mean or image_std"
+                )
+            return mean, std
+    return default
+
+
+def _channels(value: Any, fallback: tuple[float, ...]) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, value or fallback))
+    except (TypeError, ValueError):
+        return ()

@@ -1,0 +1,58 @@
+"""InstructBLIP, with Vicuna and with FLAN-T5, as a model family."""
+
+from __future__ import annotations
+
+import torch
+from transformers import InstructBlipConfig
+
+from malmm.model.checkpoints.checkpoint import Checkpoint
+from malmm.model.families.instructblip.encoder import INSTRUCTBLIP_OPTIONAL, INSTRUCTBLIP_PREFIXES, Encoder
+from malmm.model.families.instructblip.language import LanguageModel
+from malmm.model.families.instructblip.meta import meta_parts
+from malmm.model.memory.positions import table_rows
+
+__all__ = ["FAMILY", "InstructBlipFamily"]
+
+
+class InstructBlipFamily:
+    """Frozen image encoder, Q-Former with both banks, language model."""
+
+    reads_slots = False
+    frames_per_step = 1
+
+    def verify(self, checkpoint: Checkpoint) -> None:
+        """Compare a checkpoint's tensors with the model's, from headers alone. Raises CheckpointError."""
+        checkpoint.check_prefixes(INSTRUCTBLIP_PREFIXES, optional=INSTRUCTBLIP_OPTIONAL)
+        config = checkpoint.parsed(InstructBlipConfig)
+        for name, part in meta_parts(config).items():
+            if name != "query_tokens":
+                checkpoint.check(part, f"{name}.")
+        table_rows(checkpoint, int(config.qformer_config.encoder_hidden_size))
+        checkpoint.tokenizer()
+        checkpoint.tokenizer("qformer_tokenizer")
+
+    def parameters(self, checkpoint: Checkpoint) -> tuple[int, int]:
+        """Numbers of image encoder and Q-Former, and of language model and projection, by the configuration alone."""
+        parts = meta_parts(checkpoint.parsed(InstructBlipConfig))
+        queries = parts.pop("query_tokens").numel()
+        counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+        language = counts.pop("language_model") + counts.pop("language_projection")
+        return sum(counts.values()) + queries, language
+
+    def load_encoder(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: torch.device | str = "cpu",
+        with_vision: bool = True,
+        compile_vision: bool = False,
+    ) -> Encoder:
+        """Image encoder and Q-Former, without the language model. Raises CheckpointError and CompileError."""
+        return Encoder.load(checkpoint, device=device, with_vision=with_vision, compile_vision=compile_vision)
+
+    def load_language(self, checkpoint: Checkpoint, *, device: torch.device | str = "cpu") -> LanguageModel:
+        """The language model and its projection. Raises CheckpointError."""
+        return LanguageModel.load(checkpoint, device=device)
+
+
+FAMILY = InstructBlipFamily()

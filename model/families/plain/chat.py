@@ -1,0 +1,64 @@
+"""From a question about slots to the ids of a chat: the checkpoint's template, its words of time, its placeholders."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
+
+__all__ = ["chat_ids", "chat_template"]
+
+
+def chat_template(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The checkpoint's chat template: of its processor, else of its tokenizer. Raises CheckpointError without one."""
+    path = checkpoint.directory / "chat_template.jinja"
+    try:
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+        path = checkpoint.directory / "chat_template.json"
+        if path.is_file():
+            template = json.loads(path.read_text(encoding="utf-8"))["chat_template"]
+            if isinstance(template, str):
+                return template
+            raise TypeError(f"its chat_template is {type(template).__name__}, not text")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"model {checkpoint.name!r}: {path} cannot be read: {error!r}") from error
+    if isinstance(tokenizer.chat_template, str):
+        return tokenizer.chat_template
+    raise CheckpointError(
+        f"model {checkpoint.name!r} has no chat template: {checkpoint.directory} needs chat_template.jinja or "
+        "chat_template.json, as its publisher's repository has it"
+    )
+
+
+def chat_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    *,
+    placeholder: str,
+    seen: str,
+    prompt: str,
+    system: str | None,
+) -> list[int]:
+    """Token ids of one question about one video, up to where the answer begins.
+
+    The template writes ``placeholder`` where the video stands; ``seen`` is what is put in its place. Raises ValueError
+    for a template that does not write it once, and for a prompt that holds it.
+    """
+    if placeholder in prompt or placeholder in (system or ""):
+        raise ValueError(f"a prompt may not hold the model's own token {placeholder}")
+    conversation: list[dict[str, Any]] = []
+    if system:
+        conversation.append({"role": "system", "content": [{"type": "text", "text": system}]})
+    asked = [{"type": "video"}, {"type": "text", "text": prompt}]
+    conversation.append({"role": "user", "content": asked})
+    text = tokenizer.apply_chat_template(
+        conversation, chat_template=template, tokenize=False, add_generation_prompt=True
+    )
+    parts = str(text).split(placeholder)
+    if len(parts) != 2:
+        raise ValueError(f"the model's chat template writes {placeholder} {len(parts) - 1} times, not once")
+    return list(tokenizer(seen.join(parts))["input_ids"])

@@ -1,0 +1,114 @@
+"""A plain family as an object: what its files say differently, and the loading that all of them share."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedTokenizerBase
+
+from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
+from malmm.model.checkpoints.parts import load_without, tokenizer_for
+from malmm.model.families.family import half_precision
+from malmm.model.families.plain.encoder import PlainEncoder
+from malmm.model.families.plain.language import PlainLanguage, Wording
+from malmm.model.families.plain.vision import StepVision
+from malmm.model.families.registry import image_size
+
+__all__ = ["PlainFamily"]
+
+
+@dataclass(frozen=True)
+class PlainFamily:
+    """A family of vision encoder, projector and language model.
+
+    ``config_class`` and ``model_class`` are names of transformers' classes. ``prefixes`` are the parts in a file;
+    ``renamed`` are pairs of a regular expression for names in the file and what they are in the class, ``optional``
+    tensors that may be absent, ``ignored`` prefixes of tensors that nobody reads. ``vision`` loads the vision part from
+    (checkpoint, configuration, type, side of frames). ``without_vision`` empties a configuration's vision part in
+    place, and ``vision_names`` is a regular expression for the tensors that are then left over; ``language_names`` is
+    one for the language model's own. ``wording`` makes the text part from (checkpoint, configuration, tokenizer).
+    """
+
+    name: str
+    config_class: str
+    model_class: str
+    prefixes: tuple[str, ...]
+    vision: Callable[[Checkpoint, Any, torch.dtype, int], StepVision]
+    without_vision: Callable[[Any], None]
+    vision_names: str
+    language_names: str
+    wording: Callable[[Checkpoint, Any, PreTrainedTokenizerBase], Wording]
+    renamed: tuple[tuple[str, str], ...] = ()
+    optional: tuple[str, ...] = ("lm_head.weight",)
+    ignored: tuple[str, ...] = ()
+    frames_per_step: int = 1
+    reads_slots: bool = True
+
+    def config(self, checkpoint: Checkpoint) -> Any:
+        """The checkpoint's configuration, a copy of one's own. Raises CheckpointError for tensors of no part too."""
+        checkpoint.check_prefixes(self.prefixes, optional=self.optional, ignored=self.ignored)
+        return copy.deepcopy(checkpoint.parsed(getattr(transformers, self.config_class)))
+
+    def verify(self, checkpoint: Checkpoint) -> None:
+        """Compare a checkpoint's tensors with the model's, and read its tokenizer and template.
+
+        From headers alone: modules are built on the meta device. Raises CheckpointError.
+        """
+        config = self.config(checkpoint)
+        with torch.device("meta"):
+            model = getattr(transformers, self.model_class)._from_config(config)
+        checkpoint.check(model, "", renamed=self.renamed, ignored=self.ignored)
+        tokenizer = tokenizer_for(checkpoint, int(config.text_config.vocab_size))
+        self.wording(checkpoint, config, tokenizer)
+
+    def parameters(self, checkpoint: Checkpoint) -> tuple[int, int]:
+        """Numbers of the vision part and of the language part, by the configuration alone."""
+        config = copy.deepcopy(checkpoint.parsed(getattr(transformers, self.config_class)))
+        with torch.device("meta"):
+            model = getattr(transformers, self.model_class)._from_config(config)
+        # Tied weights are counted once.
+        counts = {name: parameter.numel() for name, parameter in model.named_parameters()}
+        language = sum(count for name, count in counts.items() if re.search(self.language_names, name))
+        return sum(counts.values()) - language, language
+
+    def load_encoder(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        with_vision: bool = True,
+        compile_vision: bool = False,
+    ) -> PlainEncoder:
+        """The vision part and the bank, without the language model. Raises CheckpointError, also for compiling."""
+        if compile_vision:
+            raise CheckpointError(
+                f"model {checkpoint.name!r}: --compile is for InstructBLIP, not for {self.name}"
+            )
+        device = torch.device(device)
+        config = self.config(checkpoint)
+        vision = None
+        if with_vision:
+            vision = self.vision(checkpoint, config, dtype or half_precision(device), image_size(checkpoint))
+        return PlainEncoder(vision).to(device).eval().requires_grad_(False)
+
+    def load_language(
+        self, checkpoint: Checkpoint, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    ) -> PlainLanguage:
+        """The language model, its vision part left empty. Raises CheckpointError."""
+        device = torch.device(device)
+        config = self.config(checkpoint)
+        tokenizer = tokenizer_for(checkpoint, int(config.text_config.vocab_size))
+        wording = self.wording(checkpoint, config, tokenizer)
+        self.without_vision(config)
+        kind = getattr(transformers, self.model_class)
+        model = load_without(
+            checkpoint, kind, config, dtype or half_precision(device), left_out=self.vision_names
+        )
+        return PlainLanguage(model, tokenizer, wording).to(device).eval().requires_grad_(False)

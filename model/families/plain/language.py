@@ -1,0 +1,183 @@
+"""The language model of plain families: slots and prompts in, text out. It needs no vision part.
+
+Slots go in as placeholder ids beside their tokens, and transformers makes positions of them. Prompts on the same slots
+share one prefill.
+
+Shape suffixes: K labels, L ids, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerBase
+
+from malmm.model.decoding import Decoding, TextTokens, WordStreamer
+from malmm.model.families.family import Asked, LabelScores, Slots
+from malmm.model.families.plain.chat import chat_ids
+from malmm.model.families.plain.prefill import Prefill, common_length
+
+__all__ = ["PlainLanguage", "Wording"]
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How one family writes slots.
+
+    ``seen(slots)`` is the text in place of ``placeholder``, with one ``token`` for each visual token.
+    ``inputs(model, tokens, ids)`` are the model's arguments beside the ids, from tokens [S, N, C] or [S, N, L, C] and
+    ids [1, L]. It makes new objects at each call: transformers expands what it is given in place.
+    """
+
+    template: str
+    placeholder: str
+    token: str
+    seen: Callable[[Slots], str]
+    inputs: Callable[[Any, Tensor, Tensor], dict[str, Any]]
+    state_in_place: bool = False
+
+
+class PlainLanguage(nn.Module):
+    """Generates and scores text from slots. Nothing carries over between calls."""
+
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, wording: Wording) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.wording = wording
+        self.text_tokens = _ends(tokenizer)
+        # transformers fills gaps of the settings that it is given from here.
+        model.generation_config = GenerationConfig()
+
+    def ids(self, asked: Asked) -> list[int]:
+        """Token ids of one question. Raises ValueError without slots and for text that holds the family's tokens."""
+        if asked.slots is None:
+            raise ValueError("this family answers from slots")
+        if self.wording.token in asked.prompt or self.wording.token in (asked.system or ""):
+            raise ValueError(f"a prompt may not hold the model's own token {self.wording.token}")
+        return chat_ids(
+            self.tokenizer,
+            self.wording.template,
+            placeholder=self.wording.placeholder,
+            seen=self.wording.seen(asked.slots),
+            prompt=asked.prompt,
+            system=asked.system,
+        )
+
+    @torch.inference_mode()
+    def generate_texts(
+        self,
+        asked: Sequence[Asked],
+        decoding: Decoding = Decoding(),  # noqa: B008 - immutable
+        *,
+        on_words: Callable[[str], None] | None = None,
+    ) -> list[str]:
+        """One text for each. ``on_words`` gets the words of a single text, of one beam, as they come."""
+        texts = [""] * len(asked)
+        for index, ids, prefill in self._prefilled(asked):
+            made = self.model.generate(
+                input_ids=torch.tensor([ids], device=self.model.device),
+                attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=self.model.device),
+                past_key_values=prefill.rows(self.model, decoding.num_beams),
+                generation_config=decoding.generation_config(self.text_tokens),
+                streamer=None if on_words is None else WordStreamer(self.tokenizer, on_words),
+            )
+            texts[index] = self.tokenizer.decode(made[0, len(ids) :], skip_special_tokens=True).strip()
+        return texts
+
+    @torch.inference_mode()
+    def score_labels(
+        self, asked: Sequence[Asked], labels: Sequence[str], *, batch_size: int = 32
+    ) -> list[LabelScores]:
+        """Score candidate labels as continuations of each prompt, at most ``batch_size`` of them at once.
+
+        A label's score is the summed log-probability of its tokens and the end of the text; probabilities are the
+        softmax of the scores over the labels. Raises ValueError without labels, with equal ones and for an empty one.
+        """
+        if not labels or len(set(labels)) != len(labels):
+            raise ValueError("a classification needs labels that differ from each other")
+        rows = [self._label(label) for label in labels]
+        found: list[LabelScores | None] = [None] * len(asked)
+        for index, ids, prefill in self._prefilled(asked):
+            scores = [
+                score
+                for begin in range(0, len(rows), batch_size)
+                for score in self._scores(ids, prefill, rows[begin : begin + batch_size])
+            ]
+            probabilities = torch.tensor(scores, dtype=torch.float64).softmax(0).tolist()
+            found[index] = LabelScores(tuple(labels), tuple(probabilities))
+        return [scores for scores in found if scores is not None]
+
+    def _label(self, label: str) -> Tensor:
+        ids = list(self.tokenizer(label, add_special_tokens=False)["input_ids"])
+        if not ids:
+            raise ValueError(f"the label {label!r} has no tokens")
+        return torch.tensor([*ids, *self.text_tokens.end[:1]], device=self.model.device)
+
+    def _scores(self, ids: Sequence[int], prefill: Prefill, labels: Sequence[Tensor]) -> list[float]:
+        """Log-probabilities of labels after a prompt. Padding follows all that is scored, and needs no mask."""
+        labels_KL = pad_sequence(list(labels), batch_first=True)
+        count, length = labels_KL.shape
+        rest = torch.tensor(ids[prefill.length :], device=self.model.device).expand(count, -1)
+        logits_KLV = self.model(
+            input_ids=torch.cat([rest, labels_KL[:, :-1]], dim=1),
+            attention_mask=labels_KL.new_ones(count, len(ids) + length - 1),
+            past_key_values=prefill.rows(self.model, count),
+            use_cache=True,
+            logits_to_keep=length,
+            **prefill.positions(rows=count, length=rest.shape[1] + length - 1),
+        ).logits
+        # Doubles stay doubles, halves become singles.
+        exact = torch.promote_types(logits_KLV.dtype, torch.float32)
+        found_KL = logits_KLV.to(exact).log_softmax(-1).gather(2, labels_KL[..., None])[..., 0]
+        return [float(found_KL[row, : len(label)].sum()) for row, label in enumerate(labels)]
+
+    def _prefilled(self, asked: Sequence[Asked]) -> Iterator[tuple[int, list[int], Prefill]]:
+        """Each question's place, its ids and the prefill for them; questions on the same slots share one."""
+        groups: defaultdict[tuple[int, str | None], list[int]] = defaultdict(list)
+        for index, question in enumerate(asked):
+            groups[id(question.slots), question.system].append(index)
+        for indices in groups.values():
+            rows = [self.ids(asked[index]) for index in indices]
+            prefill = self._prefill(rows[0][: common_length(rows)], asked[indices[0]].slots)
+            for index, ids in zip(indices, rows, strict=True):
+                yield index, ids, prefill
+
+    def _prefill(self, ids: list[int], slots: Slots | None) -> Prefill:
+        if slots is None:
+            raise ValueError("this family answers from slots")
+        ids_1L = torch.tensor([ids], device=self.model.device)
+        visual = self.tokenizer.convert_tokens_to_ids(self.wording.token)
+        tokens = slots.tokens.to(self.model.device, self.model.dtype)
+        expected = tokens.shape[0] * tokens.shape[1]
+        # LLaVA writes one more, after the last slot.
+        if int((ids_1L == visual).sum()) < expected:
+            raise ValueError(
+                "the model's chat template puts the video behind the question, which cannot be shared"
+            )
+        offsets = hasattr(self.model.model, "rope_deltas")
+        if offsets:
+            self.model.model.rope_deltas = None
+        cache = DynamicCache(config=self.model.config)
+        self.model(
+            input_ids=ids_1L,
+            attention_mask=torch.ones_like(ids_1L),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **self.wording.inputs(self.model, tokens, ids_1L),
+        )
+        offset = self.model.model.rope_deltas if offsets else None
+        return Prefill(cache, len(ids), offset, self.wording.state_in_place)
+
+
+def _ends(tokenizer: PreTrainedTokenizerBase) -> TextTokens:
+    """A chat ends at the tokenizer's end, or where the model writes padding, which Qwen's do as the end of a text."""
+    tokens = TextTokens.of(tokenizer)
+    return TextTokens(tuple(dict.fromkeys((*tokens.end, tokens.padding))), tokens.padding)

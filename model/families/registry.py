@@ -1,0 +1,157 @@
+"""The table of model families. Importing it loads neither torch nor transformers.
+
+To add a family: a file or folder beside this one that offers a ``malmm.model.families.family.Family``, and a row here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
+
+if TYPE_CHECKING:
+    from malmm.model.families.family import Family
+
+__all__ = ["FAMILIES", "FamilyRow", "family_of", "image_size", "row_of", "token_shape"]
+
+
+@dataclass(frozen=True)
+class FamilyRow:
+    """One family: the ``model_type`` of its checkpoints, its ``name``, and the module that offers ``FAMILY``.
+
+    ``parts`` are the sections that ``config.json`` must have. ``image_size`` is the side in pixels of the square frames
+    that it is given, from ``config.json``: part of the recipe. ``reads_slots`` is false for Q-Former families, whose
+    retrieval model reads their memory. ``token_shape`` is the shape of a slot's tokens, (N, C), or (N, L, C) for
+    families with L tensors a token. ``licence`` is what the publisher's page says.
+    """
+
+    model_type: str
+    name: str
+    module: str
+    parts: tuple[str, ...]
+    image_size: Callable[[dict[str, Any]], int]
+    token_shape: Callable[[dict[str, Any]], tuple[int, ...]]
+    reads_slots: bool = True
+    licence: str = "Apache-2.0"
+
+
+def _own_size(default: int) -> Callable[[dict[str, Any]], int]:
+    """The size that the vision encoder's configuration says."""
+    return lambda config: int(config["vision_config"].get("image_size", default))
+
+
+def _qwen_size(config: dict[str, Any]) -> int:
+    """64 tokens a frame: Qwen's processors let the size depend on a clip's length, and a bank needs one size."""
+    vision = config["vision_config"]
+    return 8 * int(vision.get("patch_size", 16)) * int(vision.get("spatial_merge_size", 2))
+
+
+def _patches(config: dict[str, Any], size: int, patch: int) -> int:
+    """Patches on a side of a frame; the last two are what transformers takes where a configuration does not say."""
+    vision = config["vision_config"]
+    return int(vision.get("image_size", size)) // int(vision.get("patch_size", patch))
+
+
+def _channels(config: dict[str, Any]) -> int:
+    return int(config["text_config"]["hidden_size"])
+
+
+def _instructblip_shape(config: dict[str, Any]) -> tuple[int, ...]:
+    return _patches(config, 224, 14) ** 2 + 1, int(config["vision_config"].get("hidden_size", 1408))
+
+
+def _smolvlm_shape(config: dict[str, Any]) -> tuple[int, ...]:
+    return (_patches(config, 224, 32) // int(config.get("scale_factor", 2))) ** 2, _channels(config)
+
+
+def _llava_shape(config: dict[str, Any]) -> tuple[int, ...]:
+    return ceil(_patches(config, 384, 14) / 2) ** 2, _channels(config)
+
+
+def _qwen_shape(config: dict[str, Any]) -> tuple[int, ...]:
+    return 64, _channels(config)
+
+
+def _deepstack_shape(config: dict[str, Any]) -> tuple[int, ...]:
+    layers = 1 + len(config["vision_config"].get("deepstack_visual_indexes", (8, 16, 24)))
+    return 64, layers, _channels(config)
+
+
+_PLAIN = ("vision_config", "text_config")
+
+FAMILIES = {
+    row.model_type: row
+    for row in (
+        FamilyRow(
+            "instructblip",
+            "InstructBLIP",
+            "malmm.model.families.instructblip.family",
+            ("vision_config", "qformer_config", "text_config"),
+            _own_size(224),
+            _instructblip_shape,
+            reads_slots=False,
+            licence="other (LLaMA's) with Vicuna, MIT with FLAN-T5",
+        ),
+        FamilyRow(
+            "smolvlm", "SmolVLM2", "malmm.model.families.smolvlm", _PLAIN, _own_size(512), _smolvlm_shape
+        ),
+        FamilyRow(
+            "llava_onevision",
+            "LLaVA-OneVision",
+            "malmm.model.families.llava_onevision",
+            _PLAIN,
+            _own_size(384),
+            _llava_shape,
+        ),
+        FamilyRow(
+            "qwen3_vl", "Qwen3-VL", "malmm.model.families.qwen3_vl", _PLAIN, _qwen_size, _deepstack_shape
+        ),
+        FamilyRow("qwen3_5", "Qwen3.5", "malmm.model.families.qwen3_5", _PLAIN, _qwen_size, _qwen_shape),
+    )
+}
+
+
+def row_of(checkpoint: Checkpoint) -> FamilyRow:
+    """The family of a checkpoint. Raises CheckpointError, with the list of families, where none covers it."""
+    row = FAMILIES.get(checkpoint.config.get("model_type", ""))
+    if row is None:
+        known = ", ".join(f"{row.name} ({row.model_type})" for row in FAMILIES.values())
+        raise CheckpointError(
+            f"model {checkpoint.name!r} is of type {checkpoint.config.get('model_type')!r}, which no model family "
+            f"covers. Families: {known}"
+        )
+    return row
+
+
+def family_of(checkpoint: Checkpoint) -> Family:
+    """The family's implementation. Raises CheckpointError as ``row_of`` does."""
+    found: Family = import_module(row_of(checkpoint).module).FAMILY
+    return found
+
+
+def image_size(checkpoint: Checkpoint) -> int:
+    """Side in pixels of the square frames that a checkpoint is given. Raises CheckpointError."""
+    return _positive(checkpoint, "image size", lambda row: (row.image_size(checkpoint.config),))[0]
+
+
+def token_shape(checkpoint: Checkpoint) -> tuple[int, ...]:
+    """The shape of one slot's tokens, (N, C) or (N, L, C). Raises CheckpointError."""
+    return _positive(checkpoint, "shape of tokens", lambda row: row.token_shape(checkpoint.config))
+
+
+def _positive(
+    checkpoint: Checkpoint, what: str, read: Callable[[FamilyRow], tuple[int, ...]]
+) -> tuple[int, ...]:
+    try:
+        found = read(row_of(checkpoint))
+    except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            f"model {checkpoint.name!r}: its config.json says no {what}: {error!r}"
+        ) from error
+    if min(found) < 1:
+        raise CheckpointError(f"model {checkpoint.name!r}: its config.json says a {what} of {found}")
+    return found
