@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from malmm.model.checkpoints.resolve import open_models
-from malmm.model.families.instructblip.encoder import Encoded, Encoder
-from malmm.model.families.instructblip.qformer import MemorySettings
+from malmm.model.families.family import Encoded
+from malmm.model.families.registry import family_of
+from malmm.model.memory.settings import MemorySettings
 from malmm.model.memory.slots import SlotSpan
 from malmm.model.towers.blip2 import RetrievalModel
 from malmm.operators.device import choose_device
@@ -46,12 +47,14 @@ class EncodeSegments:
     ) -> None:
         chosen = choose_device(device)
         models = open_models(model, retrieval_model)
-        self.encoder = Encoder.load(models.instructblip, device=chosen, compile_vision=compile_vision)
+        family = family_of(models.checkpoint)
+        self.encoder = family.load_encoder(models.checkpoint, device=chosen, compile_vision=compile_vision)
+        self.steps_of_several = family.frames_per_step > 1
         self.retrieval = None
         if models.retrieval is not None:
             self.retrieval = RetrievalModel.load(
                 models.retrieval,
-                instructblip=models.instructblip,
+                instructblip=models.checkpoint,
                 check_vision=check_vision,
                 device=chosen,
             )
@@ -102,25 +105,27 @@ class EncodeSegments:
             "frame_count": len(frames),
             "decoded_end_s": end_s,
             "problem": rows["problem"][index].as_py(),
-            "slots": [_slot(span, frames, row.video) for span in spans],
+            "slots": [_slot(span, frames, row.video, self.steps_of_several) for span in spans],
             "prompts": list(range(len(self.prompts))),
         }
         arrays = {
             "tokens": encoded.memory.tokens.to(torch.float16).cpu().numpy(),
             "sizes": encoded.memory.sizes.to(torch.int32).cpu().numpy(),
-            "query_output": encoded.query_output.to(torch.float32).cpu().numpy(),
         }
+        if encoded.query_output is not None:
+            arrays["query_output"] = encoded.query_output.to(torch.float32).cpu().numpy()
         if self.retrieval is not None:
             vectors = self.retrieval.slot_vectors(encoded.memory.tokens)
             arrays["vectors"] = vectors.to(torch.float16).cpu().numpy()
         return with_arrays(columns, **arrays)
 
 
-def _slot(span: SlotSpan, frames: np.ndarray, video: Video) -> dict[str, Any]:
+def _slot(span: SlotSpan, frames: np.ndarray, video: Video, centred: bool) -> dict[str, Any]:
     return {
         "start_s": span.start_s,
         "end_s": span.end_s,
-        "timestamp_s": span.timestamp_s,
+        # Families that take two frames at a time say the time between them.
+        "timestamp_s": span.centre_s if centred else span.timestamp_s,
         "frame_count": span.frame_count,
         "thumbnail": _thumbnail(frames[span.middle], video),
     }

@@ -11,7 +11,8 @@ import torch
 
 from malmm.model.checkpoints.resolve import NO_RETRIEVAL, open_models
 from malmm.model.decoding import Decoding
-from malmm.model.families.instructblip.language import LanguageModel
+from malmm.model.families.family import Asked, Slots
+from malmm.model.families.registry import family_of
 from malmm.operators.device import choose_device
 from malmm.pipeline.schema.config import Prompt
 from malmm.pipeline.schema.rows import ANSWERED, array_at, carried, rows_table
@@ -30,8 +31,8 @@ class GenerateTexts:
     def __init__(
         self, *, model: str, prompts: tuple[Prompt, ...], max_new_tokens: int, device: str | None = None
     ) -> None:
-        checkpoint = open_models(model, NO_RETRIEVAL).instructblip
-        self.language = LanguageModel.load(checkpoint, device=choose_device(device))
+        checkpoint = open_models(model, NO_RETRIEVAL).checkpoint
+        self.language = family_of(checkpoint).load_language(checkpoint, device=choose_device(device))
         self.prompts = prompts
         self.max_new_tokens = max_new_tokens
         self.on_words: Callable[[str], None] | None = None
@@ -45,25 +46,27 @@ class GenerateTexts:
             if row.failure is None
             for place, prompt in enumerate(rows["prompts"][index].as_py())
         ]
-        outputs = {
-            index: torch.from_numpy(array_at(rows, "query_output", index, np.float32).copy())
-            for index in {index for index, _, _ in wanted}
+        asked = {
+            index: _asked(
+                rows, index, [self.prompts[prompt].text for prompt in rows["prompts"][index].as_py()]
+            )
+            for index in dict.fromkeys(index for index, _, _ in wanted)
         }
-        texts: dict[int, list[str]] = {index: [""] * len(outputs[index]) for index in outputs}
-        scores: dict[int, list[float | None]] = {index: [None] * len(outputs[index]) for index in outputs}
-        labelled: dict[int, list[list[float] | None]] = {i: [None] * len(out) for i, out in outputs.items()}
+        texts: dict[int, list[str]] = {index: [""] * len(asked[index]) for index in asked}
+        scores: dict[int, list[float | None]] = {index: [None] * len(asked[index]) for index in asked}
+        labelled: dict[int, list[list[float] | None]] = {i: [None] * len(of) for i, of in asked.items()}
         failed: dict[int, Exception] = {}
         open_ended = [item for item in wanted if not self.prompts[item[2]].labels]
-        for (index, place, _), text in zip(
-            open_ended, self._attempt(open_ended, outputs, failed), strict=True
-        ):
+        questions = [asked[index][place] for index, place, _ in open_ended]
+        answers = self._attempt(questions, [index for index, _, _ in open_ended], failed)
+        for (index, place, _), text in zip(open_ended, answers, strict=True):
             texts[index][place] = text
         for index, place, prompt in wanted:
             chosen = self.prompts[prompt]
             if not chosen.labels or index in failed:
                 continue
             try:
-                result = self.language.classify(outputs[index][place][None], [chosen.text], chosen.labels)[0]
+                result = self.language.score_labels([asked[index][place]], chosen.labels)[0]
             except (RuntimeError, ValueError) as error:
                 failed[index] = error
                 continue
@@ -83,34 +86,46 @@ class GenerateTexts:
                 results.append(row.columns())
         return self._joined(rows, results)
 
-    def _attempt(
-        self,
-        items: list[tuple[int, int, int]],
-        outputs: dict[int, torch.Tensor],
-        failed: dict[int, Exception],
-    ) -> list[str]:
-        """Texts of the items, together or, when that fails, one by one."""
-        if not items:
+    def _attempt(self, asked: list[Asked], indices: list[int], failed: dict[int, Exception]) -> list[str]:
+        """Texts of the questions, which are of the rows ``indices``, together or, when that fails, one by one."""
+        if not asked:
             return []
         try:
-            return self.language.generate(
-                torch.stack([outputs[index][place] for index, place, _ in items]),
-                [self.prompts[prompt].text for _, _, prompt in items],
+            return self.language.generate_texts(
+                asked,
                 Decoding(self.max_new_tokens),
-                on_words=self.on_words if len(items) == 1 else None,
+                on_words=self.on_words if len(asked) == 1 else None,
             )
         except (RuntimeError, ValueError) as error:
-            if len(items) == 1:
-                failed[items[0][0]] = error
+            if len(asked) == 1:
+                failed[indices[0]] = error
                 return [""]
-            return [text for item in items for text in self._attempt([item], outputs, failed)]
+            return [
+                text
+                for question, index in zip(asked, indices, strict=True)
+                for text in self._attempt([question], [index], failed)
+            ]
 
     def _joined(self, rows: pa.Table, results: list[dict[str, Any]]) -> pa.Table:
         """The stage's columns, with what the rows brought along."""
-        made = ("video", "segment", "failure", "texts", "scores", "label_scores")
+        made = ["video", "segment", "failure", "texts", "scores", "label_scores"]
+        left = set() if "sizes" in rows.column_names else {"slots", "tokens", "tokens_shape"}
         fresh = rows_table(results, pa.schema([field for field in ANSWERED if field.name in made]))
         for name in rows.column_names:
-            if name not in made and name in ANSWERED.names:
+            # Replayed slots have done their work, and lie in the archive already.
+            if name not in made and name not in left and name in ANSWERED.names:
                 fresh = fresh.append_column(ANSWERED.field(name), rows[name])
         order = [field.name for field in ANSWERED if field.name in fresh.column_names]
         return fresh.select(order)
+
+
+def _asked(rows: pa.Table, index: int, prompts: list[str]) -> list[Asked]:
+    """A row's questions: with a query output each, or all on the row's slots."""
+    if rows["query_output"][index].is_valid:
+        outputs_KQD = torch.from_numpy(array_at(rows, "query_output", index, np.float32).copy())
+        pairs = zip(prompts, outputs_KQD, strict=True)
+        return [Asked(prompt, query_output=output) for prompt, output in pairs]
+    tokens = torch.from_numpy(array_at(rows, "tokens", index, np.float16).copy())
+    spans = rows["slots"][index].as_py()
+    slots = Slots(tokens, tuple(span["timestamp_s"] for span in spans), spans[-1]["end_s"])
+    return [Asked(prompt, slots=slots) for prompt in prompts]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,8 @@ import pyarrow as pa
 import torch
 
 from malmm.model.checkpoints.resolve import NO_RETRIEVAL, open_models
-from malmm.model.families.instructblip.encoder import Encoder
-from malmm.model.families.instructblip.qformer import MemorySettings
+from malmm.model.families.registry import family_of
+from malmm.model.memory.settings import MemorySettings
 from malmm.model.memory.slots import Memory
 from malmm.operators.device import choose_device
 from malmm.pipeline.archive.reader import ArchiveReader
@@ -20,6 +22,8 @@ from malmm.pipeline.schema.errors import MalmmError
 from malmm.pipeline.schema.rows import REPLAYED, Carried, carried, rows_table, with_arrays
 
 __all__ = ["ReplayPrompts"]
+
+_SPAN = ("segment_id", "slot", "start_s", "end_s", "timestamp_s", "frame_count")
 
 
 class ReplayPrompts:
@@ -37,8 +41,10 @@ class ReplayPrompts:
         prompts: tuple[Prompt, ...],
         device: str | None = None,
     ) -> None:
-        checkpoint = open_models(model, NO_RETRIEVAL).instructblip
-        self.encoder = Encoder.load(checkpoint, device=choose_device(device), with_vision=False)
+        checkpoint = open_models(model, NO_RETRIEVAL).checkpoint
+        family = family_of(checkpoint)
+        self.encoder = family.load_encoder(checkpoint, device=choose_device(device), with_vision=False)
+        self.steps_of_several = family.frames_per_step > 1
         self.archive = ArchiveReader.open(archive)
         self.settings = settings
         self.prompts = prompts
@@ -48,47 +54,68 @@ class ReplayPrompts:
         held = carried(rows)
         results: list[dict[str, Any]] = [row.columns() for row in held]
         prompts = {index: rows["prompts"][index].as_py() for index in range(len(held))}
-        together: defaultdict[int, dict[int, Memory]] = defaultdict(dict)
+        together: defaultdict[int, dict[int, _Stored]] = defaultdict(dict)
         for index, row in enumerate(held):
             if row.failure is None:
                 try:
-                    memory = self._memory(rows["segment_ids"][index].as_py())
+                    stored = self._stored(rows["segment_ids"][index].as_py())
                 except (RuntimeError, ValueError, MalmmError) as error:
                     results[index] = _failed(row, error)
                 else:
-                    together[len(prompts[index])][index] = memory
-        for memories in together.values():
+                    together[len(prompts[index])][index] = stored
+        for of_rows in together.values():
+            memories = {index: stored.memory for index, stored in of_rows.items()}
             for index, output in self._replay(memories, prompts).items():
                 row = held[index]
                 if isinstance(output, Exception):
                     results[index] = _failed(row, output)
+                    continue
+                columns = row.columns() | {"prompts": prompts[index]}
+                if output is not None:
+                    results[index] = with_arrays(columns, query_output=output.to(torch.float32).cpu().numpy())
                 else:
-                    results[index] = with_arrays(
-                        row.columns() | {"prompts": prompts[index]},
-                        query_output=output.to(torch.float32).cpu().numpy(),
-                    )
+                    stored = of_rows[index]
+                    # As online: the language model reads tokens of the type that is stored.
+                    tokens = stored.memory.tokens.to(torch.float16).cpu().numpy()
+                    results[index] = with_arrays(columns | {"slots": stored.slots}, tokens=tokens)
         return rows_table(results, REPLAYED)
 
-    def _memory(self, segment_ids: list[str]) -> Memory:
+    def _stored(self, segment_ids: list[str]) -> _Stored:
         """The memory of a segment, or of a video's segments as one."""
         frames = self.archive.frame_counts(segment_ids)
-        memories = (
-            Memory.stored(
-                torch.from_numpy(tokens.astype(np.float32)), torch.from_numpy(sizes.copy()), frames[segment]
-            )
-            for segment, tokens, sizes in self.archive.memory_tokens(frames)
-        )
+        spans: dict[str, list[dict[str, Any]]] = {segment: [] for segment in frames}
+        for span in self.archive.memory_rows(frames, _SPAN).to_pylist():
+            spans[span["segment_id"]].append(span)
+        places: list[float] = []
+        times: list[float] = []
+
+        def memories() -> Iterator[Memory]:
+            before = 0
+            for segment, tokens, sizes in self.archive.memory_tokens(frames):
+                memory = Memory.stored(
+                    torch.from_numpy(tokens.astype(np.float32)),
+                    torch.from_numpy(sizes.copy()),
+                    frames[segment],
+                )
+                places.extend(before + place for place in memory.middles(between=self.steps_of_several))
+                times.extend(span["timestamp_s"] for span in spans[segment])
+                before += memory.appended
+                yield memory
+
         if len(frames) > 1:
-            return self.encoder.merge(memories, self.settings, frame_counts=list(frames.values()))
-        memory = next(memories, None)
+            merged = self.encoder.merge(memories(), self.settings, frame_counts=list(frames.values()))
+            end_s = max(span["end_s"] for of_segment in spans.values() for span in of_segment)
+            said = np.interp(merged.middles(between=self.steps_of_several), places, times).tolist()
+            return _Stored(merged, [{"timestamp_s": time_s, "end_s": end_s} for time_s in said])
+        memory = next(memories(), None)
         if memory is None:
             raise ValueError("the archive holds no memory of it")
-        return memory
+        return _Stored(memory, next(iter(spans.values())))
 
     def _replay(
         self, memories: dict[int, Memory], prompts: dict[int, list[int]]
-    ) -> dict[int, torch.Tensor | Exception]:
-        """Query outputs by row; what fails together is tried alone."""
+    ) -> dict[int, torch.Tensor | Exception | None]:
+        """Query outputs by row, None where slots are enough; what fails together is tried alone."""
         texts = [[self.prompts[prompt].text for prompt in prompts[index]] for index in memories]
         try:
             outputs = self.encoder.replay(list(memories.values()), texts, self.settings)
@@ -103,6 +130,14 @@ class ReplayPrompts:
                 for index, output in self._replay({one: memories[one]}, prompts).items()
             }
         return dict(zip(memories, outputs, strict=True))
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Memory from the archive, and the spans of its slots; of a merged memory, times and end alone."""
+
+    memory: Memory
+    slots: list[dict[str, Any]]
 
 
 def _failed(row: Carried, error: Exception) -> dict[str, Any]:

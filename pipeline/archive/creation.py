@@ -53,7 +53,7 @@ def load_if_there(
     check_writable(root)
     found = in_force(root)
     if found is None:
-        _refuse_strangers(root, set(table_schemas(vector_size)))
+        _refuse_strangers(root, set(table_schemas(vector_size, recipe.token_layers)))
         return None
     if reindex and found.recipe.recipe_id != recipe.recipe_id:
         address = Generation.beside(recipe, found).address(root)
@@ -88,7 +88,9 @@ def create_or_load(
             )
         found = own
     memories = open_dataset(address, "memories")
-    if memories is None or not memories.schema.equals(table_schemas(vector_size)["memories"]):
+    if memories is None or not memories.schema.equals(
+        table_schemas(vector_size, recipe.token_layers)["memories"]
+    ):
         raise ArchiveError(
             f"{address} has no memories with vectors of {vector_size} numbers: it is damaged or was made by "
             "another version of malmm-ray; give another --archive",
@@ -98,7 +100,7 @@ def create_or_load(
 
 
 def _create(place: str, recipe: Recipe, vector_size: int) -> Generation:
-    schemas = table_schemas(vector_size)
+    schemas = table_schemas(vector_size, recipe.token_layers)
     _refuse_strangers(place, set(schemas))
     _create_tables(place, schemas)
     make_words_index(place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -64,8 +65,8 @@ class SlotReader(TableReader):
     def memory_tokens(self, segment_ids: Iterable[str]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         """Stored memory, one segment at a time and in the order given: (segment_id, tokens, sizes).
 
-        ``tokens`` is float16 [S, N, C] and ``sizes`` int32 [S, N], in slot order; segments without slots
-        are left out. One segment is in memory at a time. Raises ArchiveError for rows that contradict
+        ``tokens`` is float16 [S, N, C] or [S, N, L, C] and ``sizes`` int32 [S, N], in slot order; segments without
+        slots are left out. One segment is in memory at a time. Raises ArchiveError for rows that contradict
         their shape.
         """
         ids = list(dict.fromkeys(segment_ids))
@@ -177,10 +178,10 @@ class SlotReader(TableReader):
     ) -> tuple[np.ndarray, np.ndarray]:
         shapes = rows["token_shape"].to_pylist()
         sizes = rows["sizes"].to_pylist()
-        positions, channels = shapes[0]
+        positions = shapes[0][0]
         whole = all(
             data is not None
-            and len(data) == 2 * positions * channels
+            and len(data) == 2 * math.prod(shapes[0])
             and shape == shapes[0]
             and len(size) == positions
             for data, shape, size in zip(blobs, shapes, sizes, strict=True)
@@ -190,9 +191,9 @@ class SlotReader(TableReader):
                 f"{self._uri} is damaged: the tokens of segment {segment} do not have the shape that it says",
                 uri=self._uri,
             )
-        tokens = np.empty((len(blobs), positions, channels), np.float16)
+        tokens = np.empty((len(blobs), *shapes[0]), np.float16)
         for slot, data in enumerate(blobs):
-            tokens[slot] = np.frombuffer(data or b"", np.float16).reshape(positions, channels)
+            tokens[slot] = np.frombuffer(data or b"", np.float16).reshape(shapes[0])
         return tokens, np.asarray(sizes, np.int32)
 
 

@@ -35,7 +35,7 @@ def archive_models(recipe: Recipe, model: str | None = None, retrieval_model: st
             f"the retrieval model {retrieval_model or recipe.retrieval_model!r} has other weights than when the "
             "archive was made: say with --retrieval-model where those lie"
         )
-    if found.instructblip.fingerprint() != recipe.model_fingerprint:
+    if found.checkpoint.fingerprint() != recipe.model_fingerprint:
         raise CheckpointError(
             f"the model {name!r} has other weights than when the archive was made: say with --model where those lie"
         )

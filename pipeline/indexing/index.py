@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 
 from malmm.model.checkpoints.resolve import NO_RETRIEVAL, Models, notice_of, open_models
+from malmm.model.families.registry import image_size, token_shape
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.indexing.owed_texts import something_missing
 from malmm.pipeline.indexing.reports import IndexReport
@@ -29,9 +30,10 @@ _VECTOR_SIZE = 256
 
 def make_recipe(config: IndexConfig, models: Models) -> Recipe:
     """What the rows of a run with these settings and checkpoints contain."""
+    shape = token_shape(models.checkpoint)
     return Recipe(
         model=config.model,
-        model_fingerprint=models.instructblip.fingerprint(),
+        model_fingerprint=models.checkpoint.fingerprint(),
         retrieval_model=models.retrieval.name if models.retrieval else NO_RETRIEVAL,
         retrieval_fingerprint=models.retrieval.fingerprint() if models.retrieval else NO_RETRIEVAL,
         fps=config.fps,
@@ -40,7 +42,8 @@ def make_recipe(config: IndexConfig, models: Models) -> Recipe:
         bank_length=config.bank_length,
         merge_policy=config.merge_policy,
         sampling=config.sampling,
-        image_size=int(models.instructblip.config["vision_config"].get("image_size", 224)),
+        image_size=image_size(models.checkpoint),
+        token_layers=1 if len(shape) == 2 else shape[1],
     )
 
 

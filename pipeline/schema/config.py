@@ -89,18 +89,26 @@ class Recipe:
     image_size: int
     sampling: str = "rate"
     min_segment_s: float = 0.0
+    token_layers: int = 1
 
     @property
     def recipe_id(self) -> str:
         """The hash of all fields but where the checkpoints lie."""
         # Where a checkpoint lies does not change what it computes, so the two names stay out of the hash.
-        content = asdict(self)
+        content = self._content()
         del content["model"], content["retrieval_model"]
         return stable_id(json.dumps(content, sort_keys=True))
 
+    def _content(self) -> dict[str, object]:
+        """All fields but those added after 0.1 that say what 0.1 did: old ids and texts stay as they are."""
+        content = asdict(self)
+        if self.token_layers == 1:
+            del content["token_layers"]
+        return content
+
     def to_json(self) -> str:
         """The recipe as a JSON object."""
-        return json.dumps(asdict(self), sort_keys=True)
+        return json.dumps(self._content(), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:

@@ -84,13 +84,14 @@ ENCODED = pa.schema(
         ("decoded_end_s", pa.float64()),
         ("problem", pa.string()),
         ("slots", _SLOTS),
-        ("tokens", pa.large_binary()),  # float16 [S, N, C]
+        ("tokens", pa.large_binary()),  # float16 [S, N, C] or [S, N, L, C]
         ("tokens_shape", _SHAPE),
         ("sizes", pa.large_binary()),  # int32 [S, N]
         ("sizes_shape", _SHAPE),
         ("vectors", pa.large_binary()),  # float16 [S, Q, V], null without a retrieval model
         ("vectors_shape", _SHAPE),
         ("prompts", pa.list_(pa.int32())),  # which of the run's prompts
+        # null for families that read slots
         ("query_output", pa.large_binary()),
         ("query_output_shape", _SHAPE),
     ]
@@ -110,10 +111,13 @@ RECEIPTS = pa.schema([*_CARRIED, ("problem", pa.string()), ("receipt", RECEIPT)]
 
 # what the driver gives to replay: a segment, or a whole video by its segments, and which prompts
 TO_REPLAY = pa.schema([*_CARRIED, ("segment_ids", pa.list_(pa.string())), ("prompts", pa.list_(pa.int32()))])
-# replay: query outputs of those prompts on the stored memory
+# replay: query outputs of those prompts on the stored memory, or for families that read slots the slots themselves
 REPLAYED = pa.schema(
     [
         *_CARRIED,
+        ("slots", _SLOTS),
+        ("tokens", pa.large_binary()),
+        ("tokens_shape", _SHAPE),
         ("prompts", pa.list_(pa.int32())),
         ("query_output", pa.large_binary()),
         ("query_output_shape", _SHAPE),

@@ -107,12 +107,13 @@ RUNS = pa.schema(
 )
 
 
-def memories_schema(vector_size: int) -> pa.Schema:
+def memories_schema(vector_size: int, token_layers: int = 1) -> pa.Schema:
     """The ``memories`` table, one row a memory slot.
 
     ``vectors`` is a multivector: the slot's [32, vector_size] unit vectors, for cosine search with one
-    query vector. ``tokens`` holds [N, C] float16 in C order as a blob that a scan does not read; its shape
-    is in ``token_shape``. ``sizes`` [N] says how many frames each token position holds.
+    query vector. ``tokens`` holds [N, C] float16, or [N, L, C] with ``token_layers`` L above 1, in C order as a blob
+    that a scan does not read; its shape is in ``token_shape``. ``sizes`` [N] says how many frames each token position
+    holds.
     """
     return pa.schema(
         [
@@ -126,19 +127,19 @@ def memories_schema(vector_size: int) -> pa.Schema:
             pa.field("frame_count", pa.int32(), nullable=False),
             pa.field("vectors", pa.list_(pa.list_(pa.float16(), vector_size))),
             pa.field("tokens", pa.large_binary(), metadata={"lance-encoding:blob": "true"}),
-            pa.field("token_shape", pa.list_(pa.int32(), 2), nullable=False),
+            pa.field("token_shape", pa.list_(pa.int32(), 2 if token_layers == 1 else 3), nullable=False),
             pa.field("sizes", pa.list_(pa.int32()), nullable=False),
             pa.field("thumbnail", pa.binary()),
         ]
     )
 
 
-def table_schemas(vector_size: int) -> dict[str, pa.Schema]:
+def table_schemas(vector_size: int, token_layers: int = 1) -> dict[str, pa.Schema]:
     """Every table of an archive by name."""
     return {
         "recipes": RECIPES,
         "videos": VIDEOS,
-        "memories": memories_schema(vector_size),
+        "memories": memories_schema(vector_size, token_layers),
         "annotations": ANNOTATIONS,
         "segments": SEGMENTS,
         "failures": FAILURES,

@@ -213,7 +213,7 @@ class Asker:
             from malmm.operators.replay import ReplayPrompts
 
             recipe = self.archive.recipe
-            name = self.searcher.models().instructblip.name
+            name = self.searcher.models().checkpoint.name
             tokens, device = self._options
             settings = MemorySettings(length=recipe.bank_length, policy=recipe.merge_policy)
             self._replayer = ReplayPrompts(

@@ -21,7 +21,7 @@ from support.flow_rows import (
 )
 from support.models import random_frames
 
-from malmm.model.families.instructblip.encoder import Encoded
+from malmm.model.families.family import Encoded
 from malmm.model.families.instructblip.qformer import MemorySettings
 from malmm.operators.encode import EncodeSegments
 from malmm.pipeline.schema.rows import ENCODED, array_at, carried

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 
 import pytest
 from support.archive_rows import RECIPE
 
-from malmm.pipeline.schema.config import CAPTION, IndexConfig, Prompt, Recipe
+from malmm.pipeline.schema.config import CAPTION, IndexConfig, Prompt, Recipe, stable_id
 from malmm.pipeline.schema.errors import ConfigError
 
 
@@ -25,10 +26,22 @@ def test_recipe_id_depends_on_what_decides_the_rows():
         "image_size": 224,
         "sampling": "keyframes",
         "min_segment_s": 5.0,
+        "token_layers": 4,
     }
     others = {dataclasses.replace(RECIPE, **{name: value}).recipe_id for name, value in changes.items()}
     assert len(others | {RECIPE.recipe_id}) == 1 + len(changes)
     assert set(changes) | {"model", "retrieval_model"} == {f.name for f in dataclasses.fields(Recipe)}
+
+
+def test_fields_added_since_leave_the_recipes_of_before_as_they_are():
+    """This is what 0.1 wrote, and the id it had."""
+    written = json.loads(RECIPE.to_json())
+    assert "token_layers" not in written
+    old = {name: value for name, value in written.items() if name not in ("model", "retrieval_model")}
+    assert RECIPE.recipe_id == stable_id(json.dumps(old, sort_keys=True))
+    other = dataclasses.replace(RECIPE, token_layers=4)
+    assert Recipe.from_json(other.to_json()) == other
+    assert Recipe.from_json(RECIPE.to_json()) == RECIPE
 
 
 def test_where_a_checkpoint_lies_is_not_part_of_the_recipe():
