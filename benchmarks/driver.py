@@ -2,12 +2,12 @@
 
     python benchmarks/driver.py [--segments 1000000] [--segments-a-commit 1000]
 
-The driver's own code, `malmm.pipeline.indexing.driver.Run`, plans the segments of made-up videos of an hour, takes a
-receipt for each as if workers had sent it, and commits them to a real archive with one text each and no memory.
-Making the receipts is the workers' part, so its time is taken off; Ray's own work is not in it either, as there are
-no workers. A commit is made for every so many segments instead of every three seconds; where they make a thousand
-files of a table, Ray is started to merge them, and that is in it. The table has a row for each tenth of the segments,
-so that what grows with the archive shows."""
+The driver's own code, `malmm.pipeline.indexing.driver.Run`, takes the plans of made-up videos of an hour and a
+receipt for each segment as if workers had sent them, and commits them to a real archive with one text each and no
+memory. Making plans and receipts is the workers' part, so its time is taken off; Ray's own work is not in it either, as
+there are no workers. A commit is made for every so many segments instead of every three seconds; where they make a
+thousand files of a table, Ray is started to merge them, and that is in it. The table has a row for each tenth of the
+segments, so that what grows with the archive shows."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ import resource
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -27,15 +29,19 @@ from malmm.operators.plan import segments_of
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.connection import connected
 from malmm.pipeline.cluster.resources import Resources
-from malmm.pipeline.indexing import driver as driving
+from malmm.pipeline.indexing import passes, segment_commits
 from malmm.pipeline.indexing.driver import Run
+from malmm.pipeline.indexing.exchange import Exchange
 from malmm.pipeline.indexing.reports import IndexReport
+from malmm.pipeline.indexing.work import Work
 from malmm.pipeline.schema.config import CAPTION, IndexConfig, Recipe
 from malmm.pipeline.schema.ids import annotation_id, video_id
+from malmm.pipeline.schema.plans import VideoPlan, plans_table
 from malmm.pipeline.schema.receipts import Receipt
 from malmm.pipeline.schema.records import Segment, Video
 from malmm.pipeline.schema.rows import RECEIPTS, Carried, rows_table
 from malmm.pipeline.schema.tables import ANNOTATIONS, SEGMENTS
+from malmm.pipeline.sources.listing import SourceFile
 
 SEGMENT_S, SEGMENTS_A_VIDEO = 100.0, 36
 PARTS = 10
@@ -50,12 +56,16 @@ class Workers:
         self.marks: list[tuple[int, float]] = []
         self.total = len(videos) * SEGMENTS_A_VIDEO
 
-    def blocks(self, *_: Any) -> Iterator[pa.Table]:
-        """What workers send, block by block."""
+    def blocks(self, exchange: Exchange) -> Iterator[pa.Table]:
+        """What workers send, block by block, and each video's plan before its first segment."""
         sent, waiting = 0, []
         self._mark(0)
         for video in self.videos:
-            for segment in segments_of(video, self.recipe.recipe_id, SEGMENT_S, self.recipe.fps):
+            began = time.perf_counter()
+            segments = segments_of(video, self.recipe.recipe_id, SEGMENT_S, self.recipe.fps)
+            exchange.note(plans_table([VideoPlan.of(video, segments, [False] * len(segments))]))
+            self.making_s += time.perf_counter() - began
+            for segment in segments:
                 waiting.append((video, segment))
                 if len(waiting) == self.a_block or sent + len(waiting) == self.total:
                     yield self._made(waiting)
@@ -114,7 +124,7 @@ def main() -> None:
     parser.add_argument("--segments-a-commit", type=int, default=1000, help="(%(default)s)")
     options = parser.parse_args()
     count = -(-options.segments // SEGMENTS_A_VIDEO)
-    driving.COMMIT_EVERY_S = 0.0
+    segment_commits.COMMIT_EVERY_S = 0.0
     with tempfile.TemporaryDirectory(prefix="malmm-driver-") as folder:
         place = str(Path(folder) / "archive")
         recipe = Recipe("debug", "none", "none", "none", 1.0, SEGMENT_S, 20, "token", 224)
@@ -123,11 +133,17 @@ def main() -> None:
         run = Run(config, recipe, open_models("debug"), 8, IndexReport(place, "debug"), lambda progress: None)
         videos = [_video(number) for number in range(count)]
         workers = Workers(archive, videos, recipe, options.segments_a_commit)
-        driving.indexing = lambda *_: None  # type: ignore[assignment]
-        driving.received = workers.blocks  # type: ignore[assignment]
-        with connected(), archive.held():
+        passes.RemoteExchange = Exchange  # type: ignore[misc, assignment]
+        passes.surveying = lambda wiring, exchange, *_: exchange
+        passes.indexing = lambda planned, *_, **__: planned
+        passes.received = workers.blocks  # type: ignore[assignment]
+        listed: Any = SimpleNamespace(found=[_file(video) for video in videos], ended=True)
+        work = Work(config, recipe, archive, listed)
+        work.look()
+        with connected(), archive.held(), ExitStack() as stack:
+            run._begin(archive)
             began = time.perf_counter()
-            run._index(archive, videos, Resources(1, 1, 1, 0, 1, 1, 0, 1))
+            run._index(work, Resources(1, 1, 1, 0, 1, 1, 0, 1), stack)
             ended = time.perf_counter()
         rows = archive.count("segments")
         assert rows == workers.total == run.report.segments_indexed, (rows, workers.total)
@@ -136,7 +152,7 @@ def main() -> None:
     print("| segments | driver s | µs a segment |\n|---|---|---|")
     first = began
     for (_, at), (sent, until) in zip([(0, first), *workers.marks], workers.marks, strict=False):
-        name = f"to {sent}" if sent else "planning"
+        name = f"to {sent}" if sent else "listing"
         share = (until - at) / (workers.total / PARTS if sent else workers.total)
         print(f"| {name} | {until - at:.1f} | {1e6 * share:.0f} |")
     after_s = ended - workers.making_s - workers.marks[-1][1]
@@ -144,6 +160,10 @@ def main() -> None:
     whole_s = ended - began - workers.making_s
     print(f"| all | {whole_s:.1f} | {1e6 * whole_s / workers.total:.0f} |")
     print(f"\nThe driver's peak: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB.")
+
+
+def _file(video: Video) -> SourceFile:
+    return SourceFile(video.uri, 1, video.fingerprint)
 
 
 def _video(number: int) -> Video:

@@ -33,6 +33,7 @@ import ray
 
 from malmm.model.checkpoints.resolve import open_models
 from malmm.operators.encode import EncodeSegments
+from malmm.operators.plan import segments_of
 from malmm.operators.probe import probe_files
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.connection import connected
@@ -40,7 +41,7 @@ from malmm.pipeline.cluster.resources import Resources
 from malmm.pipeline.indexing import graph as stages
 from malmm.pipeline.indexing.block_stream import received
 from malmm.pipeline.schema.config import IndexConfig, Recipe
-from malmm.pipeline.schema.rows import ENCODED, FILES, TO_PLAN, Carried, carried, rows_table, with_arrays
+from malmm.pipeline.schema.rows import ENCODED, FILES, Carried, carried, rows_table, with_arrays
 
 FRAMES, SIDE = 100, 224
 STORE_BYTES = 256 << 20
@@ -145,7 +146,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*lancedb fork support")
     warnings.filterwarnings("ignore", message=".*lance is not fork-safe")
     # Workers get the class itself: they could not import this file.
-    stages.MeteredEncodeSegments = SleepingEncoder  # type: ignore[misc, assignment]
+    stages.EncodeSegments = SleepingEncoder  # type: ignore[misc]
     print(
         f"segments of {FRAMES} frames of {SIDE}x{SIDE}, {FRAMES * SIDE**2 * 3 / 1e6:.0f} MB each; encoding one sleeps"
         f" {options.segment_s:g} s; decoding, writing and all else is real, on {os.cpu_count()} cores\n"
@@ -215,9 +216,13 @@ def index(segments: int, folder: Path, resources: Resources) -> None:
     archive = Archive.create_or_open(config.archive, recipe, 8)
     files = rows_table([{"uri": str(video), "fingerprint": "1", "metadata": ""}], FILES)
     [probed] = carried(probe_files(files))
-    rows = rows_table([probed.columns() | {"done": []}], TO_PLAN)
+    assert probed.video is not None, probed.failure
+    spans = segments_of(probed.video, recipe.recipe_id, recipe.segment_s, recipe.fps)
+    planned = stages.planned_before([Carried(probed.video, span, None) for span in spans])
     receipts = 0
-    for block in received(stages.indexing(rows, config, recipe, archive, resources)):
+    wiring = stages.Wiring(config, recipe, resources)
+    made = stages.indexing(planned, wiring, archive.uri, archive.schema("memories"), expected=segments)
+    for block in received(made):
         if block is not None:
             assert all(row.failure is None for row in carried(block)), carried(block)
             receipts += block.num_rows

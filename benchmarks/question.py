@@ -46,7 +46,7 @@ from malmm.operators.replay import ReplayPrompts
 from malmm.pipeline import ArchiveReader
 from malmm.pipeline.schema.config import Prompt
 from malmm.pipeline.schema.records import Video
-from malmm.pipeline.schema.rows import TO_PLAN, TO_REPLAY, Carried, carried, rows_table
+from malmm.pipeline.schema.rows import PROBED, TO_REPLAY, Carried, carried, rows_table
 
 # As `malmm index` and `malmm annotate` have it.
 BATCH = 4
@@ -157,7 +157,7 @@ def in_turns(archive: ArchiveReader, model: str) -> tuple[dict[str, float], int]
     for row in archive.videos().select(fields).to_pylist():
         video = Video(**row)
         planned = plan_segments(
-            rows_table([Carried(video, None, None).columns() | {"done": []}], TO_PLAN),
+            rows_table([Carried(video, None, None).columns()], PROBED),
             recipe_id=recipe.recipe_id,
             segment_s=recipe.segment_s,
             fps=recipe.fps,

@@ -15,8 +15,10 @@ import argparse
 import resource
 import tempfile
 import time
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -29,12 +31,23 @@ from malmm.pipeline.indexing import driver as driving
 from malmm.pipeline.indexing import graph as stages
 from malmm.pipeline.indexing.driver import Run
 from malmm.pipeline.indexing.reports import IndexReport
+from malmm.pipeline.indexing.work import Work
 from malmm.pipeline.schema.config import CAPTION, IndexConfig, Recipe
 from malmm.pipeline.schema.ids import annotation_id, video_id
 from malmm.pipeline.schema.receipts import Receipt
 from malmm.pipeline.schema.records import Segment, Video
-from malmm.pipeline.schema.rows import ANSWERED, DECODED, ENCODED, RECEIPTS, carried, rows_table
+from malmm.pipeline.schema.rows import (
+    ANSWERED,
+    DECODED,
+    ENCODED,
+    PROBED,
+    RECEIPTS,
+    Carried,
+    carried,
+    rows_table,
+)
 from malmm.pipeline.schema.tables import ANNOTATIONS, SEGMENTS
+from malmm.pipeline.sources.listing import SourceFile
 
 SEGMENT_S, SEGMENTS_A_VIDEO, FRAMES_A_SEGMENT = 100.0, 36, 100
 RESOURCES = Resources(
@@ -47,6 +60,18 @@ RESOURCES = Resources(
     generate_cpus=0.25,
     generate_gpus=0,
 )
+
+
+def probe(files: pa.Table, **_: Any) -> pa.Table:
+    """In the place of ``probe_files``: every file is a video of an hour."""
+    length_s = SEGMENT_S * SEGMENTS_A_VIDEO
+    rows = [
+        Carried(
+            Video(video_id(uri), uri, "etag", 0.0, length_s, 25.0, 1920, 1080, "h264"), None, None
+        ).columns()
+        for uri in files["uri"].to_pylist()
+    ]
+    return rows_table(rows, PROBED)
 
 
 def decode(rows: pa.Table, **_: Any) -> pa.Table:
@@ -73,11 +98,11 @@ class Generate(Encode):
     schema = ANSWERED
 
 
-def write(rows: pa.Table, *, recipe_id: str, **_: Any) -> pa.Table:
+def write(rows: pa.Table, *, recipe: Recipe, **_: Any) -> pa.Table:
     """In the place of ``write_segments``: receipts, and no fragments."""
     return rows_table(
         [
-            row.columns() | {"receipt": vars(receipt(row.segment, recipe_id))}
+            row.columns() | {"receipt": vars(receipt(row.segment, recipe.recipe_id))}
             for row in carried(rows)
             if row.segment is not None
         ],
@@ -120,8 +145,8 @@ def main() -> None:
     parser.add_argument("--segments", type=int, default=1000, help="(%(default)s)")
     parser.add_argument("--together", type=int, nargs="+", default=[1, 4, 8], help="(%(default)s)")
     options = parser.parse_args()
-    stages.decode_segments, stages.write_segments = decode, write  # type: ignore[assignment]
-    stages.MeteredEncodeSegments, stages.MeteredGenerateTexts = Encode, Generate  # type: ignore[assignment,misc]
+    stages.probe_files, stages.decode_segments, stages.write_segments = probe, decode, write  # type: ignore[assignment]
+    stages.EncodeSegments, stages.GenerateTexts = Encode, Generate  # type: ignore[assignment,misc]
     print("| together | segments | s | driver's CPU, ms a segment | frames/s at most |")
     print("|---|---|---|---|---|", flush=True)
     for together in options.together:
@@ -137,13 +162,18 @@ def measure(segments: int, together: int) -> None:
         archive = Archive.create_or_open(place, recipe, 8)
         config = IndexConfig((folder,), place, model="debug", batch_segments=together)
         run = Run(config, recipe, open_models("debug"), 8, IndexReport(place, "debug"), lambda progress: None)
-        videos = [video(number) for number in range(-(-segments // SEGMENTS_A_VIDEO))]
-        with connected(), archive.held():
+        listed: Any = SimpleNamespace(
+            found=[file(number) for number in range(-(-segments // SEGMENTS_A_VIDEO))], ended=True
+        )
+        work = Work(config, recipe, archive, listed)
+        work.look()
+        with connected(), archive.held(), ExitStack() as stack:
+            run._begin(archive)
             before_s, began = cpu_s(), time.perf_counter()
-            run._index(archive, videos, RESOURCES)
+            run._index(work, RESOURCES, stack)
             took_s, driver_s = time.perf_counter() - began, cpu_s() - before_s
     count = run.report.segments_indexed
-    assert count == len(videos) * SEGMENTS_A_VIDEO, run.ledger.standing()[:1]
+    assert count == len(work.files) * SEGMENTS_A_VIDEO, run.ledger.standing()[:1]
     most = FRAMES_A_SEGMENT * count / driver_s
     print(f"| {together} | {count} | {took_s:.0f} | {1e3 * driver_s / count:.1f} | {most:.0f} |", flush=True)
 
@@ -154,12 +184,9 @@ def cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def video(number: int) -> Video:
-    """One of an hour that is nowhere."""
-    uri = f"s3://archive/{number // 1000:04d}/{number:08d}.mp4"
-    return Video(
-        video_id(uri), uri, f"etag-{number}", 0.0, SEGMENT_S * SEGMENTS_A_VIDEO, 25.0, 1920, 1080, "h264"
-    )
+def file(number: int) -> SourceFile:
+    """One that is nowhere."""
+    return SourceFile(f"s3://archive/{number // 1000:04d}/{number:08d}.mp4", 1, f"etag-{number}")
 
 
 if __name__ == "__main__":

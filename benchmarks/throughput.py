@@ -20,6 +20,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -35,10 +36,10 @@ from malmm.operators.write import write_segments
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.connection import connected
 from malmm.pipeline.indexing.block_stream import received
-from malmm.pipeline.indexing.graph import indexing
+from malmm.pipeline.indexing.graph import Wiring, indexing, planned_before
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.receipts import Receipt
-from malmm.pipeline.schema.rows import FILES, TO_PLAN, carried, rows_table
+from malmm.pipeline.schema.rows import FILES, PROBED, carried, rows_table
 
 COMMIT_EVERY_S = 3.0
 
@@ -94,14 +95,17 @@ class BareLoop:
         self.took: defaultdict[str, float] = defaultdict(float)
         self.sent: Counter[str] = Counter()
         self.frames = 0
+        self.planning: dict[str, Any] = {
+            "recipe_id": recipe.recipe_id,
+            "segment_s": recipe.segment_s,
+            "fps": recipe.fps,
+        }
 
     def run(self, videos: pa.Table, archive: Archive) -> float:
         """Frames a second."""
         recipe, committer = self.recipe, Committer(archive)
         for at in range(videos.num_rows):
-            planned = plan_segments(
-                videos.slice(at, 1), recipe_id=recipe.recipe_id, segment_s=recipe.segment_s, fps=recipe.fps
-            )
+            planned = plan_segments(videos.slice(at, 1), **self.planning)
             for place in range(planned.num_rows):
                 began = time.perf_counter()
                 parts = decode_segments(
@@ -124,9 +128,7 @@ class BareLoop:
                     texts,
                     archive=archive.uri,
                     prompts=self.config.all_prompts,
-                    model=recipe.model,
-                    model_fingerprint=recipe.model_fingerprint,
-                    recipe_id=recipe.recipe_id,
+                    recipe=recipe,
                     memories=archive.schema("memories"),
                 )
                 began = self._note("write", began, receipts)
@@ -174,7 +176,7 @@ def main() -> None:
         side,
     )
     with tempfile.TemporaryDirectory(prefix="malmm-throughput-") as folder:
-        videos = rows_table(list(_to_plan(options.videos, options.copies, Path(folder))), TO_PLAN)
+        videos = rows_table(list(_probed(options.videos, options.copies, Path(folder))), PROBED)
         config = IndexConfig(tuple(map(str, options.videos)), folder, model=options.model)
         bare = BareLoop(config, recipe)
         for turn in range(options.rounds):
@@ -184,7 +186,10 @@ def main() -> None:
             with connected() as resources:
                 committer = Committer(archive)
                 cpu_s = time.process_time()
-                for block in received(indexing(videos, config, recipe, archive, resources)):
+                planned = planned_before(carried(plan_segments(videos, **bare.planning)))
+                wiring = Wiring(config, recipe, resources)
+                made = indexing(planned, wiring, archive.uri, archive.schema("memories"), expected=1)
+                for block in received(made):
                     if block is not None:
                         committer.take(block)
                 rates["pipeline"].append(committer.rate())
@@ -207,8 +212,8 @@ def main() -> None:
     )
 
 
-def _to_plan(paths: list[Path], copies: int, folder: Path) -> Iterator[dict[str, object]]:
-    """Rows of ``TO_PLAN`` of so many copies of each video."""
+def _probed(paths: list[Path], copies: int, folder: Path) -> Iterator[dict[str, object]]:
+    """Rows of ``PROBED`` of so many copies of each video."""
     files = []
     for path in paths:
         for number in range(copies):
@@ -217,7 +222,7 @@ def _to_plan(paths: list[Path], copies: int, folder: Path) -> Iterator[dict[str,
             files.append({"uri": str(copy), "fingerprint": "1", "metadata": ""})
     for row in carried(probe_files(rows_table(files, FILES))):
         assert row.failure is None, row.failure
-        yield row.columns() | {"done": []}
+        yield row.columns()
 
 
 if __name__ == "__main__":

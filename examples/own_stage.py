@@ -3,7 +3,7 @@
     python examples/own_stage.py video.mp4 ...
 
 Here frames that are nearly black are dropped before they are encoded, and captions are printed. Nothing is stored: to
-store, add ``write_segments`` and commit its receipts as ``malmm.pipeline.indexing.driver`` does, or give
+store, add ``write_segments`` and commit its receipts as ``malmm.pipeline.indexing.segment_commits`` does, or give
 ``malmm.pipeline.index`` the videos.
 
 A row is a segment. The schemas of rows between operators are in ``malmm.pipeline.schema.rows``; a stage of yours takes
@@ -26,7 +26,7 @@ from malmm.operators.generate import GenerateTexts
 from malmm.operators.plan import plan_segments
 from malmm.operators.probe import probe_files
 from malmm.pipeline.schema.config import CAPTION
-from malmm.pipeline.schema.rows import DECODED, FILES, TO_PLAN, array_at, rows_table, with_arrays
+from malmm.pipeline.schema.rows import DECODED, FILES, array_at, rows_table, with_arrays
 
 DARKEST = 16
 ROWS: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
@@ -46,12 +46,6 @@ def drop_dark_frames(segments: pa.Table) -> pa.Table:
     return rows_table(rows, DECODED)
 
 
-def to_plan(videos: pa.Table) -> pa.Table:
-    """What ``plan_segments`` takes: videos, and which of their segments are done. Files that are none are left out."""
-    rows = [{"video": row["video"], "done": []} for row in videos.to_pylist() if row["video"] is not None]
-    return rows_table(rows, TO_PLAN)
-
-
 def captions(paths: list[str]) -> ray.data.Dataset:
     """A caption a segment."""
     files = rows_table([{"uri": path, "fingerprint": "example"} for path in paths], FILES)
@@ -62,7 +56,6 @@ def captions(paths: list[str]) -> ray.data.Dataset:
     return (
         ray.data.from_blocks([files])
         .map_batches(probe_files, **ROWS)
-        .map_batches(to_plan, **ROWS)
         .map_batches(plan_segments, fn_kwargs=plan, **ROWS)  # type: ignore[arg-type]
         .map_batches(decode_segments, fn_kwargs=decode, batch_size=1, num_cpus=0.2, **ROWS)  # type: ignore[arg-type]
         .map_batches(drop_dark_frames, batch_size=1, num_cpus=0.1, **ROWS)

@@ -17,6 +17,7 @@ from malmm.model.memory.settings import MemorySettings
 from malmm.model.memory.slots import SlotSpan
 from malmm.model.towers.blip2 import RetrievalModel
 from malmm.operators.device import choose_device
+from malmm.operators.metering import IdleMeter, told_to_ray
 from malmm.pipeline.schema.config import Prompt
 from malmm.pipeline.schema.records import Video
 from malmm.pipeline.schema.rows import DECODED, ENCODED, Carried, array_at, carried, rows_table, with_arrays
@@ -60,9 +61,13 @@ class EncodeSegments:
             )
         self.settings = settings
         self.prompts = prompts
+        self._meter = IdleMeter(told_to_ray("encode"))
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Encode a batch; a segment that fails in it is tried alone and then fails by itself."""
+        return self._meter.measured(self._encoded, rows)
+
+    def _encoded(self, rows: pa.Table) -> pa.Table:
         rows = rows.select(DECODED.names)
         held = carried(rows)
         results: list[dict[str, Any]] = [row.columns() for row in held]

@@ -14,6 +14,7 @@ from malmm.model.decoding import Decoding
 from malmm.model.families.family import Asked, Slots
 from malmm.model.families.registry import family_of
 from malmm.operators.device import choose_device
+from malmm.operators.metering import IdleMeter, told_to_ray
 from malmm.pipeline.schema.config import Prompt
 from malmm.pipeline.schema.rows import ANSWERED, array_at, carried, rows_table
 
@@ -36,9 +37,13 @@ class GenerateTexts:
         self.prompts = prompts
         self.max_new_tokens = max_new_tokens
         self.on_words: Callable[[str], None] | None = None
+        self._meter = IdleMeter(told_to_ray("generate"))
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Answer a batch; rows whose texts cannot be made fail by themselves."""
+        return self._meter.measured(self._answered, rows)
+
+    def _answered(self, rows: pa.Table) -> pa.Table:
         held = carried(rows)
         wanted = [
             (index, place, prompt)

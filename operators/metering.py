@@ -1,23 +1,20 @@
-"""Operators with a model, telling what share of their time they wait: on a GPU, how long it lies idle."""
+"""What share of its time an operator with a model waits for work: on a GPU, how long it lies idle."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 
 import pyarrow as pa
-from ray.util.metrics import Gauge
 
-from malmm.operators.encode import EncodeSegments
-from malmm.operators.generate import GenerateTexts
-
-__all__ = ["IdleMeter", "MeteredEncodeSegments", "MeteredGenerateTexts"]
+__all__ = ["IdleMeter", "told_to_ray"]
 
 _WINDOW_S = 30.0
 
 
 class IdleMeter:
-    """The share of the last half minute or so that was spent between calls. ``tell`` hears it after each call."""
+    """The share of the last half minute or so that was spent between calls. ``tell`` is called with it after each."""
 
     def __init__(self, tell: Callable[[float], None], now: Callable[[], float] = time.monotonic) -> None:
         self._tell = tell
@@ -42,7 +39,14 @@ class IdleMeter:
                 self._busy_s /= 2
 
 
-def _told(stage: str) -> Callable[[float], None]:
+def told_to_ray(stage: str) -> Callable[[float], None]:
+    """A function that sets Ray's metric of a stage's idle share; one that does nothing outside of Ray."""
+    # Asking in a process of its own needs no Ray, which takes seconds to load.
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return lambda share: None
+    from ray.util.metrics import Gauge
+
     gauge = Gauge(
         "malmm_worker_idle_fraction",
         description="share of its time that a worker with a model waited for work, by stage",
@@ -50,24 +54,3 @@ def _told(stage: str) -> Callable[[float], None]:
     )
     gauge.set_default_tags({"stage": stage})
     return gauge.set
-
-
-class MeteredEncodeSegments(EncodeSegments):
-    """``EncodeSegments`` with a meter."""
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        """Encode a batch."""
-        if not hasattr(self, "_meter"):
-            # Loading the model is neither work nor waiting.
-            self._meter = IdleMeter(_told("encode"))
-        return self._meter.measured(super().__call__, rows)
-
-
-class MeteredGenerateTexts(GenerateTexts):
-    """``GenerateTexts`` with a meter."""
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        """Answer a batch."""
-        if not hasattr(self, "_meter"):
-            self._meter = IdleMeter(_told("generate"))
-        return self._meter.measured(super().__call__, rows)

@@ -1,15 +1,18 @@
-"""Plan: videos into segments. One row a video in, one row out for each segment that is not done."""
+"""Plan: videos into segments. One row a file in, one row out for each segment that is not done."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
+import numpy as np
 import pyarrow as pa
 
 from malmm.operators.media.sampling import plan_spans
 from malmm.pipeline.schema.ids import segment_id
-from malmm.pipeline.schema.records import Segment, Video
-from malmm.pipeline.schema.rows import PLANNED, Carried, rows_table
+from malmm.pipeline.schema.plans import VideoPlan, plans_table
+from malmm.pipeline.schema.records import Failure, Segment, Video
+from malmm.pipeline.schema.rows import PLANNED, Carried, carried, rows_table
 
 __all__ = ["plan_segments", "segments_of"]
 
@@ -35,14 +38,45 @@ def segments_of(video: Video, recipe_id: str, segment_s: float, fps: float) -> l
     ]
 
 
-def plan_segments(videos: pa.Table, *, recipe_id: str, segment_s: float, fps: float) -> pa.Table:
-    """``TO_PLAN`` to ``PLANNED``."""
-    rows = []
-    for row in videos.to_pylist():
-        video, done = Video(**row["video"]), set(row["done"])
-        rows += [
-            Carried(video, segment, None).columns()
-            for segment in segments_of(video, recipe_id, segment_s, fps)
-            if segment.segment_id not in done
-        ]
-    return rows_table(rows, PLANNED)
+def plan_segments(
+    videos: pa.Table,
+    *,
+    recipe_id: str,
+    segment_s: float,
+    fps: float,
+    done: np.ndarray | None = None,
+    note: Callable[[pa.Table], object] | None = None,
+) -> pa.Table:
+    """``PROBED`` to ``PLANNED``: a row for each segment whose id is not among ``done``, sorted ids of dtype S24.
+
+    ``note`` takes the plans, ``PLANS``, before the first segment goes on, and with them the failures of files that are
+    not videos. Without it, those failures go on as rows.
+    """
+    rows: list[Carried] = []
+    plans: list[VideoPlan | Failure] = []
+    for row in carried(videos):
+        if row.failure is not None:
+            plans.append(row.failure)
+            if note is None:
+                rows.append(row)
+        elif row.video is not None:
+            segments = segments_of(row.video, recipe_id, segment_s, fps)
+            stored = _are_among([segment.segment_id for segment in segments], done)
+            plans.append(VideoPlan.of(row.video, segments, stored))
+            rows += [
+                Carried(row.video, segment, None)
+                for segment, is_stored in zip(segments, stored, strict=True)
+                if not is_stored
+            ]
+    if note is not None and plans:
+        note(plans_table(plans))
+    return rows_table([row.columns() for row in rows], PLANNED)
+
+
+def _are_among(ids: list[str], done: np.ndarray | None) -> list[bool]:
+    if done is None or not len(done):
+        return [False] * len(ids)
+    wanted = np.array(ids, done.dtype)
+    places = np.minimum(np.searchsorted(done, wanted), len(done) - 1)
+    found: list[bool] = (done[places] == wanted).tolist()
+    return found

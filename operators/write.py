@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,27 +11,45 @@ import numpy as np
 import pyarrow as pa
 
 from malmm.pipeline.archive.fragments import write_rows
-from malmm.pipeline.schema.config import Prompt
+from malmm.pipeline.schema.config import Prompt, Recipe
 from malmm.pipeline.schema.errors import ArchiveError
 from malmm.pipeline.schema.ids import ONLINE, annotation_id, memory_id, whole_video_subject
 from malmm.pipeline.schema.rows import RECEIPTS, Carried, array_at, carried, rows_table
 from malmm.pipeline.schema.tables import ANNOTATIONS, SEGMENTS
 
-__all__ = ["annotation_rows", "write_segments"]
+__all__ = ["Answer", "annotation_rows", "answers_at", "write_segments"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer to a prompt. ``label_scores`` has the probability of each of the prompt's labels, in their order."""
+
+    prompt: Prompt
+    text: str
+    score: float | None = None
+    label_scores: Sequence[float] | None = None
+
+    def by_label(self) -> list[dict[str, Any]] | None:
+        """The labels with their probabilities; None where the prompt has no labels."""
+        if self.label_scores is None:
+            return None
+        return [
+            {"label": label, "score": score}
+            for label, score in zip(self.prompt.labels, self.label_scores, strict=True)
+        ]
+
+
+def answers_at(rows: pa.Table, index: int, prompts: Sequence[Prompt]) -> list[Answer]:
+    """The answers in a row of ``ANSWERED`` or of replayed rows with texts, whose prompts are among ``prompts``."""
+    columns = [rows[name][index].as_py() for name in ("prompts", "texts", "scores", "label_scores")]
+    return [
+        Answer(prompts[place], text, score, labels)
+        for place, text, score, labels in zip(*columns, strict=True)
+    ]
 
 
 def annotation_rows(
-    row: Carried,
-    *,
-    prompts: list[Prompt],
-    texts: list[str],
-    scores: list[float | None],
-    label_scores: list[list[float] | None],
-    mode: str,
-    end_s: float,
-    model: str,
-    model_fingerprint: str,
-    recipe_id: str,
+    row: Carried, answers: Sequence[Answer], recipe: Recipe, *, mode: str, end_s: float
 ) -> list[dict[str, Any]]:
     """Rows of ``annotations`` for a segment, or for its whole video where the row has no segment."""
     if row.video is None:
@@ -37,35 +57,29 @@ def annotation_rows(
     if row.segment is not None:
         subject, start_s = row.segment.segment_id, row.segment.start_s
     else:
-        subject = whole_video_subject(row.video.video_id, row.video.fingerprint, recipe_id)
+        subject = whole_video_subject(row.video.video_id, row.video.fingerprint, recipe.recipe_id)
         start_s = row.video.start_s
     now = datetime.now(UTC)
     return [
         {
-            "annotation_id": annotation_id(subject, prompt.version, model_fingerprint, mode),
+            "annotation_id": annotation_id(subject, answer.prompt.version, recipe.model_fingerprint, mode),
             "video_id": row.video.video_id,
             "segment_id": row.segment.segment_id if row.segment else None,
             "start_s": start_s,
             "end_s": end_s,
-            "task": prompt.task,
-            "prompt_name": prompt.name,
-            "prompt": prompt.text,
-            "prompt_version": prompt.version,
-            "text": text,
-            "score": score,
-            "label_scores": _by_label(prompt, each),
+            "task": answer.prompt.task,
+            "prompt_name": answer.prompt.name,
+            "prompt": answer.prompt.text,
+            "prompt_version": answer.prompt.version,
+            "text": answer.text,
+            "score": answer.score,
+            "label_scores": answer.by_label(),
             "mode": mode,
-            "model": model,
+            "model": recipe.model,
             "created_at": now,
         }
-        for prompt, text, score, each in zip(prompts, texts, scores, label_scores, strict=True)
+        for answer in answers
     ]
-
-
-def _by_label(prompt: Prompt, scores: list[float] | None) -> list[dict[str, Any]] | None:
-    if scores is None:
-        return None
-    return [{"label": label, "score": score} for label, score in zip(prompt.labels, scores, strict=True)]
 
 
 def write_segments(
@@ -73,30 +87,22 @@ def write_segments(
     *,
     archive: str,
     prompts: tuple[Prompt, ...],
-    model: str,
-    model_fingerprint: str,
-    recipe_id: str,
+    recipe: Recipe,
     memories: pa.Schema,
 ) -> pa.Table:
-    """``ANSWERED`` to ``RECEIPTS``: writes what can be committed and changes nothing that readers see."""
+    """``ANSWERED`` to ``RECEIPTS``: writes what can be committed and changes nothing that readers see.
+
+    ``archive`` is the address of the tables, and ``memories`` the schema of that table.
+    """
+    recipe_id = recipe.recipe_id
     results = []
     for index, row in enumerate(carried(rows)):
         if row.failure is not None or row.segment is None:
             results.append(row.columns())
             continue
         end_s = rows["decoded_end_s"][index].as_py()
-        annotations = annotation_rows(
-            row,
-            prompts=[prompts[prompt] for prompt in rows["prompts"][index].as_py()],
-            texts=rows["texts"][index].as_py(),
-            scores=rows["scores"][index].as_py(),
-            label_scores=rows["label_scores"][index].as_py(),
-            mode=ONLINE,
-            end_s=end_s,
-            model=model,
-            model_fingerprint=model_fingerprint,
-            recipe_id=recipe_id,
-        )
+        answers = answers_at(rows, index, prompts)
+        annotations = annotation_rows(row, answers, recipe, mode=ONLINE, end_s=end_s)
         segment = {
             "segment_id": row.segment.segment_id,
             "video_id": row.segment.video_id,

@@ -76,6 +76,8 @@ def _progress(progress: dict[str, Any]) -> str:
     for what in ("segments", "videos"):
         if progress.get(f"{what}_total"):
             parts.append(f"{progress[f'{what}_done']} of {progress[f'{what}_total']} {what}")
+    if progress.get("so_far") and len(parts) > 1:
+        parts[-1] += " so far"
     if progress.get("failures"):
         parts.append(f"{progress['failures']} failed")
     return ", ".join(parts)

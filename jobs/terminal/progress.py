@@ -48,9 +48,15 @@ def progress_line(progress: Progress) -> str:
         parts.append(f"{progress.videos_done} of {progress.videos_total} videos")
     if progress.segments_total:
         parts.append(f"{progress.segments_done} of {progress.segments_total} segments")
+    if progress.so_far and progress.videos_total:
+        parts[-1] += " so far"
     if progress.times_real_time is not None:
         parts.append(f"{progress.times_real_time:.1f}x real time")
-    if progress.left_s is not None and progress.segments_done < progress.segments_total:
+    if (
+        progress.left_s is not None
+        and progress.segments_done < progress.segments_total
+        and not progress.so_far
+    ):
         parts.append(f"{clock(round(progress.left_s))} left")
     elif progress.stage == "indexing" and not progress.segments_done:
         parts.append("starting workers")

@@ -26,7 +26,7 @@ from malmm.pipeline.schema.config import Recipe
 from malmm.pipeline.schema.errors import ArchiveError, RecipeMismatch
 from malmm.pipeline.schema.tables import table_schemas
 
-__all__ = ["create_or_load", "load_if_there"]
+__all__ = ["address_of_rows", "create_or_load", "load_if_there"]
 
 # What a user calls the fields of a recipe. The image size comes with the model.
 OPTIONS = {
@@ -60,6 +60,15 @@ def load_if_there(
         if in_force(address) is None:
             return None
     return create_or_load(uri, recipe, vector_size, reindex=reindex)
+
+
+def address_of_rows(uri: str, recipe: Recipe, *, reindex: bool = False) -> str:
+    """Where the tables of ``create_or_load`` lie, or will lie once it has made them. Makes nothing."""
+    root = resolve(uri)
+    found = in_force(root)
+    if found is not None and reindex and found.recipe.recipe_id != recipe.recipe_id:
+        return Generation.beside(recipe, found).address(root)
+    return root if found is None else found.address(root)
 
 
 def create_or_load(

@@ -66,7 +66,7 @@ class ArchiveReader(SlotReader):
         Trying one again would only repeat it, unless its fingerprint is another.
         """
         rows = self._rows("failures", ["segment_id IS NULL"])
-        fields = list(Failure.__dataclass_fields__)
+        fields = [name for name in Failure.__dataclass_fields__ if name in rows.column_names]
         return {
             row["video_id"]: (row["fingerprint"], Failure(**row))
             for row in rows.select(fields).to_pylist()

@@ -6,77 +6,168 @@ Read top to bottom, this is the picture of the system.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray.data
+from ray import ObjectRef
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
+from ray.data.context import AutoscalingConfig
 
 from malmm.model.families.instructblip.qformer import MemorySettings
 from malmm.operators.decode import decode_segments
-from malmm.operators.metering import MeteredEncodeSegments, MeteredGenerateTexts
+from malmm.operators.encode import EncodeSegments
+from malmm.operators.generate import GenerateTexts
+from malmm.operators.guard import guarded, guarded_actor
 from malmm.operators.plan import plan_segments
 from malmm.operators.probe import probe_files
 from malmm.operators.replay import ReplayPrompts
 from malmm.operators.write import write_segments
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.resources import Resources
+from malmm.pipeline.indexing.exchange import ExchangeLink
 from malmm.pipeline.schema.config import AnnotateConfig, IndexConfig, Recipe
+from malmm.pipeline.schema.rows import (
+    ANSWERED,
+    DECODED,
+    ENCODED,
+    PLANNED,
+    PROBED,
+    RECEIPTS,
+    REPLAYED,
+    Carried,
+    rows_table,
+)
 
-__all__ = ["indexing", "probing", "replaying", "segments_a_block"]
+__all__ = ["Wiring", "indexing", "planned_before", "replaying", "segments_a_block", "surveying"]
 
-_FILES_A_BLOCK = 16
+_FILES_A_BLOCK = 4
 # With fewer for each, some decoders would have nothing left to do while others finish.
 _BLOCKS_A_DECODER = 16
 _ROWS: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
-# Stages with equal resources are fused into one task, and a video's segments would be decoded one after the
-# other in the task that planned them; a share that no other stage has keeps these light stages apart.
-_LIGHT_CPUS = 0.05
-# Ray's types of a function know only its first argument, so those with `fn_kwargs` are marked for mypy below.
+# CPUs that light stages reserve, together what ``choose_resources`` leaves free for them. Ray Data hands out shares
+# from the first stage to the last, and the first one waits for the listing: a stage whose share is not left would wait
+# with it. Stages of equal shares are fused into one task. That is meant for probe and plan, and for no others: a
+# video's segments would be decoded one after the other in the task that planned them.
+_LIST_CPUS, _SURVEY_CPUS, _REGROUP_CPUS, _WRITE_CPUS = 0.01, 0.02, 0.01, 0.05
+# How busy a pool must be not to lose workers: any. Ray would take them away whenever decoding falls behind for some
+# seconds and start others later, and each has a model to load.
+_NEVER_SHRINK = AutoscalingConfig(actor_pool_util_downscaling_threshold=-1.0)
 
 
-def _dataset(blocks: Sequence[pa.Table], *, verbose: bool) -> Dataset:
+@dataclass(frozen=True)
+class Wiring:
+    """What the wirings of one run share. ``together`` segments go from stage to stage in one block."""
+
+    config: IndexConfig
+    recipe: Recipe
+    resources: Resources
+    together: int = 1
+    verbose: bool = False
+
+
+def _dataset(blocks: Sequence[pa.Table], *, together: int = 1, verbose: bool) -> Dataset:
     """A dataset of these blocks. Its settings are its own: those of other datasets in this process stay as they are.
 
-    Blocks are cut after every row: a row is a segment, minutes of work, and must not wait for others, unless
-    ``indexing`` is told otherwise. A block that is lost (its worker died again and again) does not end the run: the
-    driver knows what it planned and reports what never came. Nor does it end when no block moves for a long time, as
-    a segment may take longer than any limit, and nodes may be long in coming.
+    With ``together`` 1, blocks are cut after every row: a row is a segment, minutes of work, and must not wait for
+    others. With more, each task makes one block. A block that is lost (its worker died again and again) does not end
+    the run: the driver knows what it planned and reports what never came. Nor does it end when no block moves for a
+    long time, as a segment may take longer than any limit, and nodes may be long in coming.
     """
     # Not from_arrow, which runs a task for each table before anything starts.
     dataset = ray.data.from_blocks(list(blocks))
     context = dataset.context
-    context.target_max_block_size = 1
+    context.target_max_block_size = 1 if together == 1 else None
     context.max_errored_blocks = -1
     context.execution_no_progress_timeout_s = -1
+    context.autoscaling_config = _NEVER_SHRINK
     if not verbose:
         context.enable_progress_bars = context.enable_rich_progress_bars = False
     return dataset
 
 
-def _parts(rows: pa.Table, rows_a_block: int) -> list[pa.Table]:
-    return [rows.slice(begin, rows_a_block) for begin in range(0, rows.num_rows, rows_a_block)]
+def surveying(
+    wiring: Wiring, exchange: ExchangeLink, positions: int, done: np.ndarray | None = None
+) -> Dataset:
+    """Files as they are listed to segments that are not ``done``, sorted ids of dtype S24. Plans go to the driver.
 
-
-def probing(files: pa.Table, config: IndexConfig, resources: Resources, *, verbose: bool = False) -> Dataset:
-    """Files to videos: what each is and where its scenes part it, or why it is none."""
-    dataset = _dataset(_parts(files, _FILES_A_BLOCK), verbose=verbose)
-    return dataset.map_batches(  # 1:1, headers only unless scenes are wanted
-        probe_files,
-        fn_kwargs={
-            "min_segment_s": config.min_segment_s,
-            "segment_s": config.segment_s,
-            "limit_s": config.decode_limit_s,
-        },
+    ``PLANNED``, of a video and of its segment. Files that are not videos end here: the exchange has why.
+    """
+    config, recipe, resources = wiring.config, wiring.recipe, wiring.resources
+    blocks = [pa.table({"position": [position]}) for position in range(positions)]
+    dataset = _dataset(blocks, together=wiring.together, verbose=wiring.verbose)
+    # list, 1:N: a position of the exchange to the files that lie there, once they have been listed
+    dataset = dataset.map_batches(
+        listed_files,  # type: ignore[arg-type]
+        fn_kwargs={"exchange": exchange},
         batch_size=1,
-        num_cpus=resources.decode_cpus,
-        compute=TaskPoolStrategy(size=resources.decode_workers),
+        num_cpus=_LIST_CPUS,
+        compute=TaskPoolStrategy(size=1),
         **_ROWS,
     )
+    if wiring.together > 1:
+        # Reading key frames for scenes takes minutes a file.
+        rows = 1 if config.min_segment_s else _FILES_A_BLOCK
+        dataset = _regrouped(dataset, rows)
+    survey: dict[str, Any] = {
+        "num_cpus": _SURVEY_CPUS,
+        # Half as many as decode: the others decode what is planned.
+        "compute": TaskPoolStrategy(size=max(1, resources.decode_workers // 2)),
+    }
+    dataset = (
+        dataset
+        # probe, 1:1 on CPUs: what each file is, from its headers, and where its scenes part it if that is wanted
+        .map_batches(
+            guarded("probe", PROBED, probe_files),
+            fn_kwargs={
+                "min_segment_s": config.min_segment_s,
+                "segment_s": config.segment_s,
+                "limit_s": config.decode_limit_s,
+            },
+            batch_size=1,
+            **survey,
+            **_ROWS,
+        )
+        # plan, 1:N: the segments of a video that are not committed
+        .map_batches(
+            guarded("plan", PLANNED, unfinished_segments),
+            fn_kwargs={
+                "recipe_id": recipe.recipe_id,
+                "segment_s": recipe.segment_s,
+                "fps": recipe.fps,
+                "done": None if done is None else ray.put(done),
+                "note": exchange.note,
+            },
+            batch_size=None,
+            **survey,
+            **_ROWS,
+        )
+    )
+    if wiring.together > 1:
+        # Also of several videos, where they are short.
+        dataset = _regrouped(dataset, wiring.together, strict=True)
+    return dataset
+
+
+def listed_files(positions: pa.Table, *, exchange: ExchangeLink) -> pa.Table:
+    """A position of the exchange to the files there, ``FILES``."""
+    return exchange.files_at(positions["position"][0].as_py())
+
+
+def unfinished_segments(videos: pa.Table, *, done: ObjectRef[np.ndarray] | None, **options: Any) -> pa.Table:
+    """``plan_segments`` with the ids in Ray's object store, which every process of a node reads there."""
+    return plan_segments(videos, done=None if done is None else ray.get(done), **options)
+
+
+def planned_before(rows: Sequence[Carried], *, verbose: bool = False) -> Dataset:
+    """Segments that were planned and are to be tried again, one in a block."""
+    return _dataset([rows_table([row.columns()], PLANNED) for row in rows], verbose=verbose)
 
 
 def segments_a_block(segments: int, config: IndexConfig, resources: Resources) -> int:
-    """How many segments are to go from stage to stage together, of so many that are to be indexed.
+    """How many segments are to go from stage to stage together, of at least so many that are to be indexed.
 
     The driver pays Ray for each block and each task, 20 ms of CPU for a segment alone. So where there is enough for
     all decoders, it is as many as an encoder takes at once.
@@ -86,41 +177,22 @@ def segments_a_block(segments: int, config: IndexConfig, resources: Resources) -
 
 
 def indexing(
-    videos: pa.Table,
-    config: IndexConfig,
-    recipe: Recipe,
-    archive: Archive,
-    resources: Resources,
-    together: int = 1,
-    *,
-    verbose: bool = False,
+    planned: Dataset, wiring: Wiring, archive: str, memories: pa.Schema, *, expected: int = 1
 ) -> Dataset:
-    """Videos to receipts, ``together`` segments in a block."""
+    """Planned segments to receipts. ``archive`` is the address of the tables, and ``memories`` the schema of that one.
+
+    At least as many segments are ``expected``: pools begin with no more workers.
+    """
+    config, recipe, resources = wiring.config, wiring.recipe, wiring.resources
     settings = MemorySettings(length=recipe.bank_length, policy=recipe.merge_policy)
     threads = max(1, round(resources.decode_cpus))
-    dataset = _dataset(_parts(videos, 1), verbose=verbose)
-    batch_size = config.batch_segments
-    if together > 1:
-        dataset.context.target_max_block_size = None  # a block a task
-        # Blocks as they are: to fill batches Ray would cut blocks, and copies what it cuts.
-        batch_size = together
-    # plan, 1:N: the segments of a video that are not committed
-    dataset = dataset.map_batches(
-        plan_segments,  # type: ignore[arg-type]
-        fn_kwargs={"recipe_id": recipe.recipe_id, "segment_s": recipe.segment_s, "fps": recipe.fps},
-        num_cpus=_LIGHT_CPUS,
-        # Each is a process: without a limit, a thousand videos would start as many as fit into the light share.
-        compute=TaskPoolStrategy(size=resources.decode_workers),
-        **_ROWS,
-    )
-    if together > 1:
-        # Also of several videos, where they are short.
-        dataset = dataset.repartition(target_num_rows_per_block=together, strict=True)
+    # Blocks as they are where they hold several: to fill batches Ray would cut blocks, and copies what it cuts.
+    batch_size = wiring.together if wiring.together > 1 else config.batch_segments
     return (
-        dataset
+        planned
         # decode, 1:1 on CPUs: sampled frames at the model's image size
         .map_batches(
-            decode_segments,  # type: ignore[arg-type]
+            guarded("decode", DECODED, decode_segments),
             fn_kwargs={
                 "fps": recipe.fps,
                 "sampling": recipe.sampling,
@@ -137,7 +209,7 @@ def indexing(
         )
         # encode, 1:1 on GPUs: memory, retrieval vectors, a query output a prompt
         .map_batches(
-            MeteredEncodeSegments,
+            guarded_actor("encode", ENCODED, EncodeSegments),
             fn_constructor_kwargs={
                 "model": config.model,
                 "retrieval_model": config.retrieval_model,
@@ -147,26 +219,25 @@ def indexing(
                 "compile_vision": config.compile,
             },
             batch_size=batch_size,
-            num_cpus=resources.encode_cpus,
-            num_gpus=resources.encode_gpus,
-            compute=_pool(resources.encode_workers),
-            **_ROWS,
+            **_encoding(resources, expected),
         )
         # generate, 1:1 on GPUs: texts
-        .map_batches(MeteredGenerateTexts, batch_size=batch_size, **_generating(config, resources))
+        .map_batches(
+            guarded_actor("generate", ANSWERED, GenerateTexts),
+            batch_size=batch_size,
+            **_generating(config, resources, expected),
+        )
         # write, 1:1: fragments in the store, a receipt to the driver
         .map_batches(
-            write_segments,  # type: ignore[arg-type]
+            guarded("write", RECEIPTS, write_segments),
             fn_kwargs={
-                "archive": archive.uri,
+                "archive": archive,
                 "prompts": config.all_prompts,
-                "model": recipe.model,
-                "model_fingerprint": recipe.model_fingerprint,
-                "recipe_id": recipe.recipe_id,
-                "memories": archive.schema("memories"),
+                "recipe": recipe,
+                "memories": memories,
             },
             batch_size=None,
-            num_cpus=_LIGHT_CPUS,
+            num_cpus=_WRITE_CPUS,
             compute=TaskPoolStrategy(size=2 * resources.encode_workers),
             **_ROWS,
         )
@@ -182,11 +253,12 @@ def replaying(
     verbose: bool = False,
 ) -> Dataset:
     """Stored memory and prompts to texts, without a video."""
+    expected = sum(block.num_rows for block in work)
     return (
         _dataset(work, verbose=verbose)
         # replay, 1:1 on GPUs: query outputs of new prompts on stored slots
         .map_batches(
-            ReplayPrompts,
+            guarded_actor("replay", REPLAYED, ReplayPrompts),
             fn_constructor_kwargs={
                 "archive": archive.uri,
                 "model": config.model,
@@ -194,28 +266,46 @@ def replaying(
                 "prompts": config.all_prompts,
             },
             batch_size=config.batch_segments,
-            num_cpus=resources.encode_cpus,
-            num_gpus=resources.encode_gpus,
-            compute=_pool(resources.encode_workers),
-            **_ROWS,
+            **_encoding(resources, expected),
         )
         # generate, 1:1 on GPUs: texts
         .map_batches(
-            MeteredGenerateTexts, batch_size=4 * config.batch_segments, **_generating(config, resources)
+            guarded_actor("generate", ANSWERED, GenerateTexts),
+            batch_size=4 * config.batch_segments,
+            **_generating(config, resources, expected),
         )
     )
 
 
-def _pool(workers: int) -> ActorPoolStrategy:
+def _regrouped(dataset: Dataset, rows_a_block: int, *, strict: bool = False) -> Dataset:
+    dataset = dataset.repartition(target_num_rows_per_block=rows_a_block, strict=strict)
+    # A whole CPU otherwise, and ``repartition`` takes no resources.
+    stage: Any = dataset._logical_plan.dag
+    stage.ray_remote_args["num_cpus"] = _REGROUP_CPUS
+    return dataset
+
+
+def _pool(workers: int, expected: int, resources: Resources) -> ActorPoolStrategy:
     """Work begins with the first actor that is up: on a busy cluster the others may be long in coming.
 
-    The size is fixed: Ray would take actors away whenever decoding falls behind for some seconds and not give them
-    back, and each has a model to load.
+    A pool begins with a worker for each segment that is expected, and grows as more are planned. Where an encoder and a
+    generator share a GPU all begin at once: a generator that came later could take the place of an encoder.
     """
-    return ActorPoolStrategy(size=workers)
+    if 0 < resources.encode_gpus < 1:
+        return ActorPoolStrategy(size=workers)
+    return ActorPoolStrategy(min_size=1, max_size=workers, initial_size=max(1, min(workers, expected)))
 
 
-def _generating(config: IndexConfig | AnnotateConfig, resources: Resources) -> dict[str, Any]:
+def _encoding(resources: Resources, expected: int) -> dict[str, Any]:
+    return {
+        "num_cpus": resources.encode_cpus,
+        "num_gpus": resources.encode_gpus,
+        "compute": _pool(resources.encode_workers, expected, resources),
+        **_ROWS,
+    }
+
+
+def _generating(config: IndexConfig | AnnotateConfig, resources: Resources, expected: int) -> dict[str, Any]:
     return {
         "fn_constructor_kwargs": {
             "model": config.model,
@@ -224,6 +314,6 @@ def _generating(config: IndexConfig | AnnotateConfig, resources: Resources) -> d
         },
         "num_cpus": resources.generate_cpus,
         "num_gpus": resources.generate_gpus,
-        "compute": _pool(resources.generate_workers),
+        "compute": _pool(resources.generate_workers, expected, resources),
         **_ROWS,
     }

@@ -1,26 +1,24 @@
 """Indexing: from sources to a searchable archive.
 
-``index`` lists the sources and leaves out what the archive has. Only if something is left does it load Ray and
-torch, in ``malmm.pipeline.indexing.driver``: a rerun with nothing to do costs its listing.
+``index`` lists the sources and leaves out what the archive has. Once something is left it loads Ray and torch, in
+``malmm.pipeline.indexing.driver``, and indexes while the rest is listed: a rerun with nothing to do costs its listing.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from typing import Any
 
 from malmm.model.checkpoints.resolve import NO_RETRIEVAL, Models, notice_of, open_models
 from malmm.model.families.registry import image_size, token_shape
 from malmm.pipeline.archive.writer import Archive
+from malmm.pipeline.indexing.background_listing import BackgroundListing
 from malmm.pipeline.indexing.owed_texts import something_missing
 from malmm.pipeline.indexing.reports import IndexReport
-from malmm.pipeline.indexing.work import find_work
+from malmm.pipeline.indexing.work import Work
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.errors import SourceError
-from malmm.pipeline.schema.ids import video_id
 from malmm.pipeline.schema.progress import OnProgress, Progress
-from malmm.pipeline.schema.records import Failure
-from malmm.pipeline.sources.listing import SourceFile, list_sources
 
 __all__ = ["index", "make_recipe", "notice_of", "open_models"]
 
@@ -61,51 +59,50 @@ def index(
     tell = on_progress or (lambda progress: None)
     report = IndexReport(archive=config.archive, model=config.model)
     tell(Progress("listing"))
-    files, refused = _list(config.sources)
-    if not files:
-        raise (
-            refused[0]
-            if len(refused) == 1
-            else SourceError("; ".join(str(error) for error in refused), uri=refused[0].uri)
-        )
-    report.videos_listed = len(files)
-    report.failures += [
-        Failure(video_id(error.uri), None, error.uri, "list", "source", str(error)) for error in refused
-    ]
-    models = open_models(config.model, config.retrieval_model)
-    report.notice = models.notice
-    recipe, vector_size = make_recipe(config, models), _vector_size(models)
-    archive = Archive.open_if_there(config.archive, recipe, vector_size, reindex=config.reindex)
-    work = find_work(config, files, refused, archive, recipe)
-    report.videos_unchanged, report.videos_left = work.unchanged, work.left
-    report.videos_given_up = len(work.given_up)
-    report.failures += work.given_up
-    missing = archive is not None and (
-        not archive.is_in_force or something_missing(archive, config.all_prompts)
-    )
-    if config.dry_run or work.files or work.vanished or work.relabelled or missing:
-        from malmm.pipeline.indexing.driver import Run
+    with BackgroundListing(config.sources).running() as listing:
+        listing.wait(lambda: listing.has_file)
+        _refuse_nothing(listing)
+        models = open_models(config.model, config.retrieval_model)
+        report.notice = models.notice
+        recipe, vector_size = make_recipe(config, models), _vector_size(models)
+        archive = Archive.open_if_there(config.archive, recipe, vector_size, reindex=config.reindex)
+        work = Work(config, recipe, archive, listing)
+        # With something to do a run begins while the rest is listed; pruning and a plan need all of it.
+        whole = config.prune or config.dry_run
+        listing.wait(lambda: work.look() and not whole)
+        work.look()
+        vanished = work.vanished() if config.prune else {}
+        run: Any = None
+        if config.dry_run or work.files or vanished or work.relabelled or _lacks_texts(config, archive):
+            from malmm.pipeline.indexing.driver import Run
 
-        run = Run(config, recipe, models, vector_size, report, tell)
-        try:
-            if config.dry_run:
-                run.preview(archive, work, verbose=verbose)
-            else:
-                run.go(archive, work, verbose=verbose)
-        except KeyboardInterrupt:
-            report.interrupted = True
+            run = Run(config, recipe, models, vector_size, report, tell, vanished, verbose=verbose)
+            try:
+                if config.dry_run:
+                    run.preview(archive, work)
+                else:
+                    run.go(archive, work)
+            except KeyboardInterrupt:
+                report.interrupted = True
+        report.videos_listed, report.videos_unchanged = work.listed, work.unchanged
+        report.videos_left, report.videos_given_up = work.left, len(work.given_up)
+        report.failures = work.failures() + (run.ledger.standing() if run is not None else [])
     report.elapsed_s = time.monotonic() - began
     return report
 
 
-def _list(sources: Sequence[str]) -> tuple[list[SourceFile], list[SourceError]]:
-    files, refused = [], []
-    for found in list_sources(sources):
-        if isinstance(found, SourceError):
-            refused.append(found)
-        else:
-            files.append(found)
-    return files, refused
+def _refuse_nothing(listing: BackgroundListing) -> None:
+    """Raise SourceError where the sources give no file."""
+    refused = [found for found in listing.found if isinstance(found, SourceError)]
+    if listing.ended and not listing.has_file:
+        if len(refused) == 1:
+            raise refused[0]
+        raise SourceError("; ".join(str(error) for error in refused), uri=refused[0].uri if refused else "")
+
+
+def _lacks_texts(config: IndexConfig, archive: Archive | None) -> bool:
+    """Whether an archive that is otherwise complete has something to be made."""
+    return archive is not None and (not archive.is_in_force or something_missing(archive, config.all_prompts))
 
 
 def _vector_size(models: Models) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from malmm.pipeline.schema.ids import failure_id
+from malmm.pipeline.schema.plans import VideoPlan
 from malmm.pipeline.schema.records import PERMANENT_KINDS, Failure, Segment, Video
 from malmm.pipeline.schema.rows import Carried
 
@@ -72,25 +73,36 @@ class Ledger:
     _standing: dict[str, dict[str, Failure]] = field(default_factory=dict)
     _notes: dict[str, Failure] = field(default_factory=dict)
 
-    def plan(self, video: Video, segments: list[Segment], committed: set[str]) -> set[str]:
-        """Enter a video; gives those of its segments that are committed already."""
-        stored = {segment.segment_id for segment in segments} & committed
-        missing = [segment for segment in segments if segment.segment_id not in stored]
+    def plan(self, plan: VideoPlan) -> int:
+        """Enter a video; gives how many of its segments are committed already. The same plan again changes nothing."""
+        video, ids = plan.video, bytes.fromhex("".join(plan.segment_ids))
         before = self._entries.get(video.video_id)
+        if before is not None and (before.ids, before.video) == (ids, video):
+            return 0
+        stored = sum(plan.stored)
+        missing = len(plan.stored) - stored
         self._videos_open += bool(missing) - bool(before and before.open)
         self._entries[video.video_id] = _Entry(
             video,
-            ids=bytes.fromhex("".join(segment.segment_id for segment in segments)),
-            starts_s=array("d", [segment.start_s for segment in segments]),
-            ends_s=array("d", [segment.end_s for segment in segments]),
-            states=bytearray(_CLOSED if s.segment_id in stored else _OPEN for s in segments),
-            open=len(missing),
-            stored=len(stored),
+            ids=ids,
+            starts_s=array("d", plan.starts_s),
+            ends_s=array("d", plan.ends_s),
+            states=bytearray(_CLOSED if stored else _OPEN for stored in plan.stored),
+            open=missing,
+            stored=stored,
         )
         self._touched.add(video.video_id)
-        self.segments_total += len(missing)
-        self.video_s_total += _seconds(missing)
+        self.segments_total += missing
+        self.video_s_total += sum(
+            end_s - start_s
+            for start_s, end_s, stored in zip(plan.starts_s, plan.ends_s, plan.stored, strict=True)
+            if not stored
+        )
         return stored
+
+    def has(self, video_id: str) -> bool:
+        """Whether a video was entered."""
+        return video_id in self._entries
 
     def stored(self, segment: Segment) -> bool:
         """Note that a segment is committed; False when that was known."""
@@ -122,22 +134,20 @@ class Ledger:
         held = (*self._standing.values(), self._notes)
         return [failure for failures in held for failure in failures.values()]
 
-    def reopen(self) -> list[tuple[Video, set[str]]]:
-        """Open again the segments that failed for a reason that may pass.
-
-        Gives their videos, each with the ids of its segments that are not open.
-        """
+    def reopen(self) -> list[Carried]:
+        """Open again the segments that failed for a reason that may pass, and give their rows."""
         reopened = []
         for entry in self._entries.values():
             if not entry.passing:
                 continue
+            segments = entry.in_state(_PASSING)
             self.segments_done -= entry.passing
-            self.video_s_done -= _seconds(entry.in_state(_PASSING))
+            self.video_s_done -= _seconds(segments)
             self._videos_open += not entry.open
             entry.states = entry.states.replace(bytes([_PASSING]), bytes([_OPEN]))
             entry.open += entry.passing
             entry.passing = 0
-            reopened.append((entry.video, {segment.segment_id for segment in entry.in_state(_CLOSED)}))
+            reopened += [Carried(entry.video, segment, None) for segment in segments]
         return reopened
 
     def lose_open(self, reason: str) -> None:

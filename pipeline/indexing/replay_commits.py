@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import ray.data
 
-from malmm.operators.write import annotation_rows
+from malmm.operators.write import annotation_rows, answers_at
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.indexing.block_stream import received
 from malmm.pipeline.indexing.ledger import Ledger
@@ -70,20 +70,9 @@ class Describing:
             if row.failure is not None or row.video is None:
                 self.ledger.failed(Carried(row.video, None, row.failure))
                 continue
-            recipe = self.archive.recipe
-            video_end_s = row.video.start_s + row.video.duration_s
-            self._waiting += annotation_rows(
-                row,
-                prompts=[self.prompts[place] for place in block["prompts"][index].as_py()],
-                texts=block["texts"][index].as_py(),
-                scores=block["scores"][index].as_py(),
-                label_scores=block["label_scores"][index].as_py(),
-                mode=REPLAY,
-                end_s=row.segment.end_s if row.segment else video_end_s,
-                model=recipe.model,
-                model_fingerprint=recipe.model_fingerprint,
-                recipe_id=recipe.recipe_id,
-            )
+            end_s = row.segment.end_s if row.segment else row.video.start_s + row.video.duration_s
+            answers = answers_at(block, index, self.prompts)
+            self._waiting += annotation_rows(row, answers, self.archive.recipe, mode=REPLAY, end_s=end_s)
 
     def _commit(self) -> None:
         if not self._waiting:

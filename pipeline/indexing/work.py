@@ -2,80 +2,121 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.indexing.background_listing import BackgroundListing
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.errors import SourceError
 from malmm.pipeline.schema.ids import video_id
 from malmm.pipeline.schema.records import Failure
 from malmm.pipeline.sources.listing import SourceFile, is_gone
 
-__all__ = ["Work", "find_work"]
+__all__ = ["Work"]
+
+# Video of more bytes a second than this is rare: from it follows at least how many segments a file has.
+_MOST_BYTES_A_SECOND = 1_000_000
 
 
-@dataclass(frozen=True)
+@dataclass
 class Work:
-    """New and changed ``files``; videos that ``vanished``, by id; and counts of what needs nothing.
+    """New and changed ``files`` in the order of the listing, and counts of what needs nothing; ``look`` adds to both.
 
-    ``relabelled`` are unchanged videos of which a manifest says something else than the archive: id to metadata.
-
-    ``given_up`` are failures of files that are as they were when they failed for good; ``left`` is how many
-    files a limit leaves for another run.
+    ``relabelled`` are videos of which a manifest says something else than the archive: id to metadata. ``given_up``
+    are failures of files that are as they were when they failed for good; ``left`` is how many files a limit leaves
+    for another run.
     """
 
-    files: list[SourceFile]
-    unchanged: int
-    left: int
-    given_up: list[Failure]
-    vanished: dict[str, str]
-    relabelled: dict[str, str]
+    config: IndexConfig
+    recipe: Recipe
+    archive: ArchiveReader | None
+    listing: BackgroundListing
+    files: list[SourceFile] = field(default_factory=list)
+    listed: int = 0
+    unchanged: int = 0
+    left: int = 0
+    given_up: list[Failure] = field(default_factory=list)
+    refused: list[SourceError] = field(default_factory=list)
+    relabelled: dict[str, str] = field(default_factory=dict)
+    _looked: int = 0
 
+    def __post_init__(self) -> None:
+        archive = self.archive
+        self._done = archive.completed_videos() if archive else {}
+        self._hopeless = archive.given_up() if archive else {}
+        self._retried = archive.failed_videos() if archive and self.config.retry else set()
+        self._labels: dict[str, str] | None = None
 
-def find_work(
-    config: IndexConfig,
-    files: Sequence[SourceFile],
-    refused: Sequence[SourceError],
-    archive: ArchiveReader | None,
-    recipe: Recipe,
-) -> Work:
-    """Compare the sources with the archive. Raises SourceError for a pruning that the listing does not bear out."""
-    done = archive.completed_videos() if archive else {}
-    hopeless = archive.given_up() if archive else {}
-    retried = archive.failed_videos() if archive and config.retry else set()
-    to_do, given_up, unchanged = [], [], 0
-    # What a manifest does not say, or another source does not know, is no reason to forget it.
-    labels = {video_id(file.uri): file.metadata for file in files if file.metadata}
-    stored = archive.metadata() if archive and labels else {}
-    relabelled = {
-        identity: label
-        for identity, label in labels.items()
-        if identity in stored and stored[identity] != label
-    }
-    for file in files:
-        identity = video_id(file.uri)
-        known = hopeless.get(identity)
-        if identity in retried:
-            to_do.append(file)
-        elif done.get(identity) == (file.fingerprint, recipe.recipe_id):
-            unchanged += 1
-        elif known is not None and known[0] == file.fingerprint:
-            given_up.append(known[1])
-        else:
-            to_do.append(file)
-    limit = len(to_do) if config.limit is None else config.limit
-    vanished: dict[str, str] = {}
-    if config.prune and archive is not None:
-        if refused:
+    def look(self) -> bool:
+        """Compare what was listed since the last call with the archive; gives whether there is a file to index."""
+        found = self.listing.found
+        while self._looked < len(found):
+            each = found[self._looked]
+            self._looked += 1
+            if isinstance(each, SourceError):
+                self.refused.append(each)
+            else:
+                self.listed += 1
+                self._compare(each)
+        return bool(self.files)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether all sources have been listed and looked at. Raises what the listing raised."""
+        return self.listing.ended and self._looked == len(self.listing.found)
+
+    @property
+    def segments_at_least(self) -> int:
+        """How many segments the files so far have at least, by their sizes."""
+        bytes_a_segment = self.recipe.segment_s * _MOST_BYTES_A_SECOND
+        return sum(max(1, int(file.size_bytes / bytes_a_segment)) for file in self.files)
+
+    def vanished(self) -> dict[str, str]:
+        """Videos of the archive whose file is gone, id to URI.
+
+        Raises SourceError if anything could not be listed: then a file that is not in the listing may be there.
+        """
+        if self.archive is None:
+            return {}
+        if self.refused:
             raise SourceError(
-                f"nothing was pruned, because not all sources could be listed: {refused[0]}",
-                uri=refused[0].uri,
+                f"nothing was pruned, because not all sources could be listed: {self.refused[0]}",
+                uri=self.refused[0].uri,
             )
-        listed = {file.uri for file in files}
-        vanished = {
+        listed = {found.uri for found in self.listing.found}
+        return {
             identity: uri
-            for identity, uri in archive.addresses().items()
+            for identity, uri in self.archive.addresses().items()
             if uri not in listed and is_gone(uri)
         }
-    return Work(to_do[:limit], unchanged, max(0, len(to_do) - limit), given_up, vanished, relabelled)
+
+    def failures(self) -> list[Failure]:
+        """What could not be listed, and what was given up before."""
+        refused = [
+            Failure(video_id(error.uri), None, error.uri, "list", "source", str(error))
+            for error in self.refused
+        ]
+        return refused + self.given_up
+
+    def _compare(self, file: SourceFile) -> None:
+        identity = video_id(file.uri)
+        # What a manifest does not say, or another source does not know, is no reason to forget it.
+        if file.metadata and self._stored_labels().get(identity, file.metadata) != file.metadata:
+            self.relabelled[identity] = file.metadata
+        known = self._hopeless.get(identity)
+        if identity not in self._retried:
+            if self._done.get(identity) == (file.fingerprint, self.recipe.recipe_id):
+                self.unchanged += 1
+                return
+            if known is not None and known[0] == file.fingerprint:
+                self.given_up.append(known[1])
+                return
+        if self.config.limit is None or len(self.files) < self.config.limit:
+            self.files.append(file)
+        else:
+            self.left += 1
+
+    def _stored_labels(self) -> dict[str, str]:
+        if self._labels is None:
+            self._labels = self.archive.metadata() if self.archive else {}
+        return self._labels

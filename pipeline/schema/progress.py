@@ -13,7 +13,8 @@ class Progress:
     """Where a run stands. ``video_s`` are seconds of video, ``elapsed_s`` seconds since the stage began.
 
     ``warm_s`` and ``warm_video_s`` are elapsed and done when the first segments came, which is after models
-    were loaded: the pace is counted from there on. ``note`` is a sentence for people, such as what is waited for.
+    were loaded: the pace is counted from there on. ``so_far`` says that sources are still being listed or headers read,
+    so that the totals grow. ``note`` is a sentence for people, such as what is waited for.
     """
 
     stage: str
@@ -28,6 +29,7 @@ class Progress:
     warm_s: float = 0.0
     warm_video_s: float = 0.0
     note: str = ""
+    so_far: bool = False
 
     @property
     def times_real_time(self) -> float | None:

@@ -34,7 +34,8 @@ PERMANENT_KINDS = frozenset(
 class Failure:
     """One attempt that failed, at a segment or, without ``segment_id``, at a whole video.
 
-    ``fingerprint`` is that of the file, empty where it could not be told.
+    ``fingerprint`` is that of the file, empty where it could not be told. ``trace`` is the end of the traceback, where
+    an operator failed in a way that it does not foresee.
     """
 
     video_id: str
@@ -44,6 +45,7 @@ class Failure:
     kind: str
     message: str
     fingerprint: str = ""
+    trace: str = ""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ __all__ = [
     "PROBED",
     "RECEIPTS",
     "REPLAYED",
-    "TO_PLAN",
     "TO_REPLAY",
     "Carried",
     "array_at",
@@ -61,8 +60,6 @@ _CARRIED = [("video", _VIDEO), ("segment", _SEGMENT), ("failure", _FAILURE)]
 FILES = pa.schema([("uri", pa.string()), ("fingerprint", pa.string()), ("metadata", pa.string())])
 # probe: one row a file, a video or a failure
 PROBED = pa.schema([("video", _VIDEO), ("failure", _FAILURE)])
-# what the driver gives to plan: a video and the segments of it that are committed
-TO_PLAN = pa.schema([("video", _VIDEO), ("done", pa.list_(pa.string()))])
 # plan: one row a segment
 PLANNED = pa.schema(_CARRIED)
 # decode: uint8 frames [T, H, W, 3] in C order and their times; `problem` says what could not be decoded
@@ -133,7 +130,7 @@ class Carried:
     segment: Segment | None
     failure: Failure | None
 
-    def failed(self, stage: str, kind: str, message: str) -> Carried:
+    def failed(self, stage: str, kind: str, message: str, trace: str = "") -> Carried:
         """The same row with a failure."""
         video = self.video
         failure = Failure(
@@ -144,6 +141,7 @@ class Carried:
             kind,
             message,
             video.fingerprint if video else "",
+            trace,
         )
         return Carried(video, self.segment, failure)
 

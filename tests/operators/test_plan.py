@@ -3,12 +3,15 @@ from __future__ import annotations
 import itertools
 
 import hypothesis.strategies as st
+import numpy as np
+import pyarrow as pa
 from hypothesis import given
-from support.flow_rows import RECIPE_ID, video_at
+from support.flow_rows import BROKEN, RECIPE_ID, video_at
 
 from malmm.operators.plan import plan_segments, segments_of
+from malmm.pipeline.schema.plans import VideoPlan, plans_in
 from malmm.pipeline.schema.records import Video
-from malmm.pipeline.schema.rows import PLANNED, TO_PLAN, Carried, carried, rows_table
+from malmm.pipeline.schema.rows import PLANNED, PROBED, Carried, carried, rows_table
 
 seconds = st.floats(0, 1000, allow_nan=False).map(lambda value: round(value, 3))
 
@@ -16,8 +19,13 @@ seconds = st.floats(0, 1000, allow_nan=False).map(lambda value: round(value, 3))
 def plan(
     *videos: Video, done: set[str] | None = None, segment_s: float = 5.0, fps: float = 2.0
 ) -> list[Carried]:
-    rows = [Carried(video, None, None).columns() | {"done": sorted(done or set())} for video in videos]
-    table = plan_segments(rows_table(rows, TO_PLAN), recipe_id=RECIPE_ID, segment_s=segment_s, fps=fps)
+    table = plan_segments(
+        rows_table([Carried(video, None, None).columns() for video in videos], PROBED),
+        recipe_id=RECIPE_ID,
+        segment_s=segment_s,
+        fps=fps,
+        done=np.array(sorted(done or ()), "S24"),
+    )
     assert table.schema == PLANNED
     return carried(table)
 
@@ -49,7 +57,7 @@ def test_one_row_for_each_segment() -> None:
 
 def test_segments_that_are_done_are_left_out_and_the_others_keep_their_place() -> None:
     every = plan(video_at())
-    done = {every[1].segment.segment_id, "of another recipe"}  # type: ignore[union-attr]
+    done = {every[1].segment.segment_id, "f" * 24}  # type: ignore[union-attr]
     assert plan(video_at(), done=done) == [every[0], every[2]]
     assert plan(video_at(), done={row.segment.segment_id for row in every if row.segment}) == []
 
@@ -65,3 +73,34 @@ def test_ids_depend_on_content_and_recipe_and_on_nothing_else() -> None:
 
 def test_no_videos_give_no_segments() -> None:
     assert plan() == []
+
+
+@given(st.sets(st.integers(0, 29)), st.sets(st.integers(30, 60)))
+def test_what_is_done_is_found_among_any_ids(done: set[int], others: set[int]) -> None:
+    video = video_at(duration_s=30.0)
+    every = segments_of(video, RECIPE_ID, 1.0, 2.0)
+    ids = {every[place].segment_id for place in done} | {f"{place:024x}" for place in others}
+    left = plan(video, done=ids, segment_s=1.0)
+    assert [row.segment for row in left] == [one for place, one in enumerate(every) if place not in done]
+
+
+def test_the_driver_gets_the_plan_before_the_first_segment_and_why_a_file_has_none() -> None:
+    video, noted = video_at(), list[pa.Table]()
+    every = segments_of(video, RECIPE_ID, 5.0, 2.0)
+    table = plan_segments(
+        rows_table([Carried(video, None, None).columns(), BROKEN.columns()], PROBED),
+        recipe_id=RECIPE_ID,
+        segment_s=5.0,
+        fps=2.0,
+        done=np.array([every[1].segment_id], "S24"),
+        note=noted.append,
+    )
+    assert [row.segment for row in carried(table)] == [every[0], every[2]]
+    [plans] = noted
+    stored = (False, True, False)
+    assert plans_in(plans) == [VideoPlan.of(video, every, stored), BROKEN.failure]
+
+
+def test_without_a_driver_failures_go_on_as_rows() -> None:
+    rows = rows_table([BROKEN.columns()], PROBED)
+    assert carried(plan_segments(rows, recipe_id=RECIPE_ID, segment_s=5.0, fps=2.0)) == [BROKEN]

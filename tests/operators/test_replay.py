@@ -10,7 +10,6 @@ import torch
 from support.flow_rows import (
     BROKEN,
     PROMPTS,
-    RECIPE_ID,
     decoded,
     decoded_table,
     failing_row,
@@ -53,9 +52,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
         generate(encode(decoded_table(rows))),
         archive=made.uri,
         prompts=PROMPTS,
-        model="debug",
-        model_fingerprint="weights",
-        recipe_id=RECIPE_ID,
+        recipe=RECIPE,
         memories=made.schema("memories"),
     )
     made.commit(Receipt(**value) for value in table["receipt"].to_pylist())
@@ -211,9 +208,7 @@ def test_what_is_committed_later_is_seen(replay: ReplayPrompts, archive: Archive
         generate(encode(decoded_table([decoded(later, random_frames(9, 5))]))),
         archive=archive.uri,
         prompts=PROMPTS,
-        model="debug",
-        model_fingerprint="weights",
-        recipe_id=RECIPE_ID,
+        recipe=RECIPE,
         memories=archive.schema("memories"),
     )
     archive.commit(Receipt(**value) for value in table["receipt"].to_pylist())

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from support.flow_rows import BROKEN, PROMPTS, RECIPE_ID, failing_row, planned, video_at
+from support.flow_rows import BROKEN, PROMPTS, failing_row, planned, video_at
 
-from malmm.operators.write import annotation_rows, write_segments
+from malmm.operators.write import Answer, annotation_rows, write_segments
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema.config import Recipe
 from malmm.pipeline.schema.ids import ONLINE, REPLAY, memory_id, whole_video_subject
@@ -66,9 +66,7 @@ def write(archive: Archive, *rows: dict[str, Any]) -> pa.Table:
         rows_table(rows, ANSWERED),
         archive=archive.uri,
         prompts=PROMPTS,
-        model=RECIPE.model,
-        model_fingerprint=RECIPE.model_fingerprint,
-        recipe_id=RECIPE_ID,
+        recipe=RECIPE,
         memories=archive.schema("memories"),
     )
     assert table.schema == RECEIPTS
@@ -114,7 +112,7 @@ def test_rows_are_what_was_given(archive: Archive) -> None:
             "start_s": 5.0,
             "end_s": 10.0,
             "frame_count": 6,
-            "recipe_id": RECIPE_ID,
+            "recipe_id": RECIPE.recipe_id,
         }
     ]
     vectors = np.frombuffer(given["vectors"], np.float16).reshape(given["vectors_shape"])
@@ -177,9 +175,7 @@ def test_a_store_that_cannot_be_written_fails_its_rows(archive: Archive) -> None
         rows_table([answered(ROWS[0])], ANSWERED),
         archive=f"{archive.uri}/nowhere",
         prompts=PROMPTS,
-        model="debug",
-        model_fingerprint="weights",
-        recipe_id=RECIPE_ID,
+        recipe=RECIPE,
         memories=archive.schema("memories"),
     )
     [row] = carried(table)
@@ -202,18 +198,7 @@ def test_a_batch_writes_what_each_row_writes_alone(tmp_path: Path) -> None:
 
 def test_a_whole_video_is_a_subject_of_its_own() -> None:
     def rows(row: Carried, mode: str) -> list[dict[str, Any]]:
-        return annotation_rows(
-            row,
-            prompts=list(PROMPTS[:1]),
-            texts=["a text"],
-            scores=[None],
-            label_scores=[None],
-            mode=mode,
-            end_s=12.0,
-            model="debug",
-            model_fingerprint="weights",
-            recipe_id=RECIPE_ID,
-        )
+        return annotation_rows(row, [Answer(PROMPTS[0], "a text")], RECIPE, mode=mode, end_s=12.0)
 
     whole = Carried(video_at(), None, None)
     [about_whole] = rows(whole, REPLAY)

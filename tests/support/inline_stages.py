@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -21,11 +22,11 @@ from malmm.operators.write import write_segments
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster import connection
 from malmm.pipeline.cluster.resources import Node, choose_resources
-from malmm.pipeline.indexing import driver as run
-from malmm.pipeline.indexing import graph
-from malmm.pipeline.indexing import replay_commits as describing
-from malmm.pipeline.schema.config import IndexConfig, Recipe
-from malmm.pipeline.schema.rows import DECODED, Carried, carried, rows_table
+from malmm.pipeline.indexing import driver, graph, passes, replay_commits
+from malmm.pipeline.indexing.exchange import Exchange
+from malmm.pipeline.indexing.graph import Wiring
+from malmm.pipeline.schema.config import IndexConfig
+from malmm.pipeline.schema.rows import DECODED, PLANNED, Carried, carried, rows_table
 
 # What happens to a decoded row: None to go on, a kind of failure, or "lost" with its worker.
 Mishap = Callable[[Carried], str | None]
@@ -43,44 +44,65 @@ class InlineStages:
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Have runs use this from now on."""
-        stand_ins: dict[str, Any] = {
-            name: getattr(self, name) for name in ("probing", "indexing", "replaying", "received")
-        } | {
+        names = ("surveying", "indexing", "planned_before", "replaying", "received")
+        stand_ins: dict[str, Any] = {name: getattr(self, name) for name in names} | {
+            "RemoteExchange": Exchange,
             "rewriting_on_workers": lambda uri, table: None,
             "connected": lambda **_: contextlib.nullcontext(choose_resources([Node(2)])),
         }
         # Both where they are used and where a run that starts Ray late finds them.
-        for module in (run, describing, graph, connection):
+        for module in (driver, passes, replay_commits, graph, connection):
             for name, stand_in in stand_ins.items():
                 if hasattr(module, name):
                     monkeypatch.setattr(module, name, stand_in)
 
-    def received(self, blocks: Iterator[pa.Table]) -> Iterator[pa.Table | None]:
+    def received(self, blocks: Iterator[pa.Table | None]) -> Iterator[pa.Table | None]:
         for block in blocks:
             yield None
-            yield block
+            if block is not None:
+                yield block
 
-    def probing(
-        self, files: pa.Table, config: IndexConfig, resources: Any, *, verbose: bool
-    ) -> Iterator[pa.Table]:
-        self.calls["probing"] += 1
-        for index in range(files.num_rows):
-            self.calls["probed"] += 1
-            if files["uri"][index].as_py() not in self.lost_files:
+    def surveying(
+        self, wiring: Wiring, exchange: Exchange, positions: int, done: Any = None
+    ) -> Iterator[pa.Table | None]:
+        """Tables of one planned segment, and None where the driver has something to do first."""
+        config, recipe = wiring.config, wiring.recipe
+        self.calls["surveying"] += 1
+        for position in range(positions):
+            while (files := exchange.files_at(position)) is None:
+                time.sleep(0.01)
+                yield None
+            for index in range(files.num_rows):
+                self.calls["probed"] += 1
+                if files["uri"][index].as_py() in self.lost_files:
+                    continue
                 part = files.slice(index, 1)
-                yield probe_files(part, min_segment_s=config.min_segment_s, segment_s=config.segment_s)
+                segments = plan_segments(
+                    probe_files(part, min_segment_s=config.min_segment_s, segment_s=config.segment_s),
+                    recipe_id=recipe.recipe_id,
+                    segment_s=recipe.segment_s,
+                    fps=recipe.fps,
+                    done=done,
+                    note=exchange.note,
+                )
+                yield None
+                for number in range(segments.num_rows):
+                    yield segments.slice(number, 1)
+
+    def planned_before(self, rows: Sequence[Carried], *, verbose: bool) -> Iterator[pa.Table]:
+        for row in rows:
+            yield rows_table([row.columns()], PLANNED)
 
     def indexing(
         self,
-        videos: pa.Table,
-        config: IndexConfig,
-        recipe: Recipe,
-        archive: Archive,
-        resources: Any,
-        together: int,
+        planned: Iterator[pa.Table | None],
+        wiring: Wiring,
+        archive: str,
+        memories: pa.Schema,
         *,
-        verbose: bool,
-    ) -> Iterator[pa.Table]:
+        expected: int,
+    ) -> Iterator[pa.Table | None]:
+        config, recipe = wiring.config, wiring.recipe
         self.calls["indexing"] += 1
         encode = self._actor(
             EncodeSegments,
@@ -91,15 +113,17 @@ class InlineStages:
             compile_vision=config.compile,
             device="cpu",
         )
-        segments = plan_segments(
-            videos, recipe_id=recipe.recipe_id, segment_s=recipe.segment_s, fps=recipe.fps
-        )
-        for number in range(segments.num_rows):
+        number = 0
+        for segment in planned:
+            if segment is None:
+                yield None
+                continue
             if number == self.interrupt_after:
                 raise KeyboardInterrupt
+            number += 1
             self.calls["decoded"] += 1
             [rows] = decode_segments(
-                segments.slice(number, 1),
+                segment,
                 fps=recipe.fps,
                 image_size=recipe.image_size,
                 decoder=config.decoder,
@@ -113,12 +137,10 @@ class InlineStages:
                 rows = rows_table([row.failed("encode", kind, "it went wrong").columns()], DECODED)
             yield write_segments(
                 self._generator(config)(encode(rows)),
-                archive=archive.uri,
+                archive=archive,
                 prompts=config.all_prompts,
-                model=recipe.model,
-                model_fingerprint=recipe.model_fingerprint,
-                recipe_id=recipe.recipe_id,
-                memories=archive.schema("memories"),
+                recipe=recipe,
+                memories=memories,
             )
 
     def replaying(

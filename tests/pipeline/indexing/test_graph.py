@@ -16,11 +16,13 @@ from malmm.pipeline.cluster.connection import connected
 from malmm.pipeline.cluster.resources import Resources
 from malmm.pipeline.indexing import graph as stages
 from malmm.pipeline.indexing.block_stream import received
-from malmm.pipeline.indexing.graph import indexing, segments_a_block
+from malmm.pipeline.indexing.exchange import RemoteExchange, positions_for
+from malmm.pipeline.indexing.graph import Wiring, indexing, segments_a_block, surveying
 from malmm.pipeline.indexing.index import make_recipe
+from malmm.pipeline.indexing.passes import committed_ids
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.receipts import Receipt
-from malmm.pipeline.schema.rows import FILES, TO_PLAN, Carried, array_at, carried, rows_table
+from malmm.pipeline.schema.rows import FILES, array_at, carried, rows_table
 
 RESOURCES = Resources(
     decode_workers=1,
@@ -46,22 +48,32 @@ def test_segments_go_together_where_every_decoder_has_enough_of_them(
     assert segments_a_block(segments, config, resources) == together
 
 
-def planning(tmp_path: Path, config: IndexConfig, recipe: Recipe) -> tuple[pa.Table, set[str]]:
-    """Rows ``TO_PLAN`` of two videos, of ten seconds and of three, and the ids of their segments."""
+def listing(tmp_path: Path, recipe: Recipe) -> tuple[pa.Table, set[str]]:
+    """Two videos, of ten seconds and of three, as ``FILES``, and the ids of their segments."""
     paths = [
         make_video(tmp_path, VideoSpec(name, rate="16", duration_s=duration_s))
         for name, duration_s in (("ten.mp4", 10.0), ("three.mp4", 3.0))
     ]
     files = rows_table([{"uri": str(path), "fingerprint": "f"} for path in paths], FILES)
-    videos = [row.video for row in carried(probe_files(files))]
     planned = {
         segment.segment_id
-        for video in videos
-        if video is not None
-        for segment in segments_of(video, recipe.recipe_id, recipe.segment_s, recipe.fps)
+        for row in carried(probe_files(files))
+        if row.video is not None
+        for segment in segments_of(row.video, recipe.recipe_id, recipe.segment_s, recipe.fps)
     }
-    rows = [Carried(video, None, None).columns() | {"done": []} for video in videos]
-    return rows_table(rows, TO_PLAN), planned
+    return files, planned
+
+
+def blocks_of(files: pa.Table, wiring: Wiring, archive: Archive) -> list[pa.Table]:
+    """The blocks that come out of the whole wiring, the files having been listed before."""
+    positions = positions_for(files.num_rows)
+    exchange = RemoteExchange(positions)
+    exchange.offer(files)
+    exchange.close()
+    exchange.admit()
+    surveyed = surveying(wiring, exchange, positions, committed_ids(archive))
+    dataset = indexing(surveyed, wiring, archive.uri, archive.schema("memories"))
+    return [block for block in received(dataset) if block is not None and block.num_rows]
 
 
 @pytest.mark.filterwarnings("default")  # Ray's of its own settings
@@ -99,19 +111,18 @@ def test_frames_are_read_where_rays_object_store_has_them(
             return rows
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(stages, "MeteredEncodeSegments", Where)
-    monkeypatch.setattr(stages, "MeteredGenerateTexts", Same)
+    monkeypatch.setattr(stages, "EncodeSegments", Where)
+    monkeypatch.setattr(stages, "GenerateTexts", Same)
     monkeypatch.setattr(stages, "write_segments", lambda rows, **_: rows)
     # Less than 100 kB would not go through the store.
     config = IndexConfig((str(tmp_path),), "none", model="debug", segment_s=1.0, fps=16.0, batch_segments=4)
     recipe = make_recipe(config, open_models("debug"))
-    rows, planned = planning(tmp_path, config, recipe)
+    files, planned = listing(tmp_path, recipe)
     archive = Archive.create_or_open(str(tmp_path / "archive"), recipe, 32)
     with connected():
         told = [
             text
-            for block in received(indexing(rows, config, recipe, archive, RESOURCES, together))
-            if block is not None
+            for block in blocks_of(files, Wiring(config, recipe, RESOURCES, together), archive)
             for text in block["told"].to_pylist()
         ]
     assert told == ["shared"] * len(planned)
@@ -125,23 +136,20 @@ def test_segments_that_go_together_are_stored_as_those_that_go_alone(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     config = IndexConfig((str(tmp_path),), "none", model="debug", segment_s=1.0, fps=4.0, batch_segments=4)
     recipe = make_recipe(config, open_models("debug"))
-    rows, planned = planning(tmp_path, config, recipe)
+    files, planned = listing(tmp_path, recipe)
     assert len(planned) == 13
     stored, blocks = {}, {}
     with connected():
         for together in (1, 4):
             archive = Archive.create_or_open(str(tmp_path / f"archive-{together}"), recipe, 32)
-            found = [
-                block
-                for block in received(indexing(rows, config, recipe, archive, RESOURCES, together))
-                if block is not None
-            ]
+            found = blocks_of(files, Wiring(config, recipe, RESOURCES, together), archive)
             blocks[together] = sorted(block.num_rows for block in found)
             archive.commit(Receipt(**text) for block in found for text in block["receipt"].to_pylist())
             assert archive.completed_segments() == planned
             memories = archive.table("memories").to_arrow().drop(["tokens"])
             stored[together] = memories.sort_by("memory_id").to_pylist()
     assert blocks[1] == [1] * 13
-    assert blocks[4] == [1, 4, 4, 4]
+    # What does not fill a block goes alone or with another, whichever comes first.
+    assert blocks[4] in ([1, 4, 4, 4], [4, 4, 5])
     assert len(stored[1]) == 13 * 4
     assert stored[1] == stored[4]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from support.media import VideoSpec, cut, make_video
 
 from malmm.pipeline.archive.lease import Lease
 from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.indexing import background_listing, passes, segment_commits
 from malmm.pipeline.indexing import driver as run
 from malmm.pipeline.indexing.index import index
 from malmm.pipeline.indexing.reports import IndexReport
@@ -25,6 +27,7 @@ from malmm.pipeline.schema.errors import ArchiveBusy, RecipeMismatch, SourceErro
 from malmm.pipeline.schema.ids import video_id
 from malmm.pipeline.schema.progress import OnProgress, Progress
 from malmm.pipeline.schema.rows import Carried
+from malmm.pipeline.sources.listing import SourceFile, list_sources
 
 PEOPLE = Prompt("people", "How many people are there?")
 OPTIONS = {"model": "debug", "fps": 1.0, "segment_s": 3.0, "bank_length": 2, "max_new_tokens": 3}
@@ -54,7 +57,7 @@ def shared_stages() -> InlineStages:
 @pytest.fixture
 def stages(shared_stages: InlineStages, monkeypatch: pytest.MonkeyPatch) -> InlineStages:
     shared_stages.install(monkeypatch)
-    monkeypatch.setattr(run, "RETRY_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(passes, "RETRY_PAUSES_S", (0.0, 0.0))
     shared_stages.calls.clear()
     shared_stages.mishap = lambda row: None
     shared_stages.lost_files = set()
@@ -103,6 +106,60 @@ def test_many_small_files_are_merged_before_memory_is_replayed(
     monkeypatch.setattr(run, "MANY_FILES", 5)
     report = go(videos["two"], videos["three"])
     assert (report.segments_indexed, files) == (5, [1])
+
+
+def test_a_segment_is_committed_while_files_are_still_listed(
+    go: Go, place: str, videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committed = threading.Event()
+    waited: list[bool] = []
+
+    def slow(sources: tuple[str, ...]) -> Iterator[SourceFile | SourceError]:
+        yield from list_sources(sources[:1])
+        waited.append(committed.wait(300))
+        yield from list_sources(sources[1:])
+
+    def watch(progress: Progress) -> None:
+        told.append(progress)
+        if progress.segments_done:
+            committed.set()
+
+    told: list[Progress] = []
+    monkeypatch.setattr(background_listing, "list_sources", slow)
+    monkeypatch.setattr(segment_commits, "COMMIT_EVERY_S", 0.0)
+    report = go(videos["two"], videos["three"], videos["none"], on_progress=watch)
+    assert waited == [True]
+    assert (report.videos_listed, report.videos_indexed, report.segments_indexed) == (3, 2, 5)
+    assert [failure.kind for failure in report.failures] == ["not_a_video"]
+    indexing = [progress for progress in told if progress.stage == "indexing"]
+    assert (indexing[0].so_far, indexing[-1].so_far) == (True, False)
+    assert indexing[0].segments_total < indexing[-1].segments_total == 5
+    monkeypatch.undo()
+    assert [row["uri"] for row in ArchiveReader.open(place).videos().to_pylist()] == sorted(
+        str(videos[name]) for name in ("two", "three")
+    )
+
+
+def test_a_listing_that_fails_in_the_middle_keeps_what_was_done(
+    go: Go, place: str, videos: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committed = threading.Event()
+
+    def failing(sources: tuple[str, ...]) -> Iterator[SourceFile | SourceError]:
+        yield from list_sources(sources)
+        committed.wait(300)
+        raise RuntimeError("the network went away")
+
+    monkeypatch.setattr(background_listing, "list_sources", failing)
+    monkeypatch.setattr(segment_commits, "COMMIT_EVERY_S", 0.0)
+
+    def watch(progress: Progress) -> None:
+        if progress.segments_done:
+            committed.set()
+
+    with pytest.raises(RuntimeError, match="went away"):
+        go(videos["two"], on_progress=watch)
+    assert ArchiveReader.open(place).count("segments") >= 1
 
 
 def test_compiling_is_no_part_of_the_recipe_and_is_tried_before_a_file_is_opened(

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from support.archive_rows import RECIPE, VECTOR_SIZE, rows, segment, video, video_table
 
-from malmm.operators.write import annotation_rows
+from malmm.operators.write import Answer, annotation_rows
 from malmm.pipeline.archive.fragments import write_rows
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.indexing.owed_texts import missing_annotations, something_missing
@@ -38,18 +38,9 @@ def carried_row(of_video: int, number: int | None) -> Carried:
 
 
 def texts(row: Carried, prompts: list[Prompt], mode: str) -> pa.Table:
-    made = annotation_rows(
-        row,
-        prompts=prompts,
-        texts=["a text"] * len(prompts),
-        scores=[None] * len(prompts),
-        label_scores=[None] * len(prompts),
-        mode=mode,
-        end_s=row.segment.end_s if row.segment else 300.0,
-        model=RECIPE.model,
-        model_fingerprint=RECIPE.model_fingerprint,
-        recipe_id=RECIPE.recipe_id,
-    )
+    answers = [Answer(prompt, "a text") for prompt in prompts]
+    end_s = row.segment.end_s if row.segment else 300.0
+    made = annotation_rows(row, answers, RECIPE, mode=mode, end_s=end_s)
     return pa.Table.from_pylist(made, schema=ANNOTATIONS)
 
 

@@ -1,0 +1,111 @@
+"""Guard: whatever an operator raises in a row becomes that row's failure, with the end of its traceback.
+
+Operators make failures of what they expect to go wrong, such as a file that is damaged. A guard stands around each of
+them for all else, a programming error above all: Ray Data would try the task again and then drop its rows silently.
+"""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+import traceback
+from collections.abc import Callable, Iterator
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from malmm.pipeline.schema.ids import video_id
+from malmm.pipeline.schema.records import Failure
+from malmm.pipeline.schema.rows import FILES, Carried, carried, rows_table
+
+__all__ = ["guarded", "guarded_actor"]
+
+_MESSAGE_CHARS, _TRACE_CHARS = 500, 1500
+
+_Work = Callable[..., pa.Table | Iterator[pa.Table]]
+
+
+def guarded(stage: str, schema: pa.Schema, operator: _Work) -> _Work:
+    """A function on tables, guarded. ``schema`` is that of its output, and ``stage`` where failures say they arose.
+
+    A batch that fails is tried again row by row, so that a row fails alone. An operator that yields tables gets its
+    rows one by one from the beginning.
+    """
+    if inspect.isgeneratorfunction(operator):
+
+        @wraps(operator)
+        def yielding(rows: pa.Table, **options: Any) -> Iterator[pa.Table]:
+            for index in range(rows.num_rows):
+                row = rows.slice(index, 1)
+                try:
+                    made = list(operator(row, **options))
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is this row's failure
+                    made = [_failed(stage, schema, row, error)]
+                yield from made
+
+        return yielding
+
+    @wraps(operator)
+    def returning(rows: pa.Table, **options: Any) -> pa.Table:
+        return _one_by_one_if_need_be(stage, schema, lambda batch: operator(batch, **options), rows)
+
+    return returning
+
+
+def guarded_actor(stage: str, schema: pa.Schema, operator: type) -> type:
+    """A class whose objects are called with tables, guarded as by ``guarded``, but for its constructor."""
+
+    class Guarded:
+        def __init__(self, **options: Any) -> None:
+            self.inner = operator(**options)
+
+        def __call__(self, rows: pa.Table) -> pa.Table:
+            return _one_by_one_if_need_be(stage, schema, self.inner, rows)
+
+    # Ray names processes after the class.
+    Guarded.__name__ = Guarded.__qualname__ = operator.__name__
+    Guarded.__doc__ = operator.__doc__
+    return Guarded
+
+
+def _one_by_one_if_need_be(
+    stage: str, schema: pa.Schema, work: Callable[[pa.Table], Any], rows: pa.Table
+) -> pa.Table:
+    try:
+        return work(rows)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the rows' failure
+        if rows.num_rows <= 1:
+            return _failed(stage, schema, rows, error)
+    parts = [rows.slice(index, 1) for index in range(rows.num_rows)]
+    return pa.concat_tables([_one_by_one_if_need_be(stage, schema, work, part) for part in parts])
+
+
+def _failed(stage: str, schema: pa.Schema, rows: pa.Table, error: Exception) -> pa.Table:
+    """The rows with the error as their failure; one that had failed before keeps its own."""
+    where, trace = _place(error)
+    kind = type(error).__name__
+    message = f"{' '.join(str(error).split())[:_MESSAGE_CHARS] or kind} ({where})"
+    if rows.schema.names == FILES.names:
+        failures = [
+            Failure(video_id(uri), None, uri, stage, kind, message, fingerprint, trace)
+            for uri, fingerprint in zip(rows["uri"].to_pylist(), rows["fingerprint"].to_pylist(), strict=True)
+        ]
+        return rows_table([Carried(None, None, failure).columns() for failure in failures], schema)
+    results = [
+        row if row.failure is not None else row.failed(stage, kind, message, trace) for row in carried(rows)
+    ]
+    return rows_table([row.columns() for row in results], schema)
+
+
+def _place(error: Exception) -> tuple[str, str]:
+    """File and line where it was raised, and the end of the traceback."""
+    # The guard's own frames say nothing.
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) != Path(__file__)
+    ]
+    linecache.checkcache()
+    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "unknown place"
+    lines = [*traceback.format_list(frames), *traceback.format_exception_only(error)]
+    return where, "".join(lines)[-_TRACE_CHARS:]

@@ -1,0 +1,243 @@
+"""The passes over a run's segments: all of them once, while files are still listed, then those again that may yet do.
+
+The driver's loop is here: it hands listed files over, takes plans and receipts, commits, and tells how far it is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+from ray.exceptions import RayActorError
+
+from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.archive.writer import Archive
+from malmm.pipeline.indexing.block_stream import received
+from malmm.pipeline.indexing.exchange import POSITIONS, ExchangeLink, RemoteExchange, positions_for
+from malmm.pipeline.indexing.graph import Wiring, indexing, planned_before, surveying
+from malmm.pipeline.indexing.ledger import Ledger
+from malmm.pipeline.indexing.run_progress import RunProgress
+from malmm.pipeline.indexing.segment_commits import SegmentCommits
+from malmm.pipeline.indexing.work import Work
+from malmm.pipeline.schema.errors import WorkerError
+from malmm.pipeline.schema.ids import video_id
+from malmm.pipeline.schema.plans import plans_in
+from malmm.pipeline.schema.records import Failure
+from malmm.pipeline.schema.rows import FILES, Carried, carried, rows_table
+
+__all__ = ["Passes", "Survey", "committed_ids"]
+
+# Workers that died, a store that was away, memory that ran out: what fails so is tried again after these pauses.
+RETRY_PAUSES_S = (2.0, 15.0)
+_LOST = "the worker that {} it failed or died: run again to retry, with -v to see why"
+
+
+def committed_ids(archive: ArchiveReader | None) -> np.ndarray:
+    """The ids of an archive's segments, sorted, as ``plan_segments`` takes them."""
+    return np.array(sorted(archive.completed_segments() if archive is not None else ()), "S24")
+
+
+@dataclass
+class Survey:
+    """Files on their way from the listing to their plans. ``on_video`` is called when the first video was planned."""
+
+    work: Work
+    ledger: Ledger
+    on_video: Callable[[], None]
+    stored: int = 0
+    _exchange: ExchangeLink | None = None
+    _offered: int = 0
+    _closed: bool = False
+    _any_video: bool = False
+    # By URI.
+    _unplanned: dict[str, str] = field(default_factory=dict)
+
+    def begin(self, *, admitted: bool) -> tuple[ExchangeLink, int]:
+        """Begin with the files that are listed by now; gives the exchange and how many positions it has.
+
+        With ``admitted``, what is planned may be written at once: there is an archive, or nothing will be written.
+        """
+        self.work.look()
+        known = self.work.is_known
+        positions = positions_for(len(self.work.files)) if known else POSITIONS
+        self._exchange = RemoteExchange(positions)
+        if admitted:
+            self._any_video = True
+            self._exchange.admit()
+        self.step()
+        return self._exchange, positions
+
+    def step(self) -> None:
+        """Hand over what was listed since the last time, and take the plans that have come."""
+        if self._exchange is None:
+            return
+        try:
+            self._hand_over(self._exchange)
+            self._take_plans(self._exchange)
+        except RayActorError as error:
+            raise WorkerError(
+                "the actor that hands listed files to the workers is gone, with what it held; run again to go on: "
+                + " ".join(str(error).split())
+            ) from error
+
+    def end(self) -> None:
+        """Let go of the exchange: a dataset that was left early may still wait for files."""
+        if self._exchange is not None:
+            self._exchange.end()
+            self._exchange = None
+
+    def has_come(self, uri: str) -> None:
+        """Note that a file came to something, if only to a failure."""
+        self._unplanned.pop(uri, None)
+
+    @property
+    def files_done(self) -> int:
+        """How many files have come to a plan or a failure."""
+        return self._offered - len(self._unplanned)
+
+    @property
+    def files_unread(self) -> int:
+        """How many files that were listed have not come to anything yet."""
+        return len(self.work.files) - self.files_done
+
+    @property
+    def so_far(self) -> bool:
+        """Whether more may be listed or planned."""
+        return not self._closed or bool(self._unplanned)
+
+    def lose_unplanned(self) -> None:
+        """Note files of which nothing ever came as failures."""
+        for uri, fingerprint in self._unplanned.items():
+            lost = Failure(
+                video_id(uri), None, uri, "probe", "worker_lost", _LOST.format("probed"), fingerprint
+            )
+            self.ledger.failed(Carried(None, None, lost))
+        self._unplanned.clear()
+
+    def _hand_over(self, exchange: ExchangeLink) -> None:
+        if self._closed:
+            return
+        self.work.look()
+        is_last = self.work.is_known
+        files = self.work.files[self._offered :]
+        if files:
+            rows = [{name: getattr(file, name) for name in FILES.names} for file in files]
+            self._unplanned |= {file.uri: file.fingerprint for file in files}
+            self._offered += len(files)
+            exchange.offer(rows_table(rows, FILES))
+        if is_last:
+            exchange.close()
+            self._closed = True
+
+    def _take_plans(self, exchange: ExchangeLink) -> None:
+        for table in exchange.take():
+            for plan in plans_in(table):
+                if isinstance(plan, Failure):
+                    self.has_come(plan.uri)
+                    self.ledger.failed(Carried(None, None, plan))
+                    continue
+                self.has_come(plan.video.uri)
+                self.stored += self.ledger.plan(plan)
+                if not self._any_video:
+                    self._any_video = True
+                    self.on_video()
+                    exchange.admit()
+
+
+@dataclass
+class Passes:
+    """Indexes what a run has to do. ``place`` and ``memories`` say where rows go: the address of the tables, and the
+    schema of one of them; ``open_archive`` makes them when there is something to store."""
+
+    wiring: Wiring
+    work: Work
+    ledger: Ledger
+    commits: SegmentCommits
+    progress: RunProgress
+    place: str
+    memories: pa.Schema
+    open_archive: Callable[[], Archive]
+
+    def go(self) -> None:
+        """Index, and try again, after a pause, what failed for a reason that may pass."""
+        report = self.commits.report
+        began = time.monotonic()
+        self.progress.begin()
+        try:
+            self._first()
+            for pause_s in RETRY_PAUSES_S:
+                if not (rows := self.ledger.reopen()):
+                    break
+                self._wait(pause_s)
+                self._again(rows)
+        finally:
+            report.indexing_s = time.monotonic() - began
+
+    def _first(self) -> None:
+        """List, plan and index together."""
+        survey = Survey(self.work, self.ledger, on_video=self._open)
+        try:
+            exchange, positions = survey.begin(admitted=self.commits.archive is not None)
+            self._tell(survey)
+            planned = surveying(self.wiring, exchange, positions, committed_ids(self.commits.archive))
+            expected = self.work.segments_at_least
+            dataset = indexing(planned, self.wiring, self.place, self.memories, expected=expected)
+            for block in received(dataset):
+                survey.step()
+                if block is not None:
+                    for row in carried(block):
+                        if row.failure is not None and row.segment is None:
+                            survey.has_come(row.failure.uri)
+                    self.commits.take(block)
+                self.commits.commit_if_due()
+                if self.progress.is_due:
+                    self._tell(survey)
+            survey.step()
+            self.commits.commit()
+            survey.lose_unplanned()
+            self.ledger.lose_open(_LOST.format("held"))
+        finally:
+            survey.end()
+            self.commits.report.segments_resumed = survey.stored
+            # Also on Ctrl-C and when the cluster fails: what is written need not be made again.
+            self.commits.commit()
+            self._tell(survey)
+
+    def _again(self, rows: list[Carried]) -> None:
+        """Index segments one by one: what took a worker down shall take no other segment with it."""
+        planned = planned_before(rows, verbose=self.wiring.verbose)
+        alone = Wiring(
+            self.wiring.config, self.wiring.recipe, self.wiring.resources, verbose=self.wiring.verbose
+        )
+        dataset = indexing(planned, alone, self.place, self.memories, expected=len(rows))
+        try:
+            for block in received(dataset):
+                if block is not None:
+                    self.commits.take(block)
+                self.commits.commit_if_due()
+                if self.progress.is_due:
+                    self.progress.indexing()
+            self.commits.commit()
+            self.ledger.lose_open(_LOST.format("held"))
+        finally:
+            self.commits.commit()
+            self.progress.indexing()
+
+    def _open(self) -> None:
+        if self.commits.archive is None:
+            self.commits.archive = self.open_archive()
+
+    def _tell(self, survey: Survey) -> None:
+        if self.ledger.videos_total:
+            self.progress.indexing(files_unread=survey.files_unread, so_far=survey.so_far)
+        else:
+            self.progress.survey(survey.files_done, len(self.work.files), so_far=not self.work.is_known)
+
+    def _wait(self, pause_s: float) -> None:
+        until = time.monotonic() + pause_s
+        while (left_s := until - time.monotonic()) > 0:
+            self.progress.indexing("waiting")
+            time.sleep(min(0.5, left_s))

@@ -1,0 +1,140 @@
+"""Receipts of segments into the archive, every few seconds, and what failed with them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import pyarrow as pa
+
+from malmm.pipeline.archive.compaction import Rewrite
+from malmm.pipeline.archive.writer import Archive
+from malmm.pipeline.indexing.alike_failures import AlikeFailures
+from malmm.pipeline.indexing.ledger import Ledger
+from malmm.pipeline.indexing.replay_commits import COMMIT_EVERY_S
+from malmm.pipeline.indexing.reports import IndexReport
+from malmm.pipeline.schema.ids import failure_id
+from malmm.pipeline.schema.receipts import Receipt
+from malmm.pipeline.schema.rows import Carried, carried
+from malmm.pipeline.schema.tables import VIDEOS
+
+__all__ = ["SegmentCommits"]
+
+# A table of this many small files is worth rewriting in the middle of a run; so many commits pass between two looks.
+TOO_MANY_FILES, _COMMITS_A_LOOK = 1000, 100
+_SEGMENT_STAGES = ("decode", "encode", "generate", "write", "index")
+_VIDEO_STAGES = ("list", "probe", "plan", "index")
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A segment that can be committed; ``cut`` says that not all of it could be decoded."""
+
+    receipt: Receipt
+    row: Carried
+    cut: bool
+
+    def settled(self) -> list[str]:
+        """Ids of the failures that this segment may have had and now has no more."""
+        stages = _SEGMENT_STAGES[1:] if self.cut else _SEGMENT_STAGES
+        return [failure_id(self.receipt.video_id, self.receipt.segment_id, stage) for stage in stages]
+
+
+@dataclass
+class SegmentCommits:
+    """Takes the rows of ``malmm.pipeline.indexing.graph.indexing``. Without an ``archive`` nothing is committed.
+
+    ``rewriting`` gives what rewrites a table's files on the workers.
+    """
+
+    ledger: Ledger
+    report: IndexReport
+    rewriting: Callable[[Archive, str], Rewrite]
+    archive: Archive | None = None
+    had_failures: bool = False
+    _recorded: int = 0
+    _waiting: list[_Written] = field(default_factory=list)
+    _alike: AlikeFailures = field(default_factory=AlikeFailures)
+    _last: float = field(default_factory=time.monotonic)
+    _commits: int = 0
+
+    def take(self, block: pa.Table) -> None:
+        """Take receipts and failures. Raises WorkerError where all rows so far failed at one place in the program."""
+        for index, row in enumerate(carried(block)):
+            if row.failure is not None or row.segment is None:
+                self.ledger.failed(row)
+                self._alike.see(row.failure)
+                continue
+            self._alike.see(None)
+            receipt = Receipt(**block["receipt"][index].as_py())
+            problem = block["problem"][index].as_py()
+            self._waiting.append(_Written(receipt, row, cut=problem is not None))
+            if problem is not None:
+                end_s = receipt.segment_rows()["end_s"][0].as_py()
+                kind = "truncated" if end_s < row.segment.end_s else "damaged"
+                self.ledger.noted(row.failed("decode", kind, problem))
+
+    def commit_if_due(self) -> None:
+        """Commit if some seconds have passed since the last time, and now and then merge small files."""
+        if time.monotonic() - self._last < COMMIT_EVERY_S:
+            return
+        self.commit()
+        self._commits += 1
+        if self.archive is not None and self._commits % _COMMITS_A_LOOK == 0:
+            archive = self.archive
+            archive.compact(at_least=TOO_MANY_FILES, rewrite=lambda name: self.rewriting(archive, name))
+        self._last = time.monotonic()
+
+    def commit(self) -> None:
+        """Commit what is waiting and record the videos that are finished by it."""
+        if self.archive is None:
+            return
+        # Failures first: a segment that was cut short must not be stored without its note by a kill.
+        self.record_failures()
+        settled = self._commit_segments(self.archive) if self._waiting else []
+        settled += self._put_finished(self.archive)
+        if self.had_failures:
+            self.archive.clear_failures(settled)
+
+    def record_failures(self) -> None:
+        """Put what failed since the last time into the archive."""
+        failures = self.ledger.failures
+        if self.archive is not None and len(failures) > self._recorded:
+            self.archive.record_failures(failures[self._recorded :])
+            self._recorded = len(failures)
+            self.had_failures = True
+
+    def _commit_segments(self, archive: Archive) -> list[str]:
+        """Commit the receipts that wait; gives the ids of failures that are settled by it."""
+        settled: list[str] = []
+        outcome = archive.commit(written.receipt for written in self._waiting)
+        self.report.memories += outcome.memories
+        self.report.annotations += outcome.annotations
+        for written in self._waiting:
+            if self.had_failures:
+                settled += written.settled()
+            if written.row.segment is not None and self.ledger.stored(written.row.segment):
+                segment = written.receipt.segment_rows().to_pylist()[0]
+                self.report.segments_indexed += 1
+                self.report.frames += segment["frame_count"]
+                self.report.video_s += segment["end_s"] - segment["start_s"]
+        self._waiting.clear()
+        return settled
+
+    def _put_finished(self, archive: Archive) -> list[str]:
+        """Put finished videos into the archive; gives the ids of failures that are settled by it."""
+        finished = self.ledger.take_finished()
+        if not finished:
+            return []
+        # All at once: a look at the store for each of a thousand short videos would take longer than they do.
+        kept = {video.video_id: segment_ids for video, segment_ids in finished}
+        archive.replace_videos(kept)
+        if self.had_failures:
+            archive.clear_stale_failures(kept)
+        stamp = {"recipe_id": archive.recipe.recipe_id, "indexed_at": datetime.now(UTC)}
+        rows = [vars(video) | stamp for video, _ in finished]
+        archive.put_videos(pa.Table.from_pylist(rows, schema=VIDEOS))
+        self.report.videos_indexed += len(rows)
+        return [failure_id(video.video_id, None, stage) for video, _ in finished for stage in _VIDEO_STAGES]
