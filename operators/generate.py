@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -25,8 +26,8 @@ class GenerateTexts:
     """An actor that holds the language model. ``ENCODED`` or ``REPLAYED`` to the same rows with texts.
 
     Captions and answers of all rows and prompts of a batch are generated together; a classification's text
-    is its likeliest label and its score that label's probability. ``on_words``, if set, hears the words of a text that
-    is generated alone as they come.
+    is its likeliest label and its score that label's probability. ``on_words``, if set, is called with the
+    words of a text that is generated alone as they come.
     """
 
     def __init__(
@@ -38,6 +39,12 @@ class GenerateTexts:
         self.max_new_tokens = max_new_tokens
         self.on_words: Callable[[str], None] | None = None
         self._meter = IdleMeter(told_to_ray("generate"))
+
+    def for_prompts(self, prompts: tuple[Prompt, ...], on_words: Callable[[str], None] | None = None) -> Self:
+        """The same language model for other prompts. This actor stays as it is."""
+        other = copy.copy(self)
+        other.prompts, other.on_words = prompts, on_words
+        return other
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Answer a batch; rows whose texts cannot be made fail by themselves."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -48,6 +49,12 @@ class ReplayPrompts:
         self.archive = ArchiveReader.open(archive)
         self.settings = settings
         self.prompts = prompts
+
+    def for_prompts(self, prompts: tuple[Prompt, ...]) -> Self:
+        """The same Q-Former for other prompts. This actor stays as it is."""
+        other = copy.copy(self)
+        other.prompts = prompts
+        return other
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Replay each row's prompts on its memory, rows with as many prompts in lock step."""

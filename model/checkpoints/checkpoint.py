@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 if TYPE_CHECKING:
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
 # torch and transformers take seconds to load. A run that finds nothing to do opens its checkpoints to compare
 # fingerprints and needs neither, so they are imported where a part is loaded.
 
-__all__ = ["Checkpoint", "CheckpointError", "quiet_transformers"]
+__all__ = ["Checkpoint", "CheckpointError", "fetched", "is_hub_id", "quiet_transformers"]
 
 # Buffers that older releases of transformers wrote out and newer ones compute.
 _COMPUTED = (".position_ids", ".inv_freq", ".masked_bias")
 _WANTED_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "qformer_tokenizer/*"]
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _SAMPLE_BYTES = 1 << 16
 _SAMPLES_PER_FILE = 64
 
@@ -166,6 +168,23 @@ class Checkpoint:
             raise CheckpointError(f"model {self.name!r} lacks the tensor {key}")
         with _readable(self.name, self.files[key]) as file:
             return file.get_tensor(key)
+
+    def array(self, key: str) -> np.ndarray:
+        """One tensor in single precision, without torch. Raises CheckpointError when there is none of that name."""
+        if key not in self.files:
+            raise CheckpointError(f"model {self.name!r} lacks the tensor {key}")
+        path = self.files[key]
+        with _readable(self.name, path, "np") as file:
+            if file.get_slice(key).get_dtype() != "BF16":
+                return np.asarray(file.get_tensor(key), np.float32)
+        # numpy has no such type: it is the upper half of a single.
+        with path.open("rb") as raw:
+            header_bytes = int.from_bytes(raw.read(8), "little")
+            about = json.loads(raw.read(header_bytes))[key]
+            begin, end = about["data_offsets"]
+            raw.seek(8 + header_bytes + begin)
+            halves = np.frombuffer(raw.read(end - begin), "<u2")
+        return (halves.astype(np.uint32) << 16).view(np.float32).reshape(about["shape"])
 
     def keys(self, prefix: str) -> list[str]:
         """Names of the tensors under ``prefix``, sorted."""
@@ -322,13 +341,30 @@ def _resolve(name: str) -> Path:
         return path
     if path.exists():
         raise CheckpointError(f"model {name!r} is a file; give the directory that holds config.json")
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-        raise CheckpointError(f"model {name!r}: there is no such directory, and it is no hub id (owner/name)")
+    if not is_hub_id(name):
+        raise CheckpointError(
+            f"model {name!r}: there is no such directory, and it is no hub id (owner/name or owner/name@revision)"
+        )
+    return fetched(name, _WANTED_FILES)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of a hub id: ``owner/name``, or ``owner/name@revision``."""
+    repository, at, revision = name.partition("@")
+    return _HUB_ID.fullmatch(repository) is not None and bool(revision) == bool(at)
+
+
+def fetched(name: str, patterns: list[str]) -> Path:
+    """The folder in the hub's cache that holds those files of a hub id, fetched if they are not there.
+
+    Without a network, or with ``HF_HUB_OFFLINE``, what the cache holds of the revision counts. Raises CheckpointError.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    repository, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(name, allow_patterns=_WANTED_FILES))
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(

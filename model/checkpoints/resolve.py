@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
+from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError, fetched, is_hub_id
 from malmm.model.families.registry import row_of
 
 __all__ = [
@@ -21,10 +21,12 @@ __all__ = [
     "PUBLISHED_RETRIEVAL",
     "RETRIEVAL_MODEL_TYPES",
     "Models",
+    "companion_of",
     "debug_checkpoint",
     "demo_checkpoint",
     "notice_of",
     "open_models",
+    "open_retrieval",
 ]
 
 DEMO = "demo"
@@ -93,11 +95,32 @@ def open_models(model: str, retrieval_model: str | None = None) -> Models:
                 f"model {model!r} has no retrieval companion: give --retrieval-model a BLIP-2 image-text "
                 "checkpoint of the same image encoder, or 'none' to index without search vectors"
             )
-    elif retrieval_model == DEMO:
-        retrieval_model = str(demo_checkpoint() / "retrieval")
-    elif retrieval_model == DEBUG:
-        retrieval_model = str(debug_checkpoint() / "retrieval")
-    return Models(checkpoint, Checkpoint.open(retrieval_model, model_types=RETRIEVAL_MODEL_TYPES), notice)
+    return Models(checkpoint, open_retrieval(retrieval_model), notice)
+
+
+def open_retrieval(name: str) -> Checkpoint:
+    """Open a retrieval model by its directory or hub id, or that of ``demo`` or ``debug``. Raises CheckpointError."""
+    name = companion_of(name) or name if name in (DEMO, DEBUG) else name
+    return Checkpoint.open(name, model_types=RETRIEVAL_MODEL_TYPES)
+
+
+def companion_of(model: str) -> str | None:
+    """The retrieval model in a model's own folder, None if there is none. Opens nothing else of the model.
+
+    Of a model on the hub, only that folder is fetched. Raises CheckpointError if the hub has no such model.
+    """
+    if model == DEMO:
+        folder = demo_checkpoint()
+    elif model == DEBUG:
+        folder = debug_checkpoint()
+    elif Path(model).expanduser().is_dir():
+        folder = Path(model).expanduser()
+    elif is_hub_id(model):
+        folder = fetched(model, ["retrieval/*"])
+    else:
+        return None
+    own = folder / "retrieval"
+    return str(own) if (own / "config.json").is_file() else None
 
 
 def notice_of(model: str) -> str | None:

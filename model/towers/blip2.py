@@ -20,6 +20,7 @@ from transformers import Blip2Config, Blip2QFormerModel, InstructBlipConfig, Pre
 from transformers.models.blip_2.modeling_blip_2 import Blip2TextEmbeddings
 
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
+from malmm.model.checkpoints.vocabulary import check_vocabulary, within_table
 
 __all__ = ["RETRIEVAL_PREFIXES", "RetrievalModel", "check_same_vision"]
 
@@ -118,12 +119,7 @@ class RetrievalModel(nn.Module):
                 f"not [1, Q, {config.qformer_config.hidden_size}]"
             )
         model = cls(config, checkpoint.tokenizer(), queries, with_images=instructblip is not None)
-        highest = max(model.tokenizer.get_vocab().values(), default=-1)
-        if highest >= config.qformer_config.vocab_size:
-            raise CheckpointError(
-                f"retrieval model {checkpoint.name!r}: its tokenizer knows token {highest}, but its table ends "
-                f"at {config.qformer_config.vocab_size - 1}: the tokenizer is another model's"
-            )
+        check_vocabulary(checkpoint, model.tokenizer, int(config.qformer_config.vocab_size), "text table")
         for name in ("embeddings", "qformer", "vision_projection", "text_projection", "itm_head"):
             checkpoint.fill(getattr(model, name), f"{name}.")
         if instructblip is not None:
@@ -169,7 +165,9 @@ class RetrievalModel(nn.Module):
         batch = self.tokenizer(
             list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt"
         )
-        return batch["input_ids"].to(self.scale.device), batch["attention_mask"].to(self.scale.device)
+        rows = int(self.config.qformer_config.vocab_size)
+        input_ids = within_table(batch["input_ids"], rows, self.tokenizer.unk_token_id)
+        return input_ids.to(self.scale.device), batch["attention_mask"].to(self.scale.device)
 
     @torch.inference_mode()
     def text_vectors(self, texts: Sequence[str]) -> Tensor:

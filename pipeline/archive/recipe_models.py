@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from malmm.model.checkpoints.checkpoint import CheckpointError
-from malmm.model.checkpoints.resolve import NO_RETRIEVAL, Models, open_models
+from collections.abc import Iterator
+
+from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError, is_hub_id
+from malmm.model.checkpoints.resolve import (
+    NO_RETRIEVAL,
+    Models,
+    companion_of,
+    notice_of,
+    open_models,
+    open_retrieval,
+)
 from malmm.pipeline.schema.config import Recipe
 
-__all__ = ["archive_models"]
+__all__ = ["archive_models", "archive_retrieval"]
 
 
 def archive_models(recipe: Recipe, model: str | None = None, retrieval_model: str | None = None) -> Models:
@@ -15,28 +24,67 @@ def archive_models(recipe: Recipe, model: str | None = None, retrieval_model: st
     Raises CheckpointError when one is not there or has other weights than those that made the rows.
     """
     name = model or recipe.model
-    wanted = None if recipe.retrieval_model == NO_RETRIEVAL else recipe.retrieval_fingerprint
-    found: Models | None = None
-    # The companion in the model's own folder comes before an address that another machine had.
-    for companion in [retrieval_model] if retrieval_model else [None, recipe.retrieval_model]:
-        try:
-            found = open_models(name, NO_RETRIEVAL if wanted is None else companion)
-        except CheckpointError as error:
-            if companion == recipe.retrieval_model or retrieval_model:
-                raise CheckpointError(
-                    f"the archive's model cannot be opened: {error}; say where it lies with --model and "
-                    "--retrieval-model"
-                ) from error
-            continue
-        if found.retrieval is None or found.retrieval.fingerprint() == wanted:
-            break
-    if found is None or (found.retrieval is not None and found.retrieval.fingerprint() != wanted):
-        raise CheckpointError(
-            f"the retrieval model {retrieval_model or recipe.retrieval_model!r} has other weights than when the "
-            "archive was made: say with --retrieval-model where those lie"
-        )
-    if found.checkpoint.fingerprint() != recipe.model_fingerprint:
+    retrieval = archive_retrieval(recipe, model, retrieval_model)
+    try:
+        opened = open_models(name, NO_RETRIEVAL)
+    except CheckpointError as error:
+        raise _not_opened(error) from error
+    if opened.checkpoint.fingerprint() != recipe.model_fingerprint:
         raise CheckpointError(
             f"the model {name!r} has other weights than when the archive was made: say with --model where those lie"
         )
-    return found
+    return Models(opened.checkpoint, retrieval, notice_of(name))
+
+
+def archive_retrieval(
+    recipe: Recipe, model: str | None = None, retrieval_model: str | None = None
+) -> Checkpoint | None:
+    """The retrieval model of a recipe; None for an archive without vectors. The language model is not looked at.
+
+    Raises CheckpointError as ``archive_models`` does.
+    """
+    if recipe.retrieval_model == NO_RETRIEVAL:
+        return None
+    missing: CheckpointError | None = None
+    other = False
+    for name in _candidates(recipe, model or recipe.model, retrieval_model):
+        try:
+            found = open_retrieval(name)
+            if found.fingerprint() == recipe.retrieval_fingerprint:
+                return found
+            other = True
+        except CheckpointError as error:
+            missing = error
+    if missing is not None and not other:
+        raise _not_opened(missing) from missing
+    raise CheckpointError(
+        f"the retrieval model {retrieval_model or recipe.retrieval_model!r} has other weights than when the "
+        "archive was made: say with --retrieval-model where those lie"
+    )
+
+
+def _candidates(recipe: Recipe, model: str, retrieval_model: str | None) -> Iterator[str]:
+    """Where the retrieval model may be, one after the other."""
+    if retrieval_model is not None:
+        yield retrieval_model
+        return
+    elsewhere = is_hub_id(recipe.retrieval_model)
+    if elsewhere:
+        yield recipe.retrieval_model
+    # The companion in the model's own folder comes before a path that another machine had.
+    own = None
+    try:
+        own = companion_of(model)
+    except CheckpointError:
+        if elsewhere:
+            raise
+    if own is not None:
+        yield own
+    if not elsewhere:
+        yield recipe.retrieval_model
+
+
+def _not_opened(error: CheckpointError) -> CheckpointError:
+    return CheckpointError(
+        f"the archive's model cannot be opened: {error}; say where it lies with --model and --retrieval-model"
+    )

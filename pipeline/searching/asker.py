@@ -5,6 +5,7 @@ Runs in this process, on the stored memory alone: no video is read, and no clust
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,7 @@ from malmm.pipeline.schema.config import Prompt
 from malmm.pipeline.schema.errors import ArchiveError, ConfigError
 from malmm.pipeline.schema.records import Segment, Video
 from malmm.pipeline.schema.rows import TO_REPLAY, Carried, carried, rows_table
+from malmm.pipeline.searching.query import Question, SearchQuery
 from malmm.pipeline.searching.searcher import Found, Searcher
 
 __all__ = ["Answer", "Asker", "Reply", "ask"]
@@ -67,10 +69,41 @@ class Reply:
         }
 
 
+@dataclass(frozen=True)
+class _Subject:
+    """What answers: a segment or, without one, a whole video, its stored segments, and the moments to cite."""
+
+    video: Video
+    segment: Segment | None
+    segment_ids: tuple[str, ...]
+    moments: tuple[Found, ...]
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The row for replay, with the question as the first prompt."""
+        columns = Carried(self.video, self.segment, None).columns()
+        return columns | {"segment_ids": list(self.segment_ids), "prompts": [0]}
+
+    @property
+    def answer(self) -> Answer:
+        """The answer before it has a text."""
+        video, segment = self.video, self.segment
+        return Answer(
+            video.video_id,
+            video.uri,
+            segment.segment_id if segment else None,
+            segment.start_s if segment else video.start_s,
+            segment.end_s if segment else video.start_s + video.duration_s,
+            "",
+            self.moments,
+        )
+
+
 class Asker:
     """Answers questions of one archive. Loads its models at the first question, and keeps them.
 
-    ``searcher`` may be shared with others, and knows where the models lie. ``device`` is chosen unless given.
+    ``searcher`` may be shared with others, and knows where the models lie. ``device`` is chosen unless given. Several
+    threads may ask at once: what belongs to a question travels with it, and the models answer one after the other.
     """
 
     def __init__(self, searcher: Searcher, *, max_new_tokens: int = 128, device: str | None = None) -> None:
@@ -79,7 +112,8 @@ class Asker:
         self._options = (max_new_tokens, device)
         self._replayer: Any = None
         self._generator: Any = None
-        self._listeners: tuple[Callable[[Answer], None] | None, Callable[[str], None] | None] = (None, None)
+        # Tokenizers and the compiled parts of a model are not made for two threads.
+        self._models = threading.Lock()
 
     def ask(
         self,
@@ -94,40 +128,46 @@ class Asker:
     ) -> Reply:
         """Answer from the whole videos named, or, without any, from the segments of the best moments of all.
 
-        Unless ``whole``, videos named also answer by the segments of their best moments. ``k`` is how many segments
-        answer at most. ``threshold`` is the cosine that the best moment has to reach, by default the archive's own.
-        ``on_begun`` hears of each answer before it has a text, ``on_words`` then that text's words as they come; what
-        either raises ends the asking. Raises ConfigError for an empty question or an unknown video, CheckpointError
-        when the archive's model is not to be found.
+        The options are those of ``Question``. Raises ConfigError for an empty question or an unknown video,
+        CheckpointError when the archive's model is not to be found.
         """
-        if not question.strip():
-            raise ConfigError("an empty question has no answer: ask something, such as 'What happens?'")
-        if not 1 <= k <= 100:
-            raise ConfigError(f"-k {k}: from 1 to 100 answers")
+        asked = Question(
+            question,
+            video_ids=None if video_ids is None else tuple(dict.fromkeys(video_ids)),
+            k=k,
+            threshold=threshold,
+            whole=whole,
+            on_words=on_words,
+        )
+        return self.reply(asked if on_begun is None else replace(asked, on_begun=on_begun))
+
+    def reply(self, question: Question) -> Reply:
+        """Answer a question. Raises as ``ask`` does."""
         if self.archive.count("segments") == 0:
             raise ArchiveError(f"{self.archive.root} is empty: index videos first", uri=self.archive.root)
-        self._listeners = (on_begun, on_words)
-        if video_ids is not None and whole:
-            return self._of_videos(question, list(dict.fromkeys(video_ids)))
-        moments = self.searcher.search(question, k=_LOOKED_AT, video_ids=video_ids, thumbnails=False)
+        if question.video_ids is not None and question.whole:
+            return self._of_videos(question, question.video_ids)
+        query = SearchQuery(text=question.text, k=_LOOKED_AT, video_ids=question.video_ids)
+        moments = self._found(query)
         similarities = [moment.similarity for moment in moments if moment.similarity is not None]
         best = max(similarities, default=None)
         wanted = None
         if best is not None:
-            wanted = threshold
+            wanted = question.threshold
             if wanted is None:
-                wanted = self.searcher.relevance_threshold(question, video_ids)
+                with self._models:
+                    wanted = self.searcher.relevance_threshold(question.text, question.video_ids)
             moments = [m for m in moments if m.similarity is not None and m.similarity >= wanted]
         by_segment: dict[str, list[Found]] = {}
         for moment in moments:
             if moment.segment_id is not None:
                 by_segment.setdefault(moment.segment_id, []).append(moment)
-        chosen = list(by_segment)[:k]
+        chosen = list(by_segment)[: question.k]
         if not chosen:
-            return Reply(question, (), best, wanted)
+            return Reply(question.text, (), best, wanted)
         rows = self.archive.segment_rows(chosen)
         videos = self._videos({row["video_id"] for row in rows.values()})
-        asked, cited = [], []
+        subjects = []
         for segment_id in chosen:
             row = rows.get(segment_id)
             if row is None or row["video_id"] not in videos:
@@ -142,60 +182,45 @@ class Asker:
                 row["end_s"],
                 is_last=False,
             )
-            asked.append(
-                Carried(video, segment, None).columns() | {"segment_ids": [segment_id], "prompts": [0]}
-            )
-            cited.append(tuple(by_segment[segment_id]))
-        return Reply(question, tuple(self._answers(question, asked, cited)), best, wanted)
+            subjects.append(_Subject(video, segment, (segment_id,), tuple(by_segment[segment_id])))
+        return Reply(question.text, tuple(self._answers(question, subjects)), best, wanted)
 
-    def _of_videos(self, question: str, video_ids: Sequence[str]) -> Reply:
+    def _found(self, query: SearchQuery) -> list[Found]:
+        vector = None
+        if self.archive.has_vectors and query.text is not None:
+            with self._models:
+                vector = self.searcher.text_vectors([query.text])[0]
+        return self.searcher.shown(self.searcher.ranked(query, vector)[: query.k], thumbnails=False)
+
+    def _of_videos(self, question: Question, video_ids: Sequence[str]) -> Reply:
         videos = self._videos(video_ids)
         missing = [identity for identity in video_ids if identity not in videos]
         if missing:
             raise ConfigError(
                 f"the archive holds no video {missing[0]!r}: `malmm show --archive …` lists what it holds"
             )
-        asked, cited = [], []
+        subjects = []
         best: float | None = None
         for identity in video_ids:
             segments = self.archive.segments(identity)["segment_id"].to_pylist()
-            asked.append(
-                Carried(videos[identity], None, None).columns() | {"segment_ids": segments, "prompts": [0]}
-            )
-            moments = self.searcher.search(question, k=3, video_ids=[identity], thumbnails=False)
-            cited.append(tuple(moments))
+            moments = self._found(SearchQuery(text=question.text, k=3, video_ids=(identity,)))
+            subjects.append(_Subject(videos[identity], None, tuple(segments), tuple(moments)))
             for moment in moments:
                 if moment.similarity is not None:
                     best = max(best if best is not None else -1.0, moment.similarity)
-        return Reply(question, tuple(self._answers(question, asked, cited)), best, None)
+        return Reply(question.text, tuple(self._answers(question, subjects)), best, None)
 
-    def _answers(
-        self, question: str, asked: list[dict[str, Any]], cited: list[tuple[Found, ...]]
-    ) -> list[Answer]:
-        if not asked:
+    def _answers(self, question: Question, subjects: Sequence[_Subject]) -> list[Answer]:
+        if not subjects:
             return []
-        replay, generate = self._operators(question)
-        on_begun, generate.on_words = self._listeners
+        with self._models:
+            replay, generate = self._operators(question)
         answers = []
-        for row, moments in zip(asked, cited, strict=True):
-            [subject] = carried(rows_table([row], TO_REPLAY))
-            if subject.video is None:
-                raise ArchiveError(
-                    "the question could not be put to memory: its video is unknown", uri=self.archive.root
-                )
-            video, segment = subject.video, subject.segment
-            answer = Answer(
-                video.video_id,
-                video.uri,
-                segment.segment_id if segment else None,
-                segment.start_s if segment else video.start_s,
-                segment.end_s if segment else video.start_s + video.duration_s,
-                "",
-                moments,
-            )
-            if on_begun is not None:
-                on_begun(answer)
-            texts = generate(replay(rows_table([row], TO_REPLAY)))
+        for subject in subjects:
+            answer = subject.answer
+            question.on_begun(answer)
+            with self._models:
+                texts = generate(replay(rows_table([subject.row], TO_REPLAY)))
             [done] = carried(texts)
             if done.failure is not None:
                 raise ArchiveError(
@@ -204,8 +229,8 @@ class Asker:
             answers.append(replace(answer, text=texts["texts"][0].as_py()[0]))
         return answers
 
-    def _operators(self, question: str) -> tuple[Any, Any]:
-        """Replay and generate, for this question as their only prompt."""
+    def _operators(self, question: Question) -> tuple[Any, Any]:
+        """Replay and generate with this question as their only prompt. The models are loaded once and shared."""
         if self._replayer is None:
             # The Q-Former and the language model: search does without both.
             from malmm.model.families.instructblip.qformer import MemorySettings
@@ -220,9 +245,11 @@ class Asker:
                 archive=self.archive.root, model=name, settings=settings, prompts=(), device=device
             )
             self._generator = GenerateTexts(model=name, prompts=(), max_new_tokens=tokens, device=device)
-        prompt = Prompt("question", question)
-        self._replayer.prompts = self._generator.prompts = (prompt,)
-        return self._replayer, self._generator
+        prompts = (Prompt("question", question.text),)
+        return (
+            self._replayer.for_prompts(prompts),
+            self._generator.for_prompts(prompts, on_words=question.on_words),
+        )
 
     def _videos(self, video_ids: Any) -> dict[str, Video]:
         fields = list(Video.__dataclass_fields__)

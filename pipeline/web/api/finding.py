@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from malmm.pipeline.schema.errors import ConfigError
 from malmm.pipeline.schema.ids import memory_id
 from malmm.pipeline.searching.fusion import Moment
+from malmm.pipeline.searching.query import SearchQuery
 from malmm.pipeline.web.api.events import Event, Failed
 from malmm.pipeline.web.api.problems import documented, problem_of
 from malmm.pipeline.web.api.renewal import renewing
@@ -75,7 +76,8 @@ def finding_routes(site: Site) -> APIRouter:
 
             def ranked(k: int) -> Sequence[Moment]:
                 ids = site.videos.chosen_ids(chosen)
-                return site.live.searcher.ranked(text, k=k, video_ids=ids, vector=vector)
+                query = SearchQuery(text=text, k=k, video_ids=None if ids is None else tuple(ids))
+                return site.live.searcher.ranked(query, vector)
 
             # A cursor whose search is forgotten, or that another replica has, begins that search anew.
             ranking = Ranking(ranked, recipe)

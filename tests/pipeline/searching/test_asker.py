@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from support.drawn_archive import Drawn
 
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema.errors import ArchiveError, ConfigError
-from malmm.pipeline.searching.asker import Asker, ask
+from malmm.pipeline.searching.asker import Answer, Asker, ask
 from malmm.pipeline.searching.searcher import Searcher
 
 
@@ -87,3 +89,27 @@ def test_an_empty_archive_is_said_to_be(tmp_path: Path) -> None:
     made = Archive.create_or_open(str(tmp_path / "archive"), RECIPE, VECTOR_SIZE)
     with pytest.raises(ArchiveError, match="is empty"):
         ask(made.root, "What?")
+
+
+def test_two_questions_at_once_do_not_see_each_other(drawn: Drawn, asker: Asker) -> None:
+    """Both have begun before either is answered, and each is told its own words alone."""
+    [first, second, *_] = drawn.scenes
+    asked = {first: "What appears first?", second: "Which way does the circle move?"}
+    alone = {video: asker.ask(text, video_ids=[video]).answers[0].text for video, text in asked.items()}
+    both = threading.Barrier(2)
+    begun: dict[str, list[str]] = {video: [] for video in asked}
+    words: dict[str, list[str]] = {video: [] for video in asked}
+
+    def answer(video: str) -> str:
+        def on_begun(answer: Answer) -> None:
+            begun[video].append(answer.video_id)
+            both.wait(120)
+
+        reply = asker.ask(asked[video], video_ids=[video], on_begun=on_begun, on_words=words[video].append)
+        return reply.answers[0].text
+
+    with ThreadPoolExecutor(2) as threads:
+        answered = dict(zip(asked, threads.map(answer, asked), strict=True))
+    assert answered == alone
+    assert begun == {video: [video] for video in asked}
+    assert {video: "".join(parts).strip() for video, parts in words.items()} == alone
