@@ -15,12 +15,13 @@ from malmm.pipeline.schema.config import Prompt
 from malmm.pipeline.schema.errors import ArchiveError, ConfigError
 from malmm.pipeline.schema.records import Segment, Video
 from malmm.pipeline.schema.rows import TO_REPLAY, Carried, carried, rows_table
-from malmm.pipeline.searching.query import Question, SearchQuery
+from malmm.pipeline.searching.query import SearchQuery
 from malmm.pipeline.searching.searcher import Found, Searcher
 
-__all__ = ["Answer", "Asker", "Reply", "ask"]
+__all__ = ["Answer", "Asker", "Question", "Reply", "ask"]
 
 _LOOKED_AT = 20
+_MOST_ANSWERS = 100
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,35 @@ class Reply:
             "threshold": self.threshold,
             "answers": [answer.to_dict() for answer in self.answers],
         }
+
+
+def _ignored(_: Any) -> None:
+    """Nobody wants to know."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question and how to answer it. Raises ConfigError for one that cannot be.
+
+    Unless ``whole``, the videos named also answer by the segments of their best moments. ``k`` is how many segments
+    answer at most. ``threshold`` is the cosine that the best moment has to reach, by default the archive's own.
+    ``on_begun`` is called with each answer before it has a text, ``on_words`` then with that text's words as they come;
+    an exception of either ends the asking.
+    """
+
+    text: str
+    video_ids: tuple[str, ...] | None = None
+    k: int = 3
+    threshold: float | None = None
+    whole: bool = True
+    on_begun: Callable[[Answer], None] = _ignored
+    on_words: Callable[[str], None] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise ConfigError("an empty question has no answer: ask something, such as 'What happens?'")
+        if not 1 <= self.k <= _MOST_ANSWERS:
+            raise ConfigError(f"-k {self.k}: from 1 to {_MOST_ANSWERS} answers")
 
 
 @dataclass(frozen=True)

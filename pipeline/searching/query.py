@@ -1,24 +1,18 @@
-"""What is asked of an archive, as one object from the caller to the tables: a search or a question."""
+"""A search as one object, from the caller to the tables."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from malmm.pipeline.schema.errors import ConfigError
 
-if TYPE_CHECKING:
-    from malmm.pipeline.searching.asker import Answer
-
-__all__ = ["MAX_K", "SIGNALS", "Like", "Question", "SearchQuery"]
+__all__ = ["MAX_K", "SIGNALS", "Like", "SearchQuery"]
 
 SIGNALS = ("vectors", "text")
 MAX_K = 1000
 # Candidates: enough for neighbours to be among them, and for a level of what has nothing to do with the query.
 _CANDIDATES, _CANDIDATES_A_RESULT = 100, 10
-_MOST_ANSWERS = 100
 
 
 @dataclass(frozen=True)
@@ -74,32 +68,3 @@ class SearchQuery:
     def candidates(self) -> int:
         """How many candidates the results are taken from."""
         return max(_CANDIDATES, _CANDIDATES_A_RESULT * self.k)
-
-
-def _ignored(_: Any) -> None:
-    """Nobody wants to know."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question and how to answer it. Raises ConfigError for one that cannot be.
-
-    Unless ``whole``, the videos named also answer by the segments of their best moments. ``k`` is how many segments
-    answer at most. ``threshold`` is the cosine that the best moment has to reach, by default the archive's own.
-    ``on_begun`` is called with each answer before it has a text, ``on_words`` then with that text's words as they come;
-    an exception of either ends the asking.
-    """
-
-    text: str
-    video_ids: tuple[str, ...] | None = None
-    k: int = 3
-    threshold: float | None = None
-    whole: bool = True
-    on_begun: Callable[[Answer], None] = _ignored
-    on_words: Callable[[str], None] | None = None
-
-    def __post_init__(self) -> None:
-        if not self.text.strip():
-            raise ConfigError("an empty question has no answer: ask something, such as 'What happens?'")
-        if not 1 <= self.k <= _MOST_ANSWERS:
-            raise ConfigError(f"-k {self.k}: from 1 to {_MOST_ANSWERS} answers")
