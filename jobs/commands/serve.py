@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "run"]
 
+_ROOTS_SHOWN = 3
+
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command and its options."""
@@ -30,6 +32,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "write the archive meanwhile: what it commits shows at once.",
         epilog="examples:\n"
         "  malmm serve --archive archive\n"
+        "  malmm serve --archive archive --media-root /mnt/films --media-root https://films.example.org/2026/\n"
         '  MALMM_TOKEN="$(openssl rand -hex 24)" malmm serve --archive s3://films/archive --host 0.0.0.0\n'
         "  malmm serve --archive archive --ray    # on a Ray cluster, the models in replicas of their own\n\n"
         "The API's OpenAPI document is at /api/openapi.json; with a token send 'Authorization: Bearer TOKEN'.\n\n"
@@ -51,6 +54,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "cannot with MALMM_TOKEN in the environment or --token-file",
     )
     token.add_argument("--token-file", type=Path, metavar="FILE", help="a file that holds the token")
+    parser.add_argument(
+        "--media-root",
+        action="append",
+        metavar="DIR|URI",
+        help="play the videos below this folder or address, may be repeated (default: the sources that `malmm index` "
+        "was given for this archive by you on this machine)",
+    )
     parser.add_argument(
         "--waiting",
         type=int,
@@ -82,6 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
         retrieval_model=arguments.retrieval_model,
         max_new_tokens=arguments.max_new_tokens,
         waiting=arguments.waiting,
+        media_roots=None if arguments.media_root is None else tuple(arguments.media_root),
     )
 
     def on_ready(address: str) -> None:
@@ -90,6 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
             "Visitors have to know the token." if config.token else "Only this machine can come in.",
             flush=True,
         )
+        print(_said_of_video(config.served_roots()), flush=True)
 
     if arguments.ray:
         _serve_on_ray(config, on_ready)
@@ -113,6 +125,13 @@ def _serve_on_ray(config: ServeConfig, on_ready: Callable[[str], None]) -> None:
 
         ray.starting()
         serve_on_ray(config, on_ready=ready)
+
+
+def _said_of_video(roots: tuple[str, ...]) -> str:
+    if not roots:
+        return "Pictures of memory are shown and no video is played: allow it with --media-root and the videos' folder."
+    others = f" and {len(roots) - _ROOTS_SHOWN} more places" if len(roots) > _ROOTS_SHOWN else ""
+    return f"Videos are played from {', '.join(map(printable, roots[:_ROOTS_SHOWN]))}{others}."
 
 
 def _token(arguments: argparse.Namespace) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from malmm.model.checkpoints.resolve import NO_RETRIEVAL, Models, notice_of, open_models
 from malmm.model.families.registry import image_size, token_shape
+from malmm.pipeline.archive.location import resolve
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.indexing.background_listing import BackgroundListing
 from malmm.pipeline.indexing.owed_texts import something_missing
@@ -19,6 +20,7 @@ from malmm.pipeline.indexing.work import Work
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.errors import SourceError
 from malmm.pipeline.schema.progress import OnProgress, Progress
+from malmm.pipeline.sources.roots import remember_roots, roots_of
 
 __all__ = ["index", "make_recipe", "notice_of", "open_models"]
 
@@ -62,6 +64,8 @@ def index(
     with BackgroundListing(config.sources).running() as listing:
         listing.wait(lambda: listing.has_file)
         _refuse_nothing(listing)
+        if not config.dry_run:
+            remember_roots(resolve(config.archive), roots_of(config.sources))
         models = open_models(config.model, config.retrieval_model)
         report.notice = models.notice
         recipe, vector_size = make_recipe(config, models), _vector_size(models)

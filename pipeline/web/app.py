@@ -16,6 +16,7 @@ from malmm.pipeline.web.api.finding import finding_routes
 from malmm.pipeline.web.api.problems import answer_problems
 from malmm.pipeline.web.api.sessions import session_routes
 from malmm.pipeline.web.auth import Guard, Keys
+from malmm.pipeline.web.media_roots import MediaRoots
 from malmm.pipeline.web.models import LocalModels, Models
 from malmm.pipeline.web.settings import ServeConfig
 from malmm.pipeline.web.state.live import LiveArchive
@@ -34,7 +35,7 @@ def make_app(config: ServeConfig, models: Models | None = None) -> FastAPI:
     own: LocalModels | None = None
     if models is None:
         models = own = LocalModels(live, max_new_tokens=config.max_new_tokens, waiting=config.waiting)
-    site = Site(live, models, Keys(config.token))
+    site = Site(live, models, Keys(config.token), MediaRoots(config.served_roots()))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

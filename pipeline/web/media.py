@@ -2,131 +2,167 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-import re
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from email.utils import formatdate
-from pathlib import Path
-from typing import IO, Any
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from typing import Any
 
 from starlette.responses import Response, StreamingResponse
 
-from malmm.operators.media.files import local_path
 from malmm.operators.media.ranges import open_ranges
 from malmm.pipeline.schema.errors import MediaError
+from malmm.pipeline.web.checked_http import CheckedFile, CheckedHttp
 from malmm.pipeline.web.display_names import media_type
+from malmm.pipeline.web.media_roots import HTTP_SCHEMES, MediaRoots
+from malmm.pipeline.web.range_requests import Representation, Span, select
 
-__all__ = ["Source", "media_response", "open_source", "parse_range"]
+__all__ = ["Source", "media_response", "open_source"]
 
 _PIECE_BYTES = 1 << 18
-_RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)")
+_WEB = tuple(f"{scheme}://" for scheme in HTTP_SCHEMES)
 
 
 @dataclass(frozen=True)
 class Source:
-    """An open file. ``tag`` changes when its content does. It is closed by whoever reads it last."""
+    """An open file and what requests for it are compared with. It is closed by whoever reads it last."""
 
     uri: str
     handle: Any
-    size_bytes: int
-    tag: str
-    modified: str | None = None
+    held: Representation
 
     def pieces(self, begin: int, end: int) -> Iterator[bytes]:
         """The bytes [begin, end), and the file closed. Raises MediaError when the store fails."""
         with self.handle:
-            self.handle.seek(begin)
-            if hasattr(self.handle, "settled"):
-                self.handle.settled(end)
-            while begin < end:
+            yield from self._bytes(begin, end)
+
+    def parts(self, parts: Sequence[tuple[bytes, Span]], end: bytes) -> Iterator[bytes]:
+        """Each part's head and the bytes of its span, then ``end``, and the file closed. Raises MediaError."""
+        with self.handle:
+            for head, span in parts:
+                yield head
+                yield from self._bytes(*span)
+            yield end
+
+    def _bytes(self, begin: int, end: int) -> Iterator[bytes]:
+        self.handle.seek(begin)
+        if hasattr(self.handle, "settled"):
+            self.handle.settled(end)
+        while begin < end:
+            try:
                 piece = self.handle.read(min(_PIECE_BYTES, end - begin))
-                if not piece:
-                    raise MediaError(
-                        f"{self.uri} became shorter while it was read", uri=self.uri, kind="truncated"
-                    )
-                begin += len(piece)
-                yield piece
+            except OSError as error:
+                raise MediaError(
+                    f"{self.uri} cannot be read: {error}", uri=self.uri, kind="unreachable"
+                ) from error
+            if not piece:
+                raise MediaError(
+                    f"{self.uri} became shorter while it was read", uri=self.uri, kind="truncated"
+                )
+            begin += len(piece)
+            yield piece
 
 
-def open_source(uri: str) -> Source:
-    """Open a video's file. Raises MediaError, of kind ``missing`` when it is gone."""
-    path = local_path(uri)
-    if path is None:
+def open_source(uri: str, roots: MediaRoots) -> Source:
+    """Open a video's file below one of ``roots``.
+
+    Raises NotServed outside of them, and MediaError, of kind ``missing`` when the file is gone.
+    """
+    local = roots.open_local(uri)
+    if local is not None:
+        found = os.fstat(local.fileno())
+        # No later than now: a client could not use it otherwise.
+        modified = datetime.fromtimestamp(int(found.st_mtime), UTC)
+        known = f'"{found.st_size:x}-{found.st_mtime_ns:x}"'
+        return Source(uri, local, Representation(found.st_size, known, min(modified, _now())))
+    roots.require_address(uri)
+    if not uri.lower().startswith(_WEB):
         reader = open_ranges(uri)
-        return Source(uri, reader, reader.size_bytes, reader.version)
+        return Source(uri, reader, Representation(reader.size_bytes, f'"{reader.version}"'))
+    web = CheckedHttp(roots.permits_address)
+    info = _web_info(uri, web)
+    handle = CheckedFile(uri, web, info["size"])
+    return Source(uri, handle, Representation(info["size"], _tag_of(info)))
+
+
+def _tag_of(info: dict[str, Any]) -> str | None:
+    """An entity tag of ours for what a server said of a file: as weak as its own, None where it said nothing."""
+    if not info["etag"] and not info["last_modified"]:
+        return None
+    said = f"{info['size']} {info['etag']} {info['last_modified']}"
+    weak = "" if info["etag"] and not info["etag"].startswith("W/") else "W/"
+    return f'{weak}"{hashlib.blake2b(said.encode(), digest_size=12).hexdigest()}"'
+
+
+def _web_info(uri: str, web: CheckedHttp) -> dict[str, Any]:
     try:
-        handle = _regular(uri, path)
+        return web.info(uri)
     except FileNotFoundError as error:
         raise MediaError(f"no such file: {uri}", uri=uri, kind="missing") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise MediaError(f"{uri} cannot be opened: {error}", uri=uri, kind="unreachable") from error
-    found = os.fstat(handle.fileno())
-    tag = f"{found.st_size:x}-{found.st_mtime_ns:x}"
-    return Source(uri, handle, found.st_size, tag, formatdate(found.st_mtime, usegmt=True))
 
 
-def _regular(uri: str, path: Path) -> IO[bytes]:
-    if not path.is_file():
-        # A pipe or a device would keep the reader waiting for ever.
-        kind = "unreachable" if path.exists() else "missing"
-        raise MediaError(f"{uri} is not a regular file", uri=uri, kind=kind)
-    return path.open("rb")
+def media_response(source: Source, *, method: str, headers: Mapping[str, str]) -> Response:
+    """The answer to a request for a file: 200, 206, 304, 412 or 416. The file is closed once it is sent.
 
-
-def parse_range(header: str | None, size_bytes: int) -> tuple[int, int] | None:
-    """The bytes [begin, end) that a ``Range`` header asks for; None for the whole file.
-
-    What is not one range of bytes counts as not said, as the standard has it. Raises ValueError for a range that lies
-    outside the file.
+    ``headers`` are the request's, looked up by lower-case names.
     """
-    match = _RANGE.fullmatch(header.strip()) if header is not None else None
-    if match is None or match.groups() == ("", ""):
-        return None
-    first, last = match.groups()
-    if len(first) > 18 or len(last) > 18:
-        raise ValueError("a range far beyond any file")
-    if not first:
-        begin, end = max(0, size_bytes - int(last)), size_bytes
-    else:
-        begin, end = int(first), min(size_bytes, int(last) + 1 if last else size_bytes)
-        if last and int(last) < begin:
-            return None
-    if begin >= end:
-        raise ValueError("a range outside the file")
-    return begin, end
-
-
-def media_response(
-    source: Source, *, method: str, range_header: str | None, if_range: str | None, if_none_match: str | None
-) -> Response:
-    """The answer to a request for a file: 200, 206, 304 or 416. The file is closed once it is sent."""
-    tag = f'"{source.tag}"'
-    headers = {
+    held = source.held
+    selected = select(method, headers, held, _now())
+    answered = {
         "Accept-Ranges": "bytes",
-        "ETag": tag,
         "Cache-Control": "private, no-cache",
         "Content-Disposition": "inline",
     }
-    if source.modified is not None:
-        headers["Last-Modified"] = source.modified
-    if if_none_match is not None and tag in (part.strip() for part in if_none_match.split(",")):
+    if held.tag is not None:
+        answered["ETag"] = held.tag
+    if held.modified is not None:
+        answered["Last-Modified"] = format_datetime(held.modified, usegmt=True)
+    if selected.status == 416:
+        answered["Content-Range"] = f"bytes */{held.size_bytes}"
+    kind = media_type(source.uri)
+    if not selected.spans:
         source.handle.close()
-        return Response(status_code=304, headers=headers)
-    wanted = range_header if if_range in (None, tag, source.modified) else None
-    try:
-        span = parse_range(wanted, source.size_bytes)
-    except ValueError:
-        source.handle.close()
-        return Response(status_code=416, headers=headers | {"Content-Range": f"bytes */{source.size_bytes}"})
-    begin, end = span or (0, source.size_bytes)
-    headers["Content-Length"] = str(end - begin)
-    if span is not None:
-        headers["Content-Range"] = f"bytes {begin}-{end - 1}/{source.size_bytes}"
-    status = 200 if span is None else 206
+        return Response(status_code=selected.status, headers=answered)
+    if len(selected.spans) > 1:
+        return _multipart(source, selected.spans, kind, answered)
+    [(begin, end)] = selected.spans
+    answered["Content-Length"] = str(end - begin)
+    if selected.status == 206:
+        answered["Content-Range"] = f"bytes {begin}-{end - 1}/{held.size_bytes}"
     if method == "HEAD":
         source.handle.close()
-        return Response(status_code=status, headers=headers, media_type=media_type(source.uri))
+        return Response(status_code=selected.status, headers=answered, media_type=kind)
     return StreamingResponse(
-        source.pieces(begin, end), status_code=status, headers=headers, media_type=media_type(source.uri)
+        source.pieces(begin, end), status_code=selected.status, headers=answered, media_type=kind
     )
+
+
+def _multipart(source: Source, spans: Sequence[Span], kind: str, answered: dict[str, str]) -> Response:
+    """Several ranges in one body (RFC 9110, section 14.6)."""
+    boundary = secrets.token_hex(16)
+    size = source.held.size_bytes
+    parts = [
+        (
+            f"\r\n--{boundary}\r\nContent-Type: {kind}\r\n"
+            f"Content-Range: bytes {begin}-{end - 1}/{size}\r\n\r\n".encode(),
+            (begin, end),
+        )
+        for begin, end in spans
+    ]
+    last = f"\r\n--{boundary}--\r\n".encode()
+    length = len(last) + sum(len(head) + end - begin for head, (begin, end) in parts)
+    return StreamingResponse(
+        source.parts(parts, last),
+        status_code=206,
+        headers=answered | {"Content-Length": str(length)},
+        media_type=f"multipart/byteranges; boundary={boundary}",
+    )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

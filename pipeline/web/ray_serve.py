@@ -109,7 +109,8 @@ def build(settings: dict[str, Any]) -> serve.Application:
     except TypeError as error:
         known = ", ".join(ServeConfig.__dataclass_fields__)
         raise ConfigError(f"the Serve config file's args cannot be: {error}; they are {known}") from error
-    checked = asdict(config)
+    # The record of roots is on this machine, and replicas are on others.
+    checked = asdict(config) | {"media_roots": config.served_roots()}
     return PageReplica.bind(checked, ModelReplica.bind(checked))  # type: ignore[attr-defined]
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 
+from malmm.pipeline.archive.location import resolve
 from malmm.pipeline.schema.errors import ConfigError
+from malmm.pipeline.sources.roots import remembered_roots
+from malmm.pipeline.web.media_roots import MediaRoots, is_root
 
 __all__ = ["LEAST_TOKEN", "MOST_BODY_BYTES", "MOST_RESULTS", "ServeConfig", "is_loopback"]
 
@@ -22,7 +25,8 @@ class ServeConfig:
 
     ``token`` is what visitors have to know; an address that other machines reach has to have one. ``waiting`` is how
     many questions may wait while one is answered. ``model`` and ``retrieval_model`` say where the archive's checkpoints
-    lie, if not where they were.
+    lie, if not where they were. ``media_roots`` are the folders, files and address prefixes that video is read from;
+    None means those that ``malmm index`` recorded on this machine for the archive.
     """
 
     archive: str
@@ -33,6 +37,7 @@ class ServeConfig:
     retrieval_model: str | None = None
     max_new_tokens: int = 128
     waiting: int = 8
+    media_roots: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.archive:
@@ -53,6 +58,14 @@ class ServeConfig:
             raise ConfigError(f"--max-new-tokens {self.max_new_tokens}: from 1 to 4096")
         if not 0 <= self.waiting <= 1000:
             raise ConfigError(f"--waiting {self.waiting}: from 0 to 1000 questions")
+        if self.media_roots is not None:
+            MediaRoots(self.media_roots)
+
+    def served_roots(self) -> tuple[str, ...]:
+        """The roots given, or those recorded on this machine that a server can read from."""
+        if self.media_roots is not None:
+            return tuple(self.media_roots)
+        return tuple(root for root in remembered_roots(resolve(self.archive)) if is_root(root))
 
 
 def is_loopback(host: str) -> bool:

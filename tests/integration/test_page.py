@@ -47,7 +47,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(drawn: Drawn, folder: Path) -> Iterator[Served]:
-    with as_process(copied(drawn, folder), folder) as server:
+    places = {str(Path(row["uri"]).parent) for row in drawn.reader.videos().to_pylist()} | {str(folder)}
+    roots = [option for place in sorted(places) for option in ("--media-root", place)]
+    with as_process(copied(drawn, folder), folder, *roots) as server:
         yield server
 
 

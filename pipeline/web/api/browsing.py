@@ -163,20 +163,16 @@ def browsing_routes(site: Site) -> APIRouter:
     async def get_media(
         request: Request,
         video_id: VideoId,
-        range_header: Annotated[str | None, Header(alias="range")] = None,
-        if_range: Annotated[str | None, Header()] = None,
-        if_none_match: Annotated[str | None, Header()] = None,
+        wanted: Annotated[str | None, Header(alias="range", description="ranges of bytes")] = None,
     ) -> Response:
-        """The bytes of a video's file, whole or by range. Files are named by video and never by path."""
+        """The bytes of a video's file, whole or by range, with the conditions of RFC 9110.
+
+        Files are named by video and never by path, and only those below the server's media roots are read.
+        """
 
         def opened() -> Response:
-            return media_response(
-                open_source(site.videos.row(video_id)["uri"]),
-                method=request.method,
-                range_header=range_header,
-                if_range=if_range,
-                if_none_match=if_none_match,
-            )
+            source = open_source(site.videos.row(video_id)["uri"], site.media_roots)
+            return media_response(source, method=request.method, headers=request.headers)
 
         return await run_in_threadpool(opened)
 
@@ -192,6 +188,7 @@ def browsing_routes(site: Site) -> APIRouter:
                 200: _BYTES,
                 206: _BYTES | {"description": "A part of the file"},
                 304: {"description": "Not changed"},
+                412: {"description": "Not the content that If-Match or If-Unmodified-Since asks for"},
                 416: {"description": "A range outside the file"},
                 **documented(404, 502),
             },

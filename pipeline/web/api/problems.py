@@ -12,7 +12,16 @@ from starlette.exceptions import HTTPException
 
 from malmm.pipeline.schema.errors import ArchiveError, ConfigError, MalmmError, MediaError
 
-__all__ = ["Busy", "NotThere", "Problem", "answer_problems", "documented", "problem_of", "problem_response"]
+__all__ = [
+    "Busy",
+    "NotServed",
+    "NotThere",
+    "Problem",
+    "answer_problems",
+    "documented",
+    "problem_of",
+    "problem_response",
+]
 
 
 class Problem(BaseModel):
@@ -26,6 +35,10 @@ class NotThere(MalmmError):  # noqa: N818 - it says what it is
     """Something that the archive does not hold."""
 
 
+class NotServed(MalmmError):  # noqa: N818 - it says what it is
+    """A file that this server may not read."""
+
+
 class Busy(MalmmError):  # noqa: N818 - it says what it is
     """As many wait already as may."""
 
@@ -34,6 +47,7 @@ def problem_of(error: Exception) -> tuple[int, Problem] | None:
     """Status and problem of an error that was raised on purpose; None for a mistake of ours."""
     known: list[tuple[type[Exception], int, str]] = [
         (NotThere, 404, "not_found"),
+        (NotServed, 403, "media_not_served"),
         (Busy, 503, "busy"),
         (ConfigError, 422, "invalid"),
         (ArchiveError, 503, "archive"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from malmm.pipeline.web.auth import Keys
+from malmm.pipeline.web.media_roots import MediaRoots
 from malmm.pipeline.web.models import Models
 from malmm.pipeline.web.state.live import LiveArchive
 from malmm.pipeline.web.state.overview import Storage
@@ -17,11 +18,12 @@ __all__ = ["Site"]
 
 @dataclass
 class Site:
-    """An archive, its models, who may come in, and what is kept between requests."""
+    """An archive, its models, who may come in, which files may be read, and what is kept between requests."""
 
     live: LiveArchive
     models: Models
     keys: Keys
+    media_roots: MediaRoots
     videos: VideoList = field(init=False)
     storage: Storage = field(init=False)
     pictures: Pictures = field(default_factory=Pictures)

@@ -1,0 +1,161 @@
+"""Conditions and ranges of a request for a file, as RFC 9110 has them (sections 8.8, 13 and 14). Pure, no files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+__all__ = ["Representation", "Selected", "Span", "parse_ranges", "select"]
+
+_ENTITY_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
+_RANGE = re.compile(r"([0-9]*)-([0-9]*)")
+# Digits of a number beyond any file; Python refuses to read more than 4300.
+_MOST_DIGITS = 18
+_MOST_RANGES = 16
+# A date is a strong validator when the file had been left alone for that long (section 8.8.2.2).
+_STRONG_AFTER_S = 1
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Representation:
+    """What can be sent: ``tag`` is an entity tag with its quotes, ``W/`` before a weak one; ``modified`` is in UTC.
+
+    Either is None where the store does not tell.
+    """
+
+    size_bytes: int
+    tag: str | None = None
+    modified: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Selected:
+    """How to answer: 200, 206, 304, 412 or 416, and the spans [begin, end) of bytes to send."""
+
+    status: int
+    spans: tuple[Span, ...] = ()
+
+
+def select(method: str, headers: Mapping[str, str], held: Representation, now: datetime) -> Selected:
+    """Decide about a GET or HEAD request, in the order of RFC 9110, section 13.2.2.
+
+    ``headers`` are looked up by lower-case names; ``now`` tells whether a date may serve as a strong validator.
+    """
+    if _failed(headers, held):
+        return Selected(412)
+    if _unchanged(headers, held):
+        return Selected(304)
+    whole = Selected(200, ((0, held.size_bytes),))
+    # Ranges are defined for GET alone (section 14.2).
+    if method != "GET" or not _range_applies(headers.get("if-range"), held, now):
+        return whole
+    spans = parse_ranges(headers.get("range"), held.size_bytes)
+    if spans is None:
+        return whole
+    return Selected(206, spans) if spans else Selected(416)
+
+
+def _failed(headers: Mapping[str, str], held: Representation) -> bool:
+    """Whether the file is not the one that the client means."""
+    if (wanted := headers.get("if-match")) is not None:
+        return not _matches(wanted, held.tag, weakly=False)
+    since = _date(headers.get("if-unmodified-since"))
+    return since is not None and held.modified is not None and held.modified > since
+
+
+def _unchanged(headers: Mapping[str, str], held: Representation) -> bool:
+    """Whether the client has the file already."""
+    if (known := headers.get("if-none-match")) is not None:
+        return _matches(known, held.tag, weakly=True)
+    since = _date(headers.get("if-modified-since"))
+    return since is not None and held.modified is not None and held.modified <= since
+
+
+def parse_ranges(header: str | None, size_bytes: int) -> tuple[Span, ...] | None:
+    """The spans [begin, end) that a ``Range`` header asks for, as far as the file has them, in the order asked.
+
+    None where the header is to be ignored: another unit, no proper range, more than two that overlap or more than
+    sixteen. Empty where the file has none of them.
+    """
+    unit, separator, given = (header or "").strip(" \t").partition("=")
+    if not separator or unit.lower() != "bytes":
+        return None
+    parts = [part.strip(" \t") for part in given.split(",")]
+    matches = [_RANGE.fullmatch(part) for part in parts if part]
+    if not 0 < len(matches) <= _MOST_RANGES:
+        return None
+    spans = []
+    for match in matches:
+        if match is None or not any(match.groups()):
+            return None
+        first, last = (_number(digits) for digits in match.groups())
+        if first is None:
+            if last and not size_bytes:
+                return None  # satisfiable, and yet there is no byte that Content-Range could name
+            begin, end = max(0, size_bytes - (last or 0)), size_bytes
+        elif last is not None and last < first:
+            return None
+        else:
+            begin, end = first, size_bytes if last is None else min(size_bytes, last + 1)
+        if begin < end:
+            spans.append((begin, end))
+    if _overlapping(spans) > 2:
+        return None
+    return tuple(spans)
+
+
+def _number(digits: str) -> int | None:
+    if not digits:
+        return None
+    plain = digits.lstrip("0") or "0"
+    return int(plain) if len(plain) <= _MOST_DIGITS else 10**_MOST_DIGITS
+
+
+def _overlapping(spans: list[Span]) -> int:
+    """How many spans overlap another."""
+    return sum(
+        any(
+            begin < other_end and other_begin < end
+            for j, (other_begin, other_end) in enumerate(spans)
+            if j != i
+        )
+        for i, (begin, end) in enumerate(spans)
+    )
+
+
+def _range_applies(if_range: str | None, held: Representation, now: datetime) -> bool:
+    if if_range is None:
+        return True
+    given = if_range.strip(" \t")
+    if _ENTITY_TAG.fullmatch(given):
+        return _matches(given, held.tag, weakly=False)
+    since = _date(given)
+    if since is None or held.modified is None or held.modified != since:
+        return False
+    return (now - held.modified).total_seconds() >= _STRONG_AFTER_S
+
+
+def _matches(header: str, tag: str | None, *, weakly: bool) -> bool:
+    """Whether a list of entity tags, or ``*``, names the file's tag (section 8.8.3.2)."""
+    if header.strip(" \t") == "*":
+        return True
+    held = _ENTITY_TAG.fullmatch(tag) if tag is not None else None
+    if held is None or (held[1] and not weakly):
+        return False
+    return any(opaque == held[2] and (weakly or not weak) for weak, opaque in _ENTITY_TAG.findall(header))
+
+
+def _date(header: str | None) -> datetime | None:
+    """An HTTP date in UTC; None for anything else, which is ignored."""
+    if header is None:
+        return None
+    try:
+        found = parsedate_to_datetime(header.strip(" \t"))
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
