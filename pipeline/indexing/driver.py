@@ -140,7 +140,7 @@ class Run:
         )
         together = segments_a_block(work.segments_at_least, self.config, resources)
         wiring = Wiring(self.config, self.recipe, resources, together, self.verbose)
-        memories = memories_schema(self.vector_size)
+        memories = memories_schema(self.vector_size, self.recipe.token_layers)
         Passes(wiring, work, self.ledger, self.commits, self.progress, place, memories, open_archive).go()
 
     def _begin(self, archive: Archive) -> None:

@@ -60,9 +60,7 @@ class Indexed:
             self.online,
             archive=self.archive.uri,
             prompts=PROMPTS,
-            model=self.model,
-            model_fingerprint=recipe.model_fingerprint,
-            recipe_id=recipe.recipe_id,
+            recipe=recipe,
             memories=self.archive.schema("memories"),
         )
         assert [row.failure for row in carried(receipts)] == [None] * 3

@@ -5,6 +5,7 @@ The stages are small doubles: whether Ray accepts a wiring depends on what it is
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -60,7 +61,7 @@ def _gpus() -> Iterator[None]:
             include_dashboard=False,
             object_store_memory=100_000_000,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
         )
         try:
             yield
