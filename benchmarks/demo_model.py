@@ -102,6 +102,7 @@ class Bench:
         outputs = []
         for part in _parts(asked):
             encoded = self.encoder.encode([clip.frames], [[q.prompt for q in part]], settings)[0]
+            assert encoded.query_output is not None
             outputs.append(encoded.query_output)
         return self._texts(torch.cat(outputs), asked), _stored(encoded.memory)
 

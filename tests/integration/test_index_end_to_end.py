@@ -207,7 +207,8 @@ def test_rows_are_what_a_plain_pass_over_each_segment_gives(
     }
     prompts = [*PROMPTS[:1], Prompt("caption", "Write a short description of the video.", task="caption")]
 
-    def check_texts(subject: str, outputs: torch.Tensor) -> None:
+    def check_texts(subject: str, outputs: torch.Tensor | None) -> None:
+        assert outputs is not None
         for prompt, output in zip(prompts, outputs, strict=True):
             [text] = language.generate(output[None], [prompt.text], Decoding(6))
             assert stored_texts[subject, prompt.name] == text

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from support.flow_rows import (
 from support.models import give_positions, random_frames, random_table
 
 from malmm.model.checkpoints.debug import save_debug_checkpoint
+from malmm.model.families.instructblip.encoder import Encoder
 from malmm.model.families.instructblip.qformer import MemorySettings
 from malmm.model.memory.slots import Memory, merge_memories
 from malmm.operators.encode import EncodeSegments
@@ -112,6 +114,7 @@ def test_a_segment_is_replayed_on_its_stored_memory(replay: ReplayPrompts, archi
     [expected] = replay.encoder.replay(
         stored(archive, ROWS[1]), [[PROMPTS[2].text, PROMPTS[0].text]], SETTINGS
     )
+    assert expected is not None
     np.testing.assert_array_equal(output(table, 2), expected.numpy())
 
 
@@ -120,6 +123,7 @@ def test_a_whole_video_is_its_segments_compressed_together(replay: ReplayPrompts
     merged = merge_memories(stored(archive, *ROWS), length=4)
     assert len(merged) == 4
     [expected] = replay.encoder.replay([merged], [[prompt.text for prompt in PROMPTS]], SETTINGS)
+    assert expected is not None
     np.testing.assert_array_equal(output(table, 0), expected.numpy())
 
 
@@ -127,6 +131,7 @@ def test_a_model_with_positions_places_segments_in_their_video(
     replay: ReplayPrompts, archive: Archive, tmp_path: Path
 ) -> None:
     save_debug_checkpoint(tmp_path)
+    assert isinstance(replay.encoder, Encoder)
     give_positions(tmp_path, random_table(3, 5, replay.encoder.qformer.visual_channels))
     placing = ReplayPrompts(
         archive=archive.uri, model=str(tmp_path), settings=SETTINGS, prompts=PROMPTS, device="cpu"
@@ -138,6 +143,7 @@ def test_a_model_with_positions_places_segments_in_their_video(
     texts = [prompt.text for prompt in PROMPTS]
     for index, memory, asked in ((0, merged, texts), (1, memories[0], texts[1:2])):
         [expected] = placing.encoder.replay([memory], [asked], SETTINGS)
+        assert expected is not None
         np.testing.assert_array_equal(output(table, index), expected.numpy())
         assert np.abs(output(table, index) - output(without, index)).max() > 1e-3
 
@@ -180,7 +186,7 @@ def test_rows_with_as_many_prompts_go_in_lock_step_and_alone_where_memory_runs_o
     whole = replay.encoder.replay
     calls = []
 
-    def small(memories: list[Memory], *arguments: Any) -> list[torch.Tensor]:
+    def small(memories: list[Memory], *arguments: Any) -> Sequence[torch.Tensor | None]:
         calls.append(len(memories))
         if len(memories) > 1:
             raise torch.OutOfMemoryError("out of memory")

@@ -101,7 +101,7 @@ def main() -> None:
     for name in ("_meta_registrations", "_autograd_registrations"):
         sys.modules[f"torchvision.{name}"] = types.ModuleType(f"torchvision.{name}")
     import transformers
-    from num2words import num2words
+    from num2words import num2words  # type: ignore[import-not-found]
 
     numbers = [*range(130), 200, 342, 999, 1000, 1001, 1100, 1234, 20_019, 100_000, 999_999]
     RECORDS.parent.mkdir(parents=True, exist_ok=True)

@@ -80,7 +80,8 @@ CASES = [
 def encode(stream: Stream, path: Path) -> None:
     run_ffmpeg(
         *("-f", "lavfi", "-i", SOURCE, "-pix_fmt", stream.pixels, "-threads", "1"),
-        *("-c:v", *stream.encoder.split(), path),
+        *("-c:v", *stream.encoder.split()),
+        path,
     )
 
 

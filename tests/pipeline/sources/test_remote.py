@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import boto3
 import pytest
@@ -131,7 +132,7 @@ def test_a_server_that_never_answers_is_given_up_in_time(
     assert "after 2 tries: no answer within 0.2 s" in error(f"{web.address}{path}")
 
 
-FORMS = {
+FORMS: dict[str, dict[str, Any]] = {
     "plain": {},
     "no ranges": {"ranges": False},
     "chunked": {"chunked": True, "ranges": False},
