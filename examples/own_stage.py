@@ -56,8 +56,8 @@ def captions(paths: list[str]) -> ray.data.Dataset:
     return (
         ray.data.from_blocks([files])
         .map_batches(probe_files, **ROWS)
-        .map_batches(plan_segments, fn_kwargs=plan, **ROWS)  # type: ignore[arg-type]
-        .map_batches(decode_segments, fn_kwargs=decode, batch_size=1, num_cpus=0.2, **ROWS)  # type: ignore[arg-type]
+        .map_batches(plan_segments, fn_kwargs=plan, **ROWS)
+        .map_batches(decode_segments, fn_kwargs=decode, batch_size=1, num_cpus=0.2, **ROWS)
         .map_batches(drop_dark_frames, batch_size=1, num_cpus=0.1, **ROWS)
         .map_batches(EncodeSegments, fn_constructor_kwargs=encode, batch_size=4, num_cpus=0.3, **ROWS)
         .map_batches(
