@@ -153,7 +153,7 @@ def test_an_error_in_an_operator_fails_its_rows_and_says_where(monkeypatch: pyte
             pass
 
         def __call__(self, rows: pa.Table) -> pa.Table:
-            return rows["no such column"]
+            raise KeyError("no such column")
 
     monkeypatch.setattr(graph, "EncodeSegments", Broken)
     video = video_at(duration_s=5.0)
