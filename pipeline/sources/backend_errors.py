@@ -160,7 +160,7 @@ def _kind(link: BaseException) -> str | None:
     if isinstance(link, TimeoutError | ConnectionError | EOFError | socket.gaierror):
         return "unreachable"
     if isinstance(link, OSError) and not isinstance(link, ValueError):
-        return "invalid" if link.errno in _NEVER else "unreachable"
+        return "invalid" if isinstance(link.errno, int) and link.errno in _NEVER else "unreachable"
     return None
 
 
@@ -209,7 +209,7 @@ def _reason(link: BaseException, status: int | None) -> str:
     code = _code(link)
     if type(link).__name__ == "TooManyRedirects":
         text = "the server redirects in a circle"
-    elif isinstance(link, OSError) and link.strerror and link.errno and link.errno > 0 and status is None:
+    elif isinstance(link, OSError) and isinstance(link.strerror, str) and link.strerror and status is None:
         text = link.strerror
     elif status is not None and (_status(link) is not None or isinstance(link, OSError)):
         try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from malmm.pipeline.sources import backends
-from malmm.pipeline.sources.backends import HTTP, S3, Backend, patiently
+from malmm.pipeline.sources.backends import HTTP, ONCE, S3, Backend, patiently
 from malmm.pipeline.sources.http_files import look_at, page_links
 
 __all__ = ["Entry", "entries_below", "entries_of", "look"]
@@ -64,7 +64,9 @@ def _is_s3(backend: Backend) -> bool:
 
 
 def _keys(backend: Backend, folder: str, stem: str, delimiter: str) -> Iterator[Entry]:
-    bucket, _, prefix = folder.partition("/")
+    # The name of a bucket may hold slashes: an access point's does.
+    bucket = str(patiently(lambda: backend.filesystem.split_path(folder)[0], ONCE))
+    prefix = folder[len(bucket) + 1 :]
     if prefix.strip("/") and not prefix.endswith("/"):
         prefix += "/"
     request = {"Bucket": bucket, "Prefix": prefix + stem, "Delimiter": delimiter, "MaxKeys": KEYS_A_PAGE}

@@ -71,14 +71,14 @@ async def _look_at(filesystem: Any, url: str) -> dict[str, Any]:
     size: int | None = None
     async with session.head(address, allow_redirects=True, **filesystem.kwargs) as answer:
         # Servers that refuse HEAD exist; addresses signed for GET are refused too.
-        final, known = str(answer.url), answer.status < 400
+        final, known = _final(answer, address, url), answer.status < 400
         if known:
             headers, size = dict(answer.headers), _length(answer)
     if size is None:
         async with session.get(address, **_with(filesystem, {"Range": "bytes=0-0"})) as answer:
             if answer.status != 416:
                 answer.raise_for_status()
-            final, size = str(answer.url), _size(answer)
+            final, size = _final(answer, address, url), _size(answer)
             headers |= {key: value for key, value in answer.headers.items() if key != "Content-Length"}
     found = {key.lower(): value for key, value in headers.items()}
     page = found.get("content-type", "").partition(";")[0].strip().lower() in _PAGES
@@ -96,14 +96,17 @@ _VERSIONS = ("ETag", "Content-MD5", "Digest", "Last-Modified")
 
 
 async def _page_links(filesystem: Any, url: str) -> list[str]:
-    session = await filesystem.set_session()
-    async with session.get(filesystem.encode_url(url), **filesystem.kwargs) as answer:
+    session, address = await filesystem.set_session(), filesystem.encode_url(url)
+    async with session.get(address, **filesystem.kwargs) as answer:
         answer.raise_for_status()
         kind = answer.headers.get("Content-Type", "text/html").partition(";")[0].strip().lower()
         if kind not in _PAGES:
             raise ValueError(f"it is no page with links but {kind}")
-        content, final = await _whole(answer, _LARGEST_PAGE_BYTES), str(answer.url)
+        content, final = await _whole(answer, _LARGEST_PAGE_BYTES), _final(answer, address, url)
         text = content.decode(answer.charset or "utf-8", errors="replace")
+    if "<" not in text:
+        # An answer that broke off before its content, or no index at all: not a folder without files.
+        raise ValueError("it is a page without any markup")
     base = final if _path(final).endswith("/") else f"{final.partition('?')[0].partition('#')[0]}/"
     parser = _Links()
     parser.feed(text)
@@ -203,6 +206,11 @@ def _size(answer: Any) -> int | None:
         return None
     size = int(match[3])
     return size if answer.status == 206 or size == 0 else None
+
+
+def _final(answer: Any, asked: Any, url: str) -> str:
+    """Where redirects led to; the address as it was given where there were none, for aiohttp spells it anew."""
+    return url if answer.url == asked else str(answer.url)
 
 
 def _path(url: str) -> str:

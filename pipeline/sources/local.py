@@ -202,10 +202,19 @@ def _matching(
     part, *rest = parts
     if not glob.has_magic(part):
         path = os.path.join(folder, part)
-        if rest and os.path.isdir(path):
-            yield from _matching(path, rest, above)
-        elif not rest and os.path.lexists(path):
+        try:
+            is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            if not rest and os.path.islink(path):
+                yield path
+            return
+        except OSError as error:
+            yield _unreachable(path, error)
+            return
+        if not rest:
             yield path
+        elif is_folder:
+            yield from _matching(path, rest, above)
         return
     try:
         here = os.stat(folder)
@@ -222,11 +231,11 @@ def _matching(
         if rest:
             yield from _matching(folder, rest, frozenset())
     fits = re.compile(fnmatch.translate(part)).match
-    for name, _ in names:
+    for name, is_folder in names:
         if (name.startswith(".") and not hidden) or not (deep or fits(name)):
             continue
         path = os.path.join(folder, name)
-        is_folder = os.path.isdir(path)
+        is_folder = is_folder or os.path.isdir(path)
         if deep and is_folder:
             yield from _matching(path, parts, above)
         elif not rest:

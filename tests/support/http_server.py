@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,7 +62,8 @@ class WebServer:
         found = self.rule(method, path, before) or self.files.get(path) or self.files.get(unquote(path))
         if found is not None:
             return found
-        below = {name[len(path) :] for name in self.files if path.endswith("/") and name.startswith(path)}
+        folder = unquote(path)
+        below = {name[len(folder) :] for name in self.files if path.endswith("/") and name.startswith(folder)}
         names = sorted({name.partition("/")[0] + ("/" if "/" in name else "") for name in below if name})
         if not names:
             return Reply(status=404)
@@ -73,7 +75,7 @@ class WebServer:
 @contextmanager
 def serving() -> Iterator[WebServer]:
     """A server without files."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server = _Server(("127.0.0.1", 0), _Handler)
     server.daemon_threads = True
     web = WebServer(f"http://127.0.0.1:{server.server_port}")
     server.web = web  # type: ignore[attr-defined]
@@ -86,6 +88,13 @@ def serving() -> Iterator[WebServer]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that went away is no fault."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class _Handler(BaseHTTPRequestHandler):

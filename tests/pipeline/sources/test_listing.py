@@ -78,6 +78,25 @@ def test_any_name(tmp_path: Path, name: str) -> None:
     assert uris(path.parent) == [str(path)]
 
 
+@pytest.mark.parametrize(
+    "name", ["a b.mp4", "a%20b.mp4", "100%.mp4", "é#?.mp4", "%.mp4", "%2F.mp4", "a+b.mp4"]
+)
+def test_a_file_address_means_the_path_that_it_encodes(tmp_path: Path, name: str) -> None:
+    wanted = put(tmp_path / name)
+    for other in ("a b.mp4", "a%20b.mp4"):
+        put(tmp_path / other)
+    assert uris(wanted.as_uri()) == [str(wanted)]
+    assert uris(wanted.as_uri().replace("file://", "file://localhost")) == [str(wanted)]
+    (tmp_path / "list.csv").write_text(f"uri\n{wanted.as_uri()}\n")
+    assert uris((tmp_path / "list.csv").as_uri()) == [str(wanted)]
+    assert not is_gone(wanted.as_uri())
+
+
+def test_a_file_address_without_escapes_stays_what_it_was(tmp_path: Path) -> None:
+    odd = put(tmp_path / "a%20b.mp4")
+    assert uris(f"file://{odd}") == [str(odd)]
+
+
 def test_a_name_that_is_not_unicode_is_told(tmp_path: Path) -> None:
     raw = os.fsencode(tmp_path) + b"/\xff.mp4"
     Path(os.fsdecode(raw)).write_bytes(b"x")
@@ -154,6 +173,40 @@ def test_an_unreadable_directory_without_permissions(tmp_path: Path, monkeypatch
     assert isinstance(found[0], SourceError)
     assert "Permission denied" in found[0].message
     assert isinstance(found[1], SourceFile)
+
+
+@pytest.mark.parametrize("source", ["", "*", "**", "**/*.mp4", "*/*/a.mp4", "*/*/*.mp4"])
+def test_every_folder_that_cannot_be_listed_is_a_failure(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("x/locked/a.mp4", "x/open/a.mp4", "y/z/a.mp4"):
+        put(tmp_path / name)
+    scan = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("locked"):
+            raise OSError(5, "Input/output error", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = list(list_sources([str(tmp_path / source)]))
+    listed = [item.uri for item in found if isinstance(item, SourceFile)]
+    assert listed[-2:] == [str(tmp_path / name) for name in ("x/open/a.mp4", "y/z/a.mp4")]
+    if source != "*/*/a.mp4":
+        assert "Input/output error" in next(item.message for item in found if isinstance(item, SourceError))
+
+
+def test_a_folder_too_deep_for_its_path_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "a.mp4")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(20):
+        Path("d" * 250).mkdir()
+        os.chdir("d" * 250)
+    for source in (str(tmp_path), f"{tmp_path}/**", f"{tmp_path}/**/*.mp4"):
+        found = list(list_sources([source]))
+        assert {type(item) for item in found} == {SourceFile, SourceError}
+        assert len(found) == 2
+        assert any("File name too long" in str(item) for item in found)
 
 
 def test_errors_do_not_stop_the_rest(tmp_path: Path) -> None:

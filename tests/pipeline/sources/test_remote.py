@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -17,7 +18,7 @@ from malmm.pipeline.sources import backends, folders
 from malmm.pipeline.sources.backends import Patience
 from malmm.pipeline.sources.listing import SourceFile, is_gone, list_sources
 
-QUICK = Patience(attempts=3, first_pause_s=0.0, longest_pause_s=0.0, answer_s=5.0)
+QUICK = Patience(attempts=3, first_pause_s=0.0, longest_pause_s=0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +85,7 @@ STATUSES = {
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_a_status_over_http_means_what_it_says(status: int, web: WebServer, tmp_path_factory) -> None:
+def test_a_status_over_http_means_what_it_says(status: int, web: WebServer, tmp_path: Path) -> None:
     address, good = web.put("/a.mp4", status=status), web.put("/good.mp4")
     first, second = listed(address, good)
     assert isinstance(first, SourceError)
@@ -92,7 +93,7 @@ def test_a_status_over_http_means_what_it_says(status: int, web: WebServer, tmp_
     assert str(status) in first.message or STATUSES[status] == MISSING
     assert isinstance(second, SourceFile)
     assert is_gone(address) == (STATUSES[status] == MISSING)
-    manifest = tmp_path_factory.mktemp("list") / "list.csv"
+    manifest = tmp_path / "list.csv"
     manifest.write_text(f"uri\n{address}\n{good}\n")
     rows = listed(str(manifest))
     assert [type(row) for row in rows] == [SourceError, SourceFile]
@@ -104,10 +105,12 @@ def test_a_status_over_http_means_what_it_says(status: int, web: WebServer, tmp_
 def test_a_failure_that_passes_is_not_told(
     reply: Reply, web: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backends, "PATIENCE", replace(QUICK, attempts=5, answer_s=0.3))
+    # A busy machine may be late with a right answer too: that is tried again like the wrong ones.
+    limit_s = 0.5 if reply.silent else QUICK.answer_s
+    monkeypatch.setattr(backends, "PATIENCE", replace(QUICK, attempts=9, answer_s=limit_s))
     address, page = web.put("/films/a.mp4"), f"{web.address}/films/"
     page_reply = replace(reply, body=b"<a href='a.mp4'>", headers={"Content-Type": "text/html"})
-    web.rule = lambda method, path, before: page_reply if before < 2 else None
+    web.rule = lambda method, path, before: page_reply if before < 1 + (not reply.silent) else None
     assert uris(address) == [address]
     web.requests.clear()
     assert uris(page) == [address]
@@ -263,7 +266,7 @@ def test_a_listing_in_s3_that_fails_is_a_failure_and_one_that_stumbles_is_not(
     wanted = [f"s3://films/big/{number}.mp4" for number in range(7)]
     pages: list[str] = []
 
-    def fail(times: int):
+    def fail(times: int) -> Callable[[str, str], str]:
         pages.clear()
 
         def rule(method: str, path: str) -> str:
@@ -288,14 +291,14 @@ def test_a_listing_in_s3_that_fails_is_a_failure_and_one_that_stumbles_is_not(
 
 def test_a_listing_begins_before_it_ends(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folders, "KEYS_A_PAGE", 2)
-    put(store, *(f"lazy/{number:02}.mp4" for number in range(20)))
+    put(store, *(f"lazy/{number:02}.mp4" for number in range(6)))
     for source in ("s3://films/lazy", "s3://films/lazy/*.mp4", "s3://films/lazy/**"):
         store.forget()
         found = list_sources([source])
         assert isinstance(next(found), SourceFile)
         pages = [path for _, path, _ in store.requests if "list-type=2" in path and "max-keys=2" in path]
         assert len(pages) == 1
-        assert sum(1 for _ in found) == 19
+        assert sum(1 for _ in found) == 5
 
 
 def test_names_in_s3_are_what_they_are(store: ObjectStore) -> None:
