@@ -98,20 +98,21 @@ class RangeReader(io.RawIOBase):
 
     Until ``settled`` is called what is read is kept for others that open the same file. An error of the store is
     tried again with growing pauses, then raised as a MediaError of kind ``unreachable``, and by every later read: a
-    demuxer may take a failed read for the file's end, so whoever reads asks ``error`` at the end.
+    demuxer may take a failed read for the file's end, so whoever reads asks ``error`` at the end. ``tag`` is what the
+    store calls the version that is read, empty if nothing.
     """
 
     def __init__(self, backend: Backend, info: dict[str, Any]) -> None:
         super().__init__()
         self.uri, self._backend = backend.uri, backend
         size_bytes = size_of(backend.protocol, info)
-        self._tag = tag_of(backend.protocol, info)
+        self.tag = tag_of(backend.protocol, info)
         self._file = (self.uri, str(size_bytes), fingerprint_of(backend.protocol, info))
         self._is_told_apart = not self._file[2].endswith("-")
         self._whole: WholeFile | None = None
+        self.size_bytes = size_bytes or 0
         if size_bytes is None:
-            size_bytes = self._copy().size_bytes
-        self.size_bytes = size_bytes
+            self.size_bytes = self._copy().size_bytes
         self._position = 0
         self._begin, self._data = 0, b""
         self._opening = True
@@ -227,21 +228,23 @@ class RangeReader(io.RawIOBase):
         """Fetch the whole file from a server that knows no ranges. Raises MediaError."""
         file = self._file if self._is_told_apart else None
         self._whole = whole = _get_patiently(self.uri, lambda: copied(self._backend, file))
-        if self._file[1] not in ("None", str(whole.size_bytes)):
-            raise self._changed(f"it has {whole.size_bytes} bytes, not {self._file[1]}")
+        self._check(whole.tag, whole.size_bytes if self._file[1] != "None" else None)
         return whole
 
     def _from_server(self, begin: int, end: int) -> bytes | None:
         """A range over HTTP; None from a server that knows none."""
         answer = read_range(self._backend.filesystem, self._backend.path, begin, end)
-        tag = answer.tag.strip('"')
-        if tag and self._tag and tag != self._tag:
-            raise self._changed(f"its tag is {tag}, not {self._tag}")
-        if answer.size_bytes not in (None, self.size_bytes):
-            raise self._changed(f"it has {answer.size_bytes} bytes, not {self.size_bytes}")
+        self._check(answer.tag.strip('"'), answer.size_bytes)
         if answer.data is not None and len(answer.data) != end - begin:
             raise OSError(f"the server gave {len(answer.data)} of {end - begin} bytes at {begin}")
         return answer.data
+
+    def _check(self, tag: str, size_bytes: int | None) -> None:
+        """Raises MediaError if a tag or size of an answer is another than on opening; empty and None are unsaid."""
+        if tag and self.tag and tag != self.tag:
+            raise self._changed(f"its tag is {tag}, not {self.tag}")
+        if size_bytes not in (None, self.size_bytes):
+            raise self._changed(f"it has {size_bytes} bytes, not {self.size_bytes}")
 
     def _from_store(self, begin: int, end: int) -> bytes:
         data = bytes(self._backend.filesystem.cat_file(self._backend.path, start=begin, end=end))

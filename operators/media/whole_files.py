@@ -26,10 +26,12 @@ _last: tuple[tuple[str, ...], WholeFile] | None = None
 
 
 class WholeFile:
-    """A copy without a name on this machine's disk, gone when nobody holds it any more."""
+    """A copy without a name on this machine's disk, gone when nobody holds it any more. ``tag`` is what its server
+    called the version, empty if nothing."""
 
-    def __init__(self, handle: Any) -> None:
+    def __init__(self, handle: Any, tag: str) -> None:
         self._descriptor = handle.fileno()
+        self.tag = tag
         self.size_bytes = os.fstat(self._descriptor).st_size
         weakref.finalize(self, handle.close)
 
@@ -59,13 +61,14 @@ def copied(backend: Backend, file: tuple[str, ...] | None) -> WholeFile:
 def _copy(backend: Backend) -> WholeFile:
     handle = tempfile.TemporaryFile(prefix="malmm-")  # noqa: SIM115 - closed with the WholeFile
     try:
+        tag = ""
         if backend.protocol in HTTP:
-            save(backend.filesystem, backend.path, handle, at_most=MOST_BYTES)
+            tag = save(backend.filesystem, backend.path, handle, at_most=MOST_BYTES).tag.strip('"')
         else:
             with backend.filesystem.open(backend.path, "rb") as source:
                 shutil.copyfileobj(source, handle)
         handle.flush()
-        return WholeFile(handle)
+        return WholeFile(handle, tag)
     except BaseException:
         handle.close()
         raise
