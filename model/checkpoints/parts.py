@@ -62,10 +62,15 @@ def tokenizer_for(
     Raises CheckpointError for a tokenizer that cannot be read, or that knows tokens beyond the table.
     """
     tokenizer = checkpoint.tokenizer(subfolder)
-    highest = max(tokenizer.get_vocab().values(), default=-1)
-    if highest >= rows:
+    beyond = {number: token for token, number in tokenizer.get_vocab().items() if number >= rows}
+    if beyond:
+        special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        number, token = max(beyond.items())
+        reason = "the tokenizer is another model's"
+        if special.issuperset(beyond.values()):
+            reason = "a special token was added to the tokenizer without a row for it: grow the table or take it out"
         raise CheckpointError(
-            f"model {checkpoint.name!r}: its tokenizer knows token {highest}, but the table of {part} ends at "
-            f"{rows - 1}: the tokenizer is another model's"
+            f"model {checkpoint.name!r}: its tokenizer has {token!r} as {number}, but the table of {part} ends at "
+            f"{rows - 1}: {reason}"
         )
     return tokenizer

@@ -166,3 +166,12 @@ def test_compiling_is_refused_with_the_reason(saved):
     checkpoint = opened(saved("smolvlm"))
     with pytest.raises(CheckpointError, match="--compile is for InstructBLIP"):
         family_of(checkpoint).load_encoder(checkpoint, compile_vision=True)
+
+
+def test_a_special_token_without_a_row_is_said_to_be_that(saved, tmp_path):
+    directory = Path(shutil.copytree(saved("smolvlm"), tmp_path / "copy"))
+    tokenizer = opened(directory).tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": [f"<image{number}>" for number in range(9)]})
+    tokenizer.save_pretrained(directory)
+    with pytest.raises(CheckpointError, match=r"has '<image8>' as .* without a row for it"):
+        family_of(opened(directory)).verify(opened(directory))
