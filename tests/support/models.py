@@ -210,7 +210,7 @@ def random_frames(seed: int, count: int, side: int = 56) -> np.ndarray:
     return (colour + noise).clip(0, 255).astype(np.uint8)
 
 
-def edit_weights(directory: Path, edit: Callable[[dict[str, Tensor]], None]) -> None:
+def edit_weights(directory: Path, edit: Callable[[dict[str, Tensor]], object]) -> None:
     """Rewrite ``model.safetensors`` of a checkpoint after ``edit`` has changed its tensors in place."""
     path = directory / "model.safetensors"
     tensors = load_file(path)
