@@ -114,8 +114,9 @@ def probing() -> Any:
 
 
 @pytest.mark.filterwarnings("default")  # Ray's of its own settings
-@pytest.mark.parametrize("together", [1, 4])
-@pytest.mark.parametrize("resources", [SHARED, APART], ids=["shared", "apart"])
+@pytest.mark.parametrize(
+    ("together", "resources"), [(1, SHARED), (4, SHARED), (4, APART)], ids=["alone", "together", "apart"]
+)
 def test_indexing_runs_on_gpus(together: int, resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
     """Videos of nine and of two segments, in blocks of one and of four, the second listed after the first came out."""
     monkeypatch.setattr(graph, "probe_files", probing())
