@@ -77,7 +77,7 @@ def main() -> None:
 def _child(options: argparse.Namespace) -> dict[str, Any]:
     """What runs in a process of its own: probing, or decoding the video span by span."""
     from malmm.operators.media.probe import probe
-    from malmm.operators.media.reader import decode_span
+    from malmm.operators.media.reader import SpanRequest, decode_span
     from malmm.operators.media.sampling import plan_spans
 
     info = probe(options.video)
@@ -91,15 +91,17 @@ def _child(options: argparse.Namespace) -> dict[str, Any]:
     spans = plan_spans(info.start_s, info.duration_s, options.segment_s, options.fps)
     for index, (start_s, end_s) in enumerate(spans):
         decoded = decode_span(
-            options.video,
-            start_s,
-            end_s,
-            options.fps,
-            options.image_size,
-            decoder="av" if options.child == "keyframes" else options.child,
-            keyframes=options.child == "keyframes",
-            threads=options.threads[0],
-            is_last=index == len(spans) - 1,
+            SpanRequest(
+                options.video,
+                start_s,
+                end_s,
+                options.fps,
+                options.image_size,
+                decoder="av" if options.child == "keyframes" else options.child,
+                keyframes=options.child == "keyframes",
+                threads=options.threads[0],
+                is_last=index == len(spans) - 1,
+            )
         )
         frames += len(decoded.frames)
     wall_s, cpu_s = time.perf_counter() - begun_s, time.process_time() - begun_cpu_s

@@ -35,7 +35,7 @@ from malmm.model.families.instructblip.language import LanguageModel
 from malmm.model.families.instructblip.qformer import MemorySettings
 from malmm.model.memory.slots import Memory
 from malmm.model.towers.blip2 import RetrievalModel
-from malmm.operators.media.reader import decode_span
+from malmm.operators.media.reader import SpanRequest, decode_span
 
 _SEED = 90_000
 _LONGEST_TEXT = 160
@@ -91,7 +91,9 @@ class Bench:
 
     def _decode(self, path: Path, seconds: float) -> Clip:
         assert self.encoder.vision is not None
-        span = decode_span(str(path), 0.0, seconds, 1.0, self.encoder.vision.image_size, is_last=True)
+        span = decode_span(
+            SpanRequest(str(path), 0.0, seconds, 1.0, self.encoder.vision.image_size, is_last=True)
+        )
         assert span.problem is None, (path, span.problem)
         return Clip(np.stack(list(span.frames)), list(span.timestamps_s), read_truth(path), seconds)
 

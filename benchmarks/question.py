@@ -37,10 +37,10 @@ from malmm.model.families.instructblip.encoder import Encoder
 from malmm.model.families.instructblip.qformer import MemorySettings, OnlineQFormer
 from malmm.model.families.instructblip.vision import VisionEncoder
 from malmm.model.memory.slots import Memory
-from malmm.operators.decode import decode_segments
+from malmm.operators.decode import DecodeSettings, decode_segments
 from malmm.operators.encode import EncodeSegments
 from malmm.operators.generate import GenerateTexts
-from malmm.operators.media.reader import decode_span
+from malmm.operators.media.reader import SpanRequest, decode_span
 from malmm.operators.plan import plan_segments
 from malmm.operators.replay import ReplayPrompts
 from malmm.pipeline import ArchiveReader
@@ -104,7 +104,7 @@ def at_paper_size(path: Path, frames: int) -> None:
     encoder = Encoder(vision, online, tokenizer)
     settings, prompts = MemorySettings(20, "token"), [[QUESTION.text]]
     began = time.perf_counter()
-    decoded = decode_span(str(path), 0.0, float(frames), 1.0, vision.image_size)
+    decoded = decode_span(SpanRequest(str(path), 0.0, float(frames), 1.0, vision.image_size))
     decode_s = time.perf_counter() - began
     began = time.perf_counter()
     encoded = encoder.encode([decoded.frames], prompts, settings)[0]
@@ -168,13 +168,14 @@ def in_turns(archive: ArchiveReader, model: str) -> tuple[dict[str, float], int]
                 "decode",
                 decode_segments,
                 some,
-                fps=recipe.fps,
-                sampling=recipe.sampling,
-                segment_s=recipe.segment_s,
-                image_size=recipe.image_size,
-                decoder="av",
-                threads=1,
-                limit_s=600.0,
+                settings=DecodeSettings(
+                    fps=recipe.fps,
+                    sampling=recipe.sampling,
+                    segment_s=recipe.segment_s,
+                    image_size=recipe.image_size,
+                    decoder="av",
+                    threads=1,
+                ),
             )
             timed("generate", generate, timed("encode", encode, decoded))
             to_replay = [

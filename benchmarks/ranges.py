@@ -16,9 +16,9 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from malmm.operators.media import ranges
+from malmm.operators.media.file_cache import FileCache
 from malmm.operators.media.probe import probe
-from malmm.operators.media.reader import decode_span
+from malmm.operators.media.reader import SpanRequest, decode_span
 from malmm.operators.media.sampling import plan_spans
 
 
@@ -59,10 +59,10 @@ def main() -> None:
     print("| readers | MB read | of the file's size | requests a segment |\n|---|---|---|---|")
     Counted.bytes_read = Counted.requests = 0
     for reader in range(options.processes):
-        ranges._KEPT = ranges._Kept()
+        cache = FileCache()
         for number in range(reader, len(spans), options.processes):
             last = number == len(spans) - 1
-            decode_span(uri, *spans[number], 1.0, 32, is_last=last, keyframes=True)
+            decode_span(SpanRequest(uri, *spans[number], 1.0, 32, is_last=last, keyframes=True), cache)
     print(
         f"| {options.processes} | {Counted.bytes_read / 1e6:.1f} | {Counted.bytes_read / size:.3f} | "
         f"{Counted.requests / len(spans):.1f} |"

@@ -27,7 +27,7 @@ from malmm.model.demo.videos import read_truth
 from malmm.model.demo.world import COLOURS, SHAPES, Scene
 from malmm.model.families.instructblip.encoder import Encoder
 from malmm.model.families.instructblip.qformer import MemorySettings
-from malmm.operators.media.reader import decode_span
+from malmm.operators.media.reader import SpanRequest, decode_span
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.searching.asker import Asker
 from malmm.pipeline.searching.relevance import BACKGROUND_FILE, Background, balanced_threshold
@@ -186,7 +186,7 @@ def lengths(archive: ArchiveReader, truth: dict[str, list[Scene]]) -> None:
     for video in chosen:
         for segment in archive.segments(video).to_pylist():
             begin, end = segment["start_s"], segment["end_s"]
-            span = decode_span(addresses[video], begin, end, 1.0, encoder.vision.image_size)
+            span = decode_span(SpanRequest(addresses[video], begin, end, 1.0, encoder.vision.image_size))
             for length, slots in held.items():
                 [done] = encoder.encode([span.frames], [["Describe the video."]], MemorySettings(length))
                 places = done.memory.spans(span.timestamps_s.tolist(), begin, end)

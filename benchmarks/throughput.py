@@ -27,7 +27,7 @@ import pyarrow as pa
 from malmm.model.checkpoints.resolve import open_models
 from malmm.model.families.instructblip.qformer import MemorySettings
 from malmm.model.towers.blip2 import RetrievalModel
-from malmm.operators.decode import decode_segments
+from malmm.operators.decode import DecodeSettings, decode_segments
 from malmm.operators.encode import EncodeSegments
 from malmm.operators.generate import GenerateTexts
 from malmm.operators.plan import plan_segments
@@ -110,13 +110,15 @@ class BareLoop:
                 began = time.perf_counter()
                 parts = decode_segments(
                     planned.slice(place, 1),
-                    fps=recipe.fps,
-                    sampling=recipe.sampling,
-                    segment_s=recipe.segment_s,
-                    image_size=recipe.image_size,
-                    decoder=self.config.decoder,
-                    threads=os.cpu_count() or 1,
-                    limit_s=self.config.decode_limit_s,
+                    settings=DecodeSettings(
+                        fps=recipe.fps,
+                        sampling=recipe.sampling,
+                        segment_s=recipe.segment_s,
+                        image_size=recipe.image_size,
+                        decoder=self.config.decoder,
+                        threads=os.cpu_count() or 1,
+                        limit_s=self.config.decode_limit_s,
+                    ),
                 )
                 decoded = pa.concat_tables(parts)
                 began = self._note("decode", began, decoded)

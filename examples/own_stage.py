@@ -20,7 +20,7 @@ import pyarrow as pa
 import ray
 
 from malmm.model.families.instructblip.qformer import MemorySettings
-from malmm.operators.decode import decode_segments
+from malmm.operators.decode import DecodeSettings, decode_segments
 from malmm.operators.encode import EncodeSegments
 from malmm.operators.generate import GenerateTexts
 from malmm.operators.plan import plan_segments
@@ -51,7 +51,7 @@ def captions(paths: list[str]) -> ray.data.Dataset:
     files = rows_table([{"uri": path, "fingerprint": "example"} for path in paths], FILES)
     model: dict[str, Any] = {"model": "demo", "prompts": (CAPTION,)}
     plan: dict[str, Any] = {"recipe_id": "example", "segment_s": 60.0, "fps": 1.0}
-    decode: dict[str, Any] = {"fps": 1.0, "image_size": 96, "decoder": "av", "threads": 1}
+    decode = {"settings": DecodeSettings(fps=1.0, image_size=96, decoder="av", threads=1)}
     encode = {**model, "retrieval_model": "none", "settings": MemorySettings(length=20)}
     return (
         ray.data.from_blocks([files])

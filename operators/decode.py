@@ -3,53 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pyarrow as pa
 
-from malmm.operators.media.sandbox.client import DECODE_LIMIT_S, decode_span_apart
+from malmm.operators.media.sandbox.client import DECODE_LIMIT_S, Sandbox, process_sandbox
+from malmm.operators.media.span import SpanRequest
 from malmm.pipeline.schema.errors import MediaError
+from malmm.pipeline.schema.records import Segment
 from malmm.pipeline.schema.rows import DECODED, carried, rows_table, with_arrays
 
-__all__ = ["decode_segments"]
+__all__ = ["DecodeSettings", "decode_segments"]
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """How all segments of a run are decoded.
+
+    ``sampling`` is one of ``malmm.pipeline.schema.config.SAMPLINGS``; with ``count`` each segment gives ``fps`` x
+    ``segment_s`` frames. A segment may keep a decoder for ``limit_s`` seconds.
+    """
+
+    fps: float
+    image_size: int
+    decoder: str
+    threads: int
+    sampling: str = "rate"
+    segment_s: float = 0.0
+    limit_s: float = DECODE_LIMIT_S
+
+    @property
+    def most_frames(self) -> int | None:
+        """The number of frames of every segment; None where it follows from the segment's length."""
+        return round(self.fps * self.segment_s) if self.sampling == "count" else None
+
+    def request(self, segment: Segment) -> SpanRequest:
+        """What is to be decoded of a segment."""
+        length_s, count = segment.end_s - segment.start_s, self.most_frames
+        return SpanRequest(
+            segment.uri,
+            segment.start_s,
+            segment.end_s,
+            count / length_s if count and length_s > 0 else self.fps,
+            self.image_size,
+            decoder=self.decoder,
+            threads=self.threads,
+            is_last=segment.is_last,
+            keyframes=self.sampling == "keyframes",
+        )
 
 
 def decode_segments(
-    segments: pa.Table,
-    *,
-    fps: float,
-    sampling: str = "rate",
-    segment_s: float = 0.0,
-    image_size: int,
-    decoder: str,
-    threads: int,
-    limit_s: float = DECODE_LIMIT_S,
+    segments: pa.Table, *, settings: DecodeSettings, sandbox: Sandbox | None = None
 ) -> Iterator[pa.Table]:
     """``PLANNED`` to ``DECODED``, one table a segment, so that no two segments' frames are held at once.
 
-    ``sampling`` is one of ``malmm.pipeline.schema.config.SAMPLINGS``; with ``count`` each segment gives
-    ``fps`` x ``segment_s`` frames.
-
-    Decoders run in a process apart: a file that crashes one, or keeps it longer than ``limit_s`` seconds, fails alone.
+    Decoders run in ``sandbox``, by default the one of this process: a file that crashes one, or keeps it for too long,
+    fails alone.
     """
+    sandbox = sandbox or process_sandbox()
+    count = settings.most_frames
     for row in carried(segments):
         if row.segment is None or row.failure is not None:
             yield rows_table([row.columns()], DECODED)
             continue
-        start_s, end_s = row.segment.start_s, row.segment.end_s
-        count = round(fps * segment_s) if sampling == "count" else None
         try:
-            span = decode_span_apart(
-                row.segment.uri,
-                start_s,
-                end_s,
-                count / (end_s - start_s) if count and end_s > start_s else fps,
-                image_size,
-                decoder=decoder,
-                threads=threads,
-                is_last=row.segment.is_last,
-                keyframes=sampling == "keyframes",
-                limit_s=limit_s,
-            )
+            span = sandbox.decode(settings.request(row.segment), limit_s=settings.limit_s)
         except MediaError as error:
             yield rows_table([row.failed("decode", error.kind, str(error)).columns()], DECODED)
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from malmm.operators.media.sandbox.client import DECODE_LIMIT_S, probe_apart, scene_changes_apart
+from malmm.operators.media.sandbox.client import DECODE_LIMIT_S, Sandbox, process_sandbox
 from malmm.operators.media.scenes import choose_cuts
 from malmm.pipeline.schema.errors import MediaError
 from malmm.pipeline.schema.ids import video_id
@@ -15,22 +15,30 @@ __all__ = ["probe_files"]
 
 
 def probe_files(
-    files: pa.Table, *, min_segment_s: float = 0.0, segment_s: float = 0.0, limit_s: float = DECODE_LIMIT_S
+    files: pa.Table,
+    *,
+    min_segment_s: float = 0.0,
+    segment_s: float = 0.0,
+    limit_s: float = DECODE_LIMIT_S,
+    sandbox: Sandbox | None = None,
 ) -> pa.Table:
     """``FILES`` to ``PROBED``. Reads headers and first frames only.
 
     With ``min_segment_s`` it also reads all key frames, for at most ``limit_s`` seconds a file, and cuts the video at
     its scene changes into segments of ``min_segment_s`` to ``segment_s`` seconds.
+
+    Files are read in ``sandbox``, by default the one of this process.
     """
+    sandbox = sandbox or process_sandbox()
     rows = []
     for file in files.to_pylist():
         uri = file["uri"]
         identity = video_id(uri)
         try:
-            info = probe_apart(uri)
+            info = sandbox.probe(uri)
             cuts: list[float] = []
             if min_segment_s and info.duration_s > min_segment_s:
-                changes = scene_changes_apart(uri, limit_s=limit_s)
+                changes = sandbox.scene_changes(uri, limit_s=limit_s)
                 cuts = choose_cuts(info.start_s, info.duration_s, changes, min_segment_s, segment_s)
         except (MediaError, RuntimeError) as error:
             kind = error.kind if isinstance(error, MediaError) else "unexpected"

@@ -14,7 +14,7 @@ from av.error import FFmpegError
 from av.stream import Discard, Disposition
 
 from malmm.operators.media.encryption import check_encryption, encrypted_unreadable
-from malmm.operators.media.files import check_local, denied, empty_file, local_path, open_bytes
+from malmm.operators.media.files import MediaFile, check_local, denied, empty_file, local_path, open_bytes
 from malmm.operators.media.ranges import RangeReader, open_ranges
 from malmm.operators.media.wholeness import cut_short
 from malmm.pipeline.schema.errors import MediaError
@@ -99,13 +99,14 @@ class OpenVideo:
 
 
 @contextlib.contextmanager
-def open_video(uri: str) -> Iterator[OpenVideo]:
+def open_video(file: MediaFile) -> Iterator[OpenVideo]:
     """Open a file's video stream; other streams are discarded by the demuxer.
 
     Raises MediaError with kind ``missing``, ``empty_file``, ``not_a_video``, ``no_video_stream``, ``encrypted``,
     ``truncated``, ``decode_error``, ``denied`` or ``unreachable``; the last also at the end, when the store failed
     meanwhile and the demuxer took it for the end of the file.
     """
+    uri = file.uri
     with contextlib.ExitStack() as stack:
         path = local_path(uri)
         reader: RangeReader | None = None
@@ -114,7 +115,7 @@ def open_video(uri: str) -> Iterator[OpenVideo]:
             check_local(uri, path)
             source = f"file:{path.absolute()}"
         else:
-            source = reader = stack.enter_context(open_ranges(uri))
+            source = reader = stack.enter_context(open_ranges(uri, file.cache))
             if reader.size_bytes == 0:
                 raise empty_file(uri)
         try:

@@ -9,6 +9,7 @@ from av.error import FFmpegError
 from av.stream import Discard
 
 from malmm.operators.media.container import OpenVideo, open_video
+from malmm.operators.media.files import MediaFile
 
 __all__ = ["declared_end", "find_end"]
 
@@ -28,18 +29,18 @@ def declared_end(video: OpenVideo) -> Fraction | None:
     return None
 
 
-def find_end(uri: str) -> Fraction | None:
+def find_end(file: MediaFile) -> Fraction | None:
     """The end of the video in seconds on its own clock; None if there is no packet.
 
     What the header declares stays the end of a file that is cut short, so that the loss is noticed.
     """
-    with open_video(uri) as video:
+    with open_video(file) as video:
         declared = declared_end(video)
         if declared is not None and video.stream.duration is not None and declared < BELIEVABLE:
             return declared
         tail = _ends(video, seek=True)
     if tail is None or tail[0] is None:
-        with open_video(uri) as video:
+        with open_video(file) as video:
             tail = _ends(video, seek=False)
     video_end, file_end = tail if tail is not None else (None, None)
     if declared is None or declared >= BELIEVABLE or video_end is None or file_end is None:

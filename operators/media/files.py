@@ -6,13 +6,23 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from malmm.operators.media.file_cache import FileCache
 from malmm.operators.media.ranges import open_ranges
 from malmm.pipeline.schema.errors import MediaError
 
-__all__ = ["check_local", "denied", "empty_file", "local_path", "open_bytes"]
+__all__ = ["MediaFile", "check_local", "denied", "empty_file", "local_path", "open_bytes"]
+
+
+@dataclass(frozen=True)
+class MediaFile:
+    """A file that is to be read, perhaps several times: ``cache`` keeps what each reading of a remote one needs."""
+
+    uri: str
+    cache: FileCache | None = None
 
 
 def local_path(uri: str) -> Path | None:

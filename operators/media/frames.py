@@ -14,6 +14,7 @@ from av.error import FFmpegError
 from av.video.frame import PictureType
 
 from malmm.operators.media.container import OpenVideo, open_video
+from malmm.operators.media.files import MediaFile
 
 __all__ = ["Damaged", "Skipped", "TimedFrame", "frames_from", "is_key_picture"]
 
@@ -55,7 +56,7 @@ class Damaged:
 
 
 def frames_from(
-    uri: str,
+    file: MediaFile,
     start_s: float | None,
     end_s: float | None = None,
     *,
@@ -73,17 +74,17 @@ def frames_from(
     opened.
     """
     if keyframes:
-        yield from _keys_from(uri, start_s, end_s, threads)
+        yield from _keys_from(file, start_s, end_s, threads)
         return
     if start_s is not None:
-        with open_video(uri) as video:
+        with open_video(file) as video:
             _set_threads(video, threads)
             if video.timed and start_s / video.time_base > video.stream.start_time:
                 entered = _enter(video, math.floor(start_s / video.time_base), end_s)
                 if entered is not None:
                     yield from entered
                     return
-    with open_video(uri) as video:
+    with open_video(file) as video:
         _set_threads(video, threads)
         video.reads_until(end_s)
         yield from _decoded(video, _packets(video))
@@ -179,34 +180,34 @@ class _Doubt:
 
 
 def _keys_from(
-    uri: str, start_s: float | None, end_s: float | None, threads: int
+    file: MediaFile, start_s: float | None, end_s: float | None, threads: int
 ) -> Iterator[TimedFrame | Damaged | Skipped]:
     """Key pictures, decoded alone as long as the container's word for them holds."""
     after: int | None = None
     while True:
-        doubt = yield from _keys_alone(uri, start_s, end_s, after)
-        if doubt is None or (yield from _keys_among_all(uri, doubt, end_s, threads)):
+        doubt = yield from _keys_alone(file, start_s, end_s, after)
+        if doubt is None or (yield from _keys_among_all(file, doubt, end_s, threads)):
             return
         start_s, after = doubt.start_s, doubt.tick
 
 
 def _keys_alone(
-    uri: str, start_s: float | None, end_s: float | None, after: int | None
+    file: MediaFile, start_s: float | None, end_s: float | None, after: int | None
 ) -> Generator[TimedFrame | Damaged | Skipped, None, _Doubt | None]:
     """Key pictures, each decoded by itself, up to the first that is none; only those after tick ``after``."""
     if start_s is not None:
-        with open_video(uri) as video:
+        with open_video(file) as video:
             if video.timed and start_s / video.time_base > video.stream.start_time:
                 packets = _packets_from(video, math.floor(start_s / video.time_base), end_s)
                 if packets is not None:
                     return (yield from _key_frames(video, packets, after))
-    with open_video(uri) as video:
+    with open_video(file) as video:
         video.reads_until(end_s)
         return (yield from _key_frames(video, _packets(video), after))
 
 
 def _keys_among_all(
-    uri: str, doubt: _Doubt, end_s: float | None, threads: int
+    file: MediaFile, doubt: _Doubt, end_s: float | None, threads: int
 ) -> Generator[TimedFrame | Damaged | Skipped, None, bool]:
     """What a doubtful packet is, by decoding all frames up to it.
 
@@ -214,7 +215,7 @@ def _keys_among_all(
     True is returned. If it is damaged, that is said, and False is returned.
     """
     is_false = doubt.start_s is None
-    for item in frames_from(uri, doubt.start_s, end_s, threads=threads):
+    for item in frames_from(file, doubt.start_s, end_s, threads=threads):
         if item.tick < doubt.tick:
             continue
         if not is_false and (isinstance(item, Damaged) or item.tick > doubt.tick):

@@ -8,6 +8,8 @@ from av.error import FFmpegError
 
 from malmm.operators.media.encryption import encrypted_unreadable
 from malmm.operators.media.extent import find_end
+from malmm.operators.media.file_cache import FileCache
+from malmm.operators.media.files import MediaFile
 from malmm.operators.media.frames import TimedFrame, frames_from
 from malmm.operators.media.picture import Orientation, displayed_size, orientation_of
 from malmm.operators.media.wholeness import cut_short
@@ -41,14 +43,14 @@ class VideoInfo:
         return self.start_s + self.duration_s
 
 
-def probe(path: str) -> VideoInfo:
+def probe(path: str, cache: FileCache | None = None) -> VideoInfo:
     """Read the header and the first frame of a video file. ``path`` may be any URI that fsspec opens.
 
     Raises MediaError with kind ``missing``, ``empty_file``, ``not_a_video``, ``no_video_stream``,
     ``encrypted``, ``no_frames``, ``truncated`` or ``decode_error``.
     """
-    damaged = 0
-    for item in frames_from(path, None):
+    file, damaged = MediaFile(path, cache), 0
+    for item in frames_from(file, None):
         turned = _orientation(item) if isinstance(item, TimedFrame) else None
         if not isinstance(item, TimedFrame) or turned is None:
             damaged += 1
@@ -57,7 +59,7 @@ def probe(path: str) -> VideoInfo:
             continue
         video = item.video
         start = item.tick * video.time_base
-        end = find_end(path)
+        end = find_end(file)
         if end is not None and video.clock_is_dts:
             # Timed in decoding order, everything is shown as much later as the first frame is.
             end += start - (video.stream.start_time or 0) * video.time_base

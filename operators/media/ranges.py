@@ -1,8 +1,9 @@
 """Reading a file in an object store by ranges, so that a span of a long video costs about its own bytes.
 
 Two things make a segment cheap. What a demuxer reads on opening a file (an MP4's index may be megabytes) is kept for
-the next segment of the same file that this process opens. And once the container's index has told where in the file
-a span ends, reading ahead stops there; without an index it reaches an eighth as far as reading has gone.
+the next segment of the same file, in a cache that the reading process owns. And once the container's index has told
+where in the file a span ends, reading ahead stops there; without an index it reaches an eighth as far as reading has
+gone.
 
 A server that knows no ranges, or does not say how large a file is, is asked for the whole of it, once. What a server
 says is checked: another range than was asked for, or one of another version of the file, is an error, never a frame.
@@ -13,12 +14,11 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from malmm.operators.media.file_cache import FileCache
 from malmm.operators.media.whole_files import WholeFile, copied
 from malmm.pipeline.schema.errors import MediaError
 from malmm.pipeline.sources import backends
@@ -31,50 +31,14 @@ __all__ = ["RangeReader", "open_ranges"]
 
 LEAST_BYTES = 1 << 17
 MOST_BYTES = 1 << 23
-KEPT_BYTES = 1 << 26
-"""How much of the heads and indexes of files this process keeps."""
-
 TOTAL_S = 300.0
 """How long a range may take with all tries: longer than a look, for it may be large."""
 
 T = TypeVar("T")
 
 
-class _Kept:
-    """Ranges read on opening files, the least recently used file forgotten first."""
-
-    def __init__(self) -> None:
-        self._files: OrderedDict[tuple[str, ...], dict[int, bytes]] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
-
-    def find(self, file: tuple[str, ...], position: int) -> tuple[int, bytes] | None:
-        """The range of the file that holds ``position``: where it begins, and its bytes."""
-        with self._lock:
-            ranges = self._files.get(file)
-            if ranges is None:
-                return None
-            self._files.move_to_end(file)
-            found = ((begin, data) for begin, data in ranges.items() if begin <= position < begin + len(data))
-            return next(found, None)
-
-    def add(self, file: tuple[str, ...], begin: int, data: bytes) -> None:
-        """Keep a range."""
-        with self._lock:
-            ranges = self._files.setdefault(file, {})
-            self._bytes += len(data) - len(ranges.get(begin, b""))
-            ranges[begin] = data
-            self._files.move_to_end(file)
-            while self._bytes > KEPT_BYTES and self._files:
-                _, forgotten = self._files.popitem(last=False)
-                self._bytes -= sum(map(len, forgotten.values()))
-
-
-_KEPT = _Kept()
-
-
-def open_ranges(uri: str) -> RangeReader:
-    """Open any address that fsspec knows.
+def open_ranges(uri: str, cache: FileCache | None = None) -> RangeReader:
+    """Open any address that fsspec knows. What ``cache`` has of the file is not fetched again.
 
     Raises MediaError of kind ``missing``, ``denied``, ``not_a_video`` for a directory, ``unreachable`` or
     ``decode_error``.
@@ -90,20 +54,21 @@ def open_ranges(uri: str) -> RangeReader:
             uri=uri,
             kind="not_a_video",
         )
-    return RangeReader(backend, info)
+    return RangeReader(backend, info, cache)
 
 
 class RangeReader(io.RawIOBase):
     """A file's bytes, read from its store as they are needed.
 
-    Until ``settled`` is called what is read is kept for others that open the same file. An error of the store is
-    tried again with growing pauses, then raised as a MediaError of kind ``unreachable``, and by every later read: a
-    demuxer may take a failed read for the file's end, so whoever reads asks ``error`` at the end. ``tag`` is what the
-    store calls the version that is read, empty if nothing.
+    Until ``settled`` is called what is read is kept in ``cache``, for others that open the same file. An error of the
+    store is tried again with growing pauses, then raised as a MediaError of kind ``unreachable``, and by every later
+    read: a demuxer may take a failed read for the file's end, so whoever reads asks ``error`` at the end. ``tag`` is
+    what the store calls the version that is read, empty if nothing.
     """
 
-    def __init__(self, backend: Backend, info: dict[str, Any]) -> None:
+    def __init__(self, backend: Backend, info: dict[str, Any], cache: FileCache | None = None) -> None:
         super().__init__()
+        self._cache = cache if cache is not None else FileCache(0)
         self.uri, self._backend = backend.uri, backend
         size_bytes = size_of(backend.protocol, info)
         self.tag = tag_of(backend.protocol, info)
@@ -184,7 +149,7 @@ class RangeReader(io.RawIOBase):
         """Fill the buffer from ``_position`` on."""
         if self.error is not None:
             raise self.error
-        kept = _KEPT.find(self._file, self._position)
+        kept = self._cache.find(self._file, self._position)
         if kept is not None:
             self._begin, self._data = kept
             return
@@ -198,7 +163,7 @@ class RangeReader(io.RawIOBase):
         self._begin = begin
         self.bytes_read += end - begin
         if self._opening:
-            _KEPT.add(self._file, begin, self._data)
+            self._cache.add(self._file, begin, self._data)
 
     def _reach(self, begin: int) -> int:
         """How many bytes to get at ``begin``."""
@@ -226,9 +191,13 @@ class RangeReader(io.RawIOBase):
 
     def _copy(self) -> WholeFile:
         """Fetch the whole file from a server that knows no ranges. Raises MediaError."""
-        file = self._file if self._is_told_apart else None
-        self._whole = whole = _get_patiently(self.uri, lambda: copied(self._backend, file))
+        whole = self._cache.whole(self._file) if self._is_told_apart else None
+        if whole is None:
+            whole = _get_patiently(self.uri, lambda: copied(self._backend))
+        self._whole = whole
         self._check(whole.tag, whole.size_bytes if self._file[1] != "None" else None)
+        if self._is_told_apart:
+            self._cache.keep_whole(self._file, whole)
         return whole
 
     def _from_server(self, begin: int, end: int) -> bytes | None:

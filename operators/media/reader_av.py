@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import functools
 from fractions import Fraction
 
@@ -11,10 +12,12 @@ from av.error import FFmpegError
 
 from malmm.operators.media.encryption import encrypted_unreadable
 from malmm.operators.media.extent import declared_end
+from malmm.operators.media.file_cache import FileCache
+from malmm.operators.media.files import MediaFile
 from malmm.operators.media.frames import Damaged, Skipped, TimedFrame, frames_from
 from malmm.operators.media.picture import SquarePictures
 from malmm.operators.media.sampling import Cells
-from malmm.operators.media.span import DecodedSpan
+from malmm.operators.media.span import DecodedSpan, SpanRequest
 from malmm.operators.media.wholeness import Wholeness, wholeness
 from malmm.pipeline.schema.errors import MediaError
 
@@ -24,30 +27,21 @@ __all__ = ["decode_span_av"]
 SLACK_S = Fraction(1, 10)
 
 
-def decode_span_av(
-    path: str,
-    start_s: float,
-    end_s: float,
-    fps: float,
-    image_size: int,
-    *,
-    threads: int,
-    is_last: bool,
-    keyframes: bool = False,
-) -> DecodedSpan:
+def decode_span_av(request: SpanRequest, cache: FileCache | None = None) -> DecodedSpan:
     """See ``malmm.operators.media.reader.decode_span``."""
-    if keyframes:
-        decoding = _Decoding(path, start_s, end_s, fps, image_size, is_last)
-        decoding.run(1, keyframes=True)
+    if request.keyframes:
+        decoding = _Decoding(request, cache)
+        decoding.run(1)
         if decoding.timestamps_s:
             return decoding.result()
         # No key frame in the span: one cell as long as the span gives its first frame.
-        fps = 1 / max(end_s - start_s, 1e-3)
-    decoding = _Decoding(path, start_s, end_s, fps, image_size, is_last)
-    decoding.run(threads)
-    if decoding.damaged and threads > 1:
+        whole_fps = 1 / max(request.end_s - request.start_s, 1e-3)
+        request = dataclasses.replace(request, keyframes=False, fps=whole_fps)
+    decoding = _Decoding(request, cache)
+    decoding.run(request.threads)
+    if decoding.damaged and request.threads > 1:
         # Frame threads report an error packets later and drop good frames with it: be exact instead.
-        decoding = _Decoding(path, start_s, end_s, fps, image_size, is_last)
+        decoding = _Decoding(request, cache)
         decoding.run(1)
     return decoding.result()
 
@@ -55,12 +49,9 @@ def decode_span_av(
 class _Decoding:
     """One pass over the frames of a span and what it found."""
 
-    def __init__(
-        self, path: str, start_s: float, end_s: float, fps: float, image_size: int, is_last: bool
-    ) -> None:
-        self.path, self.start_s, self.end_s, self.fps = path, start_s, end_s, fps
-        self.image_size, self.is_last = image_size, is_last
-        self.frames = np.empty((0, image_size, image_size, 3), np.uint8)
+    def __init__(self, request: SpanRequest, cache: FileCache | None) -> None:
+        self.request, self.cache = request, cache
+        self.frames = np.empty((0, request.image_size, request.image_size, 3), np.uint8)
         self.timestamps_s: list[float] = []
         self.damaged: list[int] = []
         self.healed: int | None = None
@@ -71,11 +62,14 @@ class _Decoding:
         self.passed_end = False
         self.clock_broke_at: Fraction | None = None
 
-    def run(self, threads: int, *, keyframes: bool = False) -> None:
+    def run(self, threads: int) -> None:
         """Decode from the key frame before the span to its end, or to the end of the file."""
-        pictures = SquarePictures(self.image_size)
+        request, file = self.request, MediaFile(self.request.uri, self.cache)
+        pictures = SquarePictures(request.image_size)
         previous_cell = -1
-        for item in frames_from(self.path, self.start_s, self.end_s, threads=threads, keyframes=keyframes):
+        for item in frames_from(
+            file, request.start_s, request.end_s, threads=threads, keyframes=request.keyframes
+        ):
             if isinstance(item, Damaged):
                 if item.tick not in self.damaged:
                     bisect.insort(self.damaged, item.tick)
@@ -103,8 +97,11 @@ class _Decoding:
 
     def _begin(self, first: TimedFrame | Skipped) -> Cells:
         video = first.video
-        self.cells = Cells.of(self.start_s, self.end_s, self.fps, video.time_base, is_last=self.is_last)
-        self.frames = np.empty((self.cells.count, self.image_size, self.image_size, 3), np.uint8)
+        request, size = self.request, self.request.image_size
+        self.cells = Cells.of(
+            request.start_s, request.end_s, request.fps, video.time_base, is_last=request.is_last
+        )
+        self.frames = np.empty((self.cells.count, size, size, 3), np.uint8)
         self.declared = declared_end(video)
         self.slack = max(SLACK_S, 2 * video.period * video.time_base)
         return self.cells
@@ -126,28 +123,31 @@ class _Decoding:
         some containers write down for how long: where the file is whole and no packet is damaged, nothing is missing.
         """
         if self.passed_end or (
-            self.reached is not None and self.reached >= Fraction(self.end_s) - self.slack
+            self.reached is not None and self.reached >= Fraction(self.request.end_s) - self.slack
         ):
             return True
-        return self.reached is not None and not self.damaged and wholeness(self.path) is Wholeness.WHOLE
+        return (
+            self.reached is not None and not self.damaged and wholeness(self.request.uri) is Wholeness.WHOLE
+        )
 
     def result(self) -> DecodedSpan:
         """What was decoded. Raises MediaError of kind ``no_frames`` or ``encrypted`` when that is nothing."""
+        uri, start_s, end_s = self.request.uri, self.request.start_s, self.request.end_s
         count = len(self.timestamps_s)
         problem = self._problem()
         if count == 0:
-            known = encrypted_unreadable(self.path) if self.reached is None else None
+            known = encrypted_unreadable(uri) if self.reached is None else None
             if known is not None:
                 raise known
             why = (
                 f"{problem}; copy it again from its source" if problem else "the one before it is still shown"
             )
             raise MediaError(
-                f"{self.path} begins no frame between {self.start_s:.1f} s and {self.end_s:.1f} s: {why}",
-                uri=self.path,
+                f"{uri} begins no frame between {start_s:.1f} s and {end_s:.1f} s: {why}",
+                uri=uri,
                 kind="no_frames",
             )
-        reached_s = self.end_s if self.complete else min(self.end_s, float(self.reached or self.start_s))
+        reached_s = end_s if self.complete else min(end_s, float(self.reached or start_s))
         return DecodedSpan(
             self.frames[:count], np.array(self.timestamps_s, dtype=np.float64), problem, reached_s
         )
@@ -155,7 +155,7 @@ class _Decoding:
     def _problem(self) -> str | None:
         found = []
         if not self.complete:
-            whole_s = max(float(self.declared or 0), self.end_s)
+            whole_s = max(float(self.declared or 0), self.request.end_s)
             if self.reached is None:
                 found.append("no frame could be decoded")
             else:
@@ -163,8 +163,10 @@ class _Decoding:
         found.extend(self._damage())
         if self.clock_broke_at is not None:
             found.append(f"the file's clock goes back at {float(self.clock_broke_at):.1f} s")
-        if self.passed_end and self.is_last:
-            found.append(f"the file goes on after {self.end_s:.1f} s, where its header says that it ends")
+        if self.passed_end and self.request.is_last:
+            found.append(
+                f"the file goes on after {self.request.end_s:.1f} s, where its header says that it ends"
+            )
         return "; ".join(found) or None
 
     def _damage(self) -> list[str]:
@@ -181,5 +183,5 @@ class _Decoding:
         packets = f"{count} packets" if count > 1 else "1 packet"
         return [
             f"{packets} could not be decoded between {float(first):.1f} s and "
-            f"{min(float(last), self.end_s):.1f} s"
+            f"{min(float(last), self.request.end_s):.1f} s"
         ]

@@ -15,11 +15,11 @@ import numpy as np
 from av.error import FFmpegError
 
 from malmm.operators.media.container import OpenVideo, open_video
-from malmm.operators.media.files import local_path
+from malmm.operators.media.files import MediaFile, local_path
 from malmm.operators.media.frames import TimedFrame, frames_from, is_key_picture
 from malmm.operators.media.picture import SquarePictures, orientation_of
 from malmm.operators.media.sampling import Cells, sample_ticks
-from malmm.operators.media.span import DecodedSpan
+from malmm.operators.media.span import DecodedSpan, SpanRequest
 from malmm.pipeline.schema.errors import MediaError
 
 __all__ = ["decode_span_decord"]
@@ -32,22 +32,21 @@ FAULT_TOLERANCE = 1e-9
 UNLIKE = 20
 
 
-def decode_span_decord(
-    path: str, start_s: float, end_s: float, fps: float, image_size: int, *, threads: int, is_last: bool
-) -> DecodedSpan:
+def decode_span_decord(request: SpanRequest) -> DecodedSpan:
     """See ``malmm.operators.media.reader.decode_span``. Raises MediaError for all that decord cannot do,
     which is files that are cut short, or damaged as far as it notices (not always), most formats beside
     MP4 and Matroska, open groups of pictures, hidden frames, and containers whose word for key frames is wrong."""
-    with open_video(path) as video:
+    path, start_s, end_s, image_size = request.uri, request.start_s, request.end_s, request.image_size
+    with open_video(MediaFile(path)) as video:
         time_base = video.time_base
         ticks, key_ticks = _frame_ticks(video)
         file_end_s = float((int(ticks[-1]) + 3 * video.period) * time_base)
     if file_end_s < end_s:
         raise _refuse(path, f"the file ends at {file_end_s:.1f} s")
     keys = np.searchsorted(ticks, key_ticks)
-    reader = _open(path, threads)
+    reader = _open(path, request.threads)
     _check_agreement(path, reader, ticks, float(time_base))
-    cells = Cells.of(start_s, end_s, fps, time_base, is_last=is_last)
+    cells = Cells.of(start_s, end_s, request.fps, time_base, is_last=request.is_last)
     chosen = sample_ticks(ticks.tolist(), cells)
     if not chosen:
         raise MediaError(
@@ -131,7 +130,7 @@ def _is_hidden(packet: Any, codec: str) -> bool:
 
 def _entry(path: str, key_s: float, key: int) -> TimedFrame:
     """The key picture that decord is to enter at, as PyAV decodes it."""
-    for item in frames_from(path, key_s):
+    for item in frames_from(MediaFile(path), key_s):
         if isinstance(item, TimedFrame) and item.tick >= key:
             if orientation_of(item.frame).is_mirrored:
                 raise _refuse(path, "its pictures are stored mirrored")

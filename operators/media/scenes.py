@@ -12,6 +12,8 @@ from collections.abc import Iterable
 import numpy as np
 from av.error import FFmpegError
 
+from malmm.operators.media.file_cache import FileCache
+from malmm.operators.media.files import MediaFile
 from malmm.operators.media.frames import TimedFrame, frames_from
 
 __all__ = ["choose_cuts", "scene_changes"]
@@ -22,7 +24,7 @@ _SIDE = 32
 _LEVELS = 4
 
 
-def scene_changes(uri: str) -> list[float]:
+def scene_changes(uri: str, cache: FileCache | None = None) -> list[float]:
     """When the scene changes, in seconds on the video's clock and in order. Reads the whole file, decodes key frames.
 
     A change is where the colour histograms of neighbouring key frames have less than 60 % in common. Raises
@@ -30,7 +32,7 @@ def scene_changes(uri: str) -> list[float]:
     """
     changes: list[float] = []
     before: np.ndarray | None = None
-    for item in frames_from(uri, None, keyframes=True):
+    for item in frames_from(MediaFile(uri, cache), None, keyframes=True):
         if not isinstance(item, TimedFrame):
             continue
         try:

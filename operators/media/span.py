@@ -1,12 +1,51 @@
-"""What decoding a span gives."""
+"""A span of a video: the request to decode it, and what comes of it."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["DecodedSpan"]
+from malmm.pipeline.schema.errors import ConfigError
+
+__all__ = ["DecodedSpan", "SpanRequest"]
+
+
+@dataclass(frozen=True)
+class SpanRequest:
+    """The sampled frames of [start_s, end_s) of a video, at ``fps`` a second, each squashed to a square.
+
+    ``decoder`` is ``av`` or ``decord``. ``is_last`` closes the span at its end, where the last frame of a video may
+    lie. With ``keyframes`` only key frames are decoded, several times faster; a span that has none gives its first
+    frame.
+
+    Raises ConfigError for values that cannot be.
+    """
+
+    uri: str
+    start_s: float
+    end_s: float
+    fps: float
+    image_size: int
+    decoder: str = "av"
+    threads: int = 1
+    is_last: bool = False
+    keyframes: bool = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.start_s) and math.isfinite(self.end_s) and self.end_s >= self.start_s):
+            raise ConfigError(f"cannot decode from {self.start_s} s to {self.end_s} s")
+        if not (math.isfinite(self.fps) and self.fps > 0):
+            raise ConfigError(f"cannot sample {self.fps} frames a second: use a rate above 0")
+        if self.image_size < 1 or self.threads < 1:
+            raise ConfigError(
+                f"cannot decode to pictures of {self.image_size} pixels with {self.threads} threads"
+            )
+        if self.decoder not in ("av", "decord"):
+            raise ConfigError(f"--decoder {self.decoder!r}: av or decord")
+        if self.keyframes and self.decoder != "av":
+            raise ConfigError("--keyframes needs --decoder av: decord cannot decode key frames alone")
 
 
 @dataclass(frozen=True, eq=False)

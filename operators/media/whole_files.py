@@ -1,7 +1,6 @@
 """Files whose server knows no ranges, copied whole to a temporary file of this process.
 
-Without ranges every jump in a file would transfer all of it again. The last file is kept, for the next segment of
-the same video, if its server gives it a tag or a time that tells when it is another.
+Without ranges every jump in a file would transfer all of it again.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import threading
 import weakref
 from typing import Any
 
@@ -20,9 +18,6 @@ __all__ = ["WholeFile", "copied"]
 
 MOST_BYTES = 1 << 36
 """The largest file that is copied, 64 GiB."""
-
-_lock = threading.Lock()
-_last: tuple[tuple[str, ...], WholeFile] | None = None
 
 
 class WholeFile:
@@ -40,25 +35,11 @@ class WholeFile:
         return os.pread(self._descriptor, end - begin, begin)
 
 
-def copied(backend: Backend, file: tuple[str, ...] | None) -> WholeFile:
-    """Copy a file, or take the last copy if it was made of the same ``file``, its address and version. None is for a
-    file whose versions cannot be told apart: it is copied every time.
+def copied(backend: Backend) -> WholeFile:
+    """Copy a file.
 
     Raises any exception of the backend, and OSError when there is no room for the copy: call it through ``patiently``.
     """
-    global _last
-    with _lock:
-        if file is not None and _last is not None and _last[0] == file:
-            return _last[1]
-        _last = None
-    whole = _copy(backend)
-    with _lock:
-        if file is not None:
-            _last = file, whole
-    return whole
-
-
-def _copy(backend: Backend) -> WholeFile:
     handle = tempfile.TemporaryFile(prefix="malmm-")  # noqa: SIM115 - closed with the WholeFile
     try:
         tag = ""

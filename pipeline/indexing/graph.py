@@ -17,7 +17,7 @@ from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 from ray.data.context import AutoscalingConfig
 
 from malmm.model.families.instructblip.qformer import MemorySettings
-from malmm.operators.decode import decode_segments
+from malmm.operators.decode import DecodeSettings, decode_segments
 from malmm.operators.encode import EncodeSegments
 from malmm.operators.generate import GenerateTexts
 from malmm.operators.guard import guarded, guarded_actor
@@ -194,13 +194,15 @@ def indexing(
         .map_batches(
             guarded("decode", DECODED, decode_segments),
             fn_kwargs={
-                "fps": recipe.fps,
-                "sampling": recipe.sampling,
-                "segment_s": recipe.segment_s,
-                "image_size": recipe.image_size,
-                "decoder": config.decoder,
-                "threads": threads,
-                "limit_s": config.decode_limit_s,
+                "settings": DecodeSettings(
+                    fps=recipe.fps,
+                    sampling=recipe.sampling,
+                    segment_s=recipe.segment_s,
+                    image_size=recipe.image_size,
+                    decoder=config.decoder,
+                    threads=threads,
+                    limit_s=config.decode_limit_s,
+                )
             },
             batch_size=None,
             num_cpus=resources.decode_cpus,

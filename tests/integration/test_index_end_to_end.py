@@ -28,7 +28,7 @@ from malmm.model.families.instructblip.qformer import MemorySettings
 from malmm.model.memory.slots import Memory, merge_memories
 from malmm.model.towers.blip2 import RetrievalModel
 from malmm.operators.media.probe import probe
-from malmm.operators.media.reader import decode_span
+from malmm.operators.media.reader import SpanRequest, decode_span
 from malmm.operators.media.sampling import plan_spans
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.indexing.reports import IndexReport
@@ -221,7 +221,7 @@ def test_rows_are_what_a_plain_pass_over_each_segment_gives(
                 min(part["start_s"] + SEGMENT_S, 12.0) if path.name == "short.mkv" else part["end_s"]
             )
             last = part is own_segments[-1]
-            span = decode_span(str(path), part["start_s"], planned_end_s, FPS, 56, is_last=last)
+            span = decode_span(SpanRequest(str(path), part["start_s"], planned_end_s, FPS, 56, is_last=last))
             [encoded] = encoder.encode([span.frames], [[prompt.text for prompt in prompts]], settings)
             rows = archive.memory_rows(
                 [part["segment_id"]], ("vectors", "timestamp_s", "start_s", "end_s", "thumbnail")

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,12 +9,12 @@ import pytest
 from support.flow_rows import BROKEN, failing_row, planned
 from support.media import VideoSpec, cut, make_video
 
-from malmm.operators.decode import decode_segments
-from malmm.operators.media.reader import decode_span
+from malmm.operators.decode import DecodeSettings, decode_segments
+from malmm.operators.media.reader import SpanRequest, decode_span
 from malmm.operators.probe import probe_files
 from malmm.pipeline.schema.rows import DECODED, FILES, PLANNED, Carried, array_at, carried, rows_table
 
-OPTIONS: dict[str, Any] = {"fps": 2.0, "image_size": 56, "decoder": "av", "threads": 1}
+SETTINGS = DecodeSettings(fps=2.0, image_size=56, decoder="av", threads=1)
 
 
 def rows_of(path: Path) -> list[Carried]:
@@ -37,7 +37,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> list[Carried]:
 
 
 def decode(*rows: Carried) -> list[pa.Table]:
-    return list(decode_segments(rows_table([row.columns() for row in rows], PLANNED), **OPTIONS))
+    return list(decode_segments(rows_table([row.columns() for row in rows], PLANNED), settings=SETTINGS))
 
 
 def test_one_table_of_one_row_for_each_segment(good: list[Carried]) -> None:
@@ -52,7 +52,9 @@ def test_frames_are_those_of_the_span(good: list[Carried]) -> None:
     for table, row in zip(decode(*good), good, strict=True):
         segment = row.segment
         assert segment is not None
-        span = decode_span(segment.uri, segment.start_s, segment.end_s, 2.0, 56, is_last=segment.is_last)
+        span = decode_span(
+            SpanRequest(segment.uri, segment.start_s, segment.end_s, 2.0, 56, is_last=segment.is_last)
+        )
         np.testing.assert_array_equal(array_at(table, "frames", 0, np.uint8), span.frames)
         assert table["timestamps_s"][0].as_py() == span.timestamps_s.tolist()
         assert table["decoded_end_s"][0].as_py() == segment.end_s
@@ -61,7 +63,7 @@ def test_frames_are_those_of_the_span(good: list[Carried]) -> None:
 
 
 def test_frames_are_not_decoded_before_they_are_asked_for(good: list[Carried]) -> None:
-    tables = decode_segments(rows_table([row.columns() for row in good], PLANNED), **OPTIONS)
+    tables = decode_segments(rows_table([row.columns() for row in good], PLANNED), settings=SETTINGS)
     assert next(tables).num_rows == 1
 
 
@@ -108,7 +110,9 @@ def test_a_batch_gives_what_each_segment_gives_alone(good: list[Carried], short:
 
 def test_a_fixed_number_of_frames_of_every_segment(good: list[Carried]) -> None:
     rows = rows_table([row.columns() for row in good], PLANNED)
-    tables = list(decode_segments(rows, **OPTIONS | {"sampling": "count", "segment_s": 5.0, "fps": 7 / 5}))
+    tables = list(
+        decode_segments(rows, settings=replace(SETTINGS, sampling="count", segment_s=5.0, fps=7 / 5))
+    )
     assert [table["frames_shape"][0].as_py()[0] for table in tables] == [7, 7, 7]
     for table, row in zip(tables, good, strict=True):
         assert row.segment is not None
@@ -120,7 +124,7 @@ def test_key_frames_alone(good: list[Carried]) -> None:
     rows = rows_table([row.columns() for row in good], PLANNED)
     times = [
         time_s
-        for table in decode_segments(rows, **OPTIONS | {"sampling": "keyframes", "fps": 24.0})
+        for table in decode_segments(rows, settings=replace(SETTINGS, sampling="keyframes", fps=24.0))
         for time_s in table["timestamps_s"][0].as_py()
     ]
     assert times == [0.5 * number for number in range(24)]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from malmm.model.families.instructblip.qformer import MemorySettings
-from malmm.operators.decode import decode_segments
+from malmm.operators.decode import DecodeSettings, decode_segments
 from malmm.operators.encode import EncodeSegments
 from malmm.operators.generate import GenerateTexts
 from malmm.operators.plan import plan_segments
@@ -124,10 +124,9 @@ class InlineStages:
             self.calls["decoded"] += 1
             [rows] = decode_segments(
                 segment,
-                fps=recipe.fps,
-                image_size=recipe.image_size,
-                decoder=config.decoder,
-                threads=1,
+                settings=DecodeSettings(
+                    fps=recipe.fps, image_size=recipe.image_size, decoder=config.decoder, threads=1
+                ),
             )
             [row] = carried(rows)
             kind = self.mishap(row)

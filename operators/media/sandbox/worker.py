@@ -16,9 +16,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from malmm.operators.media.file_cache import FileCache
 from malmm.operators.media.probe import probe
 from malmm.operators.media.reader import decode_span
 from malmm.operators.media.scenes import scene_changes
+from malmm.operators.media.span import SpanRequest
 from malmm.pipeline.schema.errors import MalmmError
 
 __all__ = ["serve"]
@@ -34,20 +36,21 @@ _GRACE_S = 10.0
 def serve() -> None:
     """Answer requests until standard input ends."""
     answers = os.fdopen(os.dup(1), "wb")
+    cache = FileCache()
     # Whatever a library prints must not get among the answers.
     os.dup2(2, 1)
     while len(head := sys.stdin.buffer.read(_LENGTH.size)) == _LENGTH.size:
         request = json.loads(sys.stdin.buffer.read(_LENGTH.unpack(head)[0]))
         # A thread of its own, in C: it ends the process even while a decoder hangs and holds everything up.
         faulthandler.dump_traceback_later(request["limit_s"] + _GRACE_S, exit=True)
-        _answer(request, answers)
+        _answer(request, answers, cache)
         faulthandler.cancel_dump_traceback_later()
 
 
-def _answer(request: dict[str, Any], answers: BinaryIO) -> None:
+def _answer(request: dict[str, Any], answers: BinaryIO, cache: FileCache) -> None:
     data: Any = b""
     try:
-        answer, data = _WORK[request["what"]](request)
+        answer, data = _WORK[request["what"]](request, cache)
     except MemoryError:
         message = (
             f"{request['uri']} needs more than {MEMORY_BYTES >> 30} GiB of memory to be decoded: "
@@ -65,31 +68,21 @@ def _answer(request: dict[str, Any], answers: BinaryIO) -> None:
     answers.flush()
 
 
-def _probe(request: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+def _probe(request: dict[str, Any], cache: FileCache) -> tuple[dict[str, Any], Any]:
     _limit_memory(0)
-    return {"info": asdict(probe(request["uri"]))}, b""
+    return {"info": asdict(probe(request["uri"], cache))}, b""
 
 
-def _scenes(request: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+def _scenes(request: dict[str, Any], cache: FileCache) -> tuple[dict[str, Any], Any]:
     _limit_memory(0)
-    return {"changes_s": scene_changes(request["uri"])}, b""
+    return {"changes_s": scene_changes(request["uri"], cache)}, b""
 
 
-def _decode(request: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-    span_s = max(0.0, request["end_s"] - request["start_s"])
-    pictures = int((span_s * request["fps"] + 2) * request["image_size"] ** 2 * 3)
+def _decode(request: dict[str, Any], cache: FileCache) -> tuple[dict[str, Any], Any]:
+    wanted = SpanRequest(**request["span"])
+    pictures = int(((wanted.end_s - wanted.start_s) * wanted.fps + 2) * wanted.image_size**2 * 3)
     _limit_memory(pictures)
-    span = decode_span(
-        request["uri"],
-        request["start_s"],
-        request["end_s"],
-        request["fps"],
-        request["image_size"],
-        decoder=request["decoder"],
-        threads=request["threads"],
-        is_last=request["is_last"],
-        keyframes=request["keyframes"],
-    )
+    span = decode_span(wanted, cache)
     answer = {
         "shape": list(span.frames.shape),
         "timestamps_s": span.timestamps_s.tolist(),

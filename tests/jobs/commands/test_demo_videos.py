@@ -12,7 +12,7 @@ from malmm.jobs.commands import demo_videos
 from malmm.model.demo.videos import read_truth
 from malmm.model.demo.world import COLOURS, HEIGHT, WIDTH
 from malmm.operators.media.probe import probe
-from malmm.operators.media.reader import decode_span
+from malmm.operators.media.reader import SpanRequest, decode_span
 from malmm.pipeline.schema.errors import ConfigError
 
 
@@ -39,7 +39,7 @@ def test_files_are_named_by_seed_and_number(folder: Path) -> None:
 
 
 def pictures(path: Path) -> np.ndarray:
-    return decode_span(str(path), 0.0, 15.0, 2.0, 64, is_last=True).frames.astype(int)
+    return decode_span(SpanRequest(str(path), 0.0, 15.0, 2.0, 64, is_last=True)).frames.astype(int)
 
 
 def test_the_same_seed_draws_the_same_videos_and_another_does_not(folder: Path, tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_a_video_shows_what_is_written(folder: Path) -> None:
     """Every object's colour is in its half of the picture, in every sampled frame."""
     for path in folder.glob("*.mp4"):
         scenes = read_truth(path)
-        span = decode_span(str(path), 0.0, 15.0, 1.0, 120, is_last=True)
+        span = decode_span(SpanRequest(str(path), 0.0, 15.0, 1.0, 120, is_last=True))
         assert span.problem is None
         for frame, time in zip(span.frames, span.timestamps_s, strict=True):
             scene = next(s for s in scenes if s.start_s <= time < s.end_s)

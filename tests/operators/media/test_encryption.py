@@ -10,7 +10,7 @@ import pytest
 from support.media import VideoSpec, make_video, run_ffmpeg
 
 from malmm.operators.media.probe import probe
-from malmm.operators.media.reader import decode_span
+from malmm.operators.media.reader import SpanRequest, decode_span
 from malmm.operators.media.structure import elements
 from malmm.pipeline.schema.errors import MediaError
 
@@ -139,7 +139,7 @@ ENCRYPTED: list[tuple[Callable[[Path], Path], str]] = [
 @pytest.mark.parametrize(("make", "how"), ENCRYPTED, ids=lambda value: getattr(value, "__name__", None))
 def test_encrypted_video_is_refused(make: Callable[[Path], Path], how: str, tmp_path: Path) -> None:
     path = str(make(tmp_path))
-    for read in (probe, lambda uri: decode_span(uri, 0.0, 2.0, 1.0, 24)):
+    for read in (probe, lambda uri: decode_span(SpanRequest(uri, 0.0, 2.0, 1.0, 24))):
         with pytest.raises(MediaError, match=rf"is encrypted \(.*{how}") as caught:
             read(path)
         assert caught.value.kind == "encrypted"

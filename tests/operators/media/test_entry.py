@@ -11,7 +11,7 @@ import pytest
 from support.media import run_ffmpeg
 
 from malmm.operators.media.probe import probe
-from malmm.operators.media.reader import DecodedSpan, decode_span
+from malmm.operators.media.reader import DecodedSpan, SpanRequest, decode_span
 
 SIZE = 24
 SOURCE = "testsrc2=size=96x64:rate=12:duration=5"
@@ -114,7 +114,7 @@ def flagged(path: Path, every: int) -> Path:
 def check_keys(path: Path, whole: DecodedSpan) -> None:
     """Key frames alone are those of the same times among all frames."""
     start_s, end_s = float(whole.timestamps_s[0]), whole.end_s
-    keys = decode_span(str(path), start_s, end_s, 1000.0, SIZE, is_last=True, keyframes=True)
+    keys = decode_span(SpanRequest(str(path), start_s, end_s, 1000.0, SIZE, is_last=True, keyframes=True))
     assert (keys.problem is None) == (whole.problem is None)
     assert len(keys.frames)
     # AVI has no times of presentation.
@@ -134,11 +134,11 @@ def test_a_span_begins_as_decoding_from_the_beginning_does(
 
 def check(path: Path) -> None:
     info = probe(str(path))
-    whole = decode_span(str(path), info.start_s, info.end_s, 1000.0, SIZE, is_last=True)
+    whole = decode_span(SpanRequest(str(path), info.start_s, info.end_s, 1000.0, SIZE, is_last=True))
     assert len(whole.frames) > 50
     for position in range(0, len(whole.frames), 9):
         at_s = whole.timestamps_s[position]
-        part = decode_span(str(path), at_s, at_s + 0.2, 1000.0, SIZE, is_last=True)
+        part = decode_span(SpanRequest(str(path), at_s, at_s + 0.2, 1000.0, SIZE, is_last=True))
         assert part.timestamps_s[0] == at_s
         np.testing.assert_array_equal(
             part.frames[:2], whole.frames[position : position + 2][: len(part.frames)]

@@ -10,7 +10,7 @@ import pytest
 from support.media import frame_times, run_ffmpeg
 
 from malmm.operators.media.probe import probe
-from malmm.operators.media.reader import decode_span
+from malmm.operators.media.reader import SpanRequest, decode_span
 from malmm.pipeline.schema.errors import MediaError
 
 FOLDER = Path(__file__).parents[2] / "data" / "media"
@@ -58,7 +58,7 @@ def test_frames_are_those_of_ffmpeg(name: str, tmp_path: Path) -> None:
         right.width,
         right.height,
     )
-    whole = decode_span(str(path), info.start_s, info.end_s, 1000.0, SIZE, is_last=True)
+    whole = decode_span(SpanRequest(str(path), info.start_s, info.end_s, 1000.0, SIZE, is_last=True))
     assert whole.problem is None
     assert len(whole.frames) == right.frames
     if not name.endswith(".264"):
@@ -78,10 +78,10 @@ def test_frames_are_those_of_ffmpeg(name: str, tmp_path: Path) -> None:
 def test_spans_begin_with_the_frames_of_the_whole(name: str) -> None:
     path = str(FOLDER / name)
     info = probe(path)
-    whole = decode_span(path, info.start_s, info.end_s, 1000.0, SIZE, is_last=True)
+    whole = decode_span(SpanRequest(path, info.start_s, info.end_s, 1000.0, SIZE, is_last=True))
     for position in range(0, len(whole.frames), max(1, len(whole.frames) // 8)):
         at_s = whole.timestamps_s[position]
-        part = decode_span(path, at_s, at_s + 0.2, 1000.0, SIZE, is_last=True)
+        part = decode_span(SpanRequest(path, at_s, at_s + 0.2, 1000.0, SIZE, is_last=True))
         assert part.timestamps_s[0] == at_s
         np.testing.assert_array_equal(part.frames[0], whole.frames[position])
 
@@ -90,8 +90,10 @@ def test_spans_begin_with_the_frames_of_the_whole(name: str) -> None:
 def test_key_frames_are_the_key_pictures(name: str) -> None:
     path = str(FOLDER / name)
     info = probe(path)
-    whole = decode_span(path, info.start_s, info.end_s, 1000.0, SIZE, is_last=True)
-    keys = decode_span(path, info.start_s, info.end_s, 1000.0, SIZE, is_last=True, keyframes=True)
+    whole = decode_span(SpanRequest(path, info.start_s, info.end_s, 1000.0, SIZE, is_last=True))
+    keys = decode_span(
+        SpanRequest(path, info.start_s, info.end_s, 1000.0, SIZE, is_last=True, keyframes=True)
+    )
     assert keys.problem is None
     np.testing.assert_allclose(keys.timestamps_s, FILES[name].keys_s, atol=1e-5)
     at = [int(np.argmin(np.abs(whole.timestamps_s - time_s))) for time_s in keys.timestamps_s]
@@ -108,5 +110,5 @@ def test_what_cannot_be_decoded_says_why(name: str, keyframes: bool) -> None:
     assert why in str(caught.value)
     assert "copy it again" not in str(caught.value)
     with pytest.raises(MediaError) as caught:
-        decode_span(path, 0.0, 5.0, 1.0, SIZE, keyframes=keyframes)
+        decode_span(SpanRequest(path, 0.0, 5.0, 1.0, SIZE, keyframes=keyframes))
     assert caught.value.kind in (kind, "no_frames")

@@ -10,10 +10,11 @@ import pytest
 from av.sidedata.sidedata import Type
 from support.media import VideoSpec, make_video, run_ffmpeg, turn
 
+from malmm.operators.media.files import MediaFile
 from malmm.operators.media.frames import TimedFrame, frames_from
 from malmm.operators.media.picture import orientation_of
 from malmm.operators.media.probe import probe
-from malmm.operators.media.reader import decode_span
+from malmm.operators.media.reader import SpanRequest, decode_span
 
 SIZE = 24
 
@@ -48,7 +49,7 @@ def photographed(folder: Path, orientation: int) -> Path:
 
 
 def first(path: Path) -> TimedFrame:
-    return next(item for item in frames_from(str(path), None) if isinstance(item, TimedFrame))
+    return next(item for item in frames_from(MediaFile(str(path)), None) if isinstance(item, TimedFrame))
 
 
 def test_enhanced_video_is_read_and_turned(tmp_path: Path) -> None:
@@ -65,14 +66,14 @@ def test_camera_pictures_are_turned_as_they_say(tmp_path: Path, orientation: int
     info = probe(str(path))
     assert info.rotation == degrees
     assert (info.width, info.height) == ((96, 64) if degrees % 180 == 0 else (64, 96))
-    assert len(decode_span(str(path), 0.0, 1.0, 5.0, SIZE, is_last=True).frames) == 5
+    assert len(decode_span(SpanRequest(str(path), 0.0, 1.0, 5.0, SIZE, is_last=True)).frames) == 5
 
 
 def test_a_mirrored_camera_picture_is_mirrored(tmp_path: Path) -> None:
     plain, mirrored = photographed(tmp_path, 1), tmp_path / "mirrored"
     mirrored.mkdir()
-    upright = decode_span(str(plain), 0.0, 1.0, 1.0, SIZE).frames[0]
-    seen = decode_span(str(photographed(mirrored, 2)), 0.0, 1.0, 1.0, SIZE).frames[0]
+    upright = decode_span(SpanRequest(str(plain), 0.0, 1.0, 1.0, SIZE)).frames[0]
+    seen = decode_span(SpanRequest(str(photographed(mirrored, 2)), 0.0, 1.0, 1.0, SIZE)).frames[0]
     np.testing.assert_array_equal(seen, upright[:, ::-1])
 
 
@@ -98,7 +99,7 @@ def test_size_is_that_of_square_pixels(tmp_path: Path, aspect: str, width: int, 
     info = probe(str(path))
     assert (info.width, info.height) == ((64, width) if degrees else (width, 64))
     plain = make_video(tmp_path, VideoSpec("plain.mp4", rate="12", duration_s=1.0, rotation=degrees))
-    ours, theirs = (decode_span(str(each), 0.0, 1.0, 1.0, SIZE).frames for each in (path, plain))
+    ours, theirs = (decode_span(SpanRequest(str(each), 0.0, 1.0, 1.0, SIZE)).frames for each in (path, plain))
     # The model's picture is the whole picture squashed to a square, whatever its pixels' shape.
     assert np.abs(ours.astype(int) - theirs).mean() < 6
 

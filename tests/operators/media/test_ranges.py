@@ -15,9 +15,10 @@ from support.media import VideoSpec, make_video
 from support.object_store import ObjectStore, running
 
 from malmm.operators.media import ranges
+from malmm.operators.media.file_cache import FileCache
 from malmm.operators.media.probe import probe
 from malmm.operators.media.ranges import open_ranges
-from malmm.operators.media.reader import decode_span
+from malmm.operators.media.reader import SpanRequest, decode_span
 from malmm.operators.media.sampling import plan_spans
 from malmm.pipeline.schema.errors import MediaError
 from malmm.pipeline.sources import backends
@@ -48,7 +49,6 @@ def server() -> Iterator[ObjectStore]:
 def store(server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(ranges, "_KEPT", ranges._Kept())
     monkeypatch.setattr(backends, "PATIENCE", Patience(first_pause_s=0.01, longest_pause_s=0.1))
     server.fault = lambda method, path: "ok"
     server.forget()
@@ -68,13 +68,14 @@ def test_all_segments_together_cost_little_more_than_the_file(
     name: str, files: dict[str, Path], store: ObjectStore
 ) -> None:
     path, uri = files[name], put(store, files[name])
-    info = probe(uri)
+    cache = FileCache()
+    info = probe(uri, cache)
     assert info == probe(str(path))
     spans = plan_spans(info.start_s, info.duration_s, 40.0, 1.0)
     for number, (start_s, end_s) in enumerate(spans):
         last = number == len(spans) - 1
-        there = decode_span(uri, start_s, end_s, 1.0, 32, is_last=last)
-        here = decode_span(str(path), start_s, end_s, 1.0, 32, is_last=last)
+        there = decode_span(SpanRequest(uri, start_s, end_s, 1.0, 32, is_last=last), cache)
+        here = decode_span(SpanRequest(str(path), start_s, end_s, 1.0, 32, is_last=last))
         np.testing.assert_array_equal(there.frames, here.frames)
         np.testing.assert_array_equal(there.timestamps_s, here.timestamps_s)
         assert there.problem is here.problem is None
@@ -83,7 +84,7 @@ def test_all_segments_together_cost_little_more_than_the_file(
 
 def test_a_span_costs_about_its_own_bytes(files: dict[str, Path], store: ObjectStore) -> None:
     path, uri = files["index behind"], put(store, files["index behind"])
-    decode_span(uri, 100.0, 110.0, 1.0, 32)
+    decode_span(SpanRequest(uri, 100.0, 110.0, 1.0, 32))
     assert store.served[f"/films/{path.name}"] < 0.15 * path.stat().st_size
 
 
@@ -98,8 +99,8 @@ def test_a_store_that_stumbles_costs_no_frame(fault: str, files: dict[str, Path]
         return fault if method == "GET" and chance.random() < 0.3 else "ok"
 
     store.fault = stumble
-    there = decode_span(uri, 40.0, 60.0, 2.0, 32)
-    here = decode_span(str(path), 40.0, 60.0, 2.0, 32)
+    there = decode_span(SpanRequest(uri, 40.0, 60.0, 2.0, 32))
+    here = decode_span(SpanRequest(str(path), 40.0, 60.0, 2.0, 32))
     np.testing.assert_array_equal(there.frames, here.frames)
     assert there.problem is None
 
@@ -112,7 +113,7 @@ def test_a_store_that_goes_away_is_not_the_end_of_a_file(
     monkeypatch.setattr(backends, "PATIENCE", Patience(attempts=2, first_pause_s=0.01))
     store.fault = lambda method, path: "503" if method == "GET" and sum(served.values()) > 2_000_000 else "ok"
     with pytest.raises(MediaError, match="cannot be read after 2 tries") as caught:
-        decode_span(uri, 0.0, 240.0, 1.0, 32, is_last=True)
+        decode_span(SpanRequest(uri, 0.0, 240.0, 1.0, 32, is_last=True))
     assert caught.value.kind == "unreachable"
 
 
@@ -164,9 +165,8 @@ def test_a_file_that_changed_is_read_anew() -> None:
     assert open_ranges("memory://changing.bin").read(10) == b"b" * 10
 
 
-def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = ranges._Kept()
-    monkeypatch.setattr(ranges, "KEPT_BYTES", 10_000)
+def test_what_is_kept_is_bounded() -> None:
+    kept = FileCache(most_bytes=10_000)
     for number in range(20):
         kept.add((str(number),), 0, bytes(3000))
     assert sum(kept.find((str(number),), 5) is not None for number in range(20)) == 3

@@ -11,10 +11,11 @@ import pytest
 from support.http_server import Reply, WebServer, serving
 from support.media import VideoSpec, make_video
 
-from malmm.operators.media import ranges, whole_files
+from malmm.operators.media import whole_files
+from malmm.operators.media.file_cache import FileCache
 from malmm.operators.media.probe import probe
 from malmm.operators.media.ranges import open_ranges
-from malmm.operators.media.reader import decode_span
+from malmm.operators.media.reader import SpanRequest, decode_span
 from malmm.pipeline.schema.errors import MediaError
 from malmm.pipeline.sources import backends
 from malmm.pipeline.sources.backends import Patience
@@ -30,8 +31,6 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
     monkeypatch.setattr(backends, "PATIENCE", Patience(attempts=2, first_pause_s=0.0, longest_pause_s=0.0))
-    monkeypatch.setattr(ranges, "_KEPT", ranges._Kept())
-    monkeypatch.setattr(whole_files, "_last", None)
     with serving() as server:
         yield server
 
@@ -50,24 +49,26 @@ def test_pictures_are_those_of_the_file(
     server: str, headers: dict[str, str], video: Path, web: WebServer
 ) -> None:
     uri = web.put("/a.mp4", video.read_bytes(), headers=headers, **SERVERS[server])
-    assert probe(uri) == probe(str(video))
+    cache = FileCache()
+    assert probe(uri, cache) == probe(str(video))
     for span in ((0.0, 5.0), (12.0, 15.0)):
-        there, here = decode_span(uri, *span, 2.0, 32), decode_span(str(video), *span, 2.0, 32)
+        there = decode_span(SpanRequest(uri, *span, 2.0, 32), cache)
+        here = decode_span(SpanRequest(str(video), *span, 2.0, 32))
         np.testing.assert_array_equal(there.frames, here.frames)
         np.testing.assert_array_equal(there.timestamps_s, here.timestamps_s)
         assert there.problem is None
 
 
 def test_a_server_without_ranges_gives_a_tagged_file_once(web: WebServer) -> None:
-    body = bytes(range(256)) * 100
+    body, cache = bytes(range(256)) * 100, FileCache()
     uri = web.put("/a.mp4", body, headers=TAG, ranges=False, chunked=True)
     for _ in range(3):
-        with open_ranges(uri) as reader:
+        with open_ranges(uri, cache) as reader:
             assert (reader.size_bytes, reader.read()) == (len(body), body)
     # One to look for a size, and one for the content.
     assert [method for method, _ in web.requests].count("GET") == 3 + 1
     web.put("/a.mp4", body[::-1], headers={"ETag": '"two"'}, ranges=False, chunked=True)
-    with open_ranges(uri) as reader:
+    with open_ranges(uri, cache) as reader:
         assert reader.read() == body[::-1]
 
 

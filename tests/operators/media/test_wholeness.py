@@ -9,7 +9,7 @@ import pytest
 from support.media import VideoSpec, cut, make_video, run_ffmpeg
 
 from malmm.operators.media.probe import probe
-from malmm.operators.media.reader import decode_span
+from malmm.operators.media.reader import SpanRequest, decode_span
 from malmm.operators.media.wholeness import Wholeness, cut_short, wholeness
 
 SIZE = 24
@@ -60,7 +60,9 @@ def test_a_last_frame_that_is_held_is_the_end(name: str, frames: int, tmp_path: 
     info = probe(str(path))
     assert info.duration_s == pytest.approx(30 + (frames - 1) / 5, abs=0.3)
     for keyframes in (False, True):
-        span = decode_span(str(path), info.start_s, info.end_s, 5.0, SIZE, is_last=True, keyframes=keyframes)
+        span = decode_span(
+            SpanRequest(str(path), info.start_s, info.end_s, 5.0, SIZE, is_last=True, keyframes=keyframes)
+        )
         assert span.problem is None
         assert span.end_s == info.end_s
         assert len(span.frames) == (1 if keyframes else frames)
@@ -70,7 +72,7 @@ def test_a_last_frame_that_is_held_is_the_end(name: str, frames: int, tmp_path: 
 def test_the_same_file_cut_short_is_called_so(name: str, tmp_path: Path) -> None:
     whole = make_video(tmp_path, VideoSpec(name, rate="25", faststart=name.endswith("mp4")))
     path = cut(whole, 0.6, f"cut-{name}")
-    span = decode_span(str(path), 0.0, 6.0, 2.0, SIZE, is_last=True)
+    span = decode_span(SpanRequest(str(path), 0.0, 6.0, 2.0, SIZE, is_last=True))
     assert span.problem is not None
     assert "the file ends at" in span.problem
     assert span.end_s < 5.0

@@ -16,10 +16,10 @@ from support.media import VideoSpec, make_video, run_ffmpeg
 from support.waiting import until
 
 from malmm.operators.media.probe import probe
-from malmm.operators.media.reader import decode_span
-from malmm.operators.media.sandbox import client as apart
-from malmm.operators.media.sandbox.client import decode_span_apart, probe_apart
-from malmm.pipeline.schema.errors import ConfigError, MediaError
+from malmm.operators.media.reader import SpanRequest, decode_span
+from malmm.operators.media.sandbox.client import Sandbox, process_sandbox
+from malmm.operators.media.scenes import scene_changes
+from malmm.pipeline.schema.errors import MediaError
 
 # The process apart, in which files of some names do what a decoder's fault would do.
 _TROUBLE = """
@@ -50,12 +50,16 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_video(tmp_path_factory.mktemp("videos"), VideoSpec(duration_s=6.0))
 
 
-@pytest.fixture
-def trouble(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(apart, "_CHILD", _TROUBLE)
-    monkeypatch.setattr(apart, "_HOLDER", apart._Holder())
-    yield
-    apart._HOLDER.end()
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def trouble() -> Iterator[Sandbox]:
+    with Sandbox(_TROUBLE) as opened:
+        yield opened
 
 
 def named(video: Path, folder: Path, name: str) -> str:
@@ -64,96 +68,110 @@ def named(video: Path, folder: Path, name: str) -> str:
     return str(path)
 
 
-def test_the_answer_is_that_of_this_process(video: Path) -> None:
-    assert probe_apart(str(video)) == probe(str(video))
-    there = decode_span_apart(str(video), 1.0, 4.0, 2.0, 48, is_last=False)
-    here = decode_span(str(video), 1.0, 4.0, 2.0, 48)
+def test_the_answer_is_that_of_this_process(video: Path, sandbox: Sandbox) -> None:
+    assert sandbox.probe(str(video)) == probe(str(video))
+    request = SpanRequest(str(video), 1.0, 4.0, 2.0, 48)
+    there, here = sandbox.decode(request), decode_span(request)
     np.testing.assert_array_equal(there.frames, here.frames)
     np.testing.assert_array_equal(there.timestamps_s, here.timestamps_s)
     assert (there.problem, there.end_s) == (here.problem, here.end_s)
+    assert sandbox.scene_changes(str(video)) == scene_changes(str(video))
 
 
-def test_errors_are_those_of_this_process(tmp_path: Path, video: Path) -> None:
+def test_errors_are_those_of_this_process(tmp_path: Path, sandbox: Sandbox) -> None:
     with pytest.raises(MediaError, match="no such file") as caught:
-        probe_apart(str(tmp_path / "none.mp4"))
+        sandbox.probe(str(tmp_path / "none.mp4"))
     assert (caught.value.kind, caught.value.uri) == ("missing", str(tmp_path / "none.mp4"))
-    with pytest.raises(ConfigError, match="--decoder 'mine'"):
-        decode_span_apart(str(video), 0.0, 1.0, 1.0, 32, decoder="mine")
 
 
-def test_one_process_answers_many_requests(video: Path) -> None:
-    probe_apart(str(video))
-    child = apart._HOLDER._child
+def test_one_process_answers_many_requests(video: Path, sandbox: Sandbox) -> None:
+    sandbox.probe(str(video))
+    child = sandbox.child_pid
     assert child is not None
     for _ in range(5):
-        probe_apart(str(video))
-    assert apart._HOLDER._child is child
+        sandbox.probe(str(video))
+    assert sandbox.child_pid == child
 
 
-@pytest.mark.usefixtures("trouble")
-def test_a_file_that_kills_its_process_is_set_aside_and_others_go_on(video: Path, tmp_path: Path) -> None:
+def test_closing_ends_the_process_and_a_later_call_starts_another(video: Path) -> None:
+    with Sandbox() as opened:
+        assert opened.child_pid is None
+        opened.probe(str(video))
+        first = opened.child_pid
+        assert first is not None
+    assert opened.child_pid is None
+    assert not Path(f"/proc/{first}").exists()
+    assert opened.probe(str(video)) == probe(str(video))
+    assert opened.child_pid not in (None, first)
+    opened.close()
+
+
+def test_operators_of_one_process_share_a_sandbox() -> None:
+    assert process_sandbox() is process_sandbox()
+
+
+def test_a_file_that_kills_its_process_is_set_aside_and_others_go_on(
+    video: Path, tmp_path: Path, trouble: Sandbox
+) -> None:
     with pytest.raises(
         MediaError, match=r"killed the process that read it, 2 times \(signal SIGSEGV\)"
     ) as caught:
-        probe_apart(named(video, tmp_path, "killer"))
+        trouble.probe(named(video, tmp_path, "killer"))
     assert caught.value.kind == "crashed"
-    assert probe_apart(str(video)) == probe(str(video))
+    assert trouble.probe(str(video)) == probe(str(video))
 
 
-@pytest.mark.usefixtures("trouble")
-def test_a_process_that_dies_once_costs_an_attempt(video: Path, tmp_path: Path) -> None:
-    assert probe_apart(named(video, tmp_path, "once")) == probe(str(video))
+def test_a_process_that_dies_once_costs_an_attempt(video: Path, tmp_path: Path, trouble: Sandbox) -> None:
+    assert trouble.probe(named(video, tmp_path, "once")) == probe(str(video))
 
 
-@pytest.mark.usefixtures("trouble")
-def test_a_process_that_was_killed_meanwhile_is_not_held_against_the_next_file(video: Path) -> None:
-    probe_apart(str(video))
-    assert apart._HOLDER._child is not None
-    apart._HOLDER._child._process.send_signal(signal.SIGKILL)
-    assert probe_apart(str(video)) == probe(str(video))
+def test_a_process_that_was_killed_meanwhile_is_not_held_against_the_next_file(
+    video: Path, trouble: Sandbox
+) -> None:
+    trouble.probe(str(video))
+    assert trouble.child_pid is not None
+    os.kill(trouble.child_pid, signal.SIGKILL)
+    assert trouble.probe(str(video)) == probe(str(video))
 
 
-@pytest.mark.usefixtures("trouble")
-def test_a_file_that_hangs_is_given_up_in_time(video: Path, tmp_path: Path) -> None:
+def test_a_file_that_hangs_is_given_up_in_time(video: Path, tmp_path: Path, trouble: Sandbox) -> None:
     began = time.monotonic()
     with pytest.raises(MediaError, match=r"given up after 3 s.*--decode-limit-s") as caught:
-        probe_apart(named(video, tmp_path, "hanger"), limit_s=3.0)
+        trouble.probe(named(video, tmp_path, "hanger"), limit_s=3.0)
     assert caught.value.kind == "timed_out"
     # It would have hung for a thousand.
     assert time.monotonic() - began < 900
-    assert probe_apart(str(video)) == probe(str(video))
+    assert trouble.probe(str(video)) == probe(str(video))
 
 
-@pytest.mark.usefixtures("trouble")
-def test_what_is_printed_is_no_answer(video: Path, tmp_path: Path) -> None:
-    assert probe_apart(named(video, tmp_path, "printer")) == probe(str(video))
+def test_what_is_printed_is_no_answer(video: Path, tmp_path: Path, trouble: Sandbox) -> None:
+    assert trouble.probe(named(video, tmp_path, "printer")) == probe(str(video))
 
 
-@pytest.mark.usefixtures("trouble")
-def test_an_error_of_ours_is_one_of_this_file_alone(video: Path, tmp_path: Path) -> None:
+def test_an_error_of_ours_is_one_of_this_file_alone(video: Path, tmp_path: Path, trouble: Sandbox) -> None:
     with pytest.raises(RuntimeError, match="KeyError: 'odd'"):
-        probe_apart(named(video, tmp_path, "odd"))
-    assert probe_apart(str(video)) == probe(str(video))
+        trouble.probe(named(video, tmp_path, "odd"))
+    assert trouble.probe(str(video)) == probe(str(video))
 
 
 def test_a_picture_too_large_for_memory_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "huge.mp4"
     huge = "color=size=15360x8640:rate=2:duration=3"
     run_ffmpeg("-f", "lavfi", "-i", huge, "-c:v", "mjpeg", "-pix_fmt", "yuvj420p", "-threads", "1", path)
-    code = (
-        "from malmm.operators.media import child, apart;"
-        f"apart._CHILD = 'from malmm.operators.media import child; child.MEMORY_BYTES = 150 << 20; child.serve()';"
-        f"apart.decode_span_apart({str(path)!r}, 0.0, 3.0, 1.0, 32)"
+    little = (
+        "from malmm.operators.media.sandbox import worker; worker.MEMORY_BYTES = 150 << 20; worker.serve()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "needs more than 0 GiB of memory" in done.stderr
+    with Sandbox(little) as opened, pytest.raises(MediaError, match="needs more than 0 GiB") as caught:
+        opened.decode(SpanRequest(str(path), 0.0, 3.0, 1.0, 32))
+    assert caught.value.kind == "too_large"
 
 
 def test_the_process_ends_with_its_caller(video: Path) -> None:
     code = (
-        "from malmm.operators.media import apart\n"
-        f"apart.probe_apart({str(video)!r})\n"
-        "print(apart._HOLDER._child._process.pid, flush=True)\n"
+        "from malmm.operators.media.sandbox.client import process_sandbox\n"
+        "sandbox = process_sandbox()\n"
+        f"sandbox.probe({str(video)!r})\n"
+        "print(sandbox.child_pid, flush=True)\n"
         "import os; os.kill(os.getpid(), 9)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -161,9 +179,9 @@ def test_the_process_ends_with_its_caller(video: Path) -> None:
     until(lambda: not Path(f"/proc/{child}").exists())
 
 
-def test_callers_in_several_threads_take_turns(video: Path) -> None:
+def test_callers_in_several_threads_take_turns(video: Path, sandbox: Sandbox) -> None:
     found: list[object] = []
-    threads = [threading.Thread(target=lambda: found.append(probe_apart(str(video)))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: found.append(sandbox.probe(str(video)))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,0 +1,109 @@
+"""One child process: how it is started, asked and ended. A child that hangs is ended in ``Child.ask``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import struct
+import subprocess
+import sys
+import time
+from typing import Any
+
+__all__ = ["Child", "ChildDied", "ChildTimedOut"]
+
+_LENGTH = struct.Struct(">Q")
+
+
+class ChildDied(Exception):  # noqa: N818 - it says what happened
+    """The process ended before it answered; ``how`` says by which signal or exit code."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(how)
+        self.how = how
+
+
+class ChildTimedOut(Exception):  # noqa: N818 - it says what happened
+    """The process did not answer in time, and was ended."""
+
+
+class Child:
+    """A Python process that runs ``code`` and answers one request after the other, as
+    ``malmm.operators.media.sandbox.worker`` does."""
+
+    def __init__(self, code: str) -> None:
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+        )
+        stdin, stdout = self._process.stdin, self._process.stdout
+        if stdin is None or stdout is None:
+            raise RuntimeError("a process with pipes has pipes")
+        self._to, self._from = stdin, stdout
+        self._ready = selectors.DefaultSelector()
+        self._ready.register(self._from, selectors.EVENT_READ)
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    def ask(self, request: dict[str, Any], limit_s: float) -> tuple[dict[str, Any], bytearray]:
+        """Its answer, and the bytes that follow it.
+
+        Raises ChildDied, or ChildTimedOut after ``limit_s`` seconds; in both cases the process is gone afterwards.
+        """
+        deadline = time.monotonic() + limit_s
+        try:
+            text = json.dumps(request | {"limit_s": limit_s}).encode()
+            self._to.write(_LENGTH.pack(len(text)) + text)
+            self._to.flush()
+            (length,) = _LENGTH.unpack(self._receive(_LENGTH.size, deadline))
+            answer = json.loads(self._receive(length, deadline))
+            return answer, self._receive(answer.get("bytes", 0), deadline)
+        except (BrokenPipeError, EOFError) as error:
+            raise ChildDied(self.end()) from error
+        except TimeoutError as error:
+            self.end()
+            raise ChildTimedOut from error
+
+    def end(self) -> str:
+        """Kill the process unless it is ending by itself, and say how it ended."""
+        if self._alive():
+            self._process.kill()
+        code = self._process.wait()
+        self._ready.close()
+        self._from.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._to.close()
+        if code < 0:
+            return f"signal {signal.Signals(-code).name}"
+        return f"exit code {code}"
+
+    def _alive(self) -> bool:
+        # After end of file on its pipe it is on its way out, and its own cause of death is the one to tell.
+        try:
+            self._process.wait(timeout=1.0)
+        except subprocess.TimeoutExpired:
+            return True
+        return False
+
+    def _receive(self, count: int, deadline: float) -> bytearray:
+        data = bytearray(count)
+        view, have = memoryview(data), 0
+        while have < count:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or not self._ready.select(left_s):
+                raise TimeoutError
+            got = os.readv(self._from.fileno(), [view[have:]])
+            if not got:
+                raise EOFError
+            have += got
+        return data
