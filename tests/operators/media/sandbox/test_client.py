@@ -26,7 +26,7 @@ _TROUBLE = """
 import ctypes, os, pathlib, signal
 from malmm.operators.media.sandbox import worker as child
 real = child.probe
-def probe(uri):
+def probe(uri, cache):
     if "killer" in uri:
         os.kill(os.getpid(), signal.SIGSEGV)
     if "once" in uri and not pathlib.Path(uri + ".tried").exists():
@@ -39,7 +39,7 @@ def probe(uri):
         print("more noise")
     if "odd" in uri:
         raise KeyError("odd")
-    return real(uri)
+    return real(uri, cache)
 child.probe = probe
 child.serve()
 """
