@@ -126,9 +126,10 @@ class _Decoding:
             self.reached is not None and self.reached >= Fraction(self.request.end_s) - self.slack
         ):
             return True
-        return (
-            self.reached is not None and not self.damaged and wholeness(self.request.uri) is Wholeness.WHOLE
-        )
+        if self.reached is None or self.damaged or self.declared is None:
+            return False
+        is_declared = self.declared >= Fraction(self.request.end_s) - self.slack
+        return is_declared and wholeness(self.request.uri) is Wholeness.WHOLE
 
     def result(self) -> DecodedSpan:
         """What was decoded. Raises MediaError of kind ``no_frames`` or ``encrypted`` when that is nothing."""
