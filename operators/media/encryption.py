@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from typing import IO, Any
 
 from malmm.operators.media.files import open_bytes
-from malmm.operators.media.structure import EBML_MAGIC, elements, file_size, find_boxes
+from malmm.operators.media.structure import EBML_MAGIC, MATROSKA_SEGMENT, elements, file_size, find_boxes
 from malmm.pipeline.schema.errors import MediaError
 
 __all__ = ["check_encryption", "encrypted_unreadable"]
@@ -22,7 +22,7 @@ _ENCRYPTED_ENTRIES = {b"encv": "Common Encryption", b"drmi": "FairPlay"}
 # What comes before the boxes in a sample description, and in its entry for pictures.
 _STSD_BYTES, _ENTRY_BYTES = 8, 78
 
-_SEGMENT, _TRACKS = b"\x18\x53\x80\x67", b"\x16\x54\xae\x6b"
+_TRACKS = b"\x16\x54\xae\x6b"
 _TRACK_TYPE, _VIDEO = b"\x83", b"\x01"
 _ENCODINGS, _ENCODING, _ENCRYPTION = b"\x6d\x80", b"\x62\x40", b"\x50\x35"
 
@@ -110,7 +110,7 @@ def _iso(handle: IO[bytes]) -> str | None:
 def _matroska(handle: IO[bytes]) -> str | None:
     size = file_size(handle)
     for segment in elements(handle, 0, size):
-        if segment.name != _SEGMENT:
+        if segment.name != MATROSKA_SEGMENT:
             continue
         for part in elements(handle, segment.begin, min(segment.end or size, size)):
             if part.name == _TRACKS and part.end is not None:

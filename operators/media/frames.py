@@ -108,18 +108,23 @@ def _set_threads(video: OpenVideo, threads: int) -> None:
     video.stream.thread_type = "AUTO" if threads > 1 else "NONE"
 
 
-def _enter(video: OpenVideo, start: int, end_s: float | None) -> Iterator[TimedFrame | Damaged] | None:
-    """Frames that begin at or before tick ``start``; None when only reading from the beginning will do."""
+def _entries(video: OpenVideo, start: int, end_s: float | None) -> Iterator[Iterator[Any]]:
+    """Packets from a place that the container takes for tick ``start`` on, then from earlier and earlier places."""
     for back_s in BACKOFF_S:
         target = start - int(back_s / video.time_base)
         if target <= video.stream.start_time:
-            return None
+            return
         try:
             video.container.seek(target, stream=video.stream)
         except FFmpegError:
-            return None
+            return
         video.reads_until(end_s)
-        packets = _packets(video)
+        yield _packets(video)
+
+
+def _enter(video: OpenVideo, start: int, end_s: float | None) -> Iterator[TimedFrame | Damaged] | None:
+    """Frames that begin at or before tick ``start``; None when only reading from the beginning will do."""
+    for packets in _entries(video, start, end_s):
         key = _flagged_key(video, packets, start)
         if key is None:
             continue
@@ -233,16 +238,7 @@ def _keys_among_all(
 
 def _packets_from(video: OpenVideo, start: int, end_s: float | None) -> Iterator[Any] | None:
     """Packets from one at or before tick ``start`` on; None when only reading from the beginning will do."""
-    for back_s in BACKOFF_S:
-        target = start - int(back_s / video.time_base)
-        if target <= video.stream.start_time:
-            return None
-        try:
-            video.container.seek(target, stream=video.stream)
-        except FFmpegError:
-            return None
-        video.reads_until(end_s)
-        packets = _packets(video)
+    for packets in _entries(video, start, end_s):
         first = next(packets, None)
         tick = None if first is None else video.packet_tick(first)
         if first is not None and tick is not None and tick <= start:

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
-__all__ = ["EBML_MAGIC", "Part", "boxes", "elements", "file_size", "find_boxes"]
+__all__ = ["EBML_MAGIC", "MATROSKA_SEGMENT", "Part", "boxes", "elements", "file_size", "find_boxes"]
 
 EBML_MAGIC = b"\x1a\x45\xdf\xa3"
+MATROSKA_SEGMENT = b"\x18\x53\x80\x67"
 # Nobody's header has more; noise that looks like one may.
 MOST_PARTS = 100_000
 

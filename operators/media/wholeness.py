@@ -6,13 +6,12 @@ import enum
 from typing import IO
 
 from malmm.operators.media.files import open_bytes
-from malmm.operators.media.structure import EBML_MAGIC, boxes, elements, file_size
+from malmm.operators.media.structure import EBML_MAGIC, MATROSKA_SEGMENT, boxes, elements, file_size
 from malmm.pipeline.schema.errors import MediaError
 
 __all__ = ["Wholeness", "cut_short", "wholeness"]
 
 _ISO_BEGINNINGS = (b"ftyp", b"styp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
-_SEGMENT = b"\x18\x53\x80\x67"
 # Bytes before a tag's content, and of the size that follows it.
 _FLV_TAG, _FLV_TRAILER = 11, 4
 
@@ -69,7 +68,7 @@ def _matroska(handle: IO[bytes], size: int) -> Wholeness:
     element ends with the file, and nobody knows what should have come after it."""
     end: int | None = None
     for element in elements(handle, 0, size):
-        if element.name == _SEGMENT and element.end is not None:
+        if element.name == MATROSKA_SEGMENT and element.end is not None:
             return Wholeness.CUT if element.end > size else Wholeness.WHOLE
         end = element.end
     return Wholeness.CUT if end is None or end > size else Wholeness.UNKNOWN
