@@ -69,8 +69,9 @@ def test_rows_are_those_of_a_clean_run(folder: Path, clean: dict[str, Any], tmp_
 
     # Killed when the archive is made and nothing is in it.
     session = start(folder, place, *OPTIONS, gate=gate, ray=False)
-    until(lambda: is_made(place), going=session.ended)
+    until(gate.is_reached, going=session.ended)
     kill(session)
+    assert is_made(place)
     assert committed(place) == 0
 
     # Killed with some segments committed, others on their way and most still to come.
@@ -112,7 +113,7 @@ def test_a_second_run_is_told_who_writes_and_changes_nothing(
 ) -> None:
     place, gate = tmp_path / "archive", Gate(tmp_path)
     first = start(folder, place, *OPTIONS, gate=gate, ray=False)
-    until(lambda: is_made(place), going=first.ended)
+    until(gate.is_reached, going=first.ended)
     second = run_here(*options(folder, place, *OPTIONS))
     assert second.returncode == 1
     assert f"is being written by process {first.process.pid} on " in second.stderr

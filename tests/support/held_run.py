@@ -33,6 +33,10 @@ class Gate:
         new.write_text(str(segments))
         new.rename(self._file)
 
+    def is_reached(self) -> bool:
+        """Whether a segment has waited at the gate, in any process of any run."""
+        return _reached(self._file).exists()
+
     def open(self) -> None:
         """Let all through."""
         self.allow(sys.maxsize)
@@ -41,6 +45,10 @@ class Gate:
         """``malmm`` with these options behind the gate; without Ray, all stages run in one process."""
         how = [] if ray else [_WITHOUT_RAY]
         return [sys.executable, __file__, str(self._file), *how, *map(str, options)]
+
+
+def _reached(gate: Path) -> Path:
+    return gate.with_suffix(".reached")
 
 
 def _hold_decoders(gate: str) -> None:
@@ -54,6 +62,7 @@ def _hold_decoders(gate: str) -> None:
     def decode_segments(rows: Any, **options: Any) -> Iterator[Any]:
         for row in carried(rows):
             while row.segment is not None and row.segment.index >= int(Path(gate).read_text()):
+                _reached(Path(gate)).touch()
                 time.sleep(_PAUSE_S)
         yield from decode(rows, **options)
 
