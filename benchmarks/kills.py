@@ -1,14 +1,18 @@
-"""Whether a run that is killed again and again ends with the rows of a clean one.
+"""Whether a run that is killed or frozen again and again ends with the rows of a clean one.
 
-    python benchmarks/kills.py [--kills 20] [--seed 0] [--s3]
+    python benchmarks/kills.py [--kills 40] [--freezes 20] [--seed 0] [--s3]
 
 Draws four tiny videos and indexes them with the debug model through the command line. Then it does so again on other
-archives, kills the run's whole process group (SIGKILL) at a random instant, runs it again on the same archive, and so
-on; whenever a run reaches its end, its archive is compared row for row with the first one's and a new archive is
-begun. The instants are spread over a run's whole life: each is drawn from one of the stages that a run goes through
-in turn, from the stage's begin to as long after it as the stage took the clean run. With ``--s3``
-videos and archives lie in a moto server's bucket, which is not killed. Ends with 1 if a row was lost, changed or
-there twice, if memory or texts of a segment that is not done were left, or a process for a minute. Linux only.
+archives, kills the run's whole process group (SIGKILL) at a random instant, runs it again on the same archive, and
+so on; whenever a run reaches its end, its archive is compared row for row with the first one's and a new archive is
+begun. ``--freezes`` of the kills are freezes instead: the run's process group is stopped (SIGSTOP) for longer than its
+lease, a second run that cannot see its processes, as on another machine, takes the archive over and goes on to the
+end, and then the first is let go on (SIGCONT). The lease is short, so that a freeze need not last long.
+
+The instants are spread over a run's whole life: each is drawn from one of the stages that a run goes through in turn,
+from the stage's begin to as long after it as the stage took the clean run. With ``--s3`` videos and archives lie in a
+moto server's bucket, which is not killed. Ends with 1 if a row was lost, changed or there twice, if memory or texts of
+a segment that is not done were left, or a process for a minute. Linux only.
 """
 
 from __future__ import annotations
@@ -33,7 +37,7 @@ from typing import Any
 from malmm.pipeline import ArchiveReader
 from malmm.pipeline.schema.errors import ArchiveError
 
-LENGTHS_S = (15, 10, 20, 15)
+LENGTHS_S = (5, 3, 6, 4)
 # One segment at a time, so that no batch depends on when its run was stopped.
 OPTIONS = (
     *("--model", "debug", "--segment-s", "0.5", "--fps", "4", "--bank-length", "2", "--max-new-tokens", "4"),
@@ -51,6 +55,14 @@ KEYS = {
 _TIMES = {"indexed_at", "created_at", "first_seen", "last_seen"}
 # The stage that begins with the first segments that a run has committed; the others are as the command line says them.
 COMMITTING = "Committing"
+# The command line with a short lease, and the same on what seems to be another machine.
+LEASE_S = 12.0
+_HERE = f"""
+from malmm.pipeline.archive import lease, lease_renewal, writer_row
+lease_renewal.PATIENCE_S, lease_renewal.BEAT_S, lease._POLL_S = {LEASE_S}, {LEASE_S / 6}, 0.2
+"""
+_ELSEWHERE = _HERE + "lease.place = writer_row.place = lambda: 'another machine'\n"
+_MAIN = "import sys; from malmm.jobs.cli import main; sys.exit(main(sys.argv[1:]))\n"
 # A worker of Ray that was just starting looks for its cluster for about 25 s.
 _LEAVING_S, _TRIES = 60.0, 3
 
@@ -80,7 +92,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=40, help="kills and freezes together")
+    parser.add_argument("--freezes", type=int, default=20, help="how many of them are freezes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--s3", action="store_true", help="videos and archives in an object store")
     options = parser.parse_args()
@@ -113,7 +126,7 @@ def _measure(videos: str, archives: str, options: argparse.Namespace, folder: Pa
     shown = ", ".join(f"{_shown(stage)} {length_s:.0f}" for stage, length_s in lengths_s.items())
     print(f"a clean run: {segments} segments, {rows} rows; {clean.elapsed_s:.0f} s: {shown}\n", flush=True)
     print(
-        "| kill | after s | it said last | segments before | at the kill | videos |\n|---|---|---|---|---|---|"
+        "| kill | after s | it said last | segments before | then | videos | ended |\n|---|---|---|---|---|---|---|"
     )
 
     # Most commits are made there.
@@ -123,18 +136,34 @@ def _measure(videos: str, archives: str, options: argparse.Namespace, folder: Pa
         stage = turns[number % len(turns)]
         instants.append((stage, chance.uniform(0.0, lengths_s[stage])))
     chance.shuffle(instants)
-    flaws, killed, ended = Flaws(), 0, 0
+    freezes = set(chance.sample(range(options.kills), min(options.freezes, options.kills)))
+    flaws, killed, ended, frozen = Flaws(), 0, 0, 0
     while killed < options.kills:
         place = f"{archives}/archive-{ended}"
         run = _Run(videos, place, folder)
-        if run.killed_in(*instants[killed]):
+        if killed in freezes and run.stopped_in(*instants[killed]):
+            other = _Run(videos, place, folder, is_elsewhere=True)
+            other.finished()
+            stored, whole = _count(place, "segments"), _count(place, "videos")
+            run.go_on()
+            left = run.leave()
+            flaws += Flaws(left=len(left))
+            killed, frozen = killed + 1, frozen + 1
+            fate = "was told" if "taken over" in run.errors.read_text() else f"{run.process.returncode}"
+            print(
+                f"| {killed}, frozen | {run.elapsed_s:.1f} | {_shown(run.stage_then)} | {run.before} | {stored} | "
+                f"{whole} | {fate}{', left: ' + ', '.join(left) if left else ''} |",
+                flush=True,
+            )
+            run = other
+        elif killed not in freezes and run.killed_in(*instants[killed]):
             left = run.leave()
             flaws += Flaws(left=len(left))
             killed += 1
             stored, whole = _count(place, "segments"), _count(place, "videos")
             print(
-                f"| {killed} | {run.elapsed_s:.1f} | {_shown(run.stage())} | {run.before} | {stored} | {whole} |"
-                + (f" left: {', '.join(left)}" if left else ""),
+                f"| {killed} | {run.elapsed_s:.1f} | {_shown(run.stage())} | {run.before} | {stored} | {whole} | "
+                f"killed{', left: ' + ', '.join(left) if left else ''} |",
                 flush=True,
             )
             if killed < options.kills:
@@ -148,14 +177,18 @@ def _measure(videos: str, archives: str, options: argparse.Namespace, folder: Pa
         while not run.finished():
             # On a machine that is too busy, Ray may not start in time.
             said = run.errors.read_text()
-            print(f"| | | ended: {said.splitlines()[-1]} | | | |", flush=True)
+            print(f"| | | ended: {said.splitlines()[-1]} | | | | |", flush=True)
             if tries == _TRIES:
                 sys.exit(f"`malmm index` ended {tries} times with {run.process.returncode}: {said[-2000:]}")
             run = _Run(videos, place, folder)
             tries += 1
-        flaws += _compared(_rows(ArchiveReader.open(place)), expected)
+        found = _compared(_rows(ArchiveReader.open(place)), expected)
+        print(f"| | | compared | | | | {found if found.any else 'as the clean run'} |", flush=True)
+        flaws += found
         ended += 1
-    print(f"\n{killed} kills, {ended} archives that reached their end, of {rows} rows each")
+    print(
+        f"\n{killed - frozen} kills, {frozen} freezes, {ended} archives that reached their end, of {rows} rows each"
+    )
     print(
         f"rows lost {flaws.lost}, twice {flaws.twice}, changed {flaws.changed}, of no clean run {flaws.strange}"
     )
@@ -166,11 +199,14 @@ def _measure(videos: str, archives: str, options: argparse.Namespace, folder: Pa
 class _Run:
     """``malmm index`` as a process group of its own."""
 
-    def __init__(self, videos: str, archive: str, folder: Path) -> None:
+    def __init__(self, videos: str, archive: str, folder: Path, *, is_elsewhere: bool = False) -> None:
         self.archive = archive
-        self.output, self.errors = folder / "stdout.txt", folder / "stderr.txt"
+        name = "other" if is_elsewhere else "run"
+        self.output, self.errors = folder / f"{name}-stdout.txt", folder / f"{name}-stderr.txt"
         self.before = _count(archive, "segments")
-        command = [sys.executable, "-m", "malmm.jobs.cli", "index", videos, "--archive", archive]
+        self.stage_then = ""
+        script = (_ELSEWHERE if is_elsewhere else _HERE) + _MAIN
+        command = [sys.executable, "-c", script, "index", videos, "--archive", archive]
         self.began = time.monotonic()
         with self.output.open("w") as output, self.errors.open("w") as errors:
             self.process = subprocess.Popen(
@@ -199,6 +235,26 @@ class _Run:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.elapsed_s = time.monotonic() - self.began
         return self.process.wait() == -signal.SIGKILL
+
+    def stopped_in(self, stage: str, after_s: float) -> bool:
+        """Stop it so long after it has come to a stage; False if it had ended before."""
+        self._watch(until=stage)
+        try:
+            self.process.wait(after_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGSTOP)
+            self.stage_then = self.stage()
+        self.elapsed_s = time.monotonic() - self.began
+        return self.process.returncode is None
+
+    def go_on(self) -> None:
+        """Let go on what was stopped and wait for its end, which one whose cluster was away too long may not reach."""
+        os.killpg(self.process.pid, signal.SIGCONT)
+        try:
+            self.process.wait(_LEAVING_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
 
     def stage(self) -> str:
         """What it is doing, as it says itself, and whether it has committed anything."""

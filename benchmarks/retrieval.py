@@ -228,7 +228,7 @@ def relevance(archive: ArchiveReader, truth: dict[str, list[Scene]]) -> None:
     seen_s: list[list[float]] = []
     for video in sorted(truth):
         for segment in archive.segments(video).to_pylist():
-            vectors = archive.segment_vectors(segment["segment_id"])
+            vectors = archive.slots.segment_vectors(segment["segment_id"])
             assert vectors is not None
             halves.append((half_of[video], vectors))
             seen = dict.fromkeys(looks, 0.0)

@@ -16,6 +16,7 @@ import fsspec
 import lance
 from lance.optimize import Compaction, CompactionTask, RewriteResult
 
+from malmm.pipeline.archive.fencing import forget_old_versions
 from malmm.pipeline.archive.location import lance_errors
 
 __all__ = ["FILE_BYTES", "Rewrite", "compact_dataset", "remove_files", "small_fragments", "unnamed_files"]
@@ -32,24 +33,23 @@ Rewrite = Callable[[Sequence[CompactionTask]], Iterable[RewriteResult]]
 
 
 def compact_dataset(
-    dataset: lance.LanceDataset, archive_uri: str, keep_versions: timedelta, rewrite: Rewrite | None = None
+    dataset: lance.LanceDataset, keep_versions: timedelta, rewrite: Rewrite | None = None
 ) -> tuple[int, int]:
     """Merge a table's small files, drop deleted rows, and forget versions older than ``keep_versions``.
 
     Returns the number of fragments before and after. Files that were written but never committed stay for
     Lance's own week, since a worker may be about to hand in their receipt: ``unnamed_files`` finds them when none
-    is. Without ``rewrite`` it is done here.
+    is. Without ``rewrite`` it is done here. Raises what Lance does: call it within ``lance_errors``.
     """
-    with lance_errors(archive_uri, "compact"):
-        before = len(dataset.get_fragments())
-        options = _options(dataset)
-        tasks = Compaction.plan(dataset, options).tasks
-        if tasks:
-            results = list(rewrite(tasks) if rewrite else (task.execute(dataset) for task in tasks))
-            if results:
-                Compaction.commit(dataset, results, options)
-        dataset.cleanup_old_versions(older_than=keep_versions)
-        return before, len(dataset.get_fragments())
+    before = len(dataset.get_fragments())
+    options = _options(dataset)
+    tasks = Compaction.plan(dataset, options).tasks
+    if tasks:
+        results = list(rewrite(tasks) if rewrite else (task.execute(dataset) for task in tasks))
+        if results:
+            Compaction.commit(dataset, results, options)
+    forget_old_versions(dataset, keep_versions)
+    return before, len(dataset.get_fragments())
 
 
 def small_fragments(dataset: lance.LanceDataset) -> int:

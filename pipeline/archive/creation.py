@@ -10,8 +10,8 @@ from pathlib import Path
 import lancedb
 import pyarrow as pa
 
-from malmm.pipeline.archive.lease import WRITER_TABLE
 from malmm.pipeline.archive.location import (
+    change_columns,
     check_writable,
     create_dataset,
     is_local,
@@ -21,7 +21,9 @@ from malmm.pipeline.archive.location import (
 )
 from malmm.pipeline.archive.run_history import RUNS_TABLE
 from malmm.pipeline.archive.search_indexes import make_words_index
-from malmm.pipeline.archive.versions import Generation, in_force, is_generation, record_first
+from malmm.pipeline.archive.store_check import check_store
+from malmm.pipeline.archive.versions import Generation, beside, in_force, is_generation, record_first
+from malmm.pipeline.archive.writer_row import WRITER_TABLE
 from malmm.pipeline.schema.config import Recipe
 from malmm.pipeline.schema.errors import ArchiveError, RecipeMismatch
 from malmm.pipeline.schema.tables import table_schemas
@@ -56,7 +58,7 @@ def load_if_there(
         _refuse_strangers(root, set(table_schemas(vector_size, recipe.token_layers)))
         return None
     if reindex and found.recipe.recipe_id != recipe.recipe_id:
-        address = Generation.beside(recipe, found).address(root)
+        address = beside(root, recipe).address(root)
         if in_force(address) is None:
             return None
     return create_or_load(uri, recipe, vector_size, reindex=reindex)
@@ -67,7 +69,7 @@ def address_of_rows(uri: str, recipe: Recipe, *, reindex: bool = False) -> str:
     root = resolve(uri)
     found = in_force(root)
     if found is not None and reindex and found.recipe.recipe_id != recipe.recipe_id:
-        return Generation.beside(recipe, found).address(root)
+        return beside(root, recipe).address(root)
     return root if found is None else found.address(root)
 
 
@@ -89,7 +91,7 @@ def create_or_load(
     if found.recipe.recipe_id != recipe.recipe_id:
         if not reindex:
             raise _mismatch(root, found.recipe, recipe)
-        address = Generation.beside(recipe, found).address(root)
+        address = beside(root, recipe).address(root)
         own = in_force(address) or _create(address, recipe, vector_size)
         if own.recipe.recipe_id != recipe.recipe_id:
             raise ArchiveError(
@@ -111,6 +113,7 @@ def create_or_load(
 def _create(place: str, recipe: Recipe, vector_size: int) -> Generation:
     schemas = table_schemas(vector_size, recipe.token_layers)
     _refuse_strangers(place, set(schemas))
+    check_store(place)
     _create_tables(place, schemas)
     make_words_index(place)
     return record_first(place, recipe)
@@ -131,7 +134,7 @@ def _create_tables(place: str, schemas: dict[str, pa.Schema]) -> None:
             )
         elif not found.schema.equals(schema):
             # Left empty by a creation for another model, killed before it recorded its recipe.
-            create_dataset(place, name, schema.empty_table(), replace=True)
+            change_columns(found, schema, place)
 
 
 def _refuse_strangers(place: str, names: set[str]) -> None:

@@ -1,144 +1,115 @@
 """One writer at a time: the lease that a run holds on its archive.
 
-A table of one row says who writes. It is taken and given back with conditional updates, which Lance makes
-atomic on disks and in object stores alike. A holder counts its row up every few seconds; one that stops doing so has
-died, and the next writer takes over. Nobody's clock is compared with anybody's: a writer that finds another there
-watches whether the count moves, on its own clock. A holder that was itself asleep for too long finds out before
-its next commit, since it commits nothing without a recent beat.
+A table of one row says who writes (``writer_row``). A holder counts its row up every few seconds (``lease_renewal``);
+one that stops doing so has died, and the next writer takes over. Nobody's clock is compared with anybody's: a writer
+that finds another there watches whether the count moves, on its own clock. A holder that was not dead but asleep is
+kept out of the tables by a fence (``fencing``).
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-import socket
-import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-import lance
-import pyarrow as pa
-
-from malmm.pipeline.archive.location import create_dataset, lance_errors, open_dataset
+from malmm.pipeline.archive import lease_renewal
+from malmm.pipeline.archive.fencing import raise_fence
+from malmm.pipeline.archive.lease_renewal import Renewal, now_s
+from malmm.pipeline.archive.location import lance_errors
 from malmm.pipeline.archive.predicates import equals
-from malmm.pipeline.archive.processes import place as _place
-from malmm.pipeline.archive.processes import started as _started
-from malmm.pipeline.schema.errors import ArchiveBusy, ArchiveError
-
-__all__ = ["WRITER_TABLE", "Lease"]
-
-BEAT_S = 5.0
-"""How often a holder shows that it lives."""
-PATIENCE_S = 30.0
-"""How long a holder may stay silent before it is taken for dead."""
-
-WRITER_TABLE = "writer"
-_SCHEMA = pa.schema(
-    [
-        pa.field("holder", pa.string(), nullable=False),
-        pa.field("place", pa.string(), nullable=False),
-        pa.field("process", pa.string(), nullable=False),
-        pa.field("shown", pa.string(), nullable=False),
-        pa.field("beat", pa.int64(), nullable=False),
-    ]
+from malmm.pipeline.archive.processes import is_alive, place
+from malmm.pipeline.archive.store_check import check_store, store_name
+from malmm.pipeline.archive.writer_row import (
+    FREE,
+    NOBODY,
+    UNSURE,
+    WriterRow,
+    change,
+    description,
+    literals,
+    open_writer,
+    read,
 )
-_NOBODY = 24 * "0"
-_FREE = {"holder": _NOBODY, "place": "", "process": "", "shown": "", "beat": 0}
-_BEATS_A_CLEANING, _KEPT_S = 60, 600.0
+from malmm.pipeline.schema.errors import ArchiveBusy, ArchiveError
+from malmm.pipeline.schema.tables import table_schemas
+
+__all__ = ["Lease"]
+
 _POLL_S = 1.0
+_PLACE, _STORE = "malmm.place:", "malmm.store"
 # This process's own: a lease that it could not give back, the store being away, must not shut itself out.
 _HELD: set[str] = set()
 
 
-@dataclass(frozen=True)
-class _Row:
-    holder: str
-    place: str
-    process: str
-    shown: str
-    beat: int
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether this machine can tell that the holder's process has ended."""
-        if self.place != _place():
-            return False
-        number = int(self.process.split("/")[0])
-        return _started(number) != self.process or (number == os.getpid() and self.holder not in _HELD)
-
-    @property
-    def is_here(self) -> bool:
-        """Whether the holder lives on this machine, so that there is no need to watch it."""
-        return self.place == _place() and not self.is_gone
-
-
 class Lease:
-    """Held from ``take`` to ``give_back``, which a ``with`` block does; or until its holder is taken for dead."""
+    """Held from ``take`` to ``give_back``, which a ``with`` block does; or until its holder is taken for dead.
 
-    def __init__(self, archive_uri: str, holder: str) -> None:
+    ``token`` is the writer's fencing token, which ``fencing.check_token`` compares with that of a table.
+    """
+
+    def __init__(self, archive_uri: str, holder: str, token: int) -> None:
         self.archive_uri = archive_uri
         self.holder = holder
-        self._last_beat = _now()
-        self._beats = 0
-        self._lost = False
-        self._lock = threading.Lock()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._keep_beating, name="malmm-lease", daemon=True)
+        self.token = token
+        self._renewal = Renewal(archive_uri, holder)
 
     @classmethod
-    def take(cls, archive_uri: str, *, patience_s: float | None = None) -> Self:
-        """Become the archive's writer. ``archive_uri`` is ``Archive.uri``.
+    def take(cls, archive_uri: str, tables_at: str = "", *, patience_s: float | None = None) -> Self:
+        """Become the archive's writer.
 
-        A holder on another machine is watched for up to ``patience_s`` seconds. Raises ArchiveBusy when one lives, and
-        ArchiveError when the archive cannot be reached.
+        ``archive_uri`` is ``Archive.root``; ``tables_at`` is where the tables lie that this writer will change,
+        relative to it. A holder on another machine is watched for up to ``patience_s`` seconds; once it is taken for
+        dead, it can change no table any more. Raises ArchiveBusy when one lives, and ArchiveError when the archive
+        cannot be reached.
         """
-        patience_s = PATIENCE_S if patience_s is None else patience_s
+        patience_s = lease_renewal.PATIENCE_S if patience_s is None else patience_s
         holder = secrets.token_hex(12)
-        began, seen = _now(), None
+        # Before anything is written there: whoever takes over has to know where fences are needed.
+        _announce(archive_uri, tables_at)
+        began_s, seen = now_s(), None
         while True:
-            row = _read(archive_uri)
-            if row.holder == _NOBODY or row.is_gone or (row == seen and _now() - began >= patience_s):
-                if _change(archive_uri, row, _description(holder)):
-                    lease = cls(archive_uri, holder)
+            row = read(archive_uri)
+            is_silent = row == seen and now_s() - began_s >= patience_s
+            if row.holder == NOBODY or is_silent or _is_gone(row):
+                token = change(archive_uri, row, description(holder))
+                if token is not None:
+                    if row.holder != NOBODY or row.shown:
+                        # If this fails, the row stays that of a writer who is gone, and the next one tries again.
+                        _fence_off(archive_uri, token)
+                    lease = cls(archive_uri, holder, token)
                     _HELD.add(holder)
-                    lease._thread.start()
+                    lease._renewal.start()
                     return lease
                 # Somebody was quicker, and lives.
-                began, seen = _now(), None
+                began_s, seen = now_s(), None
                 continue
-            if row.is_here or (seen is not None and row != seen):
+            if _is_here(row) or (seen is not None and row != seen):
                 raise ArchiveBusy(
                     f"{archive_uri} is being written by {row.shown}: wait for it to end, or stop it",
                     uri=archive_uri,
                 )
             if seen is None:
-                began, seen = _now(), row
+                began_s, seen = now_s(), row
             time.sleep(min(_POLL_S, patience_s / 4))
 
     def check(self) -> None:
-        """Raise ArchiveBusy when the lease was lost. To be called before whatever is committed."""
-        if not self._lost and _now() - self._last_beat > 2 * BEAT_S:
-            self._beat()
-        if self._lost or _now() - self._last_beat > PATIENCE_S:
-            raise ArchiveBusy(
-                f"{self.archive_uri} was taken over by another writer while this one was silent for more than "
-                f"{PATIENCE_S:g} s: run again to go on with what is missing",
-                uri=self.archive_uri,
-            )
+        """Raise ArchiveBusy when the lease is known to be lost. To be called before whatever is committed."""
+        self._renewal.check()
 
-    def give_back(self) -> None:
-        """Let the next writer in. What is not given back is free when its process is found dead, or silent."""
-        self._ended.set()
-        if self._thread.is_alive():
-            self._thread.join()
+    def give_back(self, *, is_sure: bool = True) -> None:
+        """Let the next writer in. What is not given back is free when its process is found dead, or silent.
+
+        ``is_sure`` is False where a commit may still be under way, as after an error.
+        """
+        self._renewal.stop()
         _HELD.discard(self.holder)
-        if not self._lost:
+        if not self._renewal.is_lost:
             with lance_errors(self.archive_uri, "give back the lease of"):
-                _dataset(self.archive_uri).update(_literals(_FREE), where=equals("holder", self.holder))
+                row = FREE if is_sure else UNSURE
+                open_writer(self.archive_uri).update(literals(row), where=equals("holder", self.holder))
 
     def __enter__(self) -> Self:
         return self
@@ -148,88 +119,42 @@ class Lease:
     ) -> None:
         # What ended the run matters more than a store that is away; silence frees the lease as well.
         with suppress(ArchiveError):
-            self.give_back()
-
-    def _keep_beating(self) -> None:
-        while not self._ended.wait(BEAT_S) and not self._lost:
-            try:
-                self._beat()
-            except ArchiveError:
-                # The store is away for a while: `check` knows how long.
-                continue
-
-    def _beat(self) -> None:
-        with self._lock:
-            asked = _now()
-            with lance_errors(self.archive_uri, "keep the lease of"):
-                dataset = _dataset(self.archive_uri)
-                done = dataset.update({"beat": "beat + 1"}, where=equals("holder", self.holder))
-                self._beats += 1
-                if self._beats % _BEATS_A_CLEANING == 0:
-                    dataset.cleanup_old_versions(older_than=timedelta(seconds=_KEPT_S))
-            if done["num_rows_updated"]:
-                self._last_beat = asked
-            else:
-                self._lost = True
+            self.give_back(is_sure=error is None)
 
 
-def _dataset(archive_uri: str) -> lance.LanceDataset:
-    dataset = open_dataset(archive_uri, WRITER_TABLE)
-    if dataset is None:
-        try:
-            create_dataset(archive_uri, WRITER_TABLE, pa.Table.from_pylist([_FREE], schema=_SCHEMA))
-        except ArchiveError:
-            # Another writer may have made it at the same moment.
-            if open_dataset(archive_uri, WRITER_TABLE) is None:
-                raise
-        dataset = open_dataset(archive_uri, WRITER_TABLE)
-    if dataset is None:
-        raise ArchiveError(
-            f"{archive_uri} has no table {WRITER_TABLE!r} and none could be made", uri=archive_uri
-        )
-    return dataset
+def _announce(archive_uri: str, tables_at: str) -> None:
+    """Note where this writer will write, and that the store was found good for it; a moved archive's is tried anew."""
+    wanted = {_STORE: store_name(archive_uri)} | ({_PLACE + tables_at: "1"} if tables_at else {})
+    dataset = open_writer(archive_uri)
+    if wanted.items() <= dataset.config().items():
+        return
+    if dataset.config().get(_STORE) != wanted[_STORE]:
+        check_store(archive_uri)
+    try:
+        with lance_errors(archive_uri, "take the lease of"):
+            dataset.update_config(wanted)
+    except ArchiveError:
+        # Another writer may have noted the same at the same moment.
+        if not wanted.items() <= open_writer(archive_uri).config().items():
+            raise
 
 
-def _read(archive_uri: str) -> _Row:
-    dataset = _dataset(archive_uri)
-    with lance_errors(archive_uri, f"read table {WRITER_TABLE!r} of"):
-        rows = dataset.to_table().to_pylist()
-    if len(rows) != 1:
-        raise ArchiveError(
-            f"{archive_uri} is damaged: its table {WRITER_TABLE!r} holds {len(rows)} rows where an archive has 1",
-            uri=archive_uri,
-        )
-    return _Row(**rows[0])
+def _fence_off(archive_uri: str, token: int) -> None:
+    """Keep every writer before this one out of all tables of the archive, wherever one was about to write."""
+    places = [key.removeprefix(_PLACE) for key in open_writer(archive_uri).config() if key.startswith(_PLACE)]
+    for tables_at in ["", *places]:
+        for name in table_schemas(1):
+            raise_fence(f"{archive_uri}/{tables_at}" if tables_at else archive_uri, name, token)
 
 
-def _change(archive_uri: str, row: _Row, values: dict[str, Any]) -> bool:
-    """Put ``values`` in the place of exactly ``row``; whether it was still there."""
-    with lance_errors(archive_uri, "take the lease of"):
-        where = f"{equals('holder', row.holder)} AND beat = {row.beat}"
-        done = _dataset(archive_uri).update(_literals(values), where=where)
-    return bool(done["num_rows_updated"])
+def _is_gone(row: WriterRow) -> bool:
+    """Whether this machine can tell that the holder's process has ended."""
+    if row.place != place():
+        return False
+    is_own = row.process.split("/")[0] == str(os.getpid())
+    return is_alive(row.process) is False or (is_own and row.holder not in _HELD)
 
 
-def _literals(values: dict[str, Any]) -> dict[str, str]:
-    """SQL literals of values, for Lance's update."""
-    return {
-        name: str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
-        for name, value in values.items()
-    }
-
-
-def _description(holder: str) -> dict[str, Any]:
-    process, host = os.getpid(), socket.gethostname()
-    since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    return {
-        "holder": holder,
-        "place": _place(),
-        "process": _started(process),
-        "shown": f"process {process} on {host} since {since}",
-        "beat": 0,
-    }
-
-
-def _now() -> float:
-    """Seconds that go on while the machine sleeps, and do not jump when its clock is set."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+def _is_here(row: WriterRow) -> bool:
+    """Whether this machine can tell that the holder lives, so that there is no need to watch it."""
+    return row.place == place() and is_alive(row.process) is True and not _is_gone(row)

@@ -22,6 +22,7 @@ from malmm.pipeline.schema.errors import ArchiveError
 
 __all__ = [
     "STORAGE_VERSION",
+    "change_columns",
     "check_writable",
     "create_dataset",
     "drop_tables",
@@ -37,14 +38,24 @@ __all__ = [
 STORAGE_VERSION = "2.1"
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NOT_FOUND = re.compile(r"Dataset at path .* was not found", re.DOTALL)
 _RUST_TRAIL = re.compile(r",?\s*/\S+\.rs:\d+:\d+.*", re.DOTALL)
 
 
 def resolve(uri: str) -> str:
-    """The archive's address as every process can use it: an absolute path, or an object store's URI."""
+    """The archive's address as every process can use it: an absolute path, or an object store's URI.
+
+    Raises ArchiveError for one that Lance could not open.
+    """
     if uri.startswith("file://"):
         uri = unquote(urlsplit(uri).path)
+    if _CONTROL.search(uri):
+        raise ArchiveError(
+            f"cannot use {uri!r} as an archive: its path holds a line break, a tab or another control character, which "
+            "Lance cannot have in an address; give --archive another path",
+            uri=uri,
+        )
     if _SCHEME.match(uri):
         return uri.rstrip("/")
     return os.path.abspath(Path(uri).expanduser())  # noqa: PTH100  # Path.resolve would follow links
@@ -91,19 +102,24 @@ def open_dataset(
             raise
 
 
-def create_dataset(archive_uri: str, name: str, rows: pa.Table, *, replace: bool = False) -> None:
-    """Make a table that holds ``rows``, in one atomic step. Raises ArchiveError.
-
-    ``replace`` puts it in the place of an existing table; otherwise an existing one is an error.
-    """
+def create_dataset(archive_uri: str, name: str, rows: pa.Table) -> None:
+    """Make a table that holds ``rows``, in one atomic step. Raises ArchiveError, also where there is one."""
     with lance_errors(archive_uri, f"create table {name!r} in"):
         lance.write_dataset(
             rows,
             table_uri(archive_uri, name),
             schema=rows.schema,
-            mode="overwrite" if replace else "create",
+            mode="create",
             data_storage_version=STORAGE_VERSION,
         )
+
+
+def change_columns(dataset: lance.LanceDataset, schema: pa.Schema, archive_uri: str) -> None:
+    """Give an empty table other columns. Raises ArchiveError, also where it is no longer empty."""
+    with lance_errors(archive_uri, "create a table in"):
+        # Tried once: tried again, it would come on top of what another writer has put there meanwhile.
+        overwrite = lance.LanceOperation.Overwrite(schema, [])
+        lance.LanceDataset.commit(dataset, overwrite, read_version=dataset.version, max_retries=0)
 
 
 def drop_tables(archive_uri: str, *, below: bool) -> None:

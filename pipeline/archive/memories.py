@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from malmm.pipeline.archive.location import lance_errors
 from malmm.pipeline.archive.predicates import equals, is_in
 from malmm.pipeline.archive.table_reader import TableReader
+from malmm.pipeline.schema.config import Recipe
 from malmm.pipeline.schema.errors import ArchiveError, ConfigError
 from malmm.pipeline.schema.ids import memory_id
 
@@ -34,8 +35,12 @@ MEMORY_COLUMNS = (
 )
 
 
-class SlotReader(TableReader):
-    """Reads the ``memories`` table."""
+class SlotReader:
+    """Reads the ``memories`` table among ``tables``."""
+
+    def __init__(self, tables: TableReader, recipe: Recipe) -> None:
+        self._tables = tables
+        self._recipe = recipe
 
     @property
     def has_vectors(self) -> bool:
@@ -45,9 +50,9 @@ class SlotReader(TableReader):
     def slot_count(self, video_ids: Iterable[str] | None = None) -> int:
         """How many slots there are, of the given videos or in all."""
         if video_ids is None:
-            return self.count("memories")
-        dataset = self._dataset("memories")
-        with lance_errors(self._uri, "read table 'memories' of"):
+            return self._tables.dataset("memories").count_rows()
+        dataset = self._tables.dataset("memories")
+        with lance_errors(self._tables.uri, "read table 'memories' of"):
             return sum(dataset.count_rows(filter=part) for part in is_in("video_id", video_ids))
 
     def memory_rows(self, segment_ids: Iterable[str], columns: Sequence[str] = MEMORY_COLUMNS) -> pa.Table:
@@ -59,7 +64,7 @@ class SlotReader(TableReader):
             raise ValueError("memory_rows does not read tokens: use memory_tokens")
         ids = list(dict.fromkeys(segment_ids))
         needed = list(dict.fromkeys([*columns, "segment_id", "slot"]))
-        rows = _by_segment(self._rows("memories", is_in("segment_id", ids), needed), ids)
+        rows = _by_segment(self._tables.rows("memories", is_in("segment_id", ids), needed), ids)
         return rows.select(list(columns))
 
     def memory_tokens(self, segment_ids: Iterable[str]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -70,9 +75,9 @@ class SlotReader(TableReader):
         their shape.
         """
         ids = list(dict.fromkeys(segment_ids))
-        dataset = self._dataset("memories")
+        dataset = self._tables.dataset("memories")
         columns = ["segment_id", "slot", "token_shape", "sizes"]
-        with lance_errors(self._uri, "read table 'memories' of"):
+        with lance_errors(self._tables.uri, "read table 'memories' of"):
             found = [
                 dataset.to_table(columns=columns, filter=part, with_row_address=True)
                 for part in is_in("segment_id", ids)
@@ -82,7 +87,7 @@ class SlotReader(TableReader):
         rows = _by_segment(pa.concat_tables(found), ids)
         for segment, first, count in _runs(rows["segment_id"]):
             part = rows.slice(first, count)
-            with lance_errors(self._uri, "read stored tokens of"):
+            with lance_errors(self._tables.uri, "read stored tokens of"):
                 blobs = dataset.read_blobs(
                     "tokens", addresses=part["_rowaddr"].to_pylist(), preserve_order=True
                 )
@@ -90,7 +95,9 @@ class SlotReader(TableReader):
 
     def segment_vectors(self, segment_id: str) -> np.ndarray | None:
         """Retrieval vectors float32 [S, Q, V] of a segment's slots; None where it has none."""
-        rows = self._rows("memories", [equals("segment_id", segment_id)], ["slot", "vectors"]).sort_by("slot")
+        rows = self._tables.rows("memories", [equals("segment_id", segment_id)], ["slot", "vectors"]).sort_by(
+            "slot"
+        )
         vectors = rows["vectors"].to_pylist()
         return None if not vectors or None in vectors else np.asarray(vectors, np.float32)
 
@@ -103,7 +110,7 @@ class SlotReader(TableReader):
         Slots without vectors are left out.
         """
         filters = [f"vectors IS NOT NULL AND {part}" for part in is_in("segment_id", segment_ids)]
-        rows = self._rows("memories", filters, [*columns, "vectors"]).combine_chunks()
+        rows = self._tables.rows("memories", filters, [*columns, "vectors"]).combine_chunks()
         if not rows.num_rows:
             return []
         lists = rows["vectors"].chunk(0)
@@ -120,7 +127,7 @@ class SlotReader(TableReader):
     def slot_tokens(self, slots: Sequence[tuple[str, int]]) -> list[np.ndarray]:
         """Tokens float16 [N, C] of slots named by segment_id and place, in the order given. Raises ArchiveError."""
         rows, dataset = self._slots(slots, ["segment_id", "slot", "token_shape", "sizes"])
-        with lance_errors(self._uri, "read stored tokens of"):
+        with lance_errors(self._tables.uri, "read stored tokens of"):
             blobs = dataset.read_blobs("tokens", addresses=rows["_rowaddr"].to_pylist(), preserve_order=True)
         return [
             self._stack(slots[place][0], rows.slice(place, 1), [data])[0][0]
@@ -141,13 +148,13 @@ class SlotReader(TableReader):
 
         Raises ConfigError when the video has no slot then.
         """
-        dataset = self._dataset("memories")
+        dataset = self._tables.dataset("memories")
         condition = (
             f"{equals('video_id', video_id)} AND start_s <= {float(at_s)!r} AND end_s >= {float(at_s)!r}"
         )
-        with lance_errors(self._uri, "read table 'memories' of"):
+        with lance_errors(self._tables.uri, "read table 'memories' of"):
             rows = dataset.to_table(columns=["segment_id", "start_s", "vectors"], filter=condition)
-        done = self.completed_among(rows["segment_id"].to_pylist())
+        done = self._tables.completed_among(rows["segment_id"].to_pylist())
         found = sorted(
             (row for row in rows.to_pylist() if row["segment_id"] in done), key=lambda row: row["start_s"]
         )
@@ -160,9 +167,9 @@ class SlotReader(TableReader):
         self, slots: Sequence[tuple[str, int]], columns: list[str]
     ) -> tuple[pa.Table, lance.LanceDataset]:
         """Rows of the slots in the order given, with their addresses."""
-        dataset = self._dataset("memories")
+        dataset = self._tables.dataset("memories")
         ids = [memory_id(segment, slot) for segment, slot in slots]
-        with lance_errors(self._uri, "read table 'memories' of"):
+        with lance_errors(self._tables.uri, "read table 'memories' of"):
             parts = [
                 dataset.to_table(columns=["memory_id", *columns], filter=part, with_row_address=True)
                 for part in is_in("memory_id", ids)
@@ -170,7 +177,9 @@ class SlotReader(TableReader):
         rows = pa.concat_tables(parts)
         places = pc.index_in(pa.array(ids), value_set=rows["memory_id"].combine_chunks())
         if places.null_count:
-            raise ArchiveError(f"{self._uri} has changed meanwhile: search again", uri=self._uri)
+            raise ArchiveError(
+                f"{self._tables.uri} has changed meanwhile: search again", uri=self._tables.uri
+            )
         return rows.take(places), dataset
 
     def _stack(
@@ -188,8 +197,8 @@ class SlotReader(TableReader):
         )
         if not whole:
             raise ArchiveError(
-                f"{self._uri} is damaged: the tokens of segment {segment} do not have the shape that it says",
-                uri=self._uri,
+                f"{self._tables.uri} is damaged: the tokens of segment {segment} do not have the shape that it says",
+                uri=self._tables.uri,
             )
         tokens = np.empty((len(blobs), *shapes[0]), np.float16)
         for slot, data in enumerate(blobs):

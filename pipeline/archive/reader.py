@@ -1,34 +1,109 @@
-"""Reading an archive: its videos, segments, texts and failures."""
+"""An archive as its readers see it: its videos, segments, texts, failures and stored memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
 
+import lancedb
+import numpy as np
 import pyarrow as pa
 
-from malmm.pipeline.archive.location import lance_errors
-from malmm.pipeline.archive.memories import SlotReader
+from malmm.pipeline.archive.location import is_local, lance_errors, resolve
+from malmm.pipeline.archive.memories import MEMORY_COLUMNS, SlotReader
 from malmm.pipeline.archive.predicates import equals, is_in
-from malmm.pipeline.schema.errors import ConfigError
+from malmm.pipeline.archive.table_reader import TableReader
+from malmm.pipeline.archive.versions import in_force
+from malmm.pipeline.schema.config import Recipe
+from malmm.pipeline.schema.errors import ArchiveError, ConfigError
 from malmm.pipeline.schema.records import PERMANENT_KINDS, Failure
 
 __all__ = ["ArchiveReader"]
 
 
-class ArchiveReader(SlotReader):
-    """An archive as its readers see it. Every call reads the latest committed version; no handle is kept."""
+class ArchiveReader:
+    """An archive as its readers see it. Every call reads the latest committed version; no handle is kept.
+
+    ``tables`` reads rows of any table, and ``slots`` stored memory.
+    """
+
+    def __init__(self, uri: str, recipe: Recipe, root: str | None = None) -> None:
+        self._uri = uri
+        self._recipe = recipe
+        self._root = root or uri
+        self.tables = TableReader(uri)
+
+    @classmethod
+    def open(cls, uri: str) -> Self:
+        """Open an existing archive. Raises ArchiveError when there is none or it cannot be reached."""
+        place = resolve(uri)
+        if is_local(place) and Path(place).is_file():
+            raise ArchiveError(f"{uri} is a file, and an archive is a directory", uri=place)
+        found = in_force(place)
+        if found is None:
+            raise ArchiveError(
+                f"there is no archive at {uri}: make one with `malmm index VIDEOS --archive {uri}`", uri=place
+            )
+        return cls(found.address(place), found.recipe, place)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._uri!r})"
+
+    @property
+    def slots(self) -> SlotReader:
+        """The archive's stored memory."""
+        return SlotReader(self.tables, self._recipe)
+
+    @property
+    def uri(self) -> str:
+        """Where the tables lie, an absolute path or object store URI, good in every process."""
+        return self._uri
+
+    @property
+    def root(self) -> str:
+        """The archive's own address, by which people know it; the tables may lie below it."""
+        return self._root
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of every row in the archive."""
+        return self._recipe
+
+    def table(self, name: str) -> lancedb.table.Table:
+        """The LanceDB table, opened anew: an older handle would not see later commits."""
+        return self.tables.table(name)
+
+    def schema(self, name: str) -> pa.Schema:
+        """A table's Arrow schema, as in ``malmm.pipeline.schema.tables``."""
+        return self.tables.dataset(name).schema
+
+    def count(self, name: str) -> int:
+        """The number of rows of a table."""
+        return self.tables.dataset(name).count_rows()
+
+    def memory_rows(self, segment_ids: Iterable[str], columns: Sequence[str] = MEMORY_COLUMNS) -> pa.Table:
+        """``SlotReader.memory_rows``: memory slots of the given segments."""
+        return self.slots.memory_rows(segment_ids, columns)
+
+    def memory_tokens(self, segment_ids: Iterable[str]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """``SlotReader.memory_tokens``: stored tokens and sizes of the given segments, one at a time."""
+        return self.slots.memory_tokens(segment_ids)
+
+    def completed_among(self, segment_ids: Iterable[str]) -> set[str]:
+        """Those of the given segments that are done."""
+        return self.tables.completed_among(segment_ids)
 
     def completed_segments(self, video_id: str | None = None) -> set[str]:
         """The ids of the segments that are done, of one video or of all."""
-        return self._ids(
+        return self.tables.ids(
             "segments", "segment_id", None if video_id is None else [equals("video_id", video_id)]
         )
 
     def frame_counts(self, segment_ids: Iterable[str]) -> dict[str, int]:
         """How many frames each of the given segments has, in the order given; only of those that are done."""
         ids = list(dict.fromkeys(segment_ids))
-        rows = self._rows("segments", is_in("segment_id", ids), ["segment_id", "frame_count"])
+        rows = self.tables.rows("segments", is_in("segment_id", ids), ["segment_id", "frame_count"])
         counts = dict(zip(rows["segment_id"].to_pylist(), rows["frame_count"].to_pylist(), strict=True))
         return {segment: counts[segment] for segment in ids if segment in counts}
 
@@ -36,27 +111,27 @@ class ArchiveReader(SlotReader):
         """The videos that are done: video_id to (fingerprint, recipe_id)."""
         done: dict[str, tuple[str, str]] = {}
         columns = ["video_id", "fingerprint", "recipe_id"]
-        for batch in self._dataset("videos").scanner(columns=columns).to_batches():
+        for batch in self.tables.dataset("videos").scanner(columns=columns).to_batches():
             videos, fingerprints, recipes = (batch[name].to_pylist() for name in columns)
             done.update(zip(videos, zip(fingerprints, recipes, strict=True), strict=True))
         return done
 
     def metadata(self) -> dict[str, str]:
         """What manifests say of the videos that are done: video_id to a JSON object, or to nothing."""
-        rows = self._rows("videos", columns=["video_id", "metadata"])
+        rows = self.tables.rows("videos", columns=["video_id", "metadata"])
         return dict(zip(rows["video_id"].to_pylist(), rows["metadata"].to_pylist(), strict=True))
 
     def addresses(self) -> dict[str, str]:
         """Where the archive's videos lie, also those that are begun or failed: video_id to URI."""
         found: dict[str, str] = {}
         for name in ("failures", "videos"):
-            rows = self._rows(name, columns=["video_id", "uri"])
+            rows = self.tables.rows(name, columns=["video_id", "uri"])
             found.update(zip(rows["video_id"].to_pylist(), rows["uri"].to_pylist(), strict=True))
         return found
 
     def failed_videos(self) -> set[str]:
         """The ids of all videos of which anything could not be stored: a segment that was cut short is."""
-        return self._ids(
+        return self.tables.ids(
             "failures", "video_id", ["segment_id IS NULL OR kind NOT IN ('truncated', 'damaged')"]
         )
 
@@ -65,7 +140,7 @@ class ArchiveReader(SlotReader):
 
         Trying one again would only repeat it, unless its fingerprint is another.
         """
-        rows = self._rows("failures", ["segment_id IS NULL"])
+        rows = self.tables.rows("failures", ["segment_id IS NULL"])
         fields = [name for name in Failure.__dataclass_fields__ if name in rows.column_names]
         return {
             row["video_id"]: (row["fingerprint"], Failure(**row))
@@ -75,11 +150,11 @@ class ArchiveReader(SlotReader):
 
     def videos(self) -> pa.Table:
         """The ``videos`` table, by URI."""
-        return self._rows("videos").sort_by("uri")
+        return self.tables.rows("videos").sort_by("uri")
 
     def videos_where(self, condition: str) -> pa.Table:
         """Rows of ``videos`` that meet a SQL condition over its columns. Raises ConfigError for anything else."""
-        dataset = self._dataset("videos")
+        dataset = self.tables.dataset("videos")
         try:
             return dataset.to_table(filter=condition).sort_by("uri")
         except (OSError, ValueError, RuntimeError) as error:
@@ -91,27 +166,29 @@ class ArchiveReader(SlotReader):
 
     def video_rows(self, video_ids: Iterable[str]) -> pa.Table:
         """Rows of ``videos`` with the given ids, of those that are done."""
-        return self._rows("videos", is_in("video_id", video_ids))
+        return self.tables.rows("videos", is_in("video_id", video_ids))
 
     def segment_rows(self, segment_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Rows of ``segments`` with the given ids, by id."""
-        rows = self._rows("segments", is_in("segment_id", segment_ids))
+        rows = self.tables.rows("segments", is_in("segment_id", segment_ids))
         return {row["segment_id"]: row for row in rows.to_pylist()}
 
     def addresses_of(self, video_ids: Iterable[str]) -> dict[str, str]:
         """Where the given videos lie: video_id to URI, of those that are done."""
-        rows = self._rows("videos", is_in("video_id", video_ids), ["video_id", "uri"])
+        rows = self.tables.rows("videos", is_in("video_id", video_ids), ["video_id", "uri"])
         return dict(zip(rows["video_id"].to_pylist(), rows["uri"].to_pylist(), strict=True))
 
     def segments(self, video_id: str | None = None) -> pa.Table:
         """The ``segments`` of one video or of all, each video's in time order."""
         filters = None if video_id is None else [equals("video_id", video_id)]
-        return self._rows("segments", filters).sort_by([("video_id", "ascending"), ("start_s", "ascending")])
+        return self.tables.rows("segments", filters).sort_by(
+            [("video_id", "ascending"), ("start_s", "ascending")]
+        )
 
     def annotations(self, video_id: str | None = None) -> pa.Table:
         """The ``annotations`` of one video or of all, each video's in time order."""
         filters = None if video_id is None else [equals("video_id", video_id)]
-        return self._rows("annotations", filters).sort_by(
+        return self.tables.rows("annotations", filters).sort_by(
             [
                 ("video_id", "ascending"),
                 ("start_s", "ascending"),
@@ -123,7 +200,9 @@ class ArchiveReader(SlotReader):
     def texts_of(self, segment_ids: Iterable[str], prompt_name: str) -> dict[str, str]:
         """What the given segments got for a prompt, the latest of each: segment_id to text."""
         columns = ["segment_id", "prompt_name", "text", "created_at"]
-        rows = self._rows("annotations", is_in("segment_id", segment_ids), columns).sort_by("created_at")
+        rows = self.tables.rows("annotations", is_in("segment_id", segment_ids), columns).sort_by(
+            "created_at"
+        )
         return {
             row["segment_id"]: row["text"] for row in rows.to_pylist() if row["prompt_name"] == prompt_name
         }
@@ -135,7 +214,7 @@ class ArchiveReader(SlotReader):
         others: dict[str, str] = {}
         videos: set[str] = set()
         with lance_errors(self._uri, "read table 'annotations' of"):
-            scanner = self._dataset("annotations").scanner(
+            scanner = self.tables.dataset("annotations").scanner(
                 columns=columns, filter="segment_id IS NOT NULL AND text != ''"
             )
             for row in (row for batch in scanner.to_batches() for row in batch.to_pylist()):
@@ -152,7 +231,7 @@ class ArchiveReader(SlotReader):
     def prompt_versions(self) -> list[dict[str, str]]:
         """Every prompt of which there is a text, by name, then the latest first, with task and prompt_version."""
         columns = ["prompt_name", "prompt", "task", "prompt_version", "created_at"]
-        rows = self._rows("annotations", columns=columns)
+        rows = self.tables.rows("annotations", columns=columns)
         latest = rows.group_by(columns[:4]).aggregate([("created_at", "max")])
         order = [("prompt_name", "ascending"), ("created_at_max", "descending")]
         return latest.sort_by(order).select(columns[:4]).to_pylist()
@@ -163,7 +242,7 @@ class ArchiveReader(SlotReader):
         Of two of one name, the later.
         """
         columns = ["prompt_name", "prompt", "task", "created_at"]
-        rows = self._rows("annotations", ["segment_id IS NOT NULL"], columns)
+        rows = self.tables.rows("annotations", ["segment_id IS NOT NULL"], columns)
         latest = rows.group_by(columns[:3]).aggregate([("created_at", "max")]).sort_by("created_at_max")
         by_name = {row["prompt_name"]: row for row in latest.select(columns[:3]).to_pylist()}
         return [row for row in by_name.values() if row["task"] != "classification"]
@@ -172,8 +251,10 @@ class ArchiveReader(SlotReader):
         """The ids of the texts there are, of one video and of one version of a prompt where given."""
         parts = [("video_id", video_id), ("prompt_version", prompt_version)]
         chosen = [equals(column, value) for column, value in parts if value is not None]
-        return self._ids("annotations", "annotation_id", [" AND ".join(chosen)] if chosen else None)
+        return self.tables.ids("annotations", "annotation_id", [" AND ".join(chosen)] if chosen else None)
 
     def failures(self) -> pa.Table:
         """The ``failures`` table, the latest first."""
-        return self._rows("failures").sort_by([("last_seen", "descending"), ("failure_id", "ascending")])
+        return self.tables.rows("failures").sort_by(
+            [("last_seen", "descending"), ("failure_id", "ascending")]
+        )

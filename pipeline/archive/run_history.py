@@ -19,8 +19,9 @@ import lance
 import pyarrow as pa
 
 from malmm.pipeline.archive.compaction import compact_dataset, small_fragments
+from malmm.pipeline.archive.fencing import forget_old_versions
 from malmm.pipeline.archive.location import create_dataset, lance_errors, open_dataset, resolve
-from malmm.pipeline.archive.processes import place, started
+from malmm.pipeline.archive.processes import is_alive, place, started
 from malmm.pipeline.archive.versions import in_force
 from malmm.pipeline.schema.errors import ArchiveError
 from malmm.pipeline.schema.tables import RUNS
@@ -98,9 +99,9 @@ def write_run(archive_uri: str, run: RunRecord) -> bool:
         merge = dataset.merge_insert("run_id").when_matched_update_all().when_not_matched_insert_all()
         merge.execute(_row(run))
         if dataset.version % _VERSIONS_A_CLEANING == 0:
-            dataset.cleanup_old_versions(older_than=_KEEP_VERSIONS)
-    if run.ended is not None and small_fragments(dataset) >= _MANY_FILES:
-        compact_dataset(_opened(root), root, _KEEP_VERSIONS)
+            forget_old_versions(dataset, _KEEP_VERSIONS)
+        if run.ended is not None and small_fragments(dataset) >= _MANY_FILES:
+            compact_dataset(_opened(root), _KEEP_VERSIONS)
     return True
 
 
@@ -171,6 +172,7 @@ def _run(row: dict[str, Any]) -> RunRecord:
 
 
 def _is_gone(run: RunRecord) -> bool:
-    if run.place == place():
-        return started(int(run.process.split("/")[0] or 0)) != run.process
+    alive = is_alive(run.process) if run.place == place() else None
+    if alive is not None:
+        return not alive
     return (datetime.now(UTC) - run.updated).total_seconds() > _SILENT_S

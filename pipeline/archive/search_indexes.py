@@ -13,7 +13,7 @@ from typing import Any
 import lancedb
 from lancedb.index import FTS, Bitmap, BTree, IvfPq
 
-from malmm.pipeline.archive.location import lance_errors
+from malmm.pipeline.archive.location import lance_errors, open_dataset
 
 __all__ = [
     "VECTORS_INDEX",
@@ -118,8 +118,10 @@ def update_indexes(
                 if behind and (at_once or behind >= min(_MANY_ROWS, max(1, _MANY_SHARE * rows))):
                     check()
                     tell(what)
-                    # The handle of the table is as new as the index that it names.
-                    table.to_lance().optimize.optimize_indices(index_names=[here.name])
+                    # LanceDB's own way to a dataset takes the address for a URL, in which a path may not hold a `?`.
+                    dataset = open_dataset(archive_uri, name)
+                    if dataset is not None:
+                        dataset.optimize.optimize_indices(index_names=[here.name])
                     done.append(what)
     return done
 

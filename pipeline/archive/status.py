@@ -89,12 +89,19 @@ def status(archive: ArchiveReader) -> Status:
 def _left(running: RunRecord | None, runs: list[RunRecord]) -> int:
     if running is not None and running.progress.get("stage") in ("probing", "indexing", "waiting"):
         return int(running.progress.get("videos_total", 0) - running.progress.get("videos_done", 0))
-    listed = next((run for run in runs if "videos_listed" in run.counts), None)
-    return int(listed.counts.get("videos_left", 0)) if listed else 0
+    for run in runs:
+        if run.status not in ("done", "some_failed") and run.progress.get("videos_total"):
+            # It did not come to its end: what it had planned is in where it stood last.
+            looked_at = run.progress["stage"] == "probing"
+            done = 0 if looked_at else run.progress.get("videos_done", 0)
+            return int(run.progress["videos_total"] - done + run.counts.get("videos_left", 0))
+        if "videos_listed" in run.counts:
+            return int(run.counts.get("videos_left", 0))
+    return 0
 
 
 def _size(archive: ArchiveReader, name: str) -> TableSize:
-    dataset = archive.table(name).to_lance()
+    dataset = archive.tables.dataset(name)
     with lance_errors(archive.uri, f"read table {name!r} of"):
         files = [file for fragment in dataset.get_fragments() for file in fragment.data_files()]
         return TableSize(dataset.count_rows(), len(files), sum(file.file_size_bytes or 0 for file in files))

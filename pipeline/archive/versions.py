@@ -10,16 +10,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
-import lance
 import pyarrow as pa
 
-from malmm.pipeline.archive.location import create_dataset, lance_errors, open_dataset, table_uri
-from malmm.pipeline.schema.config import Recipe
+from malmm.pipeline.archive.location import create_dataset, lance_errors, open_dataset
+from malmm.pipeline.archive.table_writer import TableWriter
+from malmm.pipeline.schema.config import Recipe, stable_id
 from malmm.pipeline.schema.errors import ArchiveError
 from malmm.pipeline.schema.tables import FORMAT, RECIPES
 
-__all__ = ["Generation", "in_force", "is_generation", "put_in_force", "record_first"]
+__all__ = ["Generation", "beside", "in_force", "is_generation", "put_in_force", "record_first"]
 
 _PLACE = re.compile(r"recipe-[0-9a-f]{24}")
 
@@ -31,11 +32,6 @@ class Generation:
     recipe: Recipe
     place: str
     number: int
-
-    @classmethod
-    def beside(cls, recipe: Recipe, before: Generation) -> Generation:
-        """The generation of a new recipe, to follow ``before``."""
-        return cls(recipe, f"recipe-{recipe.recipe_id}", before.number + 1)
 
     def address(self, root: str) -> str:
         """Where the tables lie."""
@@ -49,14 +45,37 @@ def is_generation(name: str) -> bool:
 
 def in_force(root: str) -> Generation | None:
     """The generation of the archive at a resolved address; None where there is no finished archive."""
+    rows = _rows(root)
+    return _latest(root, rows) if rows else None
+
+
+def beside(root: str, recipe: Recipe) -> Generation:
+    """The generation of another recipe, to follow the one in force.
+
+    It does not lie where one was in force before: whoever replaced that one may still be about to delete its tables.
+    """
+    rows = _rows(root)
+    number = _latest(root, rows).number + 1
+    place = f"recipe-{recipe.recipe_id}"
+    if place in {row["place"] for row in rows}:
+        place = f"recipe-{stable_id('generation', recipe.recipe_id, number)}"
+    return Generation(recipe, place, number)
+
+
+def _rows(root: str) -> list[dict[str, Any]]:
+    """The rows of ``recipes``; none where there is no finished archive."""
     dataset = open_dataset(root, "recipes")
     if dataset is None:
-        return None
+        return []
     with lance_errors(root, "read table 'recipes' of"):
         rows = dataset.to_table().to_pylist()
     if not rows:
         raise ArchiveError(f"{root} is damaged: its table 'recipes' is empty", uri=root)
     _check_format(root, max(row.get("format", 1) for row in rows))
+    return rows
+
+
+def _latest(root: str, rows: list[dict[str, Any]]) -> Generation:
     try:
         row = max(rows, key=lambda row: row["number"])
         if row["place"] and not is_generation(row["place"]):
@@ -95,10 +114,9 @@ def record_first(root: str, recipe: Recipe) -> Generation:
     return made
 
 
-def put_in_force(root: str, generation: Generation) -> None:
-    """From now on readers see this generation."""
-    with lance_errors(root, "write table 'recipes' of"):
-        lance.write_dataset(_row(generation), table_uri(root, "recipes"), mode="append")
+def put_in_force(changes: TableWriter, generation: Generation) -> None:
+    """From now on readers see this generation. ``changes`` writes the tables at the archive's own address."""
+    changes.append("recipes", _row(generation))
 
 
 def _row(generation: Generation) -> pa.Table:

@@ -217,7 +217,7 @@ class Asker:
 
     def _found(self, query: SearchQuery) -> list[Found]:
         vector = None
-        if self.archive.has_vectors and query.text is not None:
+        if self.archive.slots.has_vectors and query.text is not None:
             with self._models:
                 vector = self.searcher.text_vectors([query.text])[0]
         return self.searcher.shown(self.searcher.ranked(query, vector)[: query.k], thumbnails=False)

@@ -93,7 +93,7 @@ class Candidates:
         more: list[Slot] = []
         if segments:
             limit = _SLOTS_A_TEXT * len(segments)
-            near = self._archive.similarities(segments, query, _SLOT_COLUMNS, limit=limit)
+            near = self._archive.slots.similarities(segments, query, _SLOT_COLUMNS, limit=limit)
             more += [Slot(**row, similarity=similarity) for row, similarity in near]
         if videos:
             more += self.slots(query, _SLOTS_A_TEXT * len(videos), tuple(videos), exact=True)
@@ -102,8 +102,8 @@ class Candidates:
     def slot_count(self, videos: Videos) -> int:
         """How many slots there are, of these videos or in all; of many videos, by their share."""
         if videos is None or len(videos) <= IDS_PER_FILTER:
-            return self._archive.slot_count(videos)
-        return round(self._archive.slot_count() * self._share(videos))
+            return self._archive.slots.slot_count(videos)
+        return round(self._archive.slots.slot_count() * self._share(videos))
 
     def _of_videos(
         self, find: Callable[[int, str | None], list[Row]], count: int, videos: Videos, *, finds_all: bool

@@ -117,7 +117,7 @@ def _by_captions(archive: ArchiveReader, text_vectors: Callable[[Sequence[str]],
     words = text_vectors(list(captions.values()))
     nearest = np.full((len(captions), len(captions)), np.nan)
     for place, segment in enumerate(captions):
-        vectors = archive.segment_vectors(segment)
+        vectors = archive.slots.segment_vectors(segment)
         if vectors is not None:
             nearest[:, place] = np.einsum("bv,sqv->bsq", words, vectors).max(axis=(1, 2))
     own = np.diag(nearest)

@@ -154,7 +154,7 @@ class Searcher:
         uris = self.archive.addresses_of({moment.video_id for moment in moments})
         segments = {moment.slot.segment_id for moment in moments if moment.slot}
         captions = self.archive.texts_of(segments, CAPTION.name)
-        pictures = self.archive.thumbnails(
+        pictures = self.archive.slots.thumbnails(
             [(moment.slot.segment_id, moment.slot.slot) for moment in moments if moment.slot]
             if thumbnails
             else []
@@ -203,7 +203,7 @@ class Searcher:
 
     def _vectors_of(self, query: SearchQuery) -> np.ndarray | None:
         """Unit vectors [V] of a text or [Q, V] of pictures; None for an archive without vectors."""
-        if not self.archive.has_vectors:
+        if not self.archive.slots.has_vectors:
             return None
         if query.text is not None:
             return self.text_vectors([query.text])[0]
@@ -211,13 +211,13 @@ class Searcher:
             return self.query_vectors.of_image(query.image)
         if query.like is None:
             raise ConfigError("search for one thing: a text, an image, or a moment")
-        return self.archive.vectors_at(query.like.video_id, query.like.at_s)
+        return self.archive.slots.vectors_at(query.like.video_id, query.like.at_s)
 
     def _reranked(self, text: str, moments: Sequence[Moment]) -> tuple[list[Moment], dict[Moment, float]]:
         held = [(moment, moment.slot) for moment in moments if moment.slot is not None]
         if not held:
             return list(moments), {}
-        tokens = self.archive.slot_tokens([(slot.segment_id, slot.slot) for _, slot in held])
+        tokens = self.archive.slots.slot_tokens([(slot.segment_id, slot.slot) for _, slot in held])
         chances = self.query_vectors.matches(tokens, text)
         by_chance = sorted(zip(chances, held, strict=True), key=lambda pair: -pair[0])
         matched = {

@@ -109,7 +109,7 @@ class LocalModels:
 
     def _vector(self, text: str) -> np.ndarray | None:
         searcher = self._archive.searcher
-        return searcher.text_vectors([text])[0] if searcher.archive.has_vectors else None
+        return searcher.text_vectors([text])[0] if searcher.archive.slots.has_vectors else None
 
     def _answered(
         self, question: str, video_ids: Sequence[str] | None, k: int, tell: Callable[[Event], None]

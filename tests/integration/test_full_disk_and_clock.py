@@ -23,6 +23,7 @@ from support.small_runs import SETTINGS as SMALL
 from support.small_runs import committed, start, until_more_is_committed
 
 from malmm.pipeline.archive import lease as leases
+from malmm.pipeline.archive import lease_renewal, writer_row
 from malmm.pipeline.archive.lease import Lease
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.writer import Archive
@@ -156,7 +157,7 @@ time_t time(time_t *at) {
 WRITER = """
 import sys, time
 from support.archive_rows import RECIPE, VECTOR_SIZE, rows
-from malmm.pipeline.archive import lease
+from malmm.pipeline.archive import lease_renewal as lease
 from malmm.pipeline.archive.fragments import write_rows
 from malmm.pipeline.archive.writer import Archive
 lease.BEAT_S, lease.PATIENCE_S, lease._BEATS_A_CLEANING = 0.2, 4.0, 3
@@ -195,9 +196,10 @@ def clock(tmp_path: Path) -> Clock:
 @pytest.fixture
 def on_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """This process is not where the writers are, and its patience is short."""
-    monkeypatch.setattr(leases, "_place", lambda: "another machine")
-    monkeypatch.setattr(leases, "BEAT_S", 0.2)
-    monkeypatch.setattr(leases, "PATIENCE_S", 4.0)
+    for module in (leases, writer_row):
+        monkeypatch.setattr(module, "place", lambda: "another machine")
+    monkeypatch.setattr(lease_renewal, "BEAT_S", 0.2)
+    monkeypatch.setattr(lease_renewal, "PATIENCE_S", 4.0)
     monkeypatch.setattr(leases, "_POLL_S", 0.1)
 
 

@@ -29,6 +29,10 @@ class ObjectStore:
         self.fault: Fault = lambda method, path: "ok"
         self.served: dict[str, int] = {}
         self.requests: list[tuple[str, str, str]] = []
+        #: Names by which keys may be called as well: other name to real one, of equal length.
+        self.aliases: dict[str, str] = {}
+        #: Headers of requests that this store takes no notice of, in lower case.
+        self.ignored_headers: set[str] = set()
         self.lock = threading.Lock()
 
     @property
@@ -96,6 +100,12 @@ class _Proxy(BaseHTTPRequestHandler):
         with store.lock:
             store.requests.append((self.command, self.path, fault))
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        path, headers = self.path, dict(self.headers)
+        alias = next((alias for alias in store.aliases if alias in path or alias.encode() in body), None)
+        if alias is not None:
+            real = store.aliases[alias]
+            path, body = path.replace(alias, real), body.replace(alias.encode(), real.encode())
+            headers = {name: value.replace(alias, real) for name, value in headers.items()}
         if fault.isdigit():
             self.send_response(int(fault))
             self.send_header("Content-Length", "0")
@@ -104,9 +114,14 @@ class _Proxy(BaseHTTPRequestHandler):
         if fault == "slow":
             time.sleep(_SLOW_S)
         connection = http.client.HTTPConnection(*store.behind, timeout=60)
-        connection.request(self.command, self.path, body, dict(self.headers))
+        headers = {
+            name: value for name, value in headers.items() if name.lower() not in store.ignored_headers
+        }
+        connection.request(self.command, path, body, headers)
         answer = connection.getresponse()
         data = answer.read()
+        if alias is not None and b"<?xml" in data[:100]:
+            data = data.replace(store.aliases[alias].encode(), alias.encode())
         connection.close()
         self.send_response(answer.status)
         for name, value in answer.getheaders():

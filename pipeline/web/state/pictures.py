@@ -30,7 +30,7 @@ class Pictures:
         """Read those that are not kept, at once; the slots are named by segment and place."""
         with self._lock:
             missing = [slot for slot in dict.fromkeys(slots) if memory_id(*slot) not in self._kept]
-        for (segment, slot), picture in reader.thumbnails(missing).items():
+        for (segment, slot), picture in reader.slots.thumbnails(missing).items():
             self._keep(memory_id(segment, slot), picture)
 
     def of_slot(self, reader: ArchiveReader, key: str) -> bytes:

@@ -20,23 +20,25 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from support.archive_rows import PLANNED, RECIPE, VECTOR_SIZE, annotation_table, rows, run, segment
 
 from malmm.pipeline.archive.fragments import write_rows
+from malmm.pipeline.archive.table_writer import TableWriter
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema.errors import ArchiveError
 
 STEPS = ("memories", "annotations", "segments")
 
 
-class FailingArchive(Archive):
+class FailingWriter(TableWriter):
     """Raises at one step of a commit, before or after the step itself."""
 
     fail_at: str | None = None
     fail_after = False
+    uri = ""
 
-    def _append_fragments(self, name, fragments):
-        self._perform(name, super()._append_fragments, fragments)
+    def append_fragments(self, name, fragments):
+        self._perform(name, super().append_fragments, fragments)
 
-    def _append(self, name, rows):
-        self._perform(name, super()._append, rows)
+    def append(self, name, rows):
+        self._perform(name, super().append, rows)
 
     def _perform(self, name, step, what):
         failing = name == self.fail_at
@@ -51,9 +53,9 @@ def contents(archive):
     """Every row of the three tables in an order of its own, tokens included."""
     ids = sorted(archive.completed_segments())
     return {
-        "segments": archive._rows("segments").sort_by("segment_id").to_pylist(),
-        "annotations": archive._rows("annotations").sort_by("annotation_id").to_pylist(),
-        "memories": archive._rows("memories", columns=[*archive.schema("memories").names[:9], "sizes"])
+        "segments": archive.tables.rows("segments").sort_by("segment_id").to_pylist(),
+        "annotations": archive.tables.rows("annotations").sort_by("annotation_id").to_pylist(),
+        "memories": archive.tables.rows("memories", columns=[*archive.schema("memories").names[:9], "sizes"])
         .sort_by("memory_id")
         .to_pylist(),
         "tokens": [(key, values.tobytes()) for key, values, _ in archive.memory_tokens(ids)],
@@ -102,7 +104,8 @@ class Runs(RuleBasedStateMachine):
 
     def begin(self):
         self.holding.close()
-        self.archive = FailingArchive.open(self.folder)
+        self.archive = Archive.open(self.folder)
+        self.archive.changes.__class__ = FailingWriter
         if self.held:
             self.holding.enter_context(self.archive.held())
 
@@ -131,7 +134,7 @@ class Runs(RuleBasedStateMachine):
         ids = {receipt.segment_id for receipt in self.receipts}
         if not ids - self.done:
             return
-        self.archive.fail_at, self.archive.fail_after = step, after
+        self.archive.changes.fail_at, self.archive.changes.fail_after = step, after
         with pytest.raises(ArchiveError, match="went away"):
             self.archive.commit(self.receipts)
         if retry:

@@ -10,12 +10,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import lance
 import pytest
 
 from malmm.pipeline.archive import lease as leases
+from malmm.pipeline.archive import lease_renewal, writer_row
 from malmm.pipeline.archive.lease import Lease
 from malmm.pipeline.schema.errors import ArchiveBusy
 
@@ -31,8 +33,8 @@ time.sleep(600)
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A holder that is silent for a second is dead."""
-    monkeypatch.setattr(leases, "BEAT_S", 0.1)
-    monkeypatch.setattr(leases, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(lease_renewal, "BEAT_S", 0.1)
+    monkeypatch.setattr(lease_renewal, "PATIENCE_S", 1.0)
     monkeypatch.setattr(leases, "_POLL_S", 0.05)
 
 
@@ -51,7 +53,8 @@ def holder(place: Path) -> Iterator[subprocess.Popen[str]]:
 
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on this process is on another machine than those that took a lease before."""
-    monkeypatch.setattr(leases, "_place", lambda: "another machine")
+    for module in (leases, writer_row):
+        monkeypatch.setattr(module, "place", lambda: "another machine")
 
 
 def test_a_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
@@ -67,7 +70,7 @@ def test_a_writer_in_another_process_is_seen_at_once(tmp_path: Path) -> None:
         pytest.raises(ArchiveBusy, match=f"process {process.pid} on .*: wait for it to end, or stop it"),
     ):
         Lease.take(str(tmp_path))
-    assert time.monotonic() - began < leases.PATIENCE_S
+    assert time.monotonic() - began < lease_renewal.PATIENCE_S
 
 
 def test_a_killed_writer_of_this_machine_keeps_nobody_waiting(tmp_path: Path) -> None:
@@ -75,7 +78,7 @@ def test_a_killed_writer_of_this_machine_keeps_nobody_waiting(tmp_path: Path) ->
         process.kill()
     began = time.monotonic()
     Lease.take(str(tmp_path)).give_back()
-    assert time.monotonic() - began < leases.PATIENCE_S / 2
+    assert time.monotonic() - began < lease_renewal.PATIENCE_S / 2
 
 
 @pytest.mark.usefixtures("quick")
@@ -97,7 +100,7 @@ def test_a_silent_writer_of_another_machine_is_taken_over(
         elsewhere(monkeypatch)
         began = time.monotonic()
         lease = Lease.take(str(tmp_path))
-        assert time.monotonic() - began >= leases.PATIENCE_S
+        assert time.monotonic() - began >= lease_renewal.PATIENCE_S
         lease.check()
         lease.give_back()
 
@@ -109,15 +112,14 @@ def test_a_writer_that_slept_too_long_commits_nothing_more(
     sleeper = Lease.take(str(tmp_path))
     sleeper.check()
     # Its beats stop, as those of a process do that is stopped.
-    sleeper._ended.set()
-    sleeper._thread.join()
+    sleeper._renewal.stop()
     elsewhere(monkeypatch)
     with Lease.take(str(tmp_path)) as other:
         with pytest.raises(ArchiveBusy, match="taken over by another writer"):
             sleeper.check()
         sleeper.give_back()
         other.check()
-        assert leases._read(str(tmp_path)).holder == other.holder, (
+        assert writer_row.read(str(tmp_path)).holder == other.holder, (
             "the sleeper gave away what was not its own"
         )
 
@@ -125,8 +127,7 @@ def test_a_writer_that_slept_too_long_commits_nothing_more(
 @pytest.mark.usefixtures("quick")
 def test_a_short_sleep_is_forgiven(tmp_path: Path) -> None:
     lease = Lease.take(str(tmp_path))
-    lease._ended.set()
-    lease._thread.join()
+    lease._renewal.stop()
     time.sleep(0.5)
     lease.check()
     lease.give_back()
@@ -179,9 +180,9 @@ def test_what_could_not_be_given_back_does_not_shut_its_own_process_out(tmp_path
 
 @pytest.mark.usefixtures("quick")
 def test_beats_do_not_pile_up_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "_BEATS_A_CLEANING", 5)
-    monkeypatch.setattr(leases, "_KEPT_S", 0.0)
+    monkeypatch.setattr(lease_renewal, "_BEATS_A_CLEANING", 5)
+    monkeypatch.setattr(lease_renewal, "_KEPT", timedelta(0))
     with Lease.take(str(tmp_path)) as lease:
         for _ in range(20):
-            lease._beat()
+            lease._renewal.renew()
     assert len(lance.dataset(str(tmp_path / "writer.lance")).versions()) < 15

@@ -66,7 +66,7 @@ def test_tokens_that_contradict_their_shape(archive):
 def test_reading_tokens_reads_little_else(archive):
     index(archive, *range(8), shape=(64, 1024))
     dataset = archive.table("memories").to_lance()
-    archive._dataset = lambda name: dataset
+    archive.tables.dataset = lambda name: dataset
     dataset.io_stats_incremental()
     list(archive.memory_tokens([segment(5)]))
     assert dataset.io_stats_incremental().read_bytes < 1.5 * 3 * 64 * 1024 * 2

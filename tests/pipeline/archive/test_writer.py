@@ -22,7 +22,10 @@ from support.archive_rows import (
     video_table,
 )
 
+from malmm.pipeline.archive.fencing import raise_fence
 from malmm.pipeline.archive.fragments import write_rows
+from malmm.pipeline.archive.table_reader import TableReader
+from malmm.pipeline.archive.table_writer import TableWriter
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema import ids, records, tables
 from malmm.pipeline.schema.config import stable_id
@@ -230,13 +233,13 @@ class TestWhileHeld:
         index(archive, 0)
         archive.put_videos(video_table(0))
         reads = []
-        read = Archive._batches
+        read = TableReader.batches
 
         def counted(self, name, *more):
             reads.append(name)
             return read(self, name, *more)
 
-        monkeypatch.setattr(Archive, "_batches", counted)
+        monkeypatch.setattr(TableReader, "batches", counted)
         with archive.held():
             assert index(archive, 0, 1, of_video=1).dropped == ()
             assert index(archive, 0, 1).dropped == (segment(0),)
@@ -267,15 +270,15 @@ class TestWhileHeld:
         assert [archive.count(name) for name in ("segments", "videos")] == [2, 1]
 
     def test_a_video_whose_writing_failed_or_not_is_written_once(self, archive, monkeypatch):
-        append = Archive._append
+        append = TableWriter.append
 
         def written_and_unheard_of(self, name, rows):
             append(self, name, rows)
-            raise ArchiveError("the store went away", uri=self.uri)
+            raise ArchiveError("the store went away", uri=archive.uri)
 
         with archive.held():
             with monkeypatch.context() as patch:
-                patch.setattr(Archive, "_append", written_and_unheard_of)
+                patch.setattr(TableWriter, "append", written_and_unheard_of)
                 with pytest.raises(ArchiveError):
                     archive.put_videos(video_table(0))
             archive.put_videos(video_table(0, 1))
@@ -286,9 +289,35 @@ class TestWhileHeld:
         begun = archive.table("segments").to_lance()
         with archive.held():
             index(archive, 0)
-            with pytest.raises(OSError, match="ncompatible"):
+            raise_fence(archive.uri, "segments", archive.changes.lease.token)
+            with pytest.raises(OSError, match="preempted by concurrent transaction Merge"):
                 lance.write_dataset(rows(0)["segments"], begun, mode="append")
         assert archive.count("segments") == 1
+
+    @pytest.mark.parametrize(
+        "error", [ArchiveError("the store went away", uri=""), KeyboardInterrupt(), None]
+    )
+    def test_after_an_error_the_next_writer_refuses_what_may_be_under_way(self, archive, error):
+        with pytest.raises(type(error)) if error else nullcontext(), archive.held():
+            begun = archive.table("segments").to_lance()
+            if error:
+                raise error
+        with archive.held():
+            index(archive, 0)
+        with pytest.raises(OSError, match="preempted") if error else nullcontext():
+            lance.write_dataset(rows(0)["segments"], begun, mode="append")
+
+    def test_after_an_error_of_its_own_a_writer_refuses_what_may_be_under_way(self, archive, monkeypatch):
+        with archive.held():
+            begun = archive.table("segments").to_lance()
+            with monkeypatch.context() as patch:
+                patch.setattr(lance, "write_dataset", lambda *_, **__: 1 / 0)
+                with pytest.raises(ZeroDivisionError):
+                    index(archive, 0)
+            index(archive, 0)
+            with pytest.raises(OSError, match="preempted"):
+                lance.write_dataset(rows(0)["segments"], begun, mode="append")
+        assert [archive.count(name) for name in ("segments", "memories", "annotations")] == [1, 3, 1]
 
 
 class TestClearingUp:
@@ -298,8 +327,8 @@ class TestClearingUp:
         whole = [annotation(None, of_video=number, subject=video(number)) for number in (0, 1)]
         archive.add_annotations(annotation_table(*whole))
         (receipt,) = write_rows(archive.uri, rows(1))
-        archive._append_fragments("memories", list(receipt.memories))
-        archive._append("annotations", pa.table(receipt.annotation_rows()))
+        archive.changes.append_fragments("memories", list(receipt.memories))
+        archive.changes.append("annotations", pa.table(receipt.annotation_rows()))
         assert archive.sweep() == {"memories": 3, "annotations": 2}
         assert archive.sweep() == NO_ROWS
         assert [archive.count(name) for name in ("memories", "annotations", "segments")] == [3, 2, 1]
@@ -405,19 +434,6 @@ class TestFilesThatNobodyCommitted:
             archive.sweep()
         assert len(memory_files(archive)) == 1
         assert half.exists()
-
-    def test_a_commit_that_was_begun_before_fails(self, archive):
-        """Of a writer that stopped in the middle of it, and goes on after another took over."""
-        (receipt,) = write_rows(archive.uri, rows(0))
-        begun = archive.table("memories").to_lance()
-        with archive.held():
-            archive.sweep()
-        fragments = [lance.fragment.FragmentMetadata.from_json(text) for text in receipt.memories]
-        with pytest.raises(OSError, match="ncompatible"):
-            lance.LanceDataset.commit(
-                begun, lance.LanceOperation.Append(fragments), read_version=begun.version
-            )
-        assert archive.count("memories") == 0
 
     def test_a_store_that_refuses_to_delete_stops_nobody(self, archive, monkeypatch):
         write_rows(archive.uri, rows(0))

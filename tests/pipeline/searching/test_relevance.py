@@ -58,7 +58,7 @@ def test_without_either_the_captions_tell(drawn: Drawn) -> None:
 def test_more_has_to_be_reached_among_more_slots(drawn: Drawn) -> None:
     searcher = Searcher(drawn.place)
     one = searcher.archive.videos()["video_id"][0].as_py()
-    assert searcher.archive.slot_count([one]) < searcher.archive.slot_count()
+    assert searcher.archive.slots.slot_count([one]) < searcher.archive.slots.slot_count()
     of_one, of_all = (searcher.relevance_threshold("a red circle", ids) for ids in ([one], None))
     assert of_one <= of_all
 

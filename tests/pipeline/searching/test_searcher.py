@@ -176,7 +176,7 @@ def test_slots_of_a_text_are_ranked_as_an_exact_search_does(drawn: Drawn, search
     reader = drawn.reader
     segments = sorted(reader.completed_segments())
     one = searcher.text_vectors(["a red circle"])[0]
-    several = reader.vectors_at(reader.videos()["video_id"][0].as_py(), 1.0)
+    several = reader.slots.vectors_at(reader.videos()["video_id"][0].as_py(), 1.0)
     assert several is not None
     for query in (one, several):
         asked = reader.table("memories").search(query, vector_column_name="vectors").distance_type("cosine")
@@ -184,12 +184,12 @@ def test_slots_of_a_text_are_ranked_as_an_exact_search_does(drawn: Drawn, search
             (row["segment_id"], row["slot"]): 1 - row["_distance"] / len(np.atleast_2d(query))
             for row in asked.limit(1000).to_list()
         }
-        found = reader.similarities(segments, query, ["segment_id", "slot"], limit=1000)
+        found = reader.slots.similarities(segments, query, ["segment_id", "slot"], limit=1000)
         assert len(found) == len(expected) == reader.count("memories")
         for row, similarity in found:
             assert similarity == pytest.approx(expected[row["segment_id"], row["slot"]], abs=2e-3)
         assert [similarity for _, similarity in found] == sorted((s for _, s in found), reverse=True)
-    few = reader.similarities(segments[:1], one, ["segment_id"], limit=3)
+    few = reader.slots.similarities(segments[:1], one, ["segment_id"], limit=3)
     assert {row["segment_id"] for row, _ in few} == {segments[0]}
     assert len(few) == 3
-    assert reader.similarities([], one, ["slot"], limit=3) == []
+    assert reader.slots.similarities([], one, ["slot"], limit=3) == []

@@ -1,0 +1,103 @@
+"""Whether a store lets one of two writers win, without which an archive in it cannot be kept from two at once.
+
+Lance commits by making a file that must not be there yet: with a hard link on disk, with ``If-None-Match: *`` in an
+object store. A file system may have no hard links, and an object store may ignore the condition. Both are tried out
+once, when an archive is made and after it was moved.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from malmm.pipeline.archive.location import is_local, lance_errors
+from malmm.pipeline.schema.errors import ArchiveError
+
+__all__ = ["check_store", "store_name"]
+
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
+_REFUSED = {409, 412}
+
+
+def store_name(archive_uri: str) -> str:
+    """The store that an archive lies in, as an archive remembers which one was tried."""
+    if is_local(archive_uri):
+        return archive_uri
+    return f"{archive_uri} at {os.environ.get('AWS_ENDPOINT_URL', 'its usual place')}"
+
+
+def check_store(archive_uri: str) -> None:
+    """Raise ArchiveError, with the reason, where two writers could both commit. Leaves nothing behind."""
+    if is_local(archive_uri):
+        _check_links(Path(archive_uri))
+    elif archive_uri.startswith("s3://"):
+        # The stores of other schemes have no imitations.
+        _check_condition(archive_uri)
+
+
+def _check_links(folder: Path) -> None:
+    probe = folder / f".malmm-probe-{secrets.token_hex(8)}"
+    linked = probe.with_suffix(".linked")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        os.link(probe, linked)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise ArchiveError(f"cannot write to {folder}: {error.strerror}", uri=str(folder)) from error
+        raise ArchiveError(
+            f"{folder} lies on a file system without hard links ({error.strerror}), where two writers could spoil an "
+            "archive: exFAT and some network mounts are such; give --archive a directory elsewhere or an object store",
+            uri=str(folder),
+        ) from error
+    finally:
+        for path in (linked, probe):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _check_condition(archive_uri: str) -> None:
+    bucket, _, prefix = archive_uri.removeprefix("s3://").partition("/")
+    key = f"{prefix}/.malmm-probe-{secrets.token_hex(8)}".lstrip("/")
+    filesystem = fsspec.filesystem("s3", skip_instance_cache=True)
+    with lance_errors(archive_uri, "write to"):
+        try:
+            _put_if_new(filesystem, bucket, key)
+            try:
+                _put_if_new(filesystem, bucket, key)
+            except OSError as error:
+                if _status(error) in _REFUSED:
+                    return
+                raise
+            finally:
+                filesystem.call_s3("delete_object", Bucket=bucket, Key=key)
+        except OSError as error:
+            if _status(error) != 501:  # not implemented
+                raise
+    raise ArchiveError(
+        f"the object store of {archive_uri} overwrites an object that was to be made only if it is not there yet (it "
+        "ignores If-None-Match), so that two writers could spoil an archive: give --archive a store that supports "
+        "conditional writes, as S3, GCS, Azure, R2, recent MinIO and Ceph do, or a directory",
+        uri=archive_uri,
+    )
+
+
+def _put_if_new(filesystem: Any, bucket: str, key: str) -> None:
+    filesystem.call_s3("put_object", Bucket=bucket, Key=key, Body=b"probe", IfNoneMatch="*")
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status behind an error of s3fs."""
+    cause: BaseException | None = error
+    while cause is not None:
+        response = getattr(cause, "response", None)  # botocore's errors have it
+        if isinstance(response, dict):
+            return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        cause = cause.__cause__
+    return None

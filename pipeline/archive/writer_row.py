@@ -1,0 +1,131 @@
+"""The one row of an archive's table ``writer``, which says who may write.
+
+It is changed with conditional updates, which Lance makes atomic on disks and in object stores alike.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import lance
+import pyarrow as pa
+
+from malmm.pipeline.archive.location import create_dataset, lance_errors, open_dataset
+from malmm.pipeline.archive.predicates import equals
+from malmm.pipeline.archive.processes import place, started
+from malmm.pipeline.schema.errors import ArchiveError
+
+__all__ = [
+    "FREE",
+    "NOBODY",
+    "UNSURE",
+    "WRITER_TABLE",
+    "WriterRow",
+    "change",
+    "description",
+    "literals",
+    "open_writer",
+    "read",
+]
+
+WRITER_TABLE = "writer"
+NOBODY = 24 * "0"
+FREE = {"holder": NOBODY, "place": "", "process": "", "shown": "", "beat": 0}
+"""The row of an archive that nobody writes."""
+UNSURE = FREE | {"shown": "ended in an error"}
+"""That of one whose last writer ended in an error, so that a commit of its may still be under way to the store."""
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("holder", pa.string(), nullable=False),
+        pa.field("place", pa.string(), nullable=False),
+        pa.field("process", pa.string(), nullable=False),
+        pa.field("shown", pa.string(), nullable=False),
+        pa.field("beat", pa.int64(), nullable=False),
+    ]
+)
+# When the table was made, in seconds; a table of 0.1 does not say. Tokens go on rising where a table was deleted.
+_MADE = b"malmm.made"
+_VERSIONS = 32
+
+
+@dataclass(frozen=True)
+class WriterRow:
+    """Who writes: an id of this holding, its machine and process, what people are told, and how often it renewed."""
+
+    holder: str
+    place: str
+    process: str
+    shown: str
+    beat: int
+
+
+def open_writer(archive_uri: str) -> lance.LanceDataset:
+    """The table ``writer``, made where there is none. Raises ArchiveError."""
+    dataset = open_dataset(archive_uri, WRITER_TABLE)
+    if dataset is None:
+        schema = _SCHEMA.with_metadata({_MADE: str(int(time.time()))})
+        try:
+            create_dataset(archive_uri, WRITER_TABLE, pa.Table.from_pylist([FREE], schema=schema))
+        except ArchiveError:
+            # Another writer may have made it at the same moment.
+            if open_dataset(archive_uri, WRITER_TABLE) is None:
+                raise
+        dataset = open_dataset(archive_uri, WRITER_TABLE)
+    if dataset is None:
+        raise ArchiveError(
+            f"{archive_uri} has no table {WRITER_TABLE!r} and none could be made", uri=archive_uri
+        )
+    return dataset
+
+
+def read(archive_uri: str) -> WriterRow:
+    """The row as it is now. Raises ArchiveError."""
+    dataset = open_writer(archive_uri)
+    with lance_errors(archive_uri, f"read table {WRITER_TABLE!r} of"):
+        rows = dataset.to_table().to_pylist()
+    if len(rows) != 1:
+        raise ArchiveError(
+            f"{archive_uri} is damaged: its table {WRITER_TABLE!r} holds {len(rows)} rows where an archive has 1",
+            uri=archive_uri,
+        )
+    return WriterRow(**rows[0])
+
+
+def change(archive_uri: str, row: WriterRow, values: dict[str, Any]) -> int | None:
+    """Put ``values`` in the place of exactly ``row``; None if it was no longer there.
+
+    Returns a number that is greater than at every change before: the fencing token of a writer that comes so.
+    """
+    dataset = open_writer(archive_uri)
+    with lance_errors(archive_uri, "take the lease of"):
+        where = f"{equals('holder', row.holder)} AND beat = {row.beat}"
+        done = dataset.update(literals(values), where=where)
+        made = int((dataset.schema.metadata or {}).get(_MADE, b"0"))
+        return (made << _VERSIONS) + dataset.version if done["num_rows_updated"] else None
+
+
+def literals(values: dict[str, Any]) -> dict[str, str]:
+    """SQL literals of values, for Lance's update."""
+    return {
+        name: str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
+        for name, value in values.items()
+    }
+
+
+def description(holder: str) -> dict[str, Any]:
+    """The row of this process as writer."""
+    process, host = os.getpid(), socket.gethostname()
+    since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return {
+        "holder": holder,
+        "place": place(),
+        "process": started(process),
+        "shown": f"process {process} on {host} since {since}",
+        "beat": 0,
+    }

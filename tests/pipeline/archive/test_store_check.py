@@ -1,0 +1,109 @@
+"""Where two writers could both commit, no archive is made and none is written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.archive_rows import RECIPE, VECTOR_SIZE, rows, segment, video_table
+from support.object_store import ObjectStore, running
+
+from malmm.pipeline.archive.fragments import write_rows
+from malmm.pipeline.archive.lease import Lease
+from malmm.pipeline.archive.status import status
+from malmm.pipeline.archive.writer import Archive
+from malmm.pipeline.schema.errors import ArchiveError
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+    with running("films") as made:
+        for name, value in made.environment.items():
+            monkeypatch.setenv(name, value)
+        yield made
+
+
+def probes(store: ObjectStore) -> int:
+    return sum(method == "PUT" and ".malmm-probe-" in path for method, path, _ in store.requests)
+
+
+def test_a_store_that_ignores_conditions_is_refused(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Archive.create_or_open("s3://films/good", RECIPE, VECTOR_SIZE)
+    assert probes(store) == 2
+    with Lease.take("s3://films/good"):
+        assert probes(store) == 4
+    with Lease.take("s3://films/good"):
+        assert probes(store) == 4, "it is tried once"
+    store.ignored_headers.add("if-none-match")
+    store.forget()
+    with pytest.raises(ArchiveError, match=r"ignores If-None-Match.*two writers.*give --archive a store"):
+        Archive.create_or_open("s3://films/new", RECIPE, VECTOR_SIZE)
+    assert [path for method, path, _ in store.requests if method == "PUT" and "lance" in path] == []
+    # The same archive after a move, to what seems to be another store.
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"{store.endpoint}/")
+    with pytest.raises(ArchiveError, match="ignores If-None-Match"):
+        Lease.take("s3://films/good")
+
+
+def test_a_store_that_does_not_know_conditions_is_refused(store: ObjectStore) -> None:
+    store.fault = lambda method, path: "501" if method == "PUT" and "probe" in path else "ok"
+    with pytest.raises(ArchiveError, match="ignores If-None-Match"):
+        Archive.create_or_open("s3://films/new", RECIPE, VECTOR_SIZE)
+
+
+def test_a_store_that_refuses_the_probe_says_why(store: ObjectStore) -> None:
+    store.fault = lambda method, path: "403" if method == "PUT" else "ok"
+    with pytest.raises(ArchiveError, match=r"cannot write to s3://films/new: .*check the bucket"):
+        Archive.create_or_open("s3://films/new", RECIPE, VECTOR_SIZE)
+
+
+def test_a_file_system_without_hard_links_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Archive.create_or_open(str(tmp_path / "good"), RECIPE, VECTOR_SIZE)
+    with made.held():
+        pass
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(ArchiveError, match=r"without hard links \(Operation not permitted\).*exFAT"):
+        Archive.create_or_open(str(tmp_path / "new"), RECIPE, VECTOR_SIZE)
+    assert list((tmp_path / "new").iterdir()) == []
+    with made.held():
+        pass
+    shutil.copytree(tmp_path / "good", tmp_path / "moved")
+    moved = Archive.open(str(tmp_path / "moved"))
+    with pytest.raises(ArchiveError, match="without hard links"), moved.held():
+        pass
+
+
+@pytest.mark.parametrize("name", ["a?b", "a#b", "a%20b", "a%", "a b", "ä:&'\"", "s3:a", "[a]*"])
+def test_a_path_may_hold_any_character(tmp_path: Path, name: str) -> None:
+    made = Archive.create_or_open(str(tmp_path / name), RECIPE, VECTOR_SIZE)
+    with made.held():
+        made.sweep()
+        made.commit(write_rows(made.uri, rows(0)))
+        made.commit(write_rows(made.uri, rows(1)))
+        made.put_videos(video_table(0))
+        made.compact()
+        made.update_indexes(at_once=True)
+    reader = Archive.open(str(tmp_path / name))
+    assert reader.completed_segments() == {segment(0), segment(1)}
+    assert reader.table("annotations").search("square", query_type="fts").to_arrow().num_rows == 2
+    assert status(reader).tables["segments"].rows == 2
+    assert len(list(reader.memory_tokens([segment(0), segment(1)]))) == 2
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("character", ["\n", "\t", "\r", "\x7f"])
+def test_control_characters_are_refused_by_a_sentence(tmp_path: Path, character: str) -> None:
+    for opened in (Archive.open, lambda place: Archive.create_or_open(place, RECIPE, VECTOR_SIZE)):
+        with pytest.raises(ArchiveError, match="control character"):
+            opened(str(tmp_path / f"a{character}b"))
+    assert list(tmp_path.iterdir()) == []
