@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import logging
 import os
 import signal
 import threading
@@ -12,7 +13,7 @@ __all__ = ["ProcessState"]
 
 
 class ProcessState:
-    """The process as it is when this is made. Ray changes its SIGTERM, its environment and its fault handler.
+    """The process as it is when this is made. Ray changes its SIGTERM, environment, fault handler and ``ray`` logger.
 
     Call ``connected`` once Ray is connected, and ``put_back`` when it is not any more.
     """
@@ -22,6 +23,8 @@ class ProcessState:
         self._changed: dict[str, str] = {}
         self._faults = faulthandler.is_enabled()
         self._sigterm: Any = signal.getsignal(signal.SIGTERM)
+        logger = logging.getLogger("ray")
+        self._logger = (logger.level, logger.propagate, list(logger.handlers))
 
     def connected(self) -> None:
         """Put back the program's own SIGTERM; where it has none, Ray's stays, which ends the cluster with it."""
@@ -41,6 +44,9 @@ class ProcessState:
                 os.environ[name] = self._environment[name]
             else:
                 del os.environ[name]
+        logger = logging.getLogger("ray")
+        level, logger.propagate, logger.handlers = self._logger
+        logger.setLevel(level)
         if not self._faults and faulthandler.is_enabled():
             faulthandler.disable()
 
