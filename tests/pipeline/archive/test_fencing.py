@@ -133,13 +133,15 @@ def test_a_commit_between_a_token_and_its_merge_is_let_in_and_is_the_last(tmp_pa
         begun = made.table("videos").to_lance()
         begun.update_config({"malmm.fencing_token": "1"})
         made.put_videos(video_table(0))
-        raise_fence(made.uri, "videos", made.changes.lease.token)
+        lease = made.changes.lease
+        assert lease is not None
+        raise_fence(made.uri, "videos", lease.token)
         made.put_videos(video_table(1))
-        raise_fence(made.uri, "videos", made.changes.lease.token + 1)
+        raise_fence(made.uri, "videos", lease.token + 1)
         with pytest.raises(ArchiveBusy, match="taken over by another writer"):
             made.put_videos(video_table(2))
         with pytest.raises(ArchiveBusy):
-            raise_fence(made.uri, "videos", made.changes.lease.token)
+            raise_fence(made.uri, "videos", lease.token)
     assert made.count("videos") == 2
 
 
