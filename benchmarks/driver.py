@@ -63,7 +63,7 @@ class Workers:
         for video in self.videos:
             began = time.perf_counter()
             segments = segments_of(video, self.recipe.recipe_id, SEGMENT_S, self.recipe.fps)
-            exchange.note(plans_table([VideoPlan.of(video, segments, [False] * len(segments))]))
+            exchange.note(plans_table([VideoPlan.of(video, segments, [False] * len(segments))]), True)
             self.making_s += time.perf_counter() - began
             for segment in segments:
                 waiting.append((video, segment))

@@ -45,12 +45,13 @@ def plan_segments(
     segment_s: float,
     fps: float,
     done: np.ndarray | None = None,
-    note: Callable[[pa.Table], object] | None = None,
+    note: Callable[[pa.Table, bool], object] | None = None,
 ) -> pa.Table:
     """``PROBED`` to ``PLANNED``: a row for each segment whose id is not among ``done``, sorted ids of dtype S24.
 
     ``note`` takes the plans, ``PLANS``, before the first segment goes on, and with them the failures of files that are
-    not videos. Without it, those failures go on as rows.
+    not videos. Its second argument says whether segments follow, which must not be written before the archive exists.
+    Without ``note``, the failures go on as rows.
     """
     rows: list[Carried] = []
     plans: list[VideoPlan | Failure] = []
@@ -69,7 +70,7 @@ def plan_segments(
                 if not is_stored
             ]
     if note is not None and plans:
-        note(plans_table(plans))
+        note(plans_table(plans), bool(rows))
     return rows_table([row.columns() for row in rows], PLANNED)
 
 

@@ -50,11 +50,11 @@ class ExchangeLink(Protocol):
     def files_at(self, position: int) -> pa.Table:
         """The files at a position, ``FILES``, as soon as they are there; none where all have been given out."""
 
-    def note(self, plans: pa.Table) -> None:
-        """Hand over the plans of videos, ``PLANS``, and wait until their segments may be written."""
+    def note(self, plans: pa.Table, wait: bool) -> object:
+        """Hand over the plans of videos, ``PLANS``. With ``wait``, return once their segments may be written."""
 
-    def take(self) -> list[pa.Table]:
-        """The plans that came since the last call."""
+    def take(self, after: int) -> list[pa.Table]:
+        """Return the tables of plans that follow the first ``after`` ones, which need not be kept any longer."""
 
     def admit(self) -> None:
         """Say that the archive is there to be written."""
@@ -79,6 +79,7 @@ class Exchange:
         self._left: list[pa.Table] = []
         self._closed = False
         self._plans: list[pa.Table] = []
+        self._forgotten = 0
         self._admitted = False
 
     def offer(self, files: pa.Table) -> None:
@@ -115,17 +116,18 @@ class Exchange:
         enough_s = _FIRST_WAIT_S * _GROWTH**position
         return count >= _most(position) or (count > 0 and self._now() - self._since >= enough_s)
 
-    def note(self, plans: pa.Table) -> bool:
-        """Take plans. Gives whether their segments may be written."""
+    def note(self, plans: pa.Table, wait: bool = False) -> bool:
+        """Store plans. Return whether segments may be written; it is the caller who waits."""
         with self._lock:
             self._plans.append(plans)
             return self._admitted
 
-    def take(self) -> list[pa.Table]:
-        """The plans that came since the last call."""
+    def take(self, after: int) -> list[pa.Table]:
+        """Return the plans that follow the first ``after`` tables, and forget those."""
         with self._lock:
-            taken, self._plans = self._plans, []
-            return taken
+            del self._plans[: after - self._forgotten]
+            self._forgotten = after
+            return list(self._plans)
 
     def admit(self) -> None:
         """From now on segments may be written."""
@@ -165,14 +167,14 @@ class RemoteExchange:
         files: pa.Table = self._until(lambda: self._ask("files_at", position))
         return files
 
-    def note(self, plans: pa.Table) -> None:
+    def note(self, plans: pa.Table, wait: bool) -> None:
         """As ``ExchangeLink``."""
-        if not self._ask("note", plans):
+        if not self._ask("note", plans) and wait:
             self._until(lambda: self._ask("is_admitted") or None)
 
-    def take(self) -> list[pa.Table]:
+    def take(self, after: int) -> list[pa.Table]:
         """As ``ExchangeLink``."""
-        plans: list[pa.Table] = self._ask("take")
+        plans: list[pa.Table] = self._ask("take", after)
         return plans
 
     def admit(self) -> None:
@@ -184,9 +186,8 @@ class RemoteExchange:
         ray.kill(self._actor)
 
     def _ask(self, method: str, *arguments: Any) -> Any:
-        """Call the actor; again where it could not be reached for a moment: every answer is the same the second time.
-
-        Plans that are taken are the exception, and lost with the answer; the driver knows files without a plan.
+        """Call the actor, and call again if it could not be reached for a moment: no call loses or changes anything
+        when it comes twice.
         """
         for pause_s in _endless():
             try:

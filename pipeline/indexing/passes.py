@@ -52,6 +52,7 @@ class Survey:
     _offered: int = 0
     _closed: bool = False
     _any_video: bool = False
+    _tables_taken: int = 0
     # By URI.
     _unplanned: dict[str, str] = field(default_factory=dict)
 
@@ -133,7 +134,9 @@ class Survey:
             self._closed = True
 
     def _take_plans(self, exchange: ExchangeLink) -> None:
-        for table in exchange.take():
+        tables = exchange.take(self._tables_taken)
+        self._tables_taken += len(tables)
+        for table in tables:
             for plan in plans_in(table):
                 if isinstance(plan, Failure):
                     self.has_come(plan.uri)

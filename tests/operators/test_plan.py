@@ -5,6 +5,7 @@ import itertools
 import hypothesis.strategies as st
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from support.flow_rows import BROKEN, RECIPE_ID, video_at
 
@@ -85,7 +86,7 @@ def test_what_is_done_is_found_among_any_ids(done: set[int], others: set[int]) -
 
 
 def test_the_driver_gets_the_plan_before_the_first_segment_and_why_a_file_has_none() -> None:
-    video, noted = video_at(), list[pa.Table]()
+    video, noted = video_at(), list[tuple[pa.Table, bool]]()
     every = segments_of(video, RECIPE_ID, 5.0, 2.0)
     table = plan_segments(
         rows_table([Carried(video, None, None).columns(), BROKEN.columns()], PROBED),
@@ -93,12 +94,29 @@ def test_the_driver_gets_the_plan_before_the_first_segment_and_why_a_file_has_no
         segment_s=5.0,
         fps=2.0,
         done=np.array([every[1].segment_id], "S24"),
-        note=noted.append,
+        note=lambda *plans: noted.append(plans),
     )
     assert [row.segment for row in carried(table)] == [every[0], every[2]]
-    [plans] = noted
+    [(plans, wait)] = noted
     stored = (False, True, False)
+    assert wait
     assert plans_in(plans) == [VideoPlan.of(video, every, stored), BROKEN.failure]
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_nothing_waits_for_an_archive_that_only_a_later_video_brings_about(begun: bool) -> None:
+    # A file that is not a video comes first in a task: the video behind it is probed by the same task.
+    video, waits = video_at(), list[bool]()
+    rows = [Carried(video, None, None)] if begun else [BROKEN]
+    plan_segments(
+        rows_table([row.columns() for row in rows], PROBED),
+        recipe_id=RECIPE_ID,
+        segment_s=5.0,
+        fps=2.0,
+        done=np.array([segment.segment_id for segment in segments_of(video, RECIPE_ID, 5.0, 2.0)], "S24"),
+        note=lambda plans, wait: waits.append(wait),
+    )
+    assert waits == [False]
 
 
 def test_without_a_driver_failures_go_on_as_rows() -> None:
