@@ -81,7 +81,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(arguments: argparse.Namespace) -> int:
     """Serve until interrupted."""
     # Loading takes seconds that --help and other commands need not wait for.
-    from malmm.pipeline.web.settings import ServeConfig
+    extra, what = ("ray-serve", "`malmm serve --ray`") if arguments.ray else ("serve", "`malmm serve`")
+    with needing(extra, what):
+        from malmm.pipeline.web.settings import ServeConfig
 
     config = ServeConfig(
         archive=arguments.archive,

@@ -22,6 +22,7 @@ from malmm.pipeline.schema.errors import ArchiveError
 
 __all__ = [
     "STORAGE_VERSION",
+    "absolute",
     "change_columns",
     "check_writable",
     "create_dataset",
@@ -48,14 +49,20 @@ def resolve(uri: str) -> str:
 
     Raises ArchiveError for one that Lance could not open.
     """
-    if uri.startswith("file://"):
-        uri = unquote(urlsplit(uri).path)
-    if _CONTROL.search(uri):
+    address = absolute(uri)
+    if _CONTROL.search(address):
         raise ArchiveError(
             f"cannot use {uri!r} as an archive: its path holds a line break, a tab or another control character, which "
             "Lance cannot have in an address; give --archive another path",
             uri=uri,
         )
+    return address
+
+
+def absolute(uri: str) -> str:
+    """A path as an absolute one, ``file://`` undone; any other URI without a slash at its end."""
+    if uri.startswith("file://"):
+        uri = unquote(urlsplit(uri).path)
     if _SCHEME.match(uri):
         return uri.rstrip("/")
     return os.path.abspath(Path(uri).expanduser())  # noqa: PTH100  # Path.resolve would follow links

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from malmm.pipeline.archive.location import resolve
+from malmm.pipeline.archive.location import absolute
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.schema.errors import ConfigError
 
@@ -83,7 +83,7 @@ class _Names:
 
     def named(self, wanted: str) -> list[int]:
         """Videos of this id or address or, if there is none, of this path or else of this file name."""
-        place = resolve(wanted)
+        place = absolute(wanted)
         tests: tuple[Callable[[str, str], bool], ...] = (
             lambda video, uri: wanted in (video, uri),
             lambda video, uri: place == uri,
@@ -96,7 +96,7 @@ class _Names:
 
     def globbed(self, pattern: str) -> list[int]:
         """Videos whose address or file name fits a glob."""
-        address, path = _matcher(pattern), _matcher(resolve(pattern))
+        address, path = _matcher(pattern), _matcher(absolute(pattern))
         return self._where(
             lambda video, uri: bool(address(uri) or path(uri) or address(uri.rstrip("/").rpartition("/")[2]))
         )

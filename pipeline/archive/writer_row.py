@@ -49,7 +49,7 @@ _SCHEMA = pa.schema(
         pa.field("beat", pa.int64(), nullable=False),
     ]
 )
-# When the table was made, in seconds; a table of 0.1 does not say. Tokens go on rising where a table was deleted.
+# When the table was made, in nanoseconds; a table of 0.1 does not say. Tokens go on rising where a table was deleted.
 _MADE = b"malmm.made"
 _VERSIONS = 32
 
@@ -69,7 +69,7 @@ def open_writer(archive_uri: str) -> lance.LanceDataset:
     """The table ``writer``, made where there is none. Raises ArchiveError."""
     dataset = open_dataset(archive_uri, WRITER_TABLE)
     if dataset is None:
-        schema = _SCHEMA.with_metadata({_MADE: str(int(time.time()))})
+        schema = _SCHEMA.with_metadata({_MADE: str(time.time_ns())})
         try:
             create_dataset(archive_uri, WRITER_TABLE, pa.Table.from_pylist([FREE], schema=schema))
         except ArchiveError:

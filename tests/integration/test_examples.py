@@ -25,4 +25,5 @@ def test_a_stage_of_ones_own_between_decode_and_encode(tmp_path: Path) -> None:
         env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "RAY_DEDUP_LOGS": "0"},
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == f"{files[0]} 0-20 s: {description(scenes)}"
+    # Which of the two comes first is the cluster's affair.
+    assert f"{files[0]} 0-20 s: {description(scenes)}" in done.stdout.splitlines()

@@ -48,7 +48,7 @@ def test_videos_dates_and_moments_are_understood(drawn: Drawn, capsys: pytest.Ca
         (("search", "a", "--archive", "{}", "--since", "soon"), 2, "--since 'soon'"),
         (("search", "--like", "1.mp4", "--archive", "{}"), 2, "VIDEO@TIME"),
         (("search", "--like", "1.mp4@9:99", "--archive", "{}"), 2, "is no time"),
-        (("search", "a", "--archive", "{}", "--model", "/gone"), 1, "cannot be opened"),
+        (("search", "a", "--archive", "{}", "--retrieval-model", "/gone"), 1, "cannot be opened"),
         (("search", "a", "--archive", "/gone"), 1, "there is no archive at /gone"),
         (("ask", "", "--archive", "{}"), 2, "an empty question"),
         (("ask", "What?", "--archive", "{}", "--video", "gone.mp4"), 2, "holds no video"),

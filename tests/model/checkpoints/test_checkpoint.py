@@ -204,6 +204,7 @@ def test_names_that_lead_nowhere_are_refused(tmp_path):
         (str(tmp_path / "file"), "is a file; give the directory that holds config.json"),
         ("./here/there", "no such directory"),
         ("a/b/c", "no such directory"),
+        ("owner/..", "no such directory"),
     ):
         with pytest.raises(CheckpointError, match=message):
             opened_at(name)
@@ -212,7 +213,7 @@ def test_names_that_lead_nowhere_are_refused(tmp_path):
 def test_an_unknown_hub_id_without_network_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    for name in ("owner/no-such-model", "owner/..", "owner/" + "x" * 200):
+    for name in ("owner/no-such-model", "owner/" + "x" * 200):
         with pytest.raises(
             CheckpointError, match=r"is no local directory and could not be fetched"
         ) as refused:
