@@ -199,7 +199,7 @@ def _keys_from(
 def _keys_alone(
     file: MediaFile, start_s: float | None, end_s: float | None, after: int | None
 ) -> Generator[TimedFrame | Damaged | Skipped, None, _Doubt | None]:
-    """Key pictures, each decoded by itself, up to the first that is none; only those after tick ``after``."""
+    """Yield key pictures after tick ``after``, each decoded by itself, up to the first packet that is not one."""
     if start_s is not None:
         with open_video(file) as video:
             if video.timed and start_s / video.time_base > video.stream.start_time:

@@ -97,7 +97,7 @@ def elements(handle: IO[bytes], begin: int, end: int) -> Iterator[Part]:
 
 
 def _length(data: bytes) -> int | None:
-    """How many bytes a variable-length number has, from its first; None if that is none."""
+    """Return the length in bytes of a variable-length number from its first byte; None if that is invalid."""
     if not data or not data[0]:
         return None
     return 9 - data[0].bit_length()

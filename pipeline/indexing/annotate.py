@@ -65,9 +65,9 @@ def annotate(
     """Put prompts to the memory of an archive's segments and whole videos, and add what they say.
 
     Makes only the texts that are missing: the same command again makes none. Raises ConfigError for a prompt whose
-    name has another text in the archive (unless ``new_versions``) and for a condition that is none, ArchiveError for
-    the archive, CheckpointError when its model is not to be found or is another. Interrupted by Ctrl-C, it keeps what
-    is ready and returns with ``interrupted`` set.
+    name has another text in the archive (unless ``new_versions``) and for a condition that does not parse,
+    ArchiveError for the archive, CheckpointError if its model is missing or has other weights. Interrupted by Ctrl-C,
+    it keeps what is ready and returns with ``interrupted`` set.
     """
     began = time.monotonic()
     tell = on_progress or (lambda progress: None)

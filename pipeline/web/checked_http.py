@@ -178,7 +178,7 @@ class CheckedHttp:
         try:
             host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
             name = host if _is_number(host) else host.encode("idna").decode()
-        except ValueError as error:  # a port that is none, a name that is none
+        except ValueError as error:  # an invalid port, an invalid name
             raise PermissionError(f"{url} is not an address: {error}") from error
         if not host or parts.username is not None:
             raise PermissionError(f"{url} is not an address that is fetched")

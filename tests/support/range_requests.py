@@ -125,7 +125,7 @@ ROWS: tuple[Row, ...] = (
     _none("not modified since", 304, If_Modified_Since="{modified}"),
     _none("modified before", 304, If_Modified_Since="{after}"),
     _whole("modified since", If_Modified_Since="{before}"),
-    _whole("a date that is none", If_Modified_Since="yesterday"),
+    _whole("an invalid date", If_Modified_Since="yesterday"),
     _whole("an impossible date", If_Modified_Since="Sun, 99 Mar 2026 99:30:05 GMT"),
     _whole("If-None-Match comes first", If_None_Match='"x"', If_Modified_Since="{modified}"),
     # If-Match (13.1.1): strong comparison.
@@ -151,7 +151,7 @@ ROWS: tuple[Row, ...] = (
     _whole("a later date is another", If_Range="{after}", Range="bytes=0-1"),
     _whole("an earlier date", If_Range="{before}", Range="bytes=0-1"),
     _whole("neither tag nor date", If_Range="x", Range="bytes=0-1"),
-    _whole("a range that is none any more", If_Range='"x"', Range="bytes=500-"),
+    _whole("an If-Range that no longer matches", If_Range='"x"', Range="bytes=500-"),
     _whole("a tag and no range", If_Range="{tag}"),
     # HEAD is answered as GET without ranges (14.2).
     _head("HEAD", 200),

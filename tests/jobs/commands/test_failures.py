@@ -21,7 +21,7 @@ PEOPLE = Prompt("people", "How many people are there?")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A video and a file that is none."""
+    """A video and a file that is not a video."""
     made = tmp_path / "videos"
     made.mkdir()
     make_video(made, VideoSpec("good.mp4", duration_s=3.0))

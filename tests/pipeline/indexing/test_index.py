@@ -35,7 +35,7 @@ OPTIONS = {"model": "debug", "fps": 1.0, "segment_s": 3.0, "bank_length": 2, "ma
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Videos of 2 and 3 segments, one that is cut short, and a file that is none."""
+    """Videos of 2 and 3 segments, one that is cut short, and a file that is not a video."""
     folder = tmp_path_factory.mktemp("videos")
     whole = make_video(folder, VideoSpec("whole.mkv", duration_s=9.0))
     made = {
