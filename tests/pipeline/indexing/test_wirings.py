@@ -136,7 +136,7 @@ def test_indexing_runs_on_gpus(together: int, resources: Resources, monkeypatch:
                 exchange.offer(files[1])
                 exchange.close()
             blocks.append(block)
-        plans = [plan for table in exchange.take() for plan in plans_in(table)]
+        plans = [plan for table in exchange.take(0) for plan in plans_in(table)]
     found = [row.segment for block in blocks for row in carried(block)]
     ids = {segment.segment_id for segment in found if segment is not None}
     assert len(ids) == len(found) == 11
