@@ -19,10 +19,10 @@ from malmm.pipeline.archive.location import (
     open_dataset,
     resolve,
 )
+from malmm.pipeline.archive.recipes_table import Generation, beside, in_force, is_generation, record_first
 from malmm.pipeline.archive.run_history import RUNS_TABLE
 from malmm.pipeline.archive.search_indexes import make_words_index
 from malmm.pipeline.archive.store_check import check_store
-from malmm.pipeline.archive.versions import Generation, beside, in_force, is_generation, record_first
 from malmm.pipeline.archive.writer_row import WRITER_TABLE
 from malmm.pipeline.schema.config import Recipe
 from malmm.pipeline.schema.errors import ArchiveError, RecipeMismatch

@@ -13,8 +13,8 @@ import pyarrow as pa
 from malmm.pipeline.archive.location import is_local, lance_errors, resolve
 from malmm.pipeline.archive.memories import MEMORY_COLUMNS, SlotReader
 from malmm.pipeline.archive.predicates import equals, is_in
+from malmm.pipeline.archive.recipes_table import in_force
 from malmm.pipeline.archive.table_reader import TableReader
-from malmm.pipeline.archive.versions import in_force
 from malmm.pipeline.schema.config import Recipe
 from malmm.pipeline.schema.errors import ArchiveError, ConfigError
 from malmm.pipeline.schema.records import PERMANENT_KINDS, Failure

@@ -25,10 +25,10 @@ from malmm.pipeline.archive.location import drop_tables
 from malmm.pipeline.archive.orphans import sweep_orphans
 from malmm.pipeline.archive.predicates import is_in
 from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.archive.recipes_table import Generation, in_force, put_in_force
 from malmm.pipeline.archive.search_indexes import update_indexes
 from malmm.pipeline.archive.table_reader import TableReader
 from malmm.pipeline.archive.table_writer import TableWriter
-from malmm.pipeline.archive.versions import Generation, in_force, put_in_force
 from malmm.pipeline.schema.config import Recipe
 from malmm.pipeline.schema.receipts import Receipt
 from malmm.pipeline.schema.records import Failure
