@@ -58,10 +58,10 @@ COMMITTING = "Committing"
 # The command line with a short lease, and the same on what seems to be another machine.
 LEASE_S = 12.0
 _HERE = f"""
-from malmm.pipeline.archive import lease, lease_renewal, writer_row
+from malmm.pipeline.archive import lease, lease_renewal, lease_table
 lease_renewal.PATIENCE_S, lease_renewal.BEAT_S, lease._POLL_S = {LEASE_S}, {LEASE_S / 6}, 0.2
 """
-_ELSEWHERE = _HERE + "lease.place = writer_row.place = lambda: 'another machine'\n"
+_ELSEWHERE = _HERE + "lease.place = lease_table.place = lambda: 'another machine'\n"
 _MAIN = "import sys; from malmm.jobs.cli import main; sys.exit(main(sys.argv[1:]))\n"
 # A worker of Ray that was just starting looks for its cluster for about 25 s.
 _LEAVING_S, _TRIES = 60.0, 3

@@ -10,6 +10,7 @@ from pathlib import Path
 import lancedb
 import pyarrow as pa
 
+from malmm.pipeline.archive.lease_table import WRITER_TABLE
 from malmm.pipeline.archive.location import (
     change_columns,
     check_writable,
@@ -23,7 +24,6 @@ from malmm.pipeline.archive.recipes_table import Generation, beside, in_force, i
 from malmm.pipeline.archive.run_history import RUNS_TABLE
 from malmm.pipeline.archive.search_indexes import make_words_index
 from malmm.pipeline.archive.store_check import check_store
-from malmm.pipeline.archive.writer_row import WRITER_TABLE
 from malmm.pipeline.schema.config import Recipe
 from malmm.pipeline.schema.errors import ArchiveError, RecipeMismatch
 from malmm.pipeline.schema.tables import table_schemas

@@ -1,6 +1,6 @@
 """One writer at a time: the lease that a run holds on its archive.
 
-A table of one row says who writes (``writer_row``). A holder counts its row up every few seconds (``lease_renewal``);
+A table of one row says who writes (``lease_table``). A holder counts its row up every few seconds (``lease_renewal``);
 one that stops doing so has died, and the next writer takes over. Nobody's clock is compared with anybody's: a writer
 that finds another there watches whether the count moves, on its own clock. A holder that was not dead but asleep is
 kept out of the tables by a fence (``fencing``).
@@ -18,21 +18,21 @@ from typing import Self
 from malmm.pipeline.archive import lease_renewal
 from malmm.pipeline.archive.fencing import raise_fence
 from malmm.pipeline.archive.lease_renewal import Renewal, now_s
-from malmm.pipeline.archive.location import lance_errors
-from malmm.pipeline.archive.predicates import equals
-from malmm.pipeline.archive.processes import is_alive, place
-from malmm.pipeline.archive.store_check import check_store, store_name
-from malmm.pipeline.archive.writer_row import (
+from malmm.pipeline.archive.lease_table import (
     FREE,
     NOBODY,
     UNSURE,
-    WriterRow,
+    LeaseRow,
     change,
     description,
     literals,
     open_writer,
     read,
 )
+from malmm.pipeline.archive.location import lance_errors
+from malmm.pipeline.archive.predicates import equals
+from malmm.pipeline.archive.processes import is_alive, place
+from malmm.pipeline.archive.store_check import check_store, store_name
 from malmm.pipeline.schema.errors import ArchiveBusy, ArchiveError
 from malmm.pipeline.schema.tables import table_schemas
 
@@ -147,7 +147,7 @@ def _fence_off(archive_uri: str, token: int) -> None:
             raise_fence(f"{archive_uri}/{tables_at}" if tables_at else archive_uri, name, token)
 
 
-def _is_gone(row: WriterRow) -> bool:
+def _is_gone(row: LeaseRow) -> bool:
     """Whether this machine can tell that the holder's process has ended."""
     if row.place != place():
         return False
@@ -155,6 +155,6 @@ def _is_gone(row: WriterRow) -> bool:
     return is_alive(row.process) is False or (is_own and row.holder not in _HELD)
 
 
-def _is_here(row: WriterRow) -> bool:
+def _is_here(row: LeaseRow) -> bool:
     """Whether this machine can tell that the holder lives, so that there is no need to watch it."""
     return row.place == place() and is_alive(row.process) is True and not _is_gone(row)

@@ -7,9 +7,9 @@ import time
 from datetime import timedelta
 
 from malmm.pipeline.archive.fencing import forget_old_versions, overtaken
+from malmm.pipeline.archive.lease_table import open_writer
 from malmm.pipeline.archive.location import lance_errors
 from malmm.pipeline.archive.predicates import equals
-from malmm.pipeline.archive.writer_row import open_writer
 from malmm.pipeline.schema.errors import ArchiveError
 
 __all__ = ["Renewal", "now_s"]

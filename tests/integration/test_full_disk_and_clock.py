@@ -23,7 +23,7 @@ from support.small_runs import SETTINGS as SMALL
 from support.small_runs import committed, start, until_more_is_committed
 
 from malmm.pipeline.archive import lease as leases
-from malmm.pipeline.archive import lease_renewal, writer_row
+from malmm.pipeline.archive import lease_renewal, lease_table
 from malmm.pipeline.archive.lease import Lease
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.writer import Archive
@@ -196,7 +196,7 @@ def clock(tmp_path: Path) -> Clock:
 @pytest.fixture
 def on_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """This process is not where the writers are, and its patience is short."""
-    for module in (leases, writer_row):
+    for module in (leases, lease_table):
         monkeypatch.setattr(module, "place", lambda: "another machine")
     monkeypatch.setattr(lease_renewal, "BEAT_S", 0.2)
     monkeypatch.setattr(lease_renewal, "PATIENCE_S", 4.0)

@@ -28,7 +28,7 @@ from unittest import mock
 
 import lance
 
-from malmm.pipeline.archive import lease, lease_renewal, table_writer, writer_row
+from malmm.pipeline.archive import lease, lease_renewal, lease_table, table_writer
 from malmm.pipeline.archive.fragments import write_rows
 from malmm.pipeline.archive.lease import Lease
 from malmm.pipeline.archive.location import open_dataset
@@ -238,7 +238,7 @@ class Story:
             (lease_renewal, "BEAT_S", 3600.0),
             (Lease, "take", partial(Lease.take, patience_s=PATIENCE_S)),
             (lease, "_POLL_S", 0.01),
-            *((module, "place", self._place) for module in (lease, writer_row)),
+            *((module, "place", self._place) for module in (lease, lease_table)),
         ]
         if without == "fence":
             replaced.append((lease, "_fence_off", _nothing))

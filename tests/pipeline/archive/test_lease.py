@@ -17,7 +17,7 @@ import lance
 import pytest
 
 from malmm.pipeline.archive import lease as leases
-from malmm.pipeline.archive import lease_renewal, writer_row
+from malmm.pipeline.archive import lease_renewal, lease_table
 from malmm.pipeline.archive.lease import Lease
 from malmm.pipeline.schema.errors import ArchiveBusy
 
@@ -53,7 +53,7 @@ def holder(place: Path) -> Iterator[subprocess.Popen[str]]:
 
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on this process is on another machine than those that took a lease before."""
-    for module in (leases, writer_row):
+    for module in (leases, lease_table):
         monkeypatch.setattr(module, "place", lambda: "another machine")
 
 
@@ -119,7 +119,7 @@ def test_a_writer_that_slept_too_long_commits_nothing_more(
             sleeper.check()
         sleeper.give_back()
         other.check()
-        assert writer_row.read(str(tmp_path)).holder == other.holder, (
+        assert lease_table.read(str(tmp_path)).holder == other.holder, (
             "the sleeper gave away what was not its own"
         )
 

@@ -25,7 +25,7 @@ __all__ = [
     "NOBODY",
     "UNSURE",
     "WRITER_TABLE",
-    "WriterRow",
+    "LeaseRow",
     "change",
     "description",
     "literals",
@@ -55,7 +55,7 @@ _VERSIONS = 32
 
 
 @dataclass(frozen=True)
-class WriterRow:
+class LeaseRow:
     """Who writes: an id of this holding, its machine and process, what people are told, and how often it renewed."""
 
     holder: str
@@ -84,7 +84,7 @@ def open_writer(archive_uri: str) -> lance.LanceDataset:
     return dataset
 
 
-def read(archive_uri: str) -> WriterRow:
+def read(archive_uri: str) -> LeaseRow:
     """The row as it is now. Raises ArchiveError."""
     dataset = open_writer(archive_uri)
     with lance_errors(archive_uri, f"read table {WRITER_TABLE!r} of"):
@@ -94,10 +94,10 @@ def read(archive_uri: str) -> WriterRow:
             f"{archive_uri} is damaged: its table {WRITER_TABLE!r} holds {len(rows)} rows where an archive has 1",
             uri=archive_uri,
         )
-    return WriterRow(**rows[0])
+    return LeaseRow(**rows[0])
 
 
-def change(archive_uri: str, row: WriterRow, values: dict[str, Any]) -> int | None:
+def change(archive_uri: str, row: LeaseRow, values: dict[str, Any]) -> int | None:
     """Put ``values`` in the place of exactly ``row``; None if it was no longer there.
 
     Returns a number that is greater than at every change before: the fencing token of a writer that comes so.
