@@ -21,8 +21,8 @@ import pyarrow as pa
 from fastapi.testclient import TestClient
 
 from malmm.pipeline.archive.export import export_captions, texts_of
-from malmm.pipeline.archive.fragments import write_rows
 from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.archive.receipts import write_rows
 from malmm.pipeline.archive.search_indexes import update_indexes
 from malmm.pipeline.archive.video_selection import select_videos
 from malmm.pipeline.archive.writer import Archive

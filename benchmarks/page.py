@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from fastapi.testclient import TestClient
 
-from malmm.pipeline.archive.fragments import write_rows
+from malmm.pipeline.archive.receipts import write_rows
 from malmm.pipeline.archive.search_indexes import update_indexes
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema import ids, tables

@@ -29,7 +29,7 @@ from malmm.model.families.instructblip.language import LanguageModel
 from malmm.model.families.instructblip.qformer import MemorySettings
 from malmm.model.memory.slots import Memory
 from malmm.pipeline import Archive, ArchiveReader
-from malmm.pipeline.archive.fragments import write_rows
+from malmm.pipeline.archive.receipts import write_rows
 
 QUESTIONS = ("Describe the video.", "Which shape appears first in the video?", "Does a red circle appear?")
 ROUNDS = 3

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from malmm.pipeline.archive.fragments import write_rows
+from malmm.pipeline.archive.receipts import write_rows
 from malmm.pipeline.schema.config import Prompt, Recipe
 from malmm.pipeline.schema.errors import ArchiveError
 from malmm.pipeline.schema.ids import ONLINE, annotation_id, memory_id, whole_video_subject

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from malmm.pipeline.archive.fragments import conform
 from malmm.pipeline.archive.orphans import discard_orphans
 from malmm.pipeline.archive.predicates import is_in
+from malmm.pipeline.archive.receipts import conform
 from malmm.pipeline.archive.table_reader import TableReader
 from malmm.pipeline.archive.table_writer import TableWriter
 from malmm.pipeline.schema.receipts import Receipt

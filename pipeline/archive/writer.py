@@ -19,12 +19,12 @@ from malmm.pipeline.archive.commits import Commits, Committed, first_of_each
 from malmm.pipeline.archive.compaction import Rewrite, compact_dataset, small_fragments
 from malmm.pipeline.archive.creation import create_or_load, load_if_there
 from malmm.pipeline.archive.failure_log import record_failures, stale_failures
-from malmm.pipeline.archive.fragments import conform
 from malmm.pipeline.archive.lease import Lease
 from malmm.pipeline.archive.location import drop_tables
 from malmm.pipeline.archive.orphans import sweep_orphans
 from malmm.pipeline.archive.predicates import is_in
 from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.archive.receipts import conform
 from malmm.pipeline.archive.recipes_table import Generation, in_force, put_in_force
 from malmm.pipeline.archive.search_indexes import update_indexes
 from malmm.pipeline.archive.table_reader import TableReader

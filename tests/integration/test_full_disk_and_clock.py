@@ -158,7 +158,7 @@ WRITER = """
 import sys, time
 from support.archive_rows import RECIPE, VECTOR_SIZE, rows
 from malmm.pipeline.archive import lease_renewal as lease
-from malmm.pipeline.archive.fragments import write_rows
+from malmm.pipeline.archive.receipts import write_rows
 from malmm.pipeline.archive.writer import Archive
 lease.BEAT_S, lease.PATIENCE_S, lease._BEATS_A_CLEANING = 0.2, 4.0, 3
 archive = Archive.create_or_open(sys.argv[1], RECIPE, VECTOR_SIZE)

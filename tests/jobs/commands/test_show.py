@@ -13,7 +13,7 @@ from hypothesis import given
 from support.archive_rows import RECIPE, VECTOR_SIZE, annotation, annotation_table, rows, segment, video_table
 
 from malmm.jobs.commands import show
-from malmm.pipeline.archive.fragments import write_rows
+from malmm.pipeline.archive.receipts import write_rows
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema.errors import ArchiveError, ConfigError
 from malmm.pipeline.schema.ids import video_id

@@ -22,9 +22,9 @@ from support.frozen_writer import little, tell
 from support.object_store import ObjectStore, running
 
 from malmm.pipeline.archive.fencing import forget_old_versions, raise_fence
-from malmm.pipeline.archive.fragments import write_rows
 from malmm.pipeline.archive.lease import Lease
 from malmm.pipeline.archive.location import open_dataset
+from malmm.pipeline.archive.receipts import write_rows
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema.errors import ArchiveBusy, ArchiveError
 

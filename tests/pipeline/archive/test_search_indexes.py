@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from support.archive_rows import RECIPE, annotation, annotation_table, rows
 
-from malmm.pipeline.archive.fragments import write_rows
+from malmm.pipeline.archive.receipts import write_rows
 from malmm.pipeline.archive.search_indexes import (
     EXACT_ROWS,
     VECTORS_INDEX,

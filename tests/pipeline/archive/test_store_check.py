@@ -12,8 +12,8 @@ import pytest
 from support.archive_rows import RECIPE, VECTOR_SIZE, rows, segment, video_table
 from support.object_store import ObjectStore, running
 
-from malmm.pipeline.archive.fragments import write_rows
 from malmm.pipeline.archive.lease import Lease
+from malmm.pipeline.archive.receipts import write_rows
 from malmm.pipeline.archive.status import status
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema.errors import ArchiveError

@@ -23,7 +23,7 @@ from support.archive_rows import (
 )
 
 from malmm.pipeline.archive.fencing import raise_fence
-from malmm.pipeline.archive.fragments import write_rows
+from malmm.pipeline.archive.receipts import write_rows
 from malmm.pipeline.archive.table_reader import TableReader
 from malmm.pipeline.archive.table_writer import TableWriter
 from malmm.pipeline.archive.writer import Archive

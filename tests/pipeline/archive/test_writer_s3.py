@@ -8,7 +8,7 @@ import pytest
 from support.archive_rows import RECIPE, VECTOR_SIZE, rows, segment, tokens, video, video_table
 from support.object_store import running
 
-from malmm.pipeline.archive.fragments import write_rows
+from malmm.pipeline.archive.receipts import write_rows
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema.errors import ArchiveError
 

@@ -9,7 +9,7 @@ import pytest
 from support.archive_rows import RECIPE, VECTOR_SIZE, rows, segment, video, video_table
 
 from malmm.operators.write import Answer, annotation_rows
-from malmm.pipeline.archive.fragments import write_rows
+from malmm.pipeline.archive.receipts import write_rows
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.indexing.owed_texts import missing_annotations, something_missing
 from malmm.pipeline.schema.config import CAPTION, Prompt

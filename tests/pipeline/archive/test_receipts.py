@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from support.archive_rows import RECIPE, VECTOR_SIZE, annotation, annotation_table, rows, segment
 
-from malmm.pipeline.archive.fragments import conform, write_fragments, write_rows
+from malmm.pipeline.archive.receipts import conform, write_fragments, write_rows
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema.errors import ArchiveError
 from malmm.pipeline.schema.receipts import RECEIPT, Receipt
