@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from malmm.pipeline.archive.compaction import Rewrite
 from malmm.pipeline.archive.writer import Archive
-from malmm.pipeline.indexing.alike_failures import AlikeFailures
+from malmm.pipeline.indexing.fail_fast import FailFast
 from malmm.pipeline.indexing.ledger import Ledger
 from malmm.pipeline.indexing.replay_commits import COMMIT_EVERY_S
 from malmm.pipeline.indexing.reports import IndexReport
@@ -56,7 +56,7 @@ class SegmentCommits:
     had_failures: bool = False
     _recorded: int = 0
     _waiting: list[_Written] = field(default_factory=list)
-    _alike: AlikeFailures = field(default_factory=AlikeFailures)
+    _alike: FailFast = field(default_factory=FailFast)
     _last: float = field(default_factory=time.monotonic)
     _commits: int = 0
 

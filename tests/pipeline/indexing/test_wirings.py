@@ -19,9 +19,9 @@ from malmm.operators.plan import segments_of
 from malmm.pipeline.cluster.connection import connected
 from malmm.pipeline.cluster.resources import Node, Resources, choose_resources
 from malmm.pipeline.indexing import graph
-from malmm.pipeline.indexing.alike_failures import AlikeFailures
 from malmm.pipeline.indexing.block_stream import received
 from malmm.pipeline.indexing.exchange import POSITIONS, RemoteExchange
+from malmm.pipeline.indexing.fail_fast import FailFast
 from malmm.pipeline.indexing.graph import Wiring, indexing, planned_before, replaying, surveying
 from malmm.pipeline.schema.config import AnnotateConfig, IndexConfig, Prompt, Recipe
 from malmm.pipeline.schema.errors import WorkerError
@@ -168,7 +168,7 @@ def test_an_error_in_an_operator_fails_its_rows_and_says_where(monkeypatch: pyte
     failures = [row.failure for row in found if row.failure]
     assert {(failure.stage, failure.kind) for failure in failures} == {("encode", "KeyError")}
     assert all("test_wirings.py:" in failure.message for failure in failures)
-    alike = AlikeFailures()
+    alike = FailFast()
     with pytest.raises(WorkerError, match="in __call__"):
         list(map(alike.see, failures))
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from malmm.pipeline.schema.errors import WorkerError
 from malmm.pipeline.schema.records import Failure
 
-__all__ = ["ROWS_ALIKE", "AlikeFailures"]
+__all__ = ["ROWS_ALIKE", "FailFast"]
 
 #: So many of a run's first rows that all fail at the same place end it.
 ROWS_ALIKE = 5
 
 
-class AlikeFailures:
+class FailFast:
     """Watches a run's first rows. One that succeeds, or fails otherwise, ends the watch."""
 
     def __init__(self) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from malmm.pipeline.indexing.alike_failures import ROWS_ALIKE, AlikeFailures
+from malmm.pipeline.indexing.fail_fast import ROWS_ALIKE, FailFast
 from malmm.pipeline.schema.errors import WorkerError
 from malmm.pipeline.schema.records import Failure
 
@@ -19,7 +19,7 @@ def failure(stage: str = "encode", kind: str = "KeyError", line: int = 3) -> Fai
 
 
 def test_the_first_rows_that_fail_alike_end_the_run_with_the_traceback() -> None:
-    alike = AlikeFailures()
+    alike = FailFast()
     for _ in range(ROWS_ALIKE - 1):
         alike.see(failure())
     with pytest.raises(WorkerError) as caught:
@@ -40,7 +40,7 @@ def test_the_first_rows_that_fail_alike_end_the_run_with_the_traceback() -> None
     ],
 )
 def test_any_other_outcome_among_them_lets_the_run_go_on(at: int, other: Failure | None) -> None:
-    alike = AlikeFailures()
+    alike = FailFast()
     for number in range(4 * ROWS_ALIKE):
         # A first row that fails otherwise is a place of its own, and the second one ends the watch.
         alike.see(other if number == at else failure())
