@@ -15,7 +15,7 @@ from malmm.pipeline.archive.recipe_models import archive_models
 from malmm.pipeline.archive.video_selection import select_videos
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.indexing.ledger import Ledger
-from malmm.pipeline.indexing.owed_texts import missing_annotations
+from malmm.pipeline.indexing.missing_annotations import missing_annotations
 from malmm.pipeline.schema.config import AnnotateConfig, Prompt
 from malmm.pipeline.schema.errors import ArchiveError, ConfigError
 from malmm.pipeline.schema.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_FAILED

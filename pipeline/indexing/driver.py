@@ -22,7 +22,7 @@ from malmm.pipeline.indexing.compilers import check_compilers
 from malmm.pipeline.indexing.graph import Wiring, replaying, segments_a_block, surveying
 from malmm.pipeline.indexing.ledger import Ledger
 from malmm.pipeline.indexing.metrics import RunMetrics
-from malmm.pipeline.indexing.owed_texts import missing_annotations
+from malmm.pipeline.indexing.missing_annotations import missing_annotations
 from malmm.pipeline.indexing.passes import Passes, Survey, committed_ids
 from malmm.pipeline.indexing.replay_commits import Describing
 from malmm.pipeline.indexing.reports import IndexReport, Plan

@@ -14,7 +14,7 @@ from malmm.model.families.registry import image_size, token_shape
 from malmm.pipeline.archive.location import resolve
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.indexing.background_listing import BackgroundListing
-from malmm.pipeline.indexing.owed_texts import something_missing
+from malmm.pipeline.indexing.missing_annotations import something_missing
 from malmm.pipeline.indexing.reports import IndexReport
 from malmm.pipeline.indexing.work import Work
 from malmm.pipeline.schema.config import IndexConfig, Recipe

@@ -11,7 +11,7 @@ from support.archive_rows import RECIPE, VECTOR_SIZE, rows, segment, video, vide
 from malmm.operators.write import Answer, annotation_rows
 from malmm.pipeline.archive.receipts import write_rows
 from malmm.pipeline.archive.writer import Archive
-from malmm.pipeline.indexing.owed_texts import missing_annotations, something_missing
+from malmm.pipeline.indexing.missing_annotations import missing_annotations, something_missing
 from malmm.pipeline.schema.config import CAPTION, Prompt
 from malmm.pipeline.schema.ids import ONLINE, REPLAY
 from malmm.pipeline.schema.records import Segment, Video
