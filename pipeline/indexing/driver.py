@@ -18,7 +18,7 @@ from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.connection import connected
 from malmm.pipeline.cluster.resources import Resources
 from malmm.pipeline.indexing.block_stream import received
-from malmm.pipeline.indexing.compilers import check_compilers
+from malmm.pipeline.indexing.compiler_check import check_compilers
 from malmm.pipeline.indexing.graph import Wiring, replaying, segments_a_block, surveying
 from malmm.pipeline.indexing.ledger import Ledger
 from malmm.pipeline.indexing.metrics import RunMetrics

@@ -7,7 +7,7 @@ import ray
 from ray.exceptions import WorkerCrashedError
 
 from malmm.pipeline.cluster.resources import Node, choose_resources
-from malmm.pipeline.indexing.compilers import check_compilers
+from malmm.pipeline.indexing.compiler_check import check_compilers
 from malmm.pipeline.schema.errors import WorkerError
 
 
