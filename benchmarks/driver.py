@@ -33,7 +33,7 @@ from malmm.pipeline.indexing import passes, segment_commits
 from malmm.pipeline.indexing.driver import Run
 from malmm.pipeline.indexing.exchange import Exchange
 from malmm.pipeline.indexing.reports import IndexReport
-from malmm.pipeline.indexing.work import Work
+from malmm.pipeline.indexing.pending_work import PendingWork
 from malmm.pipeline.schema.config import CAPTION, IndexConfig, Recipe
 from malmm.pipeline.schema.ids import annotation_id, video_id
 from malmm.pipeline.schema.plans import VideoPlan, plans_table
@@ -138,7 +138,7 @@ def main() -> None:
         passes.indexing = lambda planned, *_, **__: planned
         passes.received = workers.blocks  # type: ignore[assignment]
         listed: Any = SimpleNamespace(found=[_file(video) for video in videos], ended=True)
-        work = Work(config, recipe, archive, listed)
+        work = PendingWork(config, recipe, archive, listed)
         work.look()
         with connected(), archive.held(), ExitStack() as stack:
             run._begin(archive)

@@ -31,7 +31,7 @@ from malmm.pipeline.indexing import driver as driving
 from malmm.pipeline.indexing import graph as stages
 from malmm.pipeline.indexing.driver import Run
 from malmm.pipeline.indexing.reports import IndexReport
-from malmm.pipeline.indexing.work import Work
+from malmm.pipeline.indexing.pending_work import PendingWork
 from malmm.pipeline.schema.config import CAPTION, IndexConfig, Recipe
 from malmm.pipeline.schema.ids import annotation_id, video_id
 from malmm.pipeline.schema.receipts import Receipt
@@ -165,7 +165,7 @@ def measure(segments: int, together: int) -> None:
         listed: Any = SimpleNamespace(
             found=[file(number) for number in range(-(-segments // SEGMENTS_A_VIDEO))], ended=True
         )
-        work = Work(config, recipe, archive, listed)
+        work = PendingWork(config, recipe, archive, listed)
         work.look()
         with connected(), archive.held(), ExitStack() as stack:
             run._begin(archive)

@@ -28,7 +28,7 @@ from malmm.pipeline.indexing.replay_commits import Describing
 from malmm.pipeline.indexing.reports import IndexReport, Plan
 from malmm.pipeline.indexing.run_progress import RunProgress
 from malmm.pipeline.indexing.segment_commits import SegmentCommits
-from malmm.pipeline.indexing.work import Work
+from malmm.pipeline.indexing.pending_work import PendingWork
 from malmm.pipeline.indexing.worker_compaction import rewriting_on_workers
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.progress import OnProgress, Progress
@@ -59,7 +59,7 @@ class Run:
         self.progress = RunProgress(self.tell, self.ledger, self.report)
         self.commits = SegmentCommits(self.ledger, self.report, self._rewriting)
 
-    def go(self, archive: Archive | None, work: Work) -> None:
+    def go(self, archive: Archive | None, work: PendingWork) -> None:
         """Do the work, and owe no prompt a text. The archive is made once there is a video to store."""
         self.tell(Progress("starting"))
         verify_models(self.models)
@@ -85,7 +85,7 @@ class Run:
             finally:
                 self.commits.record_failures()
 
-    def preview(self, archive: Archive | None, work: Work) -> None:
+    def preview(self, archive: Archive | None, work: PendingWork) -> None:
         """Put into the report what ``go`` would do. Reads the headers of new files, and writes nothing."""
         if work.files:
             with connected(verbose=self.verbose, wanted=self.config.resources, tell=self.tell) as resources:
@@ -106,7 +106,7 @@ class Run:
             pruned=tuple(sorted(self.vanished.values())),
         )
 
-    def _survey(self, archive: Archive | None, work: Work, resources: Resources) -> None:
+    def _survey(self, archive: Archive | None, work: PendingWork, resources: Resources) -> None:
         """Have all files planned and index none."""
         survey = Survey(work, self.ledger, on_video=lambda: None)
         self.progress.begin()
@@ -121,7 +121,7 @@ class Run:
         finally:
             survey.end()
 
-    def _index(self, work: Work, resources: Resources, stack: ExitStack) -> None:
+    def _index(self, work: PendingWork, resources: Resources, stack: ExitStack) -> None:
         """Index, in an archive that is made when the first video is planned."""
 
         def open_archive() -> Archive:
@@ -149,7 +149,7 @@ class Run:
         self.commits.archive = archive
         self.commits.had_failures = archive.count("failures") > 0
 
-    def _finish(self, archive: Archive, work: Work, resources: Resources) -> None:
+    def _finish(self, archive: Archive, work: PendingWork, resources: Resources) -> None:
         """After all segments: labels, texts of whole videos and of new prompts, small files, indexes."""
         archive.set_metadata(work.relabelled)
         # Replay looks for every video's memory in every file.

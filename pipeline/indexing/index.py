@@ -16,7 +16,7 @@ from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.indexing.background_listing import BackgroundListing
 from malmm.pipeline.indexing.missing_annotations import something_missing
 from malmm.pipeline.indexing.reports import IndexReport
-from malmm.pipeline.indexing.work import Work
+from malmm.pipeline.indexing.pending_work import PendingWork
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.errors import SourceError
 from malmm.pipeline.schema.progress import OnProgress, Progress
@@ -70,7 +70,7 @@ def index(
         report.notice = models.notice
         recipe, vector_size = make_recipe(config, models), _vector_size(models)
         archive = Archive.open_if_there(config.archive, recipe, vector_size, reindex=config.reindex)
-        work = Work(config, recipe, archive, listing)
+        work = PendingWork(config, recipe, archive, listing)
         # With something to do a run begins while the rest is listed; pruning and a plan need all of it.
         whole = config.prune or config.dry_run
         listing.wait(lambda: work.look() and not whole)

@@ -21,7 +21,7 @@ from malmm.pipeline.indexing.graph import Wiring, indexing, planned_before, surv
 from malmm.pipeline.indexing.ledger import Ledger
 from malmm.pipeline.indexing.run_progress import RunProgress
 from malmm.pipeline.indexing.segment_commits import SegmentCommits
-from malmm.pipeline.indexing.work import Work
+from malmm.pipeline.indexing.pending_work import PendingWork
 from malmm.pipeline.schema.errors import WorkerError
 from malmm.pipeline.schema.ids import video_id
 from malmm.pipeline.schema.plans import plans_in
@@ -44,7 +44,7 @@ def committed_ids(archive: ArchiveReader | None) -> np.ndarray:
 class Survey:
     """Files on their way from the listing to their plans. ``on_video`` is called when the first video was planned."""
 
-    work: Work
+    work: PendingWork
     ledger: Ledger
     on_video: Callable[[], None]
     stored: int = 0
@@ -156,7 +156,7 @@ class Passes:
     schema of one of them; ``open_archive`` makes them when there is something to store."""
 
     wiring: Wiring
-    work: Work
+    work: PendingWork
     ledger: Ledger
     commits: SegmentCommits
     progress: RunProgress

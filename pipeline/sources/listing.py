@@ -15,8 +15,8 @@ from malmm.pipeline.schema.errors import SourceError
 from malmm.pipeline.sources.backends import ONCE, BackendFailure, open_backend, patiently
 from malmm.pipeline.sources.folders import look
 from malmm.pipeline.sources.local import list_local, local_file, local_path, shown
-from malmm.pipeline.sources.looking_ahead import in_order
 from malmm.pipeline.sources.manifests import MANIFEST_EXTENSIONS, Listed, read_manifest
+from malmm.pipeline.sources.prefetch import in_order
 from malmm.pipeline.sources.remote import list_remote, look_at_file
 from malmm.pipeline.sources.source_file import VIDEO_EXTENSIONS, SourceFile
 

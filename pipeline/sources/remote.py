@@ -14,7 +14,7 @@ from malmm.pipeline.schema.errors import SourceError
 from malmm.pipeline.sources.backends import HTTP, ONCE, Backend, BackendFailure, open_backend, patiently
 from malmm.pipeline.sources.fingerprints import fingerprint_of, size_of
 from malmm.pipeline.sources.folders import Entry, entries_below, entries_of, look
-from malmm.pipeline.sources.looking_ahead import in_order
+from malmm.pipeline.sources.prefetch import in_order
 from malmm.pipeline.sources.source_file import VIDEO_EXTENSIONS, SourceFile, without_videos
 
 __all__ = ["list_remote", "look_at_file"]

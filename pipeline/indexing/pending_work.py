@@ -12,14 +12,14 @@ from malmm.pipeline.schema.ids import video_id
 from malmm.pipeline.schema.records import Failure
 from malmm.pipeline.sources.listing import SourceFile, is_gone
 
-__all__ = ["Work"]
+__all__ = ["PendingWork"]
 
 # Video of more bytes a second than this is rare: from it follows at least how many segments a file has.
 _MOST_BYTES_A_SECOND = 1_000_000
 
 
 @dataclass
-class Work:
+class PendingWork:
     """New and changed ``files`` in the order of the listing, and counts of what needs nothing; ``look`` adds to both.
 
     ``relabelled`` are videos of which a manifest says something else than the archive: id to metadata. ``given_up``
