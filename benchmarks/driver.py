@@ -31,9 +31,9 @@ from malmm.pipeline.cluster.connection import connected
 from malmm.pipeline.cluster.resources import Resources
 from malmm.pipeline.indexing import passes, segment_commits
 from malmm.pipeline.indexing.driver import Run
-from malmm.pipeline.indexing.exchange import Exchange
-from malmm.pipeline.indexing.reports import IndexReport
+from malmm.pipeline.indexing.file_queue import FileQueue
 from malmm.pipeline.indexing.pending_work import PendingWork
+from malmm.pipeline.indexing.reports import IndexReport
 from malmm.pipeline.schema.config import CAPTION, IndexConfig, Recipe
 from malmm.pipeline.schema.ids import annotation_id, video_id
 from malmm.pipeline.schema.plans import VideoPlan, plans_table
@@ -56,14 +56,14 @@ class Workers:
         self.marks: list[tuple[int, float]] = []
         self.total = len(videos) * SEGMENTS_A_VIDEO
 
-    def blocks(self, exchange: Exchange) -> Iterator[pa.Table]:
+    def blocks(self, queue: FileQueue) -> Iterator[pa.Table]:
         """What workers send, block by block, and each video's plan before its first segment."""
         sent, waiting = 0, []
         self._mark(0)
         for video in self.videos:
             began = time.perf_counter()
             segments = segments_of(video, self.recipe.recipe_id, SEGMENT_S, self.recipe.fps)
-            exchange.note(plans_table([VideoPlan.of(video, segments, [False] * len(segments))]), True)
+            queue.note(plans_table([VideoPlan.of(video, segments, [False] * len(segments))]), True)
             self.making_s += time.perf_counter() - began
             for segment in segments:
                 waiting.append((video, segment))
@@ -133,8 +133,8 @@ def main() -> None:
         run = Run(config, recipe, open_models("debug"), 8, IndexReport(place, "debug"), lambda progress: None)
         videos = [_video(number) for number in range(count)]
         workers = Workers(archive, videos, recipe, options.segments_a_commit)
-        passes.RemoteExchange = Exchange  # type: ignore[misc, assignment]
-        passes.surveying = lambda wiring, exchange, *_: exchange
+        passes.RemoteFileQueue = FileQueue  # type: ignore[misc, assignment]
+        passes.surveying = lambda wiring, queue, *_: queue
         passes.indexing = lambda planned, *_, **__: planned
         passes.received = workers.blocks  # type: ignore[assignment]
         listed: Any = SimpleNamespace(found=[_file(video) for video in videos], ended=True)

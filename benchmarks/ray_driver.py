@@ -30,8 +30,8 @@ from malmm.pipeline.cluster.resources import Resources
 from malmm.pipeline.indexing import driver as driving
 from malmm.pipeline.indexing import graph as stages
 from malmm.pipeline.indexing.driver import Run
-from malmm.pipeline.indexing.reports import IndexReport
 from malmm.pipeline.indexing.pending_work import PendingWork
+from malmm.pipeline.indexing.reports import IndexReport
 from malmm.pipeline.schema.config import CAPTION, IndexConfig, Recipe
 from malmm.pipeline.schema.ids import annotation_id, video_id
 from malmm.pipeline.schema.receipts import Receipt

@@ -24,11 +24,11 @@ from malmm.pipeline.indexing.ledger import Ledger
 from malmm.pipeline.indexing.metrics import RunMetrics
 from malmm.pipeline.indexing.missing_annotations import missing_annotations
 from malmm.pipeline.indexing.passes import Passes, Survey, committed_ids
+from malmm.pipeline.indexing.pending_work import PendingWork
 from malmm.pipeline.indexing.replay_commits import Describing
 from malmm.pipeline.indexing.reports import IndexReport, Plan
 from malmm.pipeline.indexing.run_progress import RunProgress
 from malmm.pipeline.indexing.segment_commits import SegmentCommits
-from malmm.pipeline.indexing.pending_work import PendingWork
 from malmm.pipeline.indexing.worker_compaction import rewriting_on_workers
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.progress import OnProgress, Progress
@@ -110,10 +110,10 @@ class Run:
         """Have all files planned and index none."""
         survey = Survey(work, self.ledger, on_video=lambda: None)
         self.progress.begin()
-        exchange, positions = survey.begin(admitted=True)
+        queue, positions = survey.begin(admitted=True)
         wiring = Wiring(self.config, self.recipe, resources, verbose=self.verbose)
         try:
-            for _ in received(surveying(wiring, exchange, positions, committed_ids(archive))):
+            for _ in received(surveying(wiring, queue, positions, committed_ids(archive))):
                 survey.step()
                 self.progress.survey(survey.files_done, len(work.files), so_far=False)
             survey.step()

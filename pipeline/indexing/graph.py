@@ -27,7 +27,7 @@ from malmm.operators.replay import ReplayPrompts
 from malmm.operators.write import write_segments
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.resources import Resources
-from malmm.pipeline.indexing.exchange import ExchangeLink
+from malmm.pipeline.indexing.file_queue import FileQueueHandle
 from malmm.pipeline.schema.config import AnnotateConfig, IndexConfig, Recipe
 from malmm.pipeline.schema.rows import (
     ANSWERED,
@@ -89,19 +89,19 @@ def _dataset(blocks: Sequence[pa.Table], *, together: int = 1, verbose: bool) ->
 
 
 def surveying(
-    wiring: Wiring, exchange: ExchangeLink, positions: int, done: np.ndarray | None = None
+    wiring: Wiring, queue: FileQueueHandle, positions: int, done: np.ndarray | None = None
 ) -> Dataset:
     """Files as they are listed to segments that are not ``done``, sorted ids of dtype S24. Plans go to the driver.
 
-    ``PLANNED``, of a video and of its segment. Files that are not videos end here: the exchange has why.
+    ``PLANNED``, of a video and of its segment. Files that are not videos end here: the queue has why.
     """
     config, recipe, resources = wiring.config, wiring.recipe, wiring.resources
     blocks = [pa.table({"position": [position]}) for position in range(positions)]
     dataset = _dataset(blocks, together=wiring.together, verbose=wiring.verbose)
-    # list, 1:N: a position of the exchange to the files that lie there, once they have been listed
+    # list, 1:N: a position of the queue to the files that lie there, once they have been listed
     dataset = dataset.map_batches(
         listed_files,  # type: ignore[arg-type]
-        fn_kwargs={"exchange": exchange},
+        fn_kwargs={"queue": queue},
         batch_size=1,
         num_cpus=_LIST_CPUS,
         compute=TaskPoolStrategy(size=1),
@@ -138,7 +138,7 @@ def surveying(
                 "segment_s": recipe.segment_s,
                 "fps": recipe.fps,
                 "done": None if done is None else ray.put(done),
-                "note": exchange.note,
+                "note": queue.note,
             },
             batch_size=None,
             **survey,
@@ -151,9 +151,9 @@ def surveying(
     return dataset
 
 
-def listed_files(positions: pa.Table, *, exchange: ExchangeLink) -> pa.Table:
-    """A position of the exchange to the files there, ``FILES``."""
-    return exchange.files_at(positions["position"][0].as_py())
+def listed_files(positions: pa.Table, *, queue: FileQueueHandle) -> pa.Table:
+    """A position of the queue to the files there, ``FILES``."""
+    return queue.files_at(positions["position"][0].as_py())
 
 
 def unfinished_segments(videos: pa.Table, *, done: ObjectRef[np.ndarray] | None, **options: Any) -> pa.Table:

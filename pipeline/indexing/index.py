@@ -15,8 +15,8 @@ from malmm.pipeline.archive.location import resolve
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.indexing.background_listing import BackgroundListing
 from malmm.pipeline.indexing.missing_annotations import something_missing
-from malmm.pipeline.indexing.reports import IndexReport
 from malmm.pipeline.indexing.pending_work import PendingWork
+from malmm.pipeline.indexing.reports import IndexReport
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.errors import SourceError
 from malmm.pipeline.schema.progress import OnProgress, Progress

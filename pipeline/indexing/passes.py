@@ -16,12 +16,12 @@ from ray.exceptions import RayActorError
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.indexing.block_stream import received
-from malmm.pipeline.indexing.exchange import POSITIONS, ExchangeLink, RemoteExchange, positions_for
+from malmm.pipeline.indexing.file_queue import POSITIONS, FileQueueHandle, RemoteFileQueue, positions_for
 from malmm.pipeline.indexing.graph import Wiring, indexing, planned_before, surveying
 from malmm.pipeline.indexing.ledger import Ledger
+from malmm.pipeline.indexing.pending_work import PendingWork
 from malmm.pipeline.indexing.run_progress import RunProgress
 from malmm.pipeline.indexing.segment_commits import SegmentCommits
-from malmm.pipeline.indexing.pending_work import PendingWork
 from malmm.pipeline.schema.errors import WorkerError
 from malmm.pipeline.schema.ids import video_id
 from malmm.pipeline.schema.plans import plans_in
@@ -48,7 +48,7 @@ class Survey:
     ledger: Ledger
     on_video: Callable[[], None]
     stored: int = 0
-    _exchange: ExchangeLink | None = None
+    _queue: FileQueueHandle | None = None
     _offered: int = 0
     _closed: bool = False
     _any_video: bool = False
@@ -56,28 +56,28 @@ class Survey:
     # By URI.
     _unplanned: dict[str, str] = field(default_factory=dict)
 
-    def begin(self, *, admitted: bool) -> tuple[ExchangeLink, int]:
-        """Begin with the files that are listed by now; gives the exchange and how many positions it has.
+    def begin(self, *, admitted: bool) -> tuple[FileQueueHandle, int]:
+        """Begin with the files that are listed by now; gives the queue and how many positions it has.
 
         With ``admitted``, what is planned may be written at once: there is an archive, or nothing will be written.
         """
         self.work.look()
         known = self.work.is_known
         positions = positions_for(len(self.work.files)) if known else POSITIONS
-        self._exchange = RemoteExchange(positions)
+        self._queue = RemoteFileQueue(positions)
         if admitted:
             self._any_video = True
-            self._exchange.admit()
+            self._queue.admit()
         self.step()
-        return self._exchange, positions
+        return self._queue, positions
 
     def step(self) -> None:
         """Hand over what was listed since the last time, and take the plans that have come."""
-        if self._exchange is None:
+        if self._queue is None:
             return
         try:
-            self._hand_over(self._exchange)
-            self._take_plans(self._exchange)
+            self._hand_over(self._queue)
+            self._take_plans(self._queue)
         except RayActorError as error:
             raise WorkerError(
                 "the actor that hands listed files to the workers is gone, with what it held; run again to go on: "
@@ -85,10 +85,10 @@ class Survey:
             ) from error
 
     def end(self) -> None:
-        """Let go of the exchange: a dataset that was left early may still wait for files."""
-        if self._exchange is not None:
-            self._exchange.end()
-            self._exchange = None
+        """Let go of the queue: a dataset that was left early may still wait for files."""
+        if self._queue is not None:
+            self._queue.end()
+            self._queue = None
 
     def has_come(self, uri: str) -> None:
         """Note that a file came to something, if only to a failure."""
@@ -118,7 +118,7 @@ class Survey:
             self.ledger.failed(Carried(None, None, lost))
         self._unplanned.clear()
 
-    def _hand_over(self, exchange: ExchangeLink) -> None:
+    def _hand_over(self, queue: FileQueueHandle) -> None:
         if self._closed:
             return
         self.work.look()
@@ -128,13 +128,13 @@ class Survey:
             rows = [{name: getattr(file, name) for name in FILES.names} for file in files]
             self._unplanned |= {file.uri: file.fingerprint for file in files}
             self._offered += len(files)
-            exchange.offer(rows_table(rows, FILES))
+            queue.offer(rows_table(rows, FILES))
         if is_last:
-            exchange.close()
+            queue.close()
             self._closed = True
 
-    def _take_plans(self, exchange: ExchangeLink) -> None:
-        tables = exchange.take(self._tables_taken)
+    def _take_plans(self, queue: FileQueueHandle) -> None:
+        tables = queue.take(self._tables_taken)
         self._tables_taken += len(tables)
         for table in tables:
             for plan in plans_in(table):
@@ -147,7 +147,7 @@ class Survey:
                 if not self._any_video:
                     self._any_video = True
                     self.on_video()
-                    exchange.admit()
+                    queue.admit()
 
 
 @dataclass
@@ -183,9 +183,9 @@ class Passes:
         """List, plan and index together."""
         survey = Survey(self.work, self.ledger, on_video=self._open)
         try:
-            exchange, positions = survey.begin(admitted=self.commits.archive is not None)
+            queue, positions = survey.begin(admitted=self.commits.archive is not None)
             self._tell(survey)
-            planned = surveying(self.wiring, exchange, positions, committed_ids(self.commits.archive))
+            planned = surveying(self.wiring, queue, positions, committed_ids(self.commits.archive))
             expected = self.work.segments_at_least
             dataset = indexing(planned, self.wiring, self.place, self.memories, expected=expected)
             for block in received(dataset):

@@ -23,7 +23,7 @@ from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster import connection
 from malmm.pipeline.cluster.resources import Node, choose_resources
 from malmm.pipeline.indexing import driver, graph, passes, replay_commits
-from malmm.pipeline.indexing.exchange import Exchange
+from malmm.pipeline.indexing.file_queue import FileQueue
 from malmm.pipeline.indexing.graph import Wiring
 from malmm.pipeline.schema.config import IndexConfig
 from malmm.pipeline.schema.rows import DECODED, PLANNED, Carried, carried, rows_table
@@ -46,7 +46,7 @@ class InlineStages:
         """Have runs use this from now on."""
         names = ("surveying", "indexing", "planned_before", "replaying", "received")
         stand_ins: dict[str, Any] = {name: getattr(self, name) for name in names} | {
-            "RemoteExchange": Exchange,
+            "RemoteFileQueue": FileQueue,
             "rewriting_on_workers": lambda uri, table: None,
             "connected": lambda **_: contextlib.nullcontext(choose_resources([Node(2)])),
         }
@@ -63,13 +63,13 @@ class InlineStages:
                 yield block
 
     def surveying(
-        self, wiring: Wiring, exchange: Exchange, positions: int, done: Any = None
+        self, wiring: Wiring, queue: FileQueue, positions: int, done: Any = None
     ) -> Iterator[pa.Table | None]:
         """Tables of one planned segment, and None where the driver has something to do first."""
         config, recipe = wiring.config, wiring.recipe
         self.calls["surveying"] += 1
         for position in range(positions):
-            while (files := exchange.files_at(position)) is None:
+            while (files := queue.files_at(position)) is None:
                 time.sleep(0.01)
                 yield None
             for index in range(files.num_rows):
@@ -83,7 +83,7 @@ class InlineStages:
                     segment_s=recipe.segment_s,
                     fps=recipe.fps,
                     done=done,
-                    note=exchange.note,
+                    note=queue.note,
                 )
                 yield None
                 for number in range(segments.num_rows):

@@ -16,7 +16,7 @@ from malmm.pipeline.cluster.connection import connected
 from malmm.pipeline.cluster.resources import Resources
 from malmm.pipeline.indexing import graph as stages
 from malmm.pipeline.indexing.block_stream import received
-from malmm.pipeline.indexing.exchange import RemoteExchange, positions_for
+from malmm.pipeline.indexing.file_queue import RemoteFileQueue, positions_for
 from malmm.pipeline.indexing.graph import Wiring, indexing, segments_a_block, surveying
 from malmm.pipeline.indexing.index import make_recipe
 from malmm.pipeline.indexing.passes import committed_ids
@@ -67,11 +67,11 @@ def listing(tmp_path: Path, recipe: Recipe) -> tuple[pa.Table, set[str]]:
 def blocks_of(files: pa.Table, wiring: Wiring, archive: Archive) -> list[pa.Table]:
     """The blocks that come out of the whole wiring, the files having been listed before."""
     positions = positions_for(files.num_rows)
-    exchange = RemoteExchange(positions)
-    exchange.offer(files)
-    exchange.close()
-    exchange.admit()
-    surveyed = surveying(wiring, exchange, positions, committed_ids(archive))
+    queue = RemoteFileQueue(positions)
+    queue.offer(files)
+    queue.close()
+    queue.admit()
+    surveyed = surveying(wiring, queue, positions, committed_ids(archive))
     dataset = indexing(surveyed, wiring, archive.uri, archive.schema("memories"))
     return [block for block in received(dataset) if block is not None and block.num_rows]
 

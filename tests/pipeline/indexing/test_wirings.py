@@ -20,8 +20,8 @@ from malmm.pipeline.cluster.connection import connected
 from malmm.pipeline.cluster.resources import Node, Resources, choose_resources
 from malmm.pipeline.indexing import graph
 from malmm.pipeline.indexing.block_stream import received
-from malmm.pipeline.indexing.exchange import POSITIONS, RemoteExchange
 from malmm.pipeline.indexing.fail_fast import FailFast
+from malmm.pipeline.indexing.file_queue import POSITIONS, RemoteFileQueue
 from malmm.pipeline.indexing.graph import Wiring, indexing, planned_before, replaying, surveying
 from malmm.pipeline.schema.config import AnnotateConfig, IndexConfig, Prompt, Recipe
 from malmm.pipeline.schema.errors import WorkerError
@@ -125,18 +125,18 @@ def test_indexing_runs_on_gpus(together: int, resources: Resources, monkeypatch:
     files = [rows_table([{"uri": uri, "fingerprint": "f"}], FILES) for uri in LENGTHS]
     blocks: list[pa.Table] = []
     with connected():
-        exchange = RemoteExchange(POSITIONS)
-        exchange.admit()
-        exchange.offer(files[0])
-        surveyed = surveying(wiring, exchange, POSITIONS)
+        queue = RemoteFileQueue(POSITIONS)
+        queue.admit()
+        queue.offer(files[0])
+        surveyed = surveying(wiring, queue, POSITIONS)
         for block in received(indexing(surveyed, wiring, "none", pa.schema([]), expected=1)):
             if block is None or not block.num_rows:
                 continue
             if not blocks:
-                exchange.offer(files[1])
-                exchange.close()
+                queue.offer(files[1])
+                queue.close()
             blocks.append(block)
-        plans = [plan for table in exchange.take(0) for plan in plans_in(table)]
+        plans = [plan for table in queue.take(0) for plan in plans_in(table)]
     found = [row.segment for block in blocks for row in carried(block)]
     ids = {segment.segment_id for segment in found if segment is not None}
     assert len(ids) == len(found) == 11

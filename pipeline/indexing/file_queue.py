@@ -1,7 +1,7 @@
 """What the driver and the first operators of a run hand each other: listed files one way, plans the other.
 
 A dataset's input is fixed when it starts, but files are still being listed then. So its input is a row of positions,
-and its first operator asks the exchange for the files at each. An answer is kept: a task that Ray runs again gets the
+and its first operator asks the queue for the files at each. An answer is kept: a task that Ray runs again gets the
 same files. Nothing here waits; who asks too early asks again.
 """
 
@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from malmm.pipeline.schema.rows import FILES
 
-__all__ = ["POSITIONS", "Exchange", "ExchangeLink", "RemoteExchange", "positions_for"]
+__all__ = ["POSITIONS", "FileQueue", "FileQueueHandle", "RemoteFileQueue", "positions_for"]
 
 #: Positions of a dataset that begins before all files are listed.
 POSITIONS = 128
@@ -38,8 +38,8 @@ def _most(position: int) -> int:
     return round(_FIRST_FILES * _GROWTH**position)
 
 
-class ExchangeLink(Protocol):
-    """An exchange as the driver and the operators use it, wherever it lies."""
+class FileQueueHandle(Protocol):
+    """An queue as the driver and the operators use it, wherever it lies."""
 
     def offer(self, files: pa.Table) -> None:
         """Hand over files that were listed, ``FILES``."""
@@ -63,7 +63,7 @@ class ExchangeLink(Protocol):
         """Have whoever still waits for files give up."""
 
 
-class Exchange:
+class FileQueue:
     """``positions`` is how many positions are asked for, one after the other; the last one has all that is left.
 
     Files are given out in portions that grow with the position, so that a few positions are enough for millions. Where
@@ -143,8 +143,8 @@ class Exchange:
         """Nobody waits here."""
 
 
-class RemoteExchange:
-    """An exchange in an actor on the driver's machine; goes to workers by pickling.
+class RemoteFileQueue:
+    """An queue in an actor on the driver's machine; goes to workers by pickling.
 
     Raises Ray's ActorDiedError once the actor is gone: then the run cannot go on.
     """
@@ -152,37 +152,37 @@ class RemoteExchange:
     def __init__(self, positions: int) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here}
-        self._actor: Any = ray.remote(**options)(Exchange).remote(positions)
+        self._actor: Any = ray.remote(**options)(FileQueue).remote(positions)
 
     def offer(self, files: pa.Table) -> None:
-        """As ``ExchangeLink``."""
+        """As ``FileQueueHandle``."""
         self._ask("offer", files)
 
     def close(self) -> None:
-        """As ``ExchangeLink``."""
+        """As ``FileQueueHandle``."""
         self._ask("close")
 
     def files_at(self, position: int) -> pa.Table:
-        """As ``ExchangeLink``."""
+        """As ``FileQueueHandle``."""
         files: pa.Table = self._until(lambda: self._ask("files_at", position))
         return files
 
     def note(self, plans: pa.Table, wait: bool) -> None:
-        """As ``ExchangeLink``."""
+        """As ``FileQueueHandle``."""
         if not self._ask("note", plans) and wait:
             self._until(lambda: self._ask("is_admitted") or None)
 
     def take(self, after: int) -> list[pa.Table]:
-        """As ``ExchangeLink``."""
+        """As ``FileQueueHandle``."""
         plans: list[pa.Table] = self._ask("take", after)
         return plans
 
     def admit(self) -> None:
-        """As ``ExchangeLink``."""
+        """As ``FileQueueHandle``."""
         self._ask("admit")
 
     def end(self) -> None:
-        """As ``ExchangeLink``."""
+        """As ``FileQueueHandle``."""
         ray.kill(self._actor)
 
     def _ask(self, method: str, *arguments: Any) -> Any:

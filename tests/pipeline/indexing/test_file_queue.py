@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pyarrow as pa
 from hypothesis import given
 
-from malmm.pipeline.indexing.exchange import POSITIONS, Exchange, positions_for
+from malmm.pipeline.indexing.file_queue import POSITIONS, FileQueue, positions_for
 from malmm.pipeline.schema.rows import FILES, rows_table
 
 
@@ -29,12 +29,12 @@ def names(table: pa.Table) -> list[int]:
 @given(st.integers(0, 3000))
 def test_files_that_are_all_known_fit_into_their_positions(count: int) -> None:
     positions = positions_for(count)
-    exchange = Exchange(positions)
-    exchange.offer(files(range(count)))
-    exchange.close()
+    queue = FileQueue(positions)
+    queue.offer(files(range(count)))
+    queue.close()
     sizes = []
     for position in range(positions):
-        portion = exchange.files_at(position)
+        portion = queue.files_at(position)
         assert portion is not None
         sizes.append(portion.num_rows)
     assert sum(sizes) == count
@@ -51,24 +51,24 @@ def test_every_file_is_given_out_once_in_order_and_the_same_to_who_asks_again(
     portions: list[tuple[int, float]], positions: int, data: st.DataObject
 ) -> None:
     clock = Clock()
-    exchange = Exchange(positions, clock)
+    queue = FileQueue(positions, clock)
     given_out: list[pa.Table] = []
     offered = 0
     for count, pause_s in portions:
-        exchange.offer(files(range(offered, offered + count)))
+        queue.offer(files(range(offered, offered + count)))
         offered += count
         clock.now += pause_s
-        while len(given_out) < positions and (portion := exchange.files_at(len(given_out))) is not None:
+        while len(given_out) < positions and (portion := queue.files_at(len(given_out))) is not None:
             assert portion.num_rows > 0
             given_out.append(portion)
         if given_out:
             again = data.draw(st.integers(0, len(given_out) - 1))
-            assert exchange.files_at(again) == given_out[again]
-        assert exchange.files_at(len(given_out) + 1) is None
+            assert queue.files_at(again) == given_out[again]
+        assert queue.files_at(len(given_out) + 1) is None
     assert len(given_out) < positions, "the last position waits for the end"
-    exchange.close()
+    queue.close()
     for position in range(len(given_out), positions):
-        portion = exchange.files_at(position)
+        portion = queue.files_at(position)
         assert portion is not None
         given_out.append(portion)
     assert [name for portion in given_out for name in names(portion)] == list(range(offered))
@@ -76,7 +76,7 @@ def test_every_file_is_given_out_once_in_order_and_the_same_to_who_asks_again(
 
 def test_a_slow_listing_makes_files_wait_for_a_tenth_of_its_time_at_most() -> None:
     clock = Clock()
-    exchange = Exchange(POSITIONS, clock)
+    queue = FileQueue(POSITIONS, clock)
     waited: list[tuple[float, float]] = []
     since = 0.0
     position = 0
@@ -84,8 +84,8 @@ def test_a_slow_listing_makes_files_wait_for_a_tenth_of_its_time_at_most() -> No
         if second > 3 * 3600:
             break
         clock.now = float(second)
-        exchange.offer(files(range(second, second + 1)))
-        if exchange.files_at(position) is not None:
+        queue.offer(files(range(second, second + 1)))
+        if queue.files_at(position) is not None:
             waited.append((clock.now, clock.now - since))
             since, position = clock.now, position + 1
     assert position < POSITIONS - 1
@@ -93,14 +93,14 @@ def test_a_slow_listing_makes_files_wait_for_a_tenth_of_its_time_at_most() -> No
 
 
 def test_plans_wait_until_segments_may_be_written() -> None:
-    exchange = Exchange(1)
-    assert not exchange.note(files(range(1)))
-    assert not exchange.is_admitted()
-    exchange.admit()
-    assert exchange.is_admitted()
-    assert exchange.note(files(range(1, 2)))
-    assert [names(table) for table in exchange.take(0)] == [[0], [1]]
+    queue = FileQueue(1)
+    assert not queue.note(files(range(1)))
+    assert not queue.is_admitted()
+    queue.admit()
+    assert queue.is_admitted()
+    assert queue.note(files(range(1, 2)))
+    assert [names(table) for table in queue.take(0)] == [[0], [1]]
     # An answer that was lost on its way is asked for again.
-    assert [names(table) for table in exchange.take(0)] == [[0], [1]]
-    assert [names(table) for table in exchange.take(1)] == [[1]]
-    assert exchange.take(2) == []
+    assert [names(table) for table in queue.take(0)] == [[0], [1]]
+    assert [names(table) for table in queue.take(1)] == [[1]]
+    assert queue.take(2) == []
