@@ -29,7 +29,7 @@ from malmm.operators.plan import segments_of
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.connection import connected
 from malmm.pipeline.cluster.resources import Resources
-from malmm.pipeline.indexing import passes, segment_commits
+from malmm.pipeline.indexing import run_loop, segment_commits
 from malmm.pipeline.indexing.driver import Run
 from malmm.pipeline.indexing.file_queue import FileQueue
 from malmm.pipeline.indexing.pending_work import PendingWork
@@ -133,10 +133,10 @@ def main() -> None:
         run = Run(config, recipe, open_models("debug"), 8, IndexReport(place, "debug"), lambda progress: None)
         videos = [_video(number) for number in range(count)]
         workers = Workers(archive, videos, recipe, options.segments_a_commit)
-        passes.RemoteFileQueue = FileQueue  # type: ignore[misc, assignment]
-        passes.surveying = lambda wiring, queue, *_: queue
-        passes.indexing = lambda planned, *_, **__: planned
-        passes.received = workers.blocks  # type: ignore[assignment]
+        run_loop.RemoteFileQueue = FileQueue  # type: ignore[misc, assignment]
+        run_loop.surveying = lambda wiring, queue, *_: queue
+        run_loop.indexing = lambda planned, *_, **__: planned
+        run_loop.received = workers.blocks  # type: ignore[assignment]
         listed: Any = SimpleNamespace(found=[_file(video) for video in videos], ended=True)
         work = PendingWork(config, recipe, archive, listed)
         work.look()

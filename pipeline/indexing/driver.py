@@ -23,10 +23,10 @@ from malmm.pipeline.indexing.graph import Wiring, replaying, segments_a_block, s
 from malmm.pipeline.indexing.ledger import Ledger
 from malmm.pipeline.indexing.metrics import RunMetrics
 from malmm.pipeline.indexing.missing_annotations import missing_annotations
-from malmm.pipeline.indexing.passes import Passes, Survey, committed_ids
 from malmm.pipeline.indexing.pending_work import PendingWork
 from malmm.pipeline.indexing.replay_commits import Describing
 from malmm.pipeline.indexing.reports import IndexReport, Plan
+from malmm.pipeline.indexing.run_loop import RunLoop, Survey, committed_ids
 from malmm.pipeline.indexing.run_progress import RunProgress
 from malmm.pipeline.indexing.segment_commits import SegmentCommits
 from malmm.pipeline.indexing.worker_compaction import rewriting_on_workers
@@ -141,7 +141,7 @@ class Run:
         together = segments_a_block(work.segments_at_least, self.config, resources)
         wiring = Wiring(self.config, self.recipe, resources, together, self.verbose)
         memories = memories_schema(self.vector_size, self.recipe.token_layers)
-        Passes(wiring, work, self.ledger, self.commits, self.progress, place, memories, open_archive).go()
+        RunLoop(wiring, work, self.ledger, self.commits, self.progress, place, memories, open_archive).go()
 
     def _begin(self, archive: Archive) -> None:
         """Make an archive that is held ready for its first commit."""

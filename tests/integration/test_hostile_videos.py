@@ -11,7 +11,7 @@ from support.inline_stages import InlineStages
 from support.media import VideoSpec, cut, damage, make_video, run_ffmpeg, turn
 
 from malmm.pipeline.archive.reader import ArchiveReader
-from malmm.pipeline.indexing import passes
+from malmm.pipeline.indexing import run_loop
 from malmm.pipeline.indexing.index import index
 from malmm.pipeline.indexing.reports import IndexReport
 from malmm.pipeline.schema.config import IndexConfig
@@ -142,7 +142,7 @@ def indexed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Arc
     place = str(tmp_path_factory.mktemp("archives") / "archive")
     with pytest.MonkeyPatch.context() as patch:
         InlineStages().install(patch)
-        patch.setattr(passes, "RETRY_PAUSES_S", ())
+        patch.setattr(run_loop, "RETRY_PAUSES_S", ())
         config = IndexConfig(
             (str(folder),), place, model="debug", segment_s=4.0, bank_length=2, max_new_tokens=2
         )

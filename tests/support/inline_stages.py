@@ -22,7 +22,7 @@ from malmm.operators.write import write_segments
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster import connection
 from malmm.pipeline.cluster.resources import Node, choose_resources
-from malmm.pipeline.indexing import driver, graph, passes, replay_commits
+from malmm.pipeline.indexing import driver, graph, replay_commits, run_loop
 from malmm.pipeline.indexing.file_queue import FileQueue
 from malmm.pipeline.indexing.graph import Wiring
 from malmm.pipeline.schema.config import IndexConfig
@@ -51,7 +51,7 @@ class InlineStages:
             "connected": lambda **_: contextlib.nullcontext(choose_resources([Node(2)])),
         }
         # Both where they are used and where a run that starts Ray late finds them.
-        for module in (driver, passes, replay_commits, graph, connection):
+        for module in (driver, run_loop, replay_commits, graph, connection):
             for name, stand_in in stand_ins.items():
                 if hasattr(module, name):
                     monkeypatch.setattr(module, name, stand_in)

@@ -19,7 +19,7 @@ from malmm.pipeline.indexing.block_stream import received
 from malmm.pipeline.indexing.file_queue import RemoteFileQueue, positions_for
 from malmm.pipeline.indexing.graph import Wiring, indexing, segments_a_block, surveying
 from malmm.pipeline.indexing.index import make_recipe
-from malmm.pipeline.indexing.passes import committed_ids
+from malmm.pipeline.indexing.run_loop import committed_ids
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.receipts import Receipt
 from malmm.pipeline.schema.rows import FILES, array_at, carried, rows_table

@@ -18,7 +18,7 @@ from support.media import VideoSpec, cut, make_video
 
 from malmm.pipeline.archive.lease import Lease
 from malmm.pipeline.archive.reader import ArchiveReader
-from malmm.pipeline.indexing import background_listing, passes, segment_commits
+from malmm.pipeline.indexing import background_listing, run_loop, segment_commits
 from malmm.pipeline.indexing import driver as run
 from malmm.pipeline.indexing.index import index
 from malmm.pipeline.indexing.reports import IndexReport
@@ -57,7 +57,7 @@ def shared_stages() -> InlineStages:
 @pytest.fixture
 def stages(shared_stages: InlineStages, monkeypatch: pytest.MonkeyPatch) -> InlineStages:
     shared_stages.install(monkeypatch)
-    monkeypatch.setattr(passes, "RETRY_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(run_loop, "RETRY_PAUSES_S", (0.0, 0.0))
     shared_stages.calls.clear()
     shared_stages.mishap = lambda row: None
     shared_stages.lost_files = set()

@@ -28,7 +28,7 @@ from malmm.pipeline.schema.plans import plans_in
 from malmm.pipeline.schema.records import Failure
 from malmm.pipeline.schema.rows import FILES, Carried, carried, rows_table
 
-__all__ = ["Passes", "Survey", "committed_ids"]
+__all__ = ["RunLoop", "Survey", "committed_ids"]
 
 # Workers that died, a store that was away, memory that ran out: what fails so is tried again after these pauses.
 RETRY_PAUSES_S = (2.0, 15.0)
@@ -151,7 +151,7 @@ class Survey:
 
 
 @dataclass
-class Passes:
+class RunLoop:
     """Indexes what a run has to do. ``place`` and ``memories`` say where rows go: the address of the tables, and the
     schema of one of them; ``open_archive`` makes them when there is something to store."""
 
