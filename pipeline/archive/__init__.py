@@ -1,1 +1,1 @@
-"""One LanceDB database: reading it, writing it exactly once, and keeping it fast."""
+"""The archive, one LanceDB database: reading, exactly-once writing, compaction and indexes."""

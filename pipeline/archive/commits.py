@@ -1,7 +1,7 @@
-"""Making segments and videos done, exactly once.
+"""Commits of segments and videos, exactly once.
 
-A segment is done when its row in ``segments`` is committed, and its memory and texts are committed before that row; so
-nothing but ``segments`` is asked whether it is done.
+A segment is done when its row in ``segments`` is committed. Its memory and texts are committed before that row, so
+``segments`` alone decides whether a segment is done.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Commits", "Committed", "first_of_each"]
 
 @dataclass(frozen=True)
 class Committed:
-    """What a commit did: the segments it made done, those it dropped as done before, and rows added."""
+    """Result of a commit: ids of segments committed, ids dropped as duplicates, and the numbers of rows added."""
 
     segment_ids: tuple[str, ...]
     dropped: tuple[str, ...]
@@ -36,7 +36,7 @@ class Committed:
 
 @dataclass
 class _Stored:
-    """Ids of what is in the tables, of some videos or of all: segments that are done, by video, and videos."""
+    """Stored ids of videos, and of their segments by video; ``is_all`` if of every video in the archive."""
 
     is_all: bool
     segments: defaultdict[str, set[str]]
@@ -44,7 +44,7 @@ class _Stored:
 
 
 class Commits:
-    """Commits segments and videos through ``writer``, and remembers what is done while a lease is held."""
+    """Commits segments and videos through ``writer``. Caches the ids of what is stored while a lease is held."""
 
     def __init__(self, tables: TableReader, writer: TableWriter) -> None:
         self._tables = tables
@@ -54,7 +54,7 @@ class Commits:
         self._is_unsure = False
 
     def forget(self) -> None:
-        """Read anew what is done before the next commit: somebody else may have written."""
+        """Drop the cache. Call it when another writer may have written."""
         self._stored = None
 
     def commit(self, receipts: Iterable[Receipt]) -> Committed:
@@ -75,7 +75,7 @@ class Commits:
                     fresh[receipt.segment_id] = receipt
                     done.add(receipt.segment_id)
             if fresh:
-                # Whether a commit that raised has happened is unknown until the next look at `segments`.
+                # If a commit raises, only `segments` can tell later whether it happened.
                 self._unfinished = tuple(fresh)
                 self._writer.append_fragments(
                     "memories", [text for receipt in fresh.values() for text in receipt.memories]
@@ -124,10 +124,11 @@ class Commits:
 
     @contextmanager
     def _knowing(self, video_ids: Iterable[str]) -> Iterator[_Stored]:
-        """What of these videos is in the tables, for the block to change as it changes them.
+        """Yield the stored ids of these videos. The block updates them as it changes the tables.
 
-        Read once while a lease is held, since nobody else writes then: looking at each commit would take longer the
-        more there is. Read anew after an error: whether a write that raised has happened is unknown.
+        While a lease is held nobody else writes, so the ids are read once and cached: reading them at each commit
+        would take longer as the archive grows. After an error they are read again, since a write that raised may have
+        happened.
         """
         self._settle()
         stored = self._stored or self._look(video_ids)
@@ -138,7 +139,7 @@ class Commits:
             self._stored = stored
 
     def _settle(self) -> None:
-        """After an error, have commits refused that may still be under way to the store."""
+        """After an error, make the store refuse commits that may still be on their way to it."""
         if self._is_unsure:
             for name in ("memories", "annotations", "segments", "videos"):
                 self._writer.refuse_earlier_commits(name)
@@ -157,6 +158,6 @@ class Commits:
 
 
 def first_of_each(rows: pa.Table, key: str) -> pa.Table:
-    """The rows without those that repeat an earlier row's key."""
+    """Drop rows whose key repeats an earlier row's."""
     numbered = rows.select([key]).append_column("row", pa.array(range(rows.num_rows), pa.int64()))
     return rows.take(numbered.group_by(key).aggregate([("row", "min")])["row_min"].combine_chunks().sort())

@@ -1,8 +1,8 @@
-"""Keeping an archive's tables quick: few files, few versions.
+"""Compaction of an archive's tables: few files, few versions.
 
-Every commit adds a fragment and a version to each table it touches, and every version's manifest lists
-every fragment, so that without compaction a commit's cost grows with the run's length. A run that is killed leaves
-files behind that no version names.
+Every commit adds a fragment and a version to each table it touches. Every version's manifest lists all fragments, so
+without compaction a commit costs more the longer a run goes on. A killed run also leaves files that no version
+references.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from malmm.pipeline.archive.location import lance_errors
 __all__ = ["FILE_BYTES", "Rewrite", "compact_dataset", "remove_files", "small_fragments", "unnamed_files"]
 
 FILE_BYTES = 1 << 29
-"""The size of file that compaction aims at. Files that have reached it are not rewritten again."""
+"""Target file size of compaction. Files that have reached it are not rewritten."""
 
 _BATCH_BYTES = 1 << 25
 _MAX_ROWS = 1 << 20
 _ALL = 1 << 31
 
 Rewrite = Callable[[Sequence[CompactionTask]], Iterable[RewriteResult]]
-"""Does the rewriting, wherever it likes; a result may be missing, and its files then stay as they are."""
+"""Runs compaction tasks, for example on workers. Files of a task whose result is missing stay as they are."""
 
 
 def compact_dataset(
     dataset: lance.LanceDataset, keep_versions: timedelta, rewrite: Rewrite | None = None
 ) -> tuple[int, int]:
-    """Merge a table's small files, drop deleted rows, and forget versions older than ``keep_versions``.
+    """Merge a table's small files, drop deleted rows, and delete versions older than ``keep_versions``.
 
-    Returns the number of fragments before and after. Files that were written but never committed stay for
-    Lance's own week, since a worker may be about to hand in their receipt: ``unnamed_files`` finds them when none
-    is. Without ``rewrite`` it is done here. Raises what Lance does: call it within ``lance_errors``.
+    Returns the number of fragments before and after. Without ``rewrite`` this process does the work. Uncommitted files
+    stay for a week (Lance's default), since a worker may be about to return their receipt; ``unnamed_files`` finds them
+    when no worker is. Raises Lance's exceptions: call it within ``lance_errors``.
     """
     before = len(dataset.get_fragments())
     options = _options(dataset)
@@ -53,15 +53,15 @@ def compact_dataset(
 
 
 def small_fragments(dataset: lance.LanceDataset) -> int:
-    """How many fragments compaction would merge with others."""
+    """Number of fragments smaller than compaction's target size."""
     wanted = _options(dataset)["target_rows_per_fragment"]
     return sum(fragment.physical_rows < wanted for fragment in dataset.get_fragments())
 
 
 def unnamed_files(dataset: lance.LanceDataset, archive_uri: str) -> list[str]:
-    """Names of the table's data files that no version of it names: written, and not committed or not yet.
+    """Names of the table's data files that no version references: written, but not committed (yet).
 
-    Costs a listing of the table's files and a look at the versions that it keeps. Raises ArchiveError.
+    Lists the table's files and reads all versions that are kept. Raises ArchiveError.
     """
     with lance_errors(archive_uri, "list the files of"):
         found = dataset.explain_cleanup_old_versions(
@@ -72,10 +72,10 @@ def unnamed_files(dataset: lance.LanceDataset, archive_uri: str) -> list[str]:
 
 
 def remove_files(table: str, names: Sequence[str]) -> int:
-    """Delete data files of the table at this address, and give how many. For those that nothing will ever name.
+    """Delete data files of the table at this address and return how many. No version may ever reference them.
 
-    Lance's own clean-up looks for itself what to delete, and would not notice another writer who comes meanwhile. None
-    are deleted in a store that fsspec cannot open, nor where it fails: they cost storage and confuse nobody.
+    Lance's own clean-up decides by itself what to delete, and would not notice a writer that took over meanwhile.
+    Returns 0 if fsspec cannot open the store or fails: files that stay cost storage and do no other harm.
     """
     try:
         filesystem, folder = fsspec.core.url_to_fs(f"{table}/data")

@@ -1,6 +1,6 @@
-"""Making an archive, completing one whose creation was killed, and refusing what is not one.
+"""Creation of an archive: make one, complete one whose creation was killed, refuse a folder that holds something else.
 
-The table ``recipes`` comes last and with its row in it: where it is, everything else is too.
+The table ``recipes`` is created last, together with its row: if it exists, everything else does too.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from malmm.pipeline.schema.tables import table_schemas
 
 __all__ = ["address_of_rows", "create_or_load", "load_if_there"]
 
-# What a user calls the fields of a recipe. The image size comes with the model.
+# The command-line option of each recipe field. The image size comes with the model.
 OPTIONS = {
     "model_fingerprint": "--model",
     "retrieval_fingerprint": "--retrieval-model",
@@ -47,9 +47,9 @@ OPTIONS = {
 def load_if_there(
     uri: str, recipe: Recipe, vector_size: int, *, reindex: bool = False
 ) -> tuple[str, Recipe, str] | None:
-    """The tables' address, their recipe and the archive's address; None where nothing is but could be made.
+    """Return (address of the tables, their recipe, address of the archive), or None if none exists but could be made.
 
-    Makes nothing. Raises what ``create_or_load`` would.
+    Creates nothing. Raises as ``create_or_load`` does.
     """
     root = resolve(uri)
     check_writable(root)
@@ -65,7 +65,7 @@ def load_if_there(
 
 
 def address_of_rows(uri: str, recipe: Recipe, *, reindex: bool = False) -> str:
-    """Where the tables of ``create_or_load`` lie, or will lie once it has made them. Makes nothing."""
+    """The address at which ``create_or_load`` finds or will create the tables. Creates nothing."""
     root = resolve(uri)
     found = in_force(root)
     if found is not None and reindex and found.recipe.recipe_id != recipe.recipe_id:
@@ -76,11 +76,11 @@ def address_of_rows(uri: str, recipe: Recipe, *, reindex: bool = False) -> str:
 def create_or_load(
     uri: str, recipe: Recipe, vector_size: int, *, reindex: bool = False
 ) -> tuple[str, Recipe, str]:
-    """The tables' resolved address, their recipe and the archive's address, after making whatever is missing.
+    """Create what is missing, and return (address of the tables, their recipe, address of the archive).
 
-    With ``reindex``, for another recipe than the archive's, those are tables beside the ones in force. Raises
-    RecipeMismatch without it, and ArchiveError when the place holds something else, cannot be written or cannot be
-    reached.
+    If the archive has another recipe: with ``reindex``, creates a new generation of tables beside those in force;
+    without it, raises RecipeMismatch. Raises ArchiveError if the address holds something else, cannot be written or
+    cannot be reached.
     """
     root = resolve(uri)
     check_writable(root)
@@ -133,12 +133,12 @@ def _create_tables(place: str, schemas: dict[str, pa.Schema]) -> None:
                 uri=place,
             )
         elif not found.schema.equals(schema):
-            # Left empty by a creation for another model, killed before it recorded its recipe.
+            # An empty table of a creation for another model, killed before it recorded its recipe.
             change_columns(found, schema, place)
 
 
 def _refuse_strangers(place: str, names: set[str]) -> None:
-    """Refuse anything unknown in a directory; under an object store's prefix, unknown tables only."""
+    """Raise ArchiveError for any unknown file in a directory, or any unknown table under an object store's prefix."""
     names = names | {WRITER_TABLE, RUNS_TABLE}
     if is_local(place):
         folder = Path(place)

@@ -1,4 +1,4 @@
-"""Annotations as files: one file of rows, or a file of captions a video that players show."""
+"""Export of annotations: as one file of rows, or as a caption file for each video."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _LONGEST_STEM = 200
 
 @dataclass(frozen=True)
 class ExportReport:
-    """The outcome: how many texts were written to which files, or the rows as ``text`` where there is no file."""
+    """Result: the number of texts and the files written, or the rows as ``text`` if no file was named."""
 
     archive: str
     texts: int
@@ -53,9 +53,9 @@ class ExportReport:
 
 
 def export(config: ExportConfig) -> ExportReport:
-    """Write the annotations that the settings name.
+    """Write the annotations that ``config`` selects.
 
-    Raises ConfigError for a name that is not there and for a place that cannot be written, and ArchiveError.
+    Raises ConfigError for an unknown prompt or video and for an output that cannot be written, and ArchiveError.
     """
     archive = ArchiveReader.open(config.archive)
     texts = texts_of(
@@ -84,10 +84,10 @@ def texts_of(
     scopes: Sequence[str] = SCOPES,
     all_versions: bool = False,
 ) -> pa.Table:
-    """Annotations with their video's ``uri`` and ``video_start_s``, by URI and time; of videos that are done.
+    """Annotations of completed videos with columns ``uri`` and ``video_start_s``, ordered by URI and time.
 
-    ``prompts`` are names, all by default; ``videos`` as ``select_videos`` takes them. Of a prompt that has several
-    versions the latest counts, unless ``all_versions``. Raises ConfigError for a name that is not there.
+    ``prompts`` are names, by default all; ``videos`` as ``select_videos`` takes them. Only the latest version of a
+    prompt is exported, unless ``all_versions``. Raises ConfigError for an unknown prompt or video.
     """
     chosen = select_videos(archive, videos)
     known = archive.prompt_versions()
@@ -118,7 +118,7 @@ def texts_of(
 
 
 def export_rows(texts: pa.Table, format: str, output: Path | None) -> str | None:
-    """Write rows to a file, or, without ``output``, give them as text.
+    """Write rows to a file, or return them as text if there is no ``output``.
 
     Raises ConfigError for Parquet without a file, and OSError.
     """
@@ -135,9 +135,9 @@ def export_rows(texts: pa.Table, format: str, output: Path | None) -> str | None
 
 
 def export_captions(texts: pa.Table, format: str, folder: Path) -> list[Path]:
-    """Write a caption file for each video of ``texts`` and give their paths. Raises OSError.
+    """Write a caption file for each video of ``texts`` and return their paths. Raises OSError.
 
-    A file is called as its video is, and where two videos are called alike, with their ids.
+    A file has the name of its video; if two videos have the same name, also their ids.
     """
     by_video: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in texts.to_pylist():
@@ -152,9 +152,9 @@ def export_captions(texts: pa.Table, format: str, folder: Path) -> list[Path]:
 
 
 def _file_names(videos: Sequence[tuple[str, str]]) -> list[str]:
-    """A file name for each video (id, URI), no two alike, also where a file system ignores case."""
+    """A unique file name for each video (id, URI), also on file systems that ignore case."""
     stems = [Path(uri).stem.replace("\0", "") or video for video, uri in videos]
-    # Of bytes, since that is what a file system counts; room is left for the id and the ending.
+    # Cut by bytes, as file systems limit names; leaves room for the id and the ending.
     stems = [stem.encode(errors="replace")[:_LONGEST_STEM].decode(errors="ignore") for stem in stems]
     times = Counter(stem.casefold() for stem in stems)
     return [
@@ -164,9 +164,9 @@ def _file_names(videos: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def caption_file(rows: Iterable[dict[str, Any]], format: str) -> str:
-    """Texts as WebVTT or SubRip: a cue each, timed as players do, from when the first frame is shown.
+    """Texts as WebVTT or SubRip, one cue a text. Times count from the video's first frame, as players count.
 
-    What WebVTT would take for markup or for the end of a cue is spelled so that it is read as it is.
+    Escapes characters that WebVTT would read as markup, and ``-->`` in SubRip.
     """
     cues = []
     for row in sorted(rows, key=lambda row: (row["start_s"], row["end_s"])):

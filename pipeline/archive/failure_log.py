@@ -1,4 +1,4 @@
-"""The table ``failures``: what could not be stored, how often it was tried, and forgetting it once it is done."""
+"""The table ``failures``: what could not be stored, how often it was tried, and which rows are out of date."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["record_failures", "stale_failures"]
 
 
 def record_failures(tables: TableReader, writer: TableWriter, failures: Iterable[Failure]) -> None:
-    """Record attempts that failed. A failure seen before keeps its first time and counts up."""
+    """Record failed attempts. A failure seen before keeps ``first_seen`` and adds to ``attempts``."""
     attempts: dict[str, list[Failure]] = {}
     for failure in failures:
         key = failure_id(failure.video_id, failure.segment_id, failure.stage)
@@ -41,7 +41,10 @@ def record_failures(tables: TableReader, writer: TableWriter, failures: Iterable
 
 
 def stale_failures(tables: TableReader, kept: Mapping[str, Iterable[str]]) -> list[str]:
-    """Ids of videos' failures of other segments than these, by video: their file or plan was another then."""
+    """Ids of failures of segments that their video no longer has: the file or its plan has changed since.
+
+    ``kept`` maps each video to its current segments.
+    """
     keep = set().union(*kept.values())
     rows = tables.rows("failures", is_in("video_id", kept), ["failure_id", "segment_id"]).to_pylist()
     return [row["failure_id"] for row in rows if row["segment_id"] and row["segment_id"] not in keep]

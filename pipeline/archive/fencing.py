@@ -1,15 +1,14 @@
-"""Fencing: a writer that another one overtook while it slept changes no table any more.
+"""Fencing: a writer that lost its lease while it was paused can change no table any more.
 
-A writer's fencing token is a number that comes with its lease and is greater than those of all writers before it. A
-writer that takes over from one that fell silent puts its token into every table and then commits a merge of no columns,
-which Lance lets conflict with every commit to an earlier version, whatever that commit does. So of the writer that went
-silent:
+Each lease comes with a fencing token, a number greater than those of all earlier leases. A writer that takes over from
+a silent one writes its token into every table, and then commits a merge of no columns. Lance treats that merge as a
+conflict with every commit that was begun at an earlier version. So, if the silent writer wakes up:
 
-- a commit that it began before is refused by Lance, since the merge came between;
-- a commit that it begins later is refused by ``check_token``, since the version it would build on names the new token.
+- Lance refuses a commit that it began before, because of the merge;
+- ``check_token`` refuses a commit that it begins later, because the latest version carries the new token.
 
-Lance looks for conflicts in those later versions that still exist. ``forget_old_versions`` therefore leaves a merge
-behind wherever it deletes versions, and no other code may delete any.
+Lance looks for conflicts only in versions that still exist. So ``forget_old_versions`` commits such a merge whenever it
+deletes versions, and no other code may delete any.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from malmm.pipeline.schema.errors import ArchiveBusy, ArchiveError
 __all__ = ["check_token", "forget_old_versions", "overtaken", "raise_fence", "refuse_earlier_commits"]
 
 _KEY = "malmm.fencing_token"
-# A writer that was overtaken can commit once more between a new token and the merge that follows it.
+# The fenced writer can still commit between the new token and the merge that follows it; then both are tried again.
 _TRIES = 16
 
 
 def overtaken(archive_uri: str) -> ArchiveBusy:
-    """The error of a writer that finds another in its place."""
+    """The error that a writer raises when another has taken over its lease."""
     return ArchiveBusy(
         f"{archive_uri} was taken over by another writer while this one was silent: run again to go on with what is "
         "missing",
@@ -39,15 +38,15 @@ def overtaken(archive_uri: str) -> ArchiveBusy:
 
 
 def check_token(dataset: lance.LanceDataset, token: int, archive_uri: str) -> None:
-    """Raise ArchiveBusy where a table, at the version that is about to be built on, names a later writer's token."""
+    """Raise ArchiveBusy if the table carries the token of a later writer at the version of ``dataset``."""
     if int(dataset.config().get(_KEY, "0")) > token:
         raise overtaken(archive_uri)
 
 
 def raise_fence(archive_uri: str, name: str, token: int) -> None:
-    """Let nobody write a table any more whose token is smaller. A table that is not there needs no fence.
+    """Fence off every writer of a table whose token is smaller than ``token``. Does nothing if there is no such table.
 
-    Raises ArchiveBusy where a still later writer has taken over, and ArchiveError.
+    Raises ArchiveBusy if a later writer has taken over, and ArchiveError.
     """
     for _ in range(_TRIES):
         dataset = open_dataset(archive_uri, name)
@@ -65,9 +64,9 @@ def raise_fence(archive_uri: str, name: str, token: int) -> None:
 
 
 def refuse_earlier_commits(dataset: lance.LanceDataset) -> lance.LanceDataset:
-    """Have Lance refuse every commit to this table that was begun at an earlier version. Changes no row.
+    """Make Lance refuse every commit to this table that was begun at an earlier version. Changes no row.
 
-    Returns the table at the new version. Raises CommitConflictError where it has changed since ``dataset``'s.
+    Returns the table at the new version. Raises CommitConflictError if the table has changed since ``dataset``.
     """
     fragments = [fragment.metadata for fragment in dataset.get_fragments()]
     merge = lance.LanceOperation.Merge(fragments, dataset.lance_schema)
@@ -75,9 +74,9 @@ def refuse_earlier_commits(dataset: lance.LanceDataset) -> lance.LanceDataset:
 
 
 def forget_old_versions(dataset: lance.LanceDataset, older_than: timedelta) -> None:
-    """Delete a table's old versions, and the files that only they name. ``dataset`` is at the latest version.
+    """Delete a table's old versions, and the files that only they reference. ``dataset`` is at the latest version.
 
-    Deletes nothing when another writer commits meanwhile.
+    Deletes nothing if another writer commits meanwhile.
     """
     try:
         latest = refuse_earlier_commits(dataset)

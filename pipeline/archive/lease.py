@@ -1,9 +1,9 @@
 """One writer at a time: the lease that a run holds on its archive.
 
-A table of one row says who writes (``lease_table``). A holder counts its row up every few seconds (``lease_renewal``);
-one that stops doing so has died, and the next writer takes over. Nobody's clock is compared with anybody's: a writer
-that finds another there watches whether the count moves, on its own clock. A holder that was not dead but asleep is
-kept out of the tables by a fence (``fencing``).
+A table of one row names the holder (``lease_table``). The holder increments a counter in it every few seconds
+(``lease_renewal``). If the counter stands still for long, the holder counts as dead and the next writer takes over. No
+two clocks are compared: a waiting writer watches the counter and measures on its own clock. A holder that was only
+paused is fenced off (``fencing``).
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ __all__ = ["Lease"]
 
 _POLL_S = 1.0
 _PLACE, _STORE = "malmm.place:", "malmm.store"
-# This process's own: a lease that it could not give back, the store being away, must not shut itself out.
+# Holder ids of this process. A lease that could not be given back (store unreachable) must not lock out this process.
 _HELD: set[str] = set()
 
 
 class Lease:
-    """Held from ``take`` to ``give_back``, which a ``with`` block does; or until its holder is taken for dead.
+    """A lease, held from ``take`` to ``give_back`` (the end of a ``with`` block), or until its holder counts as dead.
 
     ``token`` is the writer's fencing token, which ``fencing.check_token`` compares with that of a table.
     """
@@ -60,14 +60,14 @@ class Lease:
     def take(cls, archive_uri: str, tables_at: str = "", *, patience_s: float | None = None) -> Self:
         """Become the archive's writer.
 
-        ``archive_uri`` is ``Archive.root``; ``tables_at`` is where the tables lie that this writer will change,
-        relative to it. A holder on another machine is watched for up to ``patience_s`` seconds; once it is taken for
-        dead, it can change no table any more. Raises ArchiveBusy when one lives, and ArchiveError when the archive
-        cannot be reached.
+        ``archive_uri`` is ``Archive.root``; ``tables_at`` is the place of the tables that this writer will change,
+        relative to it. A holder whose process cannot be looked up is watched for ``patience_s`` seconds; if it is
+        silent all that time it counts as dead and is fenced off. Raises ArchiveBusy if the holder is alive, and
+        ArchiveError if the archive cannot be reached.
         """
         patience_s = lease_renewal.PATIENCE_S if patience_s is None else patience_s
         holder = secrets.token_hex(12)
-        # Before anything is written there: whoever takes over has to know where fences are needed.
+        # Before anything is written there: the next writer must know which tables to fence.
         _announce(archive_uri, tables_at)
         began_s, seen = now_s(), None
         while True:
@@ -77,13 +77,13 @@ class Lease:
                 token = change(archive_uri, row, description(holder))
                 if token is not None:
                     if row.holder != NOBODY or row.shown:
-                        # If this fails, the row stays that of a writer who is gone, and the next one tries again.
+                        # If this fails, the row names a writer that is gone, and the next writer fences again.
                         _fence_off(archive_uri, token)
                     lease = cls(archive_uri, holder, token)
                     _HELD.add(holder)
                     lease._renewal.start()
                     return lease
-                # Somebody was quicker, and lives.
+                # Another writer was quicker, and is alive.
                 began_s, seen = now_s(), None
                 continue
             if _is_here(row) or (seen is not None and row != seen):
@@ -96,13 +96,13 @@ class Lease:
             time.sleep(min(_POLL_S, patience_s / 4))
 
     def check(self) -> None:
-        """Raise ArchiveBusy when the lease is known to be lost. To be called before whatever is committed."""
+        """Raise ArchiveBusy if the lease is lost. Call it before each commit."""
         self._renewal.check()
 
     def give_back(self, *, is_sure: bool = True) -> None:
-        """Let the next writer in. What is not given back is free when its process is found dead, or silent.
+        """Release the lease. One that is not released becomes free once its process is found dead or silent.
 
-        ``is_sure`` is False where a commit may still be under way, as after an error.
+        ``is_sure`` is False if a commit may still be on its way to the store, as after an error.
         """
         self._renewal.stop()
         _HELD.discard(self.holder)
@@ -117,13 +117,13 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # What ended the run matters more than a store that is away; silence frees the lease as well.
+        # The error that ended the run matters more than an unreachable store, and the lease runs out anyway.
         with suppress(ArchiveError):
             self.give_back(is_sure=error is None)
 
 
 def _announce(archive_uri: str, tables_at: str) -> None:
-    """Note where this writer will write, and that the store was found good for it; a moved archive's is tried anew."""
+    """Record where this writer will write, and that the store passed ``check_store``. Checks again after a move."""
     wanted = {_STORE: store_name(archive_uri)} | ({_PLACE + tables_at: "1"} if tables_at else {})
     dataset = open_writer(archive_uri)
     if wanted.items() <= dataset.config().items():
@@ -134,13 +134,13 @@ def _announce(archive_uri: str, tables_at: str) -> None:
         with lance_errors(archive_uri, "take the lease of"):
             dataset.update_config(wanted)
     except ArchiveError:
-        # Another writer may have noted the same at the same moment.
+        # Another writer may have recorded the same at the same moment.
         if not wanted.items() <= open_writer(archive_uri).config().items():
             raise
 
 
 def _fence_off(archive_uri: str, token: int) -> None:
-    """Keep every writer before this one out of all tables of the archive, wherever one was about to write."""
+    """Fence off all earlier writers from every table of the archive, wherever they recorded that they write."""
     places = [key.removeprefix(_PLACE) for key in open_writer(archive_uri).config() if key.startswith(_PLACE)]
     for tables_at in ["", *places]:
         for name in table_schemas(1):
@@ -156,5 +156,5 @@ def _is_gone(row: LeaseRow) -> bool:
 
 
 def _is_here(row: LeaseRow) -> bool:
-    """Whether this machine can tell that the holder lives, so that there is no need to watch it."""
+    """Whether this machine can tell that the holder is alive, so that there is no need to watch it."""
     return row.place == place() and is_alive(row.process) is True and not _is_gone(row)

@@ -1,4 +1,4 @@
-"""Renewing a lease: its holder counts its row up every few seconds, and finds out so that it has lost it."""
+"""Renewal of a lease: the holder increments its counter every few seconds, and so notices the loss of the lease."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from malmm.pipeline.schema.errors import ArchiveError
 __all__ = ["Renewal", "now_s"]
 
 PATIENCE_S = 30.0
-"""How long a holder may stay silent before it is taken for dead."""
+"""How long a holder may be silent before it counts as dead."""
 BEAT_S = 5.0
-"""How often a holder shows that it lives."""
+"""How often a holder renews its lease."""
 
 _BEATS_A_CLEANING, _KEPT = 60, timedelta(minutes=10)
 
@@ -36,24 +36,24 @@ class Renewal:
         self._thread = threading.Thread(target=self._keep_renewing, name="malmm-lease", daemon=True)
 
     def start(self) -> None:
-        """Begin to renew."""
+        """Start renewing."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop renewing; nothing is renewed any more once this has returned."""
+        """Stop renewing, and wait until the thread has ended."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def check(self) -> None:
-        """Raise ArchiveBusy when the lease was lost, or could not be renewed for as long as others wait."""
+        """Raise ArchiveBusy if the lease was lost, or could not be renewed for ``PATIENCE_S``."""
         if not self.is_lost and now_s() - self._last_beat_s > 2 * BEAT_S:
             self.renew()
         if self.is_lost or now_s() - self._last_beat_s > PATIENCE_S:
             raise overtaken(self.archive_uri)
 
     def renew(self) -> None:
-        """Count the holder's row up. Raises ArchiveError when the archive cannot be reached."""
+        """Increment the holder's counter. Raises ArchiveError if the archive cannot be reached."""
         with self._lock:
             asked_s = now_s()
             with lance_errors(self.archive_uri, "keep the lease of"):
@@ -72,10 +72,10 @@ class Renewal:
             try:
                 self.renew()
             except ArchiveError:
-                # The store is away for a while: `check` knows how long.
+                # The store cannot be reached for now: `check` measures for how long.
                 continue
 
 
 def now_s() -> float:
-    """Seconds that go on while the machine sleeps, and do not jump when its clock is set."""
+    """Seconds of a clock that also counts while the machine is suspended, and that nobody can set."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

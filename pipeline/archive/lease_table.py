@@ -1,6 +1,6 @@
-"""The one row of an archive's table ``writer``, which says who may write.
+"""The lease's table ``writer``: one row that names the writer that holds the archive.
 
-It is changed with conditional updates, which Lance makes atomic on disks and in object stores alike.
+The row is changed with conditional updates, which Lance makes atomic on disks and in object stores alike.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ __all__ = [
 WRITER_TABLE = "writer"
 NOBODY = 24 * "0"
 FREE = {"holder": NOBODY, "place": "", "process": "", "shown": "", "beat": 0}
-"""The row of an archive that nobody writes."""
+"""The row of an archive that has no writer."""
 UNSURE = FREE | {"shown": "ended in an error"}
-"""That of one whose last writer ended in an error, so that a commit of its may still be under way to the store."""
+"""The row if the last writer ended in an error: a commit of it may still be on its way to the store."""
 
 _SCHEMA = pa.schema(
     [
@@ -49,14 +49,14 @@ _SCHEMA = pa.schema(
         pa.field("beat", pa.int64(), nullable=False),
     ]
 )
-# When the table was made, in nanoseconds; a table of 0.1 does not say. Tokens go on rising where a table was deleted.
+# Creation time of the table in nanoseconds (not recorded by 0.1), so that tokens still rise if the table is deleted.
 _MADE = b"malmm.made"
 _VERSIONS = 32
 
 
 @dataclass(frozen=True)
 class LeaseRow:
-    """Who writes: an id of this holding, its machine and process, what people are told, and how often it renewed."""
+    """The holder: an id of this lease, its machine and process, the text shown to users, and how often it renewed."""
 
     holder: str
     place: str
@@ -66,14 +66,14 @@ class LeaseRow:
 
 
 def open_writer(archive_uri: str) -> lance.LanceDataset:
-    """The table ``writer``, made where there is none. Raises ArchiveError."""
+    """Open the table ``writer``; create it if there is none. Raises ArchiveError."""
     dataset = open_dataset(archive_uri, WRITER_TABLE)
     if dataset is None:
         schema = _SCHEMA.with_metadata({_MADE: str(time.time_ns())})
         try:
             create_dataset(archive_uri, WRITER_TABLE, pa.Table.from_pylist([FREE], schema=schema))
         except ArchiveError:
-            # Another writer may have made it at the same moment.
+            # Another writer may have created it at the same moment.
             if open_dataset(archive_uri, WRITER_TABLE) is None:
                 raise
         dataset = open_dataset(archive_uri, WRITER_TABLE)
@@ -85,7 +85,7 @@ def open_writer(archive_uri: str) -> lance.LanceDataset:
 
 
 def read(archive_uri: str) -> LeaseRow:
-    """The row as it is now. Raises ArchiveError."""
+    """Read the current row. Raises ArchiveError."""
     dataset = open_writer(archive_uri)
     with lance_errors(archive_uri, f"read table {WRITER_TABLE!r} of"):
         rows = dataset.to_table().to_pylist()
@@ -98,9 +98,9 @@ def read(archive_uri: str) -> LeaseRow:
 
 
 def change(archive_uri: str, row: LeaseRow, values: dict[str, Any]) -> int | None:
-    """Put ``values`` in the place of exactly ``row``; None if it was no longer there.
+    """Compare and swap: update the row to ``values`` if it is still exactly ``row``.
 
-    Returns a number that is greater than at every change before: the fencing token of a writer that comes so.
+    Returns the new fencing token, a number greater than those of all changes before; None if the row had changed.
     """
     dataset = open_writer(archive_uri)
     with lance_errors(archive_uri, "take the lease of"):
@@ -111,7 +111,7 @@ def change(archive_uri: str, row: LeaseRow, values: dict[str, Any]) -> int | Non
 
 
 def literals(values: dict[str, Any]) -> dict[str, str]:
-    """SQL literals of values, for Lance's update."""
+    """Values as SQL literals, for Lance's update."""
     return {
         name: str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
         for name, value in values.items()
@@ -119,7 +119,7 @@ def literals(values: dict[str, Any]) -> dict[str, str]:
 
 
 def description(holder: str) -> dict[str, Any]:
-    """The row of this process as writer."""
+    """The row that names this process as the writer."""
     process, host = os.getpid(), socket.gethostname()
     since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     return {

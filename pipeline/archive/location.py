@@ -1,7 +1,6 @@
-"""Where an archive lies and how its Lance tables are opened and made there.
+"""Addresses of archives, and how their Lance tables are opened, created and dropped.
 
-Object stores are reached with the ``AWS_*`` environment (``AWS_ENDPOINT_URL`` and ``AWS_ALLOW_HTTP``
-included), which Lance reads by itself in every process.
+Lance reads the ``AWS_*`` environment (with ``AWS_ENDPOINT_URL`` and ``AWS_ALLOW_HTTP``) by itself in every process.
 """
 
 from __future__ import annotations
@@ -45,9 +44,9 @@ _RUST_TRAIL = re.compile(r",?\s*/\S+\.rs:\d+:\d+.*", re.DOTALL)
 
 
 def resolve(uri: str) -> str:
-    """The archive's address as every process can use it: an absolute path, or an object store's URI.
+    """The archive's address for use in any process: an absolute path, or an object store's URI.
 
-    Raises ArchiveError for one that Lance could not open.
+    Raises ArchiveError for an address that Lance cannot open.
     """
     address = absolute(uri)
     if _CONTROL.search(address):
@@ -60,7 +59,7 @@ def resolve(uri: str) -> str:
 
 
 def absolute(uri: str) -> str:
-    """A path as an absolute one, ``file://`` undone; any other URI without a slash at its end."""
+    """Make a path or ``file://`` URI an absolute path; strip slashes from the end of any other URI."""
     if uri.startswith("file://"):
         uri = unquote(urlsplit(uri).path)
     if _SCHEME.match(uri):
@@ -74,17 +73,17 @@ def is_local(uri: str) -> bool:
 
 
 def table_uri(archive_uri: str, name: str) -> str:
-    """The address of a table, as LanceDB lays a database out."""
+    """The address of a table in a LanceDB database."""
     return f"{archive_uri}/{name}.lance"
 
 
 @contextmanager
 def lance_errors(archive_uri: str, doing: str) -> Iterator[None]:
-    """Turn what Lance raises in the block into an ArchiveError: "cannot <doing> <archive>: <reason>"."""
+    """Turn Lance's exceptions in the block into an ArchiveError: "cannot <doing> <archive>: <reason>"."""
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
-        # Lance has no exception classes of its own: storage, conflict and input errors are these three.
+        # Lance raises these three for errors of storage, conflict and input.
         reason = " ".join(_RUST_TRAIL.sub("", str(error)).split())[:400]
         hint = ""
         if not is_local(archive_uri):
@@ -95,22 +94,22 @@ def lance_errors(archive_uri: str, doing: str) -> Iterator[None]:
 def open_dataset(
     archive_uri: str, name: str, session: lance.Session | None = None
 ) -> lance.LanceDataset | None:
-    """The table at its latest version, or None where there is none. Raises ArchiveError when unreachable.
+    """Open the table at its latest version; None if there is none. Raises ArchiveError if it cannot be reached.
 
-    ``session`` keeps what does not change between versions: indexes and the layout of files.
+    ``session`` caches what does not change between versions: indexes and file metadata.
     """
     with lance_errors(archive_uri, f"read table {name!r} of"):
         try:
             return lance.dataset(table_uri(archive_uri, name), session=session)
         except ValueError as error:
-            # A folder without a manifest, as a killed creation leaves it, counts as no table.
+            # A folder without a manifest, as a killed creation leaves behind, is not a table.
             if _NOT_FOUND.match(str(error)):
                 return None
             raise
 
 
 def create_dataset(archive_uri: str, name: str, rows: pa.Table) -> None:
-    """Make a table that holds ``rows``, in one atomic step. Raises ArchiveError, also where there is one."""
+    """Create a table that holds ``rows``, atomically. Raises ArchiveError, also if the table exists."""
     with lance_errors(archive_uri, f"create table {name!r} in"):
         lance.write_dataset(
             rows,
@@ -122,15 +121,16 @@ def create_dataset(archive_uri: str, name: str, rows: pa.Table) -> None:
 
 
 def change_columns(dataset: lance.LanceDataset, schema: pa.Schema, archive_uri: str) -> None:
-    """Give an empty table other columns. Raises ArchiveError, also where it is no longer empty."""
+    """Change the columns of an empty table. Raises ArchiveError, also if another writer has changed it meanwhile."""
     with lance_errors(archive_uri, "create a table in"):
-        # Tried once: tried again, it would come on top of what another writer has put there meanwhile.
+        # No retries: a retry would overwrite what another writer has put there meanwhile.
         overwrite = lance.LanceOperation.Overwrite(schema, [])
         lance.LanceDataset.commit(dataset, overwrite, read_version=dataset.version, max_retries=0)
 
 
 def drop_tables(archive_uri: str, *, below: bool) -> None:
-    """Delete a generation's tables: all of them, or, unless it lies ``below`` the archive, all that are its own."""
+    """Delete a generation's tables. One that lies at the archive's own address keeps the tables that all generations
+    share; one ``below`` the archive is deleted with its folder."""
     kept = () if below else ("recipes", "writer", "runs")
     with lance_errors(archive_uri, "delete old tables of"):
         database = lancedb.connect(archive_uri)
@@ -142,7 +142,7 @@ def drop_tables(archive_uri: str, *, below: bool) -> None:
 
 
 def check_writable(uri: str) -> None:
-    """Raise ArchiveError if a local path cannot become a folder that we can write. Makes nothing."""
+    """Raise ArchiveError if a local path is not a writable folder and cannot become one. Creates nothing."""
     if not is_local(uri):
         return
     path = Path(uri)

@@ -1,4 +1,4 @@
-"""Optimizing: an archive's small files merged, old versions forgotten, indexes brought up to date."""
+"""Optimize an archive: merge small files, delete old versions, update indexes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["OptimizeReport", "optimize"]
 
 @dataclass(frozen=True)
 class OptimizeReport:
-    """The outcome: ``files`` before and after by table, of those that had small ones, and every index."""
+    """Result: the number of ``files`` before and after, of each compacted table, and all indexes."""
 
     archive: str
     files: Mapping[str, tuple[int, int]]
@@ -40,9 +40,9 @@ class OptimizeReport:
 
 
 def optimize(config: OptimizeConfig, *, on_progress: OnProgress | None = None) -> OptimizeReport:
-    """Merge small files and bring all indexes up to date, in this process, without Ray.
+    """Merge small files and update all indexes, in this process, without Ray.
 
-    Raises ArchiveError when the archive cannot be written, and ArchiveBusy when another writer holds it.
+    Raises ArchiveError if the archive cannot be written, and ArchiveBusy if another writer holds it.
     """
     began = time.monotonic()
     tell = on_progress or (lambda progress: None)

@@ -1,4 +1,4 @@
-"""Clearing up after a killed run: rows of segments and videos that are not done, and files that nobody committed."""
+"""Sweep what a killed run left: orphaned rows (of segments and videos that are not done) and uncommitted files."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["discard_orphans", "sweep_orphans"]
 
 
 def sweep_orphans(tables: TableReader, writer: TableWriter) -> dict[str, int]:
-    """Delete memory and texts of segments that are not done, and texts of whole videos that are not; rows by table.
+    """Delete memory and texts of segments that are not done, and whole-video texts of videos that are not done.
 
-    Reads only id columns. With a lease, memory that workers wrote and nobody committed goes too.
+    Reads only id columns. If a lease is held, deletes uncommitted memory files too. Returns the rows deleted by table.
     """
     done = tables.ids("segments", "segment_id")
     deleted = {
@@ -37,10 +37,10 @@ def discard_orphans(tables: TableReader, writer: TableWriter, segment_ids: Itera
 
 
 def _remove_unnamed_files(tables: TableReader, writer: TableWriter) -> None:
-    """Delete the memory that a killed run's workers wrote: megabytes a slot, which Lance keeps for a week."""
+    """Delete memory files that a killed run's workers wrote: megabytes a slot, which Lance would keep for a week."""
     names = unnamed_files(writer.dataset("memories"), tables.uri)
     if names:
-        # If this one is still the writer after it looked, all that it found is of dead runs, and stays so however
-        # long it takes to delete it.
+        # If the lease still holds after the listing, all files found are of dead runs. They stay so, however long
+        # deleting takes.
         writer.dataset("memories")
         remove_files(table_uri(tables.uri, "memories"), names)

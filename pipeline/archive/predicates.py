@@ -1,4 +1,4 @@
-"""SQL filters over key columns, safe to build from outside input and bounded in length."""
+"""SQL filters over key columns, safe with untrusted input and bounded in length."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _COLUMN = re.compile(r"[a-z_]+")
 
 
 def equals(column: str, identifier: str) -> str:
-    """The filter ``column = 'identifier'``. Raises ConfigError when that is not an identifier of ours."""
+    """The filter ``column = 'identifier'``. Raises ConfigError for anything but a hexadecimal id."""
     return f"{_column(column)} = {_literal(identifier)}"
 
 
 def is_in(column: str, identifiers: Iterable[str], size: int = IDS_PER_FILTER) -> Iterator[str]:
     """Filters that together select the rows whose ``column`` is one of ``identifiers``, ``size`` at a time.
 
-    Repeated identifiers count once; without identifiers there is no filter. Raises ConfigError for
-    anything that is not an identifier of ours.
+    Repeated identifiers count once; without identifiers there is no filter. Raises ConfigError for anything but
+    hexadecimal ids.
     """
     literals = [_literal(identifier) for identifier in dict.fromkeys(identifiers)]
     for first in range(0, len(literals), size):

@@ -1,4 +1,4 @@
-"""Where a process runs and when it began, so that another one can tell whether it still lives."""
+"""Identity of a process (machine, number, start time), by which another process can tell whether it is alive."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PROC = Path("/proc")
 
 
 def place() -> str:
-    """This machine and its process numbers' namespace: in containers of one host, equal numbers mean others."""
+    """This machine, its boot and PID namespace: one process number means different processes in two containers."""
     boot = _PROC / "sys/kernel/random/boot_id"
     namespace = _PROC / "self/ns/pid"
     return "/".join(
@@ -25,28 +25,27 @@ def place() -> str:
 
 
 def started(process: int) -> str:
-    """A process and when it began, since its number may have gone to another; empty when there is none.
+    """ "number/start time" of a process, since its number may be reused later; "" if there is no such process.
 
-    Where the system hides when it began, as ``/proc`` mounted with ``hidepid`` does of other users' processes, only the
-    number is given.
+    Only the number if the start time is hidden, as a ``/proc`` mounted with ``hidepid`` hides other users' processes.
     """
     try:
         fields = (_PROC / str(process) / "stat").read_text().rpartition(")")[2].split()
     except OSError:
         return str(process) if _answers(process) else ""
-    # A zombie does nothing any more. The 22nd field of all is the time it began.
+    # A zombie counts as dead. The start time is the 22nd field of the line.
     return "" if fields[0] == "Z" else f"{process}/{fields[19]}"
 
 
 def is_alive(process: str) -> bool | None:
-    """Whether a process of this machine, as ``started`` wrote it, still lives; None if it cannot be told."""
+    """Whether a process of this machine, as ``started`` wrote it, is alive; None if unknown."""
     number, _, _ = process.partition("/")
     if not number.isdigit():
         return None
     now = started(int(number))
     if not now:
         return False
-    # Without a beginning it may be the same process or a later one of its number.
+    # Without a start time it may be the same process or a later one with its number.
     return now == process if "/" in now and "/" in process else None
 
 

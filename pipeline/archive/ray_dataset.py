@@ -1,4 +1,4 @@
-"""An archive's tables as Ray Datasets, for pipelines that go on from what is stored."""
+"""An archive's tables as Ray Datasets, for your own pipelines."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def dataset(
 ) -> ray.data.Dataset:
     """Rows of a table, read by the cluster's workers; ``where`` is a SQL condition over its columns.
 
-    Without ``columns`` all are read but the tokens of ``memories``, for which there is ``ArchiveReader.memory_tokens``.
-    Raises ArchiveError for an archive or a table that is not there.
+    Without ``columns`` reads all but the tokens of ``memories``: read those with ``ArchiveReader.memory_tokens``.
+    Raises ArchiveError if there is no such archive or table.
     """
     # Ray takes seconds to load.
     import ray.data

@@ -1,4 +1,4 @@
-"""An archive as its readers see it: its videos, segments, texts, failures and stored memory."""
+"""Read access to an archive: its videos, segments, texts, failures and stored memory."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ __all__ = ["ArchiveReader"]
 
 
 class ArchiveReader:
-    """An archive as its readers see it. Every call reads the latest committed version; no handle is kept.
+    """Reads an archive. Every call reads the latest committed version; no handle is kept.
 
-    ``tables`` reads rows of any table, and ``slots`` stored memory.
+    ``tables`` reads rows of any table, ``slots`` reads stored memory.
     """
 
     def __init__(self, uri: str, recipe: Recipe, root: str | None = None) -> None:
@@ -36,7 +36,7 @@ class ArchiveReader:
 
     @classmethod
     def open(cls, uri: str) -> Self:
-        """Open an existing archive. Raises ArchiveError when there is none or it cannot be reached."""
+        """Open an existing archive. Raises ArchiveError if there is none or it cannot be reached."""
         place = resolve(uri)
         if is_local(place) and Path(place).is_file():
             raise ArchiveError(f"{uri} is a file, and an archive is a directory", uri=place)
@@ -57,12 +57,12 @@ class ArchiveReader:
 
     @property
     def uri(self) -> str:
-        """Where the tables lie, an absolute path or object store URI, good in every process."""
+        """Address of the tables: an absolute path or an object store URI, for use in any process."""
         return self._uri
 
     @property
     def root(self) -> str:
-        """The archive's own address, by which people know it; the tables may lie below it."""
+        """Address of the archive, as users name it. The tables may lie below it."""
         return self._root
 
     @property
@@ -71,7 +71,7 @@ class ArchiveReader:
         return self._recipe
 
     def table(self, name: str) -> lancedb.table.Table:
-        """The LanceDB table, opened anew: an older handle would not see later commits."""
+        """Open the LanceDB table at its latest version. A handle does not see later commits."""
         return self.tables.table(name)
 
     def schema(self, name: str) -> pa.Schema:
@@ -91,24 +91,24 @@ class ArchiveReader:
         return self.slots.memory_tokens(segment_ids)
 
     def completed_among(self, segment_ids: Iterable[str]) -> set[str]:
-        """Those of the given segments that are done."""
+        """Return which of the given segments are done."""
         return self.tables.completed_among(segment_ids)
 
     def completed_segments(self, video_id: str | None = None) -> set[str]:
-        """The ids of the segments that are done, of one video or of all."""
+        """Ids of completed segments, of one video or of all."""
         return self.tables.ids(
             "segments", "segment_id", None if video_id is None else [equals("video_id", video_id)]
         )
 
     def frame_counts(self, segment_ids: Iterable[str]) -> dict[str, int]:
-        """How many frames each of the given segments has, in the order given; only of those that are done."""
+        """Number of frames by segment id, for those of the given segments that are done, in the order given."""
         ids = list(dict.fromkeys(segment_ids))
         rows = self.tables.rows("segments", is_in("segment_id", ids), ["segment_id", "frame_count"])
         counts = dict(zip(rows["segment_id"].to_pylist(), rows["frame_count"].to_pylist(), strict=True))
         return {segment: counts[segment] for segment in ids if segment in counts}
 
     def completed_videos(self) -> dict[str, tuple[str, str]]:
-        """The videos that are done: video_id to (fingerprint, recipe_id)."""
+        """The completed videos: video_id to (fingerprint, recipe_id)."""
         done: dict[str, tuple[str, str]] = {}
         columns = ["video_id", "fingerprint", "recipe_id"]
         for batch in self.tables.dataset("videos").scanner(columns=columns).to_batches():
@@ -117,12 +117,12 @@ class ArchiveReader:
         return done
 
     def metadata(self) -> dict[str, str]:
-        """What manifests say of the videos that are done: video_id to a JSON object, or to nothing."""
+        """Metadata of the completed videos, from manifests: video_id to a JSON object, or to an empty string."""
         rows = self.tables.rows("videos", columns=["video_id", "metadata"])
         return dict(zip(rows["video_id"].to_pylist(), rows["metadata"].to_pylist(), strict=True))
 
     def addresses(self) -> dict[str, str]:
-        """Where the archive's videos lie, also those that are begun or failed: video_id to URI."""
+        """URIs of the archive's videos, completed or failed: video_id to URI."""
         found: dict[str, str] = {}
         for name in ("failures", "videos"):
             rows = self.tables.rows(name, columns=["video_id", "uri"])
@@ -130,15 +130,15 @@ class ArchiveReader:
         return found
 
     def failed_videos(self) -> set[str]:
-        """The ids of all videos of which anything could not be stored: a segment that was cut short is."""
+        """Ids of videos with at least one failure. A segment stored with a truncated or damaged part does not count."""
         return self.tables.ids(
             "failures", "video_id", ["segment_id IS NULL OR kind NOT IN ('truncated', 'damaged')"]
         )
 
     def given_up(self) -> dict[str, tuple[str, Failure]]:
-        """Files that hold no video, or none that can be decoded: video_id to fingerprint and failure.
+        """Files that failed for good (not a video, or not decodable): video_id to (fingerprint, failure).
 
-        Trying one again would only repeat it, unless its fingerprint is another.
+        Another attempt would fail again, unless the file's fingerprint has changed.
         """
         rows = self.tables.rows("failures", ["segment_id IS NULL"])
         fields = [name for name in Failure.__dataclass_fields__ if name in rows.column_names]
@@ -149,11 +149,11 @@ class ArchiveReader:
         }
 
     def videos(self) -> pa.Table:
-        """The ``videos`` table, by URI."""
+        """The ``videos`` table, ordered by URI."""
         return self.tables.rows("videos").sort_by("uri")
 
     def videos_where(self, condition: str) -> pa.Table:
-        """Rows of ``videos`` that meet a SQL condition over its columns. Raises ConfigError for anything else."""
+        """Rows of ``videos`` that meet a SQL condition over its columns. Raises ConfigError if it does not parse."""
         dataset = self.tables.dataset("videos")
         try:
             return dataset.to_table(filter=condition).sort_by("uri")
@@ -161,11 +161,11 @@ class ArchiveReader:
             columns = ", ".join(dataset.schema.names)
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(
-                f"{condition!r} is no condition over videos: {reason}; the columns are {columns}"
+                f"{condition!r} is not a condition over videos: {reason}; the columns are {columns}"
             ) from error
 
     def video_rows(self, video_ids: Iterable[str]) -> pa.Table:
-        """Rows of ``videos`` with the given ids, of those that are done."""
+        """Rows of ``videos`` with the given ids; videos that are not done have none."""
         return self.tables.rows("videos", is_in("video_id", video_ids))
 
     def segment_rows(self, segment_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -174,7 +174,7 @@ class ArchiveReader:
         return {row["segment_id"]: row for row in rows.to_pylist()}
 
     def addresses_of(self, video_ids: Iterable[str]) -> dict[str, str]:
-        """Where the given videos lie: video_id to URI, of those that are done."""
+        """URIs of those of the given videos that are done: video_id to URI."""
         rows = self.tables.rows("videos", is_in("video_id", video_ids), ["video_id", "uri"])
         return dict(zip(rows["video_id"].to_pylist(), rows["uri"].to_pylist(), strict=True))
 
@@ -198,7 +198,7 @@ class ArchiveReader:
         )
 
     def texts_of(self, segment_ids: Iterable[str], prompt_name: str) -> dict[str, str]:
-        """What the given segments got for a prompt, the latest of each: segment_id to text."""
+        """The latest text of each given segment for a prompt: segment_id to text."""
         columns = ["segment_id", "prompt_name", "text", "created_at"]
         rows = self.tables.rows("annotations", is_in("segment_id", segment_ids), columns).sort_by(
             "created_at"
@@ -208,7 +208,7 @@ class ArchiveReader:
         }
 
     def captions(self, prompt_name: str, *, limit: int) -> dict[str, str]:
-        """What some segments got for a prompt, of as many videos as possible: segment_id to text."""
+        """Up to ``limit`` texts for a prompt, of as many different videos as possible: segment_id to text."""
         columns = ["video_id", "segment_id", "prompt_name", "text"]
         first: dict[str, str] = {}
         others: dict[str, str] = {}
@@ -229,7 +229,10 @@ class ArchiveReader:
         return dict([*first.items(), *others.items()][:limit])
 
     def prompt_versions(self) -> list[dict[str, str]]:
-        """Every prompt of which there is a text, by name, then the latest first, with task and prompt_version."""
+        """Versions of all prompts that have a text: prompt_name, prompt, task and prompt_version of each.
+
+        Ordered by name, the latest version first.
+        """
         columns = ["prompt_name", "prompt", "task", "prompt_version", "created_at"]
         rows = self.tables.rows("annotations", columns=columns)
         latest = rows.group_by(columns[:4]).aggregate([("created_at", "max")])
@@ -237,9 +240,9 @@ class ArchiveReader:
         return latest.sort_by(order).select(columns[:4]).to_pylist()
 
     def prompts(self) -> list[dict[str, str]]:
-        """The prompts that segments have texts for: prompt_name, prompt and task of each, classifications left out.
+        """Prompts that segments have texts for, without classifications: prompt_name, prompt and task of each.
 
-        Of two of one name, the later.
+        Only the latest version of each name.
         """
         columns = ["prompt_name", "prompt", "task", "created_at"]
         rows = self.tables.rows("annotations", ["segment_id IS NOT NULL"], columns)
@@ -248,13 +251,13 @@ class ArchiveReader:
         return [row for row in by_name.values() if row["task"] != "classification"]
 
     def annotation_ids(self, *, video_id: str | None = None, prompt_version: str | None = None) -> set[str]:
-        """The ids of the texts there are, of one video and of one version of a prompt where given."""
+        """Ids of annotations, if given only of one video or of one version of a prompt."""
         parts = [("video_id", video_id), ("prompt_version", prompt_version)]
         chosen = [equals(column, value) for column, value in parts if value is not None]
         return self.tables.ids("annotations", "annotation_id", [" AND ".join(chosen)] if chosen else None)
 
     def failures(self) -> pa.Table:
-        """The ``failures`` table, the latest first."""
+        """The ``failures`` table, latest first."""
         return self.tables.rows("failures").sort_by(
             [("last_seen", "descending"), ("failure_id", "ascending")]
         )

@@ -1,9 +1,9 @@
-"""Rows to Lance files on the workers: what is written stays invisible until the driver commits its receipt.
+"""Workers write rows as Lance fragments and make receipts. The rows are invisible until the driver commits a receipt.
 
-A receipt stands for one segment. Its memory slots, megabytes each, are already in the store as fragments of
-their own, so that they can be committed or dropped without touching another segment's; its few small rows
-(the segment's own and its texts) travel inside the receipt, so that a commit writes those of many segments
-as one fragment instead of one a segment.
+A receipt stands for one segment. Memory slots are large (megabytes each), so they are written to the store right away,
+in fragments of this segment alone: it can be committed or dropped without touching other segments. The few small rows
+(of ``segments`` and ``annotations``) travel inside the receipt, so that a commit writes those of many segments as one
+fragment.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ __all__ = ["conform", "write_fragments", "write_rows"]
 
 
 def write_rows(archive_uri: str, tables: Mapping[str, pa.Table]) -> list[Receipt]:
-    """Write the rows of one or several segments and return a receipt for each; nothing is visible yet.
+    """Write the rows of one or several segments and return a receipt for each. Nothing is visible yet.
 
-    ``tables`` has ``segments`` and may have ``memories`` and ``annotations``, whose every row belongs to one
-    of those segments. ``archive_uri`` is ``Archive.uri``. Writing the same segment twice is harmless: the
-    commit takes one of the two. Raises ArchiveError for rows that do not fit their table.
+    ``tables`` has ``segments`` and may have ``memories`` and ``annotations``, with rows of those segments only.
+    ``archive_uri`` is ``Archive.uri``. A segment may be written twice: the commit takes one of the two. Raises
+    ArchiveError for rows that do not fit their table.
     """
     unknown = sorted(set(tables) - {"segments", "memories", "annotations"})
     if unknown or "segments" not in tables:
@@ -83,7 +83,7 @@ def write_rows(archive_uri: str, tables: Mapping[str, pa.Table]) -> list[Receipt
 def write_fragments(archive_uri: str, table_name: str, rows: pa.Table) -> list[str]:
     """Write ``rows`` as fragments of an existing table and return their FragmentMetadata as JSON.
 
-    No rows, no fragments. Raises ArchiveError when the table is missing or a column does not fit.
+    Raises ArchiveError if the table is missing or a column does not fit.
     """
     dataset = open_dataset(archive_uri, table_name)
     if dataset is None:
@@ -92,10 +92,10 @@ def write_fragments(archive_uri: str, table_name: str, rows: pa.Table) -> list[s
 
 
 def conform(rows: pa.Table, schema: pa.Schema, table_name: str, archive_uri: str) -> pa.Table:
-    """``rows`` with the columns, order and types of ``schema``.
+    """Return ``rows`` with the columns, order and types of ``schema``.
 
-    Raises ArchiveError naming the column that is missing, unknown, of a type that cannot become the
-    schema's, or null where nulls are not allowed.
+    Raises ArchiveError, with the column's name, for a column that is missing, unknown, of a type that cannot be cast,
+    or null where nulls are not allowed.
     """
 
     def refuse(column: str, why: str) -> ArchiveError:

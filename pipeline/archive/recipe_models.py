@@ -1,4 +1,4 @@
-"""The checkpoints that an archive was made with, found again and known by their weights."""
+"""Find the checkpoints that an archive was made with, and verify them by their weights' fingerprints."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["archive_models", "archive_retrieval"]
 
 
 def archive_models(recipe: Recipe, model: str | None = None, retrieval_model: str | None = None) -> Models:
-    """The models of a recipe, from where they were or from where ``model`` and ``retrieval_model`` say.
+    """Open the models of a recipe, at their recorded places or at ``model`` and ``retrieval_model``.
 
-    Raises CheckpointError when one is not there or has other weights than those that made the rows.
+    Raises CheckpointError if one is missing or has other weights than those that made the rows.
     """
     name = model or recipe.model
     retrieval = archive_retrieval(recipe, model, retrieval_model)
@@ -31,7 +31,8 @@ def archive_models(recipe: Recipe, model: str | None = None, retrieval_model: st
         raise _not_opened(error) from error
     if opened.checkpoint.fingerprint() != recipe.model_fingerprint:
         raise CheckpointError(
-            f"the model {name!r} has other weights than when the archive was made: say with --model where those lie"
+            f"the model {name!r} has other weights than when the archive was made: give the path or id of the right "
+            "ones with --model"
         )
     return Models(opened.checkpoint, retrieval, notice_of(name))
 
@@ -39,7 +40,7 @@ def archive_models(recipe: Recipe, model: str | None = None, retrieval_model: st
 def archive_retrieval(
     recipe: Recipe, model: str | None = None, retrieval_model: str | None = None
 ) -> Checkpoint | None:
-    """The retrieval model of a recipe; None for an archive without vectors. The language model is not looked at.
+    """Open the retrieval model of a recipe; None for an archive without vectors. Does not open the language model.
 
     Raises CheckpointError as ``archive_models`` does.
     """
@@ -59,19 +60,19 @@ def archive_retrieval(
         raise _not_opened(missing) from missing
     raise CheckpointError(
         f"the retrieval model {retrieval_model or recipe.retrieval_model!r} has other weights than when the "
-        "archive was made: say with --retrieval-model where those lie"
+        "archive was made: give the path or id of the right ones with --retrieval-model"
     )
 
 
 def _candidates(recipe: Recipe, model: str, retrieval_model: str | None) -> Iterator[str]:
-    """Where the retrieval model may be, one after the other."""
+    """Places to look for the retrieval model, in order."""
     if retrieval_model is not None:
         yield retrieval_model
         return
     elsewhere = is_hub_id(recipe.retrieval_model)
     if elsewhere:
         yield recipe.retrieval_model
-    # The companion in the model's own folder comes before a path that another machine had.
+    # The companion in the model's own folder comes before a path recorded on another machine.
     own = None
     try:
         own = companion_of(model)
@@ -86,5 +87,5 @@ def _candidates(recipe: Recipe, model: str, retrieval_model: str | None) -> Iter
 
 def _not_opened(error: CheckpointError) -> CheckpointError:
     return CheckpointError(
-        f"the archive's model cannot be opened: {error}; say where it lies with --model and --retrieval-model"
+        f"the archive's model cannot be opened: {error}; give its path or id with --model and --retrieval-model"
     )

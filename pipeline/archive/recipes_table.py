@@ -1,8 +1,9 @@
-"""Which recipe an archive's rows are made with, and where they lie.
+"""The table ``recipes``: which recipe made an archive's rows, and where those rows lie.
 
-The table ``recipes`` has a row for each recipe that the archive has had; the one of the highest number is in force. The
-first one's tables lie at the archive's own address. Those of a later one are a database of their own below it, so that
-they can be made while the others are searched: one more row in ``recipes`` puts them in force, at one stroke.
+Each row is a generation: a recipe and the place of the tables made with it. The generation with the highest number is
+in force. The first generation's tables lie at the archive's own address. A later generation is a database of its own
+below it, so that it can be made while the one in force is searched. Adding its row to ``recipes`` puts it in force
+atomically.
 """
 
 from __future__ import annotations
@@ -27,32 +28,32 @@ _PLACE = re.compile(r"recipe-[0-9a-f]{24}")
 
 @dataclass(frozen=True)
 class Generation:
-    """A recipe and where its tables lie: ``place`` is relative to the archive, empty for the archive itself."""
+    """A recipe and the place of its tables, relative to the archive ("" for the archive's own address)."""
 
     recipe: Recipe
     place: str
     number: int
 
     def address(self, root: str) -> str:
-        """Where the tables lie."""
+        """Address of the tables."""
         return f"{root}/{self.place}" if self.place else root
 
 
 def is_generation(name: str) -> bool:
-    """Whether a folder of an archive is that of a later generation."""
+    """Whether this is the name of a later generation's folder."""
     return bool(_PLACE.fullmatch(name))
 
 
 def in_force(root: str) -> Generation | None:
-    """The generation of the archive at a resolved address; None where there is no finished archive."""
+    """The generation in force of the archive at a resolved address; None if there is no complete archive."""
     rows = _rows(root)
     return _latest(root, rows) if rows else None
 
 
 def beside(root: str, recipe: Recipe) -> Generation:
-    """The generation of another recipe, to follow the one in force.
+    """The generation for another recipe, to follow the one in force.
 
-    It does not lie where one was in force before: whoever replaced that one may still be about to delete its tables.
+    Its place is never one that was in force before: the writer that replaced that one may be deleting its tables.
     """
     rows = _rows(root)
     number = _latest(root, rows).number + 1
@@ -63,7 +64,7 @@ def beside(root: str, recipe: Recipe) -> Generation:
 
 
 def _rows(root: str) -> list[dict[str, Any]]:
-    """The rows of ``recipes``; none where there is no finished archive."""
+    """The rows of ``recipes``; none if there is no complete archive."""
     dataset = open_dataset(root, "recipes")
     if dataset is None:
         return []
@@ -101,12 +102,15 @@ def _check_format(root: str, found: int) -> None:
 
 
 def record_first(root: str, recipe: Recipe) -> Generation:
-    """Record the recipe of a new archive, whose tables are there; gives the one in force, which may be another's."""
+    """Record the recipe of a new archive whose tables exist. Returns the generation in force.
+
+    That may be one that another writer recorded first.
+    """
     made = Generation(recipe, "", 0)
     try:
         create_dataset(root, "recipes", _row(made))
     except ArchiveError:
-        # Somebody else may have been quicker by a moment; then theirs is the archive's recipe.
+        # Another writer may have been quicker: then its recipe is the archive's.
         stored = in_force(root)
         if stored is None:
             raise
@@ -115,7 +119,7 @@ def record_first(root: str, recipe: Recipe) -> Generation:
 
 
 def put_in_force(changes: TableWriter, generation: Generation) -> None:
-    """From now on readers see this generation. ``changes`` writes the tables at the archive's own address."""
+    """Make readers see this generation from now on. ``changes`` writes the tables at the archive's own address."""
     changes.append("recipes", _row(generation))
 
 

@@ -1,8 +1,8 @@
-"""The history of an archive's runs: what ran, when, how it ended, and how far the one that runs now is.
+"""The table ``runs``: what ran on an archive, when, how it ended, and the progress of a run that is going on.
 
-The table ``runs`` lies at the archive's own address, beside ``recipes``, and is made when the first run is recorded. A
-run writes its row when it begins, every few seconds while it goes, and when it ends. A run that was killed cannot
-write its end: readers take it for lost when its process is gone, or has been silent for long.
+The table lies at the archive's own address, beside ``recipes``, and is created when the first run is recorded. A run
+writes its row at its start, every few seconds, and at its end. A killed run cannot write its end: readers call it lost
+once its process is gone or has been silent for long.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ __all__ = ["RUNS_TABLE", "STATUSES", "RunRecord", "read_run", "read_runs", "stat
 
 RUNS_TABLE = "runs"
 STATUSES = ("running", "done", "some_failed", "failed", "refused", "interrupted", "lost")
-"""``some_failed``: the job went on without them; ``refused``: it was told what cannot be."""
+"""``some_failed``: the job went on without what failed; ``refused``: wrong usage or settings, nothing was done;
+``lost``: the run was killed."""
 
 _SILENT_S = 120.0
 _MANY_FILES = 24
@@ -41,7 +42,7 @@ _BY_EXIT_CODE = {0: "done", 2: "refused", 3: "some_failed", 130: "interrupted"}
 
 
 def status_of(exit_code: int) -> str:
-    """How a run ended that left with this exit code."""
+    """The status of a run that ended with this exit code."""
     return _BY_EXIT_CODE.get(exit_code, "failed")
 
 
@@ -49,8 +50,8 @@ def status_of(exit_code: int) -> str:
 class RunRecord:
     """One run. ``kinds`` are the kinds of its steps, ``trigger`` is ``command`` or ``schedule``.
 
-    ``scheduled_for`` is when a schedule wanted it, and ``attempt`` counts from 1 what was tried for that moment.
-    ``counts`` are numbers by name, of all steps together; ``progress`` is where it stood last; ``samples`` are rows
+    ``scheduled_for`` is the time of the schedule that started it, and ``attempt`` counts, from 1, the tries for that
+    time. ``counts`` are numbers by name, summed over all steps; ``progress`` is the last progress; ``samples`` are rows
     of [seconds since the start, stage, segments done, seconds of video done, failures], for a plot.
     """
 
@@ -74,7 +75,7 @@ class RunRecord:
 
     @property
     def took_s(self) -> float:
-        """Seconds from its start to its end, or to when it was last heard of."""
+        """Seconds from its start to its end, or to its last update."""
         return ((self.ended or self.updated) - self.started).total_seconds()
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,9 +86,9 @@ class RunRecord:
 
 
 def write_run(archive_uri: str, run: RunRecord) -> bool:
-    """Write the run's row, new or again; False where there is no archive yet to write it to.
+    """Insert or update the run's row. Returns False if there is no archive yet.
 
-    Raises ArchiveError when the archive cannot be reached or written.
+    Raises ArchiveError if the archive cannot be reached or written.
     """
     root = resolve(archive_uri)
     dataset = open_dataset(root, RUNS_TABLE)
@@ -106,12 +107,12 @@ def write_run(archive_uri: str, run: RunRecord) -> bool:
 
 
 def read_runs(archive_uri: str, *, job: str | None = None) -> list[RunRecord]:
-    """The archive's runs, of one job or of all, the latest first. Raises ArchiveError."""
+    """The archive's runs, of one job or of all, latest first. Raises ArchiveError."""
     return [run for run in _read(archive_uri) if job is None or run.job == job]
 
 
 def read_run(archive_uri: str, run_id: str) -> RunRecord:
-    """One run, by its id or the beginning of it. Raises ArchiveError when there is none, or more than one."""
+    """One run, by its id or the beginning of it. Raises ArchiveError if none or more than one matches."""
     found = [run for run in _read(archive_uri) if run.run_id.startswith(run_id)]
     if len(found) != 1:
         many = f"{len(found)} runs whose ids begin with" if found else "no run"
@@ -140,7 +141,7 @@ def _made(root: str) -> lance.LanceDataset:
     try:
         create_dataset(root, RUNS_TABLE, RUNS.empty_table())
     except ArchiveError:
-        # Another run may have made it at the same moment.
+        # Another run may have created it at the same moment.
         if open_dataset(root, RUNS_TABLE) is None:
             raise
     return _opened(root)

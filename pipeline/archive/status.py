@@ -1,4 +1,4 @@
-"""How far an archive is: what is indexed, pending and failed, what it takes to store, and what runs on it."""
+"""Status of an archive: videos indexed, pending and failed, storage, indexes, and the run that is going on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TABLES = ("videos", "segments", "memories", "annotations", "failures")
 
 @dataclass(frozen=True)
 class TableSize:
-    """What a table's latest version takes."""
+    """Size of a table's latest version."""
 
     rows: int
     files: int
@@ -28,10 +28,10 @@ class TableSize:
 
 @dataclass(frozen=True)
 class Status:
-    """An archive at one moment. ``video_s`` are seconds of indexed video.
+    """Status at one moment. ``video_s`` are seconds of indexed video.
 
-    ``pending`` counts videos that are begun and not finished, and those that the run that is going, or the last one
-    that listed the sources, has left to do. ``running`` is None when nothing runs.
+    ``pending`` is the number of videos that are partly stored, or that the current run (else the last run that listed
+    the sources) has left to do, whichever is larger. ``running`` is None if nothing runs.
     """
 
     archive: str
@@ -64,7 +64,7 @@ class Status:
 
 
 def status(archive: ArchiveReader) -> Status:
-    """Look at the archive. Reads ids, counts and file sizes, and no memory. Raises ArchiveError."""
+    """Read the status. Reads ids, counts and file sizes, but no memory. Raises ArchiveError."""
     runs = read_runs(archive.root)
     running = next((run for run in runs if run.status == "running"), None)
     over = next((run for run in runs if run.status != "running"), None)
@@ -91,7 +91,7 @@ def _left(running: RunRecord | None, runs: list[RunRecord]) -> int:
         return int(running.progress.get("videos_total", 0) - running.progress.get("videos_done", 0))
     for run in runs:
         if run.status not in ("done", "some_failed") and run.progress.get("videos_total"):
-            # It did not come to its end: what it had planned is in where it stood last.
+            # It did not reach its end: its last progress says what it had planned.
             looked_at = run.progress["stage"] == "probing"
             done = 0 if looked_at else run.progress.get("videos_done", 0)
             return int(run.progress["videos_total"] - done + run.counts.get("videos_left", 0))

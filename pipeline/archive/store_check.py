@@ -1,8 +1,8 @@
-"""Whether a store lets one of two writers win, without which an archive in it cannot be kept from two at once.
+"""Check that a store supports "create if absent", without which two writers could both commit to an archive.
 
-Lance commits by making a file that must not be there yet: with a hard link on disk, with ``If-None-Match: *`` in an
-object store. A file system may have no hard links, and an object store may ignore the condition. Both are tried out
-once, when an archive is made and after it was moved.
+Lance commits by creating a file that must not exist yet: with a hard link on disk, with ``If-None-Match: *`` in an
+object store. Some file systems have no hard links, and some object stores ignore the condition. Each archive's store
+is tested once, when the archive is created and after it was moved.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _REFUSED = {409, 412}
 
 
 def store_name(archive_uri: str) -> str:
-    """The store that an archive lies in, as an archive remembers which one was tried."""
+    """Name of an archive's store, recorded in the archive once the store has passed the check."""
     if is_local(archive_uri):
         return archive_uri
     return f"{archive_uri} at {os.environ.get('AWS_ENDPOINT_URL', 'its usual place')}"
 
 
 def check_store(archive_uri: str) -> None:
-    """Raise ArchiveError, with the reason, where two writers could both commit. Leaves nothing behind."""
+    """Raise ArchiveError, with the reason, if two writers could both commit. Leaves nothing behind."""
     if is_local(archive_uri):
         _check_links(Path(archive_uri))
     elif archive_uri.startswith("s3://"):
-        # The stores of other schemes have no imitations.
+        # Only S3 has imitations: the stores of other schemes are all alike.
         _check_condition(archive_uri)
 
 

@@ -1,4 +1,4 @@
-"""An archive's tables at their latest version, and reading rows and ids of them in bulk."""
+"""Bulk reading of rows and ids from an archive's tables at their latest version."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from malmm.pipeline.schema.errors import ArchiveError
 
 __all__ = ["TableReader"]
 
-# What a reader may keep of indexes, at most, twice: LanceDB's cache and Lance's are two.
+# Largest size of each of the two index caches: LanceDB's and Lance's.
 _INDEX_CACHE_BYTES = 1 << 30
 
 
 class TableReader:
     """Reads the tables at an address. Every call reads the latest committed version; no handle is kept.
 
-    What no commit changes is kept between calls: 1 GiB of indexes and ``layout_cache_bytes`` of the layout of files, at
-    most of each kind and twice, since LanceDB and Lance cache apart.
+    Caches what no commit changes: at most 1 GiB of indexes and ``layout_cache_bytes`` of file metadata, twice, since
+    LanceDB and Lance have caches of their own.
     """
 
     def __init__(self, uri: str, layout_cache_bytes: int = 128 << 20) -> None:
@@ -33,11 +33,11 @@ class TableReader:
         self._database: lancedb.DBConnection | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Another process keeps its own caches."""
+        """Drop the caches: another process has its own."""
         return vars(self) | {"_session": None, "_database": None}
 
     def table(self, name: str) -> lancedb.table.Table:
-        """The LanceDB table, opened anew: an older handle would not see later commits."""
+        """Open the LanceDB table at its latest version. A handle does not see later commits."""
         with lance_errors(self.uri, f"open table {name!r} of"):
             if self._database is None:
                 kept = lancedb.Session(
@@ -48,7 +48,7 @@ class TableReader:
             return self._database.open_table(name)
 
     def dataset(self, name: str) -> lance.LanceDataset:
-        """The table as a Lance dataset, opened anew. Raises ArchiveError when there is none."""
+        """Open the table as a Lance dataset at its latest version. Raises ArchiveError if there is none."""
         if self._session is None:
             self._session = lance.Session(
                 index_cache_size_bytes=_INDEX_CACHE_BYTES, metadata_cache_size_bytes=self._layout_cache_bytes
@@ -61,7 +61,7 @@ class TableReader:
     def rows(
         self, name: str, filters: Iterable[str] | None = None, columns: list[str] | None = None
     ) -> pa.Table:
-        """Rows that meet any of the filters, one after another; all rows without ``filters``."""
+        """Rows that match the filters, one filter after the other; all rows without ``filters``."""
         dataset = self.dataset(name)
         with lance_errors(self.uri, f"read table {name!r} of"):
             if filters is None:
@@ -70,7 +70,7 @@ class TableReader:
             return pa.concat_tables(parts) if parts else dataset.to_table(columns=columns, limit=0)
 
     def ids(self, name: str, column: str, filters: Iterable[str] | None = None) -> set[str]:
-        """The values of a column of the rows that meet any of the filters, nulls left out."""
+        """Distinct values, without null, of a column in the rows that match any of the filters."""
         found: set[str] = set()
         for batch in self.batches(name, [column], filters):
             found.update(batch[column].unique().to_pylist())
@@ -80,12 +80,12 @@ class TableReader:
     def batches(
         self, name: str, columns: list[str], filters: Iterable[str] | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """Columns of the rows that meet any of the filters, a batch at a time."""
+        """Columns of the rows that match the filters, a batch at a time."""
         dataset = self.dataset(name)
         with lance_errors(self.uri, f"read table {name!r} of"):
             for part in [None] if filters is None else filters:
                 yield from dataset.scanner(columns=columns, filter=part).to_batches()
 
     def completed_among(self, segment_ids: Iterable[str]) -> set[str]:
-        """Those of the given segments that are done."""
+        """Return which of the given segments are done."""
         return self.ids("segments", "segment_id", is_in("segment_id", segment_ids))

@@ -1,4 +1,4 @@
-"""Changing an archive's tables, fenced: a writer that lost its lease can change none."""
+"""Fenced changes of an archive's tables: a writer that lost its lease can change none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from malmm.pipeline.schema.errors import ArchiveBusy, ArchiveError
 
 __all__ = ["TableWriter"]
 
-# Without a lease, changes are tried again where another's come in between. With one there is no other.
+# Without a lease, a change that conflicts with another writer's is retried. With a lease there is no other writer.
 _RETRIES = 10
 
 
@@ -30,10 +30,10 @@ class TableWriter:
         self.lease: Lease | None = None
 
     def dataset(self, name: str) -> lance.LanceDataset:
-        """A table to build the next change on. Raises ArchiveBusy when another writer took over.
+        """Open a table for the next change. Raises ArchiveBusy if another writer took over.
 
-        The change has to be made to this handle and not be tried again on a later version: that is what the fence of a
-        later writer refuses.
+        Make the change on this handle, and never retry it on a later version: a retry would get past the fence of the
+        writer that took over.
         """
         dataset = self._tables.dataset(name)
         if self.lease is not None:
@@ -42,7 +42,7 @@ class TableWriter:
         return dataset
 
     def append_fragments(self, name: str, fragments: list[str]) -> None:
-        """Commit fragments that workers wrote, given as JSON of their metadata."""
+        """Commit fragments that workers wrote. ``fragments`` are their FragmentMetadata as JSON."""
         if not fragments:
             return
         operation = lance.LanceOperation.Append([FragmentMetadata.from_json(text) for text in fragments])
@@ -50,16 +50,16 @@ class TableWriter:
             lance.LanceDataset.commit(dataset, operation, read_version=dataset.version)
 
     def append(self, name: str, rows: pa.Table) -> None:
-        """Write and commit rows."""
+        """Append rows and commit."""
         if not rows.num_rows:
             return
         with self.changing(name, f"commit rows of table {name!r} to") as dataset:
-            # Of a thousand chunks of a row each Lance takes ten times as long as of one.
+            # Lance takes ten times as long for a thousand chunks of one row as for one chunk.
             lance.write_dataset(rows.combine_chunks(), dataset, mode="append")
 
     def upsert(self, name: str, key: str, rows: pa.Table) -> None:
-        """Write rows in the place of those with the same key, or as new ones."""
-        # No rows would still make a version.
+        """Update the rows that have the same key, and insert the others."""
+        # An upsert of no rows would still make a version.
         if not rows.num_rows:
             return
         with self.changing(name, f"write table {name!r} of") as dataset:
@@ -67,7 +67,7 @@ class TableWriter:
             merge.conflict_retries(self._retries).execute(rows)
 
     def delete(self, name: str, column: str, ids: Iterable[str], also: str | None = None) -> int:
-        """Delete the rows whose ``column`` is one of ``ids`` and that meet ``also``, and return how many."""
+        """Delete the rows whose ``column`` is one of ``ids`` and that match ``also``; return how many."""
         deleted = 0
         for part in is_in(column, ids):
             condition = part if also is None else f"{part} AND {also}"
@@ -79,7 +79,7 @@ class TableWriter:
         return deleted
 
     def refuse_earlier_commits(self, name: str) -> None:
-        """Have the store refuse what was begun to be committed to a table before now. Changes no row."""
+        """Make the store refuse all commits to a table that were begun before now. Changes no row."""
         with self.changing(name, f"write table {name!r} of") as dataset:
             refuse_earlier_commits(dataset)
 
@@ -89,16 +89,16 @@ class TableWriter:
 
     @contextmanager
     def changing(self, name: str, doing: str) -> Iterator[lance.LanceDataset]:
-        """``dataset``, for a change in the block; "cannot <doing> <archive>" is the ArchiveError if it fails.
+        """Open a table for a change in the block, and turn Lance's exceptions into "cannot <doing> <archive>: ...".
 
-        Raises ArchiveBusy if it fails because another writer took over.
+        Raises ArchiveBusy if the change failed because another writer took over, else ArchiveError.
         """
         dataset = self.dataset(name)
         try:
             with lance_errors(self._tables.uri, doing):
                 yield dataset
         except ArchiveError:
-            # Refused because another writer took over? Then that is the reason to give.
+            # If another writer took over, that is the reason to report.
             try:
                 self.dataset(name)
             except ArchiveBusy:

@@ -1,4 +1,4 @@
-"""Naming videos of an archive: by id, address, file name or glob, and by when they were indexed."""
+"""Selection of an archive's videos by id, URI, file name or glob, by time of indexing, and by a SQL condition."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["one_video", "parse_time", "select_videos"]
 
 
 def one_video(videos: pa.Table, wanted: str) -> dict[str, Any]:
-    """The row of ``videos`` that an id, address or file name means. Raises ConfigError for no video or several."""
+    """The row of ``videos`` with this id, URI or file name. Raises ConfigError if none or several match."""
     found = _Names(videos).named(wanted)
     if len(found) == 1:
         return dict(videos.slice(found[0], 1).to_pylist()[0])
@@ -37,11 +37,11 @@ def select_videos(
     until: datetime | None = None,
     where: str | None = None,
 ) -> pa.Table:
-    """Rows of ``videos`` that fit everything given, by URI.
+    """Rows of ``videos`` that match all criteria, ordered by URI.
 
-    ``names`` are ids, addresses, file names or globs (``*``, ``?``) over addresses and file names; a video fits if any
-    of them means it. ``since`` and ``until`` bound when the video was indexed, [since, until). ``where`` is a SQL
-    condition over the table's columns. Raises ConfigError if a name matches no video or the condition does not parse.
+    ``names`` are ids, URIs, file names or globs (``*``, ``?``) over URIs and file names; a video matches if any of them
+    does. ``since`` and ``until`` limit the time of indexing, [since, until). ``where`` is a SQL condition over the
+    table's columns. Raises ConfigError if a name matches no video or the condition does not parse.
     """
     table = archive.videos_where(where) if where else archive.videos()
     if names:
@@ -64,7 +64,7 @@ def select_videos(
 
 
 def parse_time(option: str, text: str) -> datetime:
-    """A date or a date and time, in UTC unless it says otherwise. Raises ConfigError."""
+    """Parse a date or a date and time, in UTC unless it names an offset. Raises ConfigError."""
     try:
         time = datetime.fromisoformat(text)
     except ValueError as error:
@@ -75,14 +75,14 @@ def parse_time(option: str, text: str) -> datetime:
 
 
 class _Names:
-    """What the videos of a table are called; videos are named by their place in it."""
+    """Matches names against the videos of a table. Returns row numbers."""
 
     def __init__(self, videos: pa.Table) -> None:
         self._ids: list[str] = videos["video_id"].to_pylist()
         self._uris: list[str] = videos["uri"].to_pylist()
 
     def named(self, wanted: str) -> list[int]:
-        """Videos of this id or address or, if there is none, of this path or else of this file name."""
+        """Videos with this id or URI; if there are none, with this path; if there are none, with this file name."""
         place = absolute(wanted)
         tests: tuple[Callable[[str, str], bool], ...] = (
             lambda video, uri: wanted in (video, uri),
@@ -95,7 +95,7 @@ class _Names:
         return []
 
     def globbed(self, pattern: str) -> list[int]:
-        """Videos whose address or file name fits a glob."""
+        """Videos whose URI or file name matches a glob."""
         address, path = _matcher(pattern), _matcher(absolute(pattern))
         return self._where(
             lambda video, uri: bool(address(uri) or path(uri) or address(uri.rstrip("/").rpartition("/")[2]))

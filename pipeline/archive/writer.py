@@ -1,8 +1,9 @@
-"""The archive that a run writes: creation, commits that happen once, and clearing up after a crash.
+"""Write access to an archive: creation, exactly-once commits, and sweeping after a crash.
 
-What makes a rerun exact: a segment is done when its row is in ``segments`` (``commits``). Rows of segments that are not
-done are orphans, which readers of ``memories`` see, so a run calls ``sweep`` before its first commit (``orphans``). One
-writer at a time holds an archive (``held``); readers may come and go. Every change is fenced (``table_writer``).
+A segment is done when its row is in ``segments`` (``commits``), which makes a rerun exact. Rows of segments that are
+not done are orphans. Readers of ``memories`` would see them, so a run calls ``sweep`` before its first commit
+(``orphans``). One writer at a time holds an archive (``held``), beside any number of readers. Every change is fenced
+(``table_writer``).
 """
 
 from __future__ import annotations
@@ -38,19 +39,21 @@ __all__ = ["Archive", "Committed"]
 
 
 class Archive(ArchiveReader):
-    """An archive as its one writer sees it; whatever ``ArchiveReader`` reads, it reads too."""
+    """An archive that this process writes. Reads whatever ``ArchiveReader`` reads."""
 
     def __init__(self, uri: str, recipe: Recipe, root: str | None = None) -> None:
         super().__init__(uri, recipe, root)
-        # Every commit makes a version that names all files, and no version before the last is read again.
+        # A small cache: every commit makes a new version, and earlier versions are not read again.
         self.tables = TableReader(uri, layout_cache_bytes=16 << 20)
         self.changes = TableWriter(self.tables)
         self._commits = Commits(self.tables, self.changes)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Be the archive's one writer for a while. Raises ArchiveBusy when there is another, also from whatever is
-        written after another took over, this one having been silent for too long."""
+        """Hold the archive's lease in the block. Raises ArchiveBusy if another writer holds it.
+
+        Changes in the block raise ArchiveBusy too, once another writer took over because this one was silent too long.
+        """
         with Lease.take(self._root, self._uri.removeprefix(self._root).strip("/")) as lease:
             self.changes.lease = lease
             try:
@@ -61,12 +64,11 @@ class Archive(ArchiveReader):
 
     @classmethod
     def create_or_open(cls, uri: str, recipe: Recipe, vector_size: int, *, reindex: bool = False) -> Self:
-        """Open the archive at a path or ``s3://`` URI, making it if there is none.
+        """Open the archive at a path or ``s3://`` URI; create it if there is none, or complete a killed creation.
 
-        With ``reindex``, where the archive has another recipe, this is a new generation of it, which readers do not
-        see before ``put_in_force``. ``vector_size`` is the length of a retrieval vector. A creation that was killed is
-        completed. A directory that holds anything but an archive is refused. Raises RecipeMismatch when the archive
-        was made with other options, and ArchiveError when it cannot be made or reached.
+        ``vector_size`` is the length of a retrieval vector. If the archive has another recipe: with ``reindex``, opens
+        a new generation, which readers do not see before ``put_in_force``; without it, raises RecipeMismatch. Raises
+        ArchiveError if the archive cannot be created or reached, or if the directory holds anything else.
         """
         return cls(*create_or_load(uri, recipe, vector_size, reindex=reindex))
 
@@ -74,7 +76,7 @@ class Archive(ArchiveReader):
     def open_if_there(
         cls, uri: str, recipe: Recipe, vector_size: int, *, reindex: bool = False
     ) -> Self | None:
-        """Open an existing archive; None where there is none but one could be made, which this does not.
+        """Open an existing archive; None if there is none but one could be created. Creates nothing.
 
         Raises as ``create_or_open`` does.
         """
@@ -83,12 +85,12 @@ class Archive(ArchiveReader):
 
     @property
     def is_in_force(self) -> bool:
-        """Whether this generation is the one that readers see."""
+        """Whether readers see this generation."""
         now = in_force(self._root)
         return now is None or now.address(self._root) == self._uri
 
     def not_yet_here(self) -> dict[str, str]:
-        """Videos of the generation in force that this one has neither stored nor given up: id to URI."""
+        """Videos of the generation in force that this generation has not yet stored or given up: id to URI."""
         before = in_force(self._root)
         if before is None or before.address(self._root) == self._uri:
             return {}
@@ -98,7 +100,7 @@ class Archive(ArchiveReader):
         return {identity: uri for identity, uri in pairs if identity not in here}
 
     def put_in_force(self) -> bool:
-        """Have readers see this generation from now on, and delete the one before; False when it was in force."""
+        """Make readers see this generation, and delete the one before. Returns False if it was in force already."""
         before = in_force(self._root)
         if before is None or before.address(self._root) == self._uri:
             return False
@@ -106,38 +108,37 @@ class Archive(ArchiveReader):
         at_root = TableWriter(TableReader(self._root))
         at_root.lease = self.changes.lease
         put_in_force(at_root, Generation(self._recipe, place, before.number + 1))
-        # Killed here, the old tables stay: they cost storage and confuse nobody.
+        # If killed here, the old tables stay: they cost storage and do no other harm.
         drop_tables(before.address(self._root), below=bool(before.place))
         return True
 
     def commit(self, receipts: Iterable[Receipt]) -> Committed:
-        """Make the receipts' segments done: memory and texts first, the ``segments`` rows last.
+        """Commit the receipts' segments: memory and texts first, the ``segments`` rows last.
 
-        Receipts of segments that are done already, and second receipts of one segment, are dropped. After
-        an error the same receipts may be committed again. Raises ArchiveError.
+        Drops receipts of segments that are done already, and second receipts of a segment. After an error the same
+        receipts may be committed again. Raises ArchiveError.
         """
         return self._commits.commit(receipts)
 
     def put_videos(self, rows: pa.Table) -> None:
         """Record videos as done, replacing the row of a video that has one.
 
-        The last step of a video: its segments are committed and, for a changed file, ``replace_videos``
-        has been called.
+        The last step of a video: commit its segments and, for a changed file, call ``replace_videos`` before.
         """
         self._commits.put_videos(rows)
 
     def set_metadata(self, labels: Mapping[str, str]) -> None:
-        """Replace what manifests say of videos that are done: video_id to a JSON object."""
+        """Replace the metadata of completed videos: video_id to a JSON object."""
         rows = self.tables.rows("videos", is_in("video_id", labels))
         texts = [labels[identity] for identity in rows["video_id"].to_pylist()]
         place = rows.schema.get_field_index("metadata")
         self.put_videos(rows.set_column(place, rows.schema.field(place), pa.array(texts, pa.string())))
 
     def add_annotations(self, rows: pa.Table) -> int:
-        """Add texts about stored memory, of segments or whole videos, and return how many were new.
+        """Add texts about segments or whole videos, and return how many were new.
 
-        A text whose annotation_id is there stays as it is, so a rerun does not duplicate. Texts of whole
-        videos belong after ``put_videos``: ``sweep`` deletes them while the video is not done.
+        A stored text with the same annotation_id stays as it is, so a rerun adds no duplicates. Add texts of whole
+        videos after ``put_videos``: ``sweep`` deletes those of videos that are not done.
         """
         rows = conform(rows, ANNOTATIONS, "annotations", self._uri)
         rows = first_of_each(rows, "annotation_id")
@@ -150,27 +151,27 @@ class Archive(ArchiveReader):
         return new.num_rows
 
     def sweep(self) -> dict[str, int]:
-        """Delete what a killed run left and return the rows deleted by table.
+        """Delete the orphans that a killed run left, and return the rows deleted by table.
 
-        Orphans are memory and texts of segments that are not done, and texts of whole videos that are not
-        done. Reads only id columns. Not while receipts are being committed by another process. While the archive is
-        ``held``, memory that workers wrote and nobody committed goes too: receipts of before cannot be committed then.
+        Orphans are memory and texts of segments that are not done, and texts of whole videos that are not done. Reads
+        only id columns. Do not call it while another process commits receipts. While the archive is ``held``, it also
+        deletes uncommitted memory files: receipts made before cannot be committed any more.
         """
         return sweep_orphans(self.tables, self.changes)
 
     def replace_videos(self, kept: Mapping[str, Iterable[str]]) -> dict[str, int]:
-        """Delete the old rows of changed videos, once their new segments are committed; rows deleted by table.
+        """Delete the old rows of changed videos, once their new segments are committed. Returns rows deleted by table.
 
-        ``kept`` has the segments that stay, by video. Every other segment of these videos goes, with its memory and
-        texts, and with any of them the texts about the whole video, which described the old content. At most one look
-        at the store, however many videos.
+        ``kept`` has the segments that stay, by video. Deletes every other segment of these videos with its memory and
+        texts, and, if there are any, the texts about the whole video, which described the old content. Reads the store
+        at most once, however many videos there are.
         """
         return self._commits.replace_videos(kept)
 
     def remove_video(self, video_id: str) -> dict[str, int]:
-        """Forget a video: its segments, memory, texts, failures and its row; rows deleted by table.
+        """Delete a video: its segments, memory, texts, failures and its row. Returns rows deleted by table.
 
-        The row goes last: killed before, the video is still there to be removed.
+        Deletes the row last: if killed before, the video is still listed and can be removed again.
         """
         self._commits.forget()
         return {
@@ -179,21 +180,24 @@ class Archive(ArchiveReader):
         }
 
     def record_failures(self, failures: Iterable[Failure]) -> None:
-        """Record attempts that failed. A failure seen before keeps its first time and counts up."""
+        """Record failed attempts. A failure seen before keeps ``first_seen`` and adds to ``attempts``."""
         record_failures(self.tables, self.changes, failures)
 
     def clear_failures(self, failure_ids: Iterable[str]) -> int:
-        """Forget failures of what has been done since, by their ids; gives how many there were."""
+        """Delete failures by their ids, once they are resolved. Returns how many there were."""
         return self.changes.delete("failures", "failure_id", failure_ids)
 
     def clear_stale_failures(self, kept: Mapping[str, Iterable[str]]) -> int:
-        """Forget videos' failures of other segments than these, by video: their file or plan was another then."""
+        """Delete failures of segments that their video no longer has: the file or its plan has changed since.
+
+        ``kept`` maps each video to its current segments.
+        """
         return self.clear_failures(stale_failures(self.tables, kept))
 
     def update_indexes(
         self, *, at_once: bool = False, tell: Callable[[str], None] = lambda what: None
     ) -> list[str]:
-        """Make the indexes that the archive is large enough for and bring those up to date that lag; what was done."""
+        """Create the indexes that the archive is large enough for and update those that lag. Returns their names."""
         lease = self.changes.lease
         return update_indexes(
             self._uri, at_once=at_once, check=lease.check if lease else lambda: None, tell=tell
@@ -206,10 +210,10 @@ class Archive(ArchiveReader):
         at_least: int = 1,
         rewrite: Callable[[str], Rewrite | None] | None = None,
     ) -> dict[str, tuple[int, int]]:
-        """Merge small files and forget old versions; fragments before and after by table.
+        """Merge small files and delete old versions. Returns (fragments before, after) by table.
 
-        Only tables of ``at_least`` small files are touched. ``rewrite`` gives for a table what rewrites its files, on
-        workers for instance. A reader that holds a table handle for longer than ``keep_versions`` has to open it anew.
+        Only tables with at least ``at_least`` small files are touched. ``rewrite`` returns for a table what rewrites
+        its files, for example on workers. A table handle that is older than ``keep_versions`` has to be opened again.
         """
         done = {}
         for name in ("memories", "annotations", "segments", "videos", "failures"):

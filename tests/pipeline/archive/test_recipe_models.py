@@ -34,7 +34,7 @@ def test_the_companion_of_another_machine_is_found_in_the_models_folder(recipe: 
 def test_models_that_were_moved_are_found_where_they_are_said_to_be(recipe: Recipe, tmp_path: Path) -> None:
     shutil.copytree(demo_checkpoint(), tmp_path / "moved")
     gone = dataclasses.replace(recipe, model="/gone", retrieval_model="/gone/retrieval")
-    with pytest.raises(CheckpointError, match="say where it lies with --model"):
+    with pytest.raises(CheckpointError, match="give its path or id with --model"):
         archive_models(gone)
     found = archive_models(gone, str(tmp_path / "moved"))
     assert found.instructblip.fingerprint() == recipe.model_fingerprint

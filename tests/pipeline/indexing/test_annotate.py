@@ -82,7 +82,7 @@ def test_another_text_under_a_name_has_to_be_meant(drawn: Drawn) -> None:
 
 
 def test_what_cannot_be_annotated_is_said(drawn: Drawn, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no condition over videos"):
+    with pytest.raises(ConfigError, match="is not a condition over videos"):
         annotate(AnnotateConfig(drawn.place, (FIRST,), where="colour = 1"))
     with pytest.raises(ArchiveError, match="there is no archive"):
         annotate(AnnotateConfig(str(tmp_path / "gone"), (FIRST,)))
