@@ -1,1 +1,1 @@
-"""Runs: from sources to committed rows, and new texts from stored memory."""
+"""The driver of a run: from sources to committed rows, and new texts from stored memory."""

@@ -1,6 +1,6 @@
-"""Annotating: prompts put to stored memory, for the texts that are missing. No video is read.
+"""Annotate: answer prompts from stored memory and add the missing texts, without reading a video.
 
-Only if something is missing does it load Ray.
+Loads Ray only if a text is missing.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ __all__ = ["AnnotateReport", "annotate"]
 
 @dataclass
 class AnnotateReport:
-    """The outcome: ``missing`` texts were to be made, ``texts`` were made, and ``there`` had been made before.
+    """Result: the numbers of texts that were ``missing``, that were made (``texts``), and that existed (``there``).
 
-    ``still_missing`` are those that failed, whose ``failures`` say why, or that never came back from their workers.
+    ``still_missing`` texts failed (``failures`` has the reasons) or never came back from their workers.
     """
 
     archive: str
@@ -47,7 +47,7 @@ class AnnotateReport:
 
     @property
     def exit_code(self) -> int:
-        """0 when nothing is missing any more, 3 when some failed, 1 when all did, 130 when interrupted."""
+        """0 if nothing is missing any more, 3 if some failed, 1 if all failed, 130 if interrupted."""
         if self.interrupted:
             return EXIT_INTERRUPTED
         if not self.still_missing:
@@ -62,12 +62,12 @@ class AnnotateReport:
 def annotate(
     config: AnnotateConfig, *, on_progress: OnProgress | None = None, verbose: bool = False
 ) -> AnnotateReport:
-    """Put prompts to the memory of an archive's segments and whole videos, and add what they say.
+    """Answer prompts from the memory of an archive's segments and whole videos, and store the texts.
 
-    Makes only the texts that are missing: the same command again makes none. Raises ConfigError for a prompt whose
-    name has another text in the archive (unless ``new_versions``) and for a condition that does not parse,
-    ArchiveError for the archive, CheckpointError if its model is missing or has other weights. Interrupted by Ctrl-C,
-    it keeps what is ready and returns with ``interrupted`` set.
+    Makes only missing texts: running it again makes none. Raises ConfigError for a prompt whose name has another text
+    in the archive (unless ``new_versions``) and for a condition that does not parse, ArchiveError for the archive, and
+    CheckpointError if its model is missing or has other weights. On Ctrl-C it keeps what is ready and returns with
+    ``interrupted`` set.
     """
     began = time.monotonic()
     tell = on_progress or (lambda progress: None)
@@ -91,7 +91,7 @@ def annotate(
         subjects += sum(video in chosen for video in archive.segments()["video_id"].to_pylist())
     report.there = max(0, subjects * len(config.prompts) - report.missing)
     if work and not config.dry_run:
-        # Texts need no retrieval model, wherever that may lie now.
+        # Texts need no retrieval model, so it may be missing.
         archive_models(replace(recipe, retrieval_model=NO_RETRIEVAL), config.model)
         _run(config, archive, work, report, tell, verbose=verbose)
     report.elapsed_s = time.monotonic() - began
@@ -111,19 +111,19 @@ def _run(
     # Ray takes seconds to load, which a run without work need not wait for.
     from malmm.pipeline.cluster.connection import connected
     from malmm.pipeline.indexing.graph import replaying
-    from malmm.pipeline.indexing.replay_commits import Describing
+    from malmm.pipeline.indexing.replay_commits import ReplayCommits
 
     ledger = Ledger()
-    describing = Describing(archive, config.prompts, ledger, tell, archive.count("failures") > 0)
+    replay = ReplayCommits(archive, config.prompts, ledger, tell, archive.count("failures") > 0)
     with archive.held():
         try:
             with connected(verbose=verbose, wanted=config.resources, tell=tell) as resources:
-                describing.go(replaying(work, config, archive, resources, verbose=verbose), of=work)
+                replay.go(replaying(work, config, archive, resources, verbose=verbose), of=work)
             archive.update_indexes(tell=lambda what: tell(Progress("building indexes")))
         except KeyboardInterrupt:
             report.interrupted = True
         finally:
-            report.texts = describing.texts
+            report.texts = replay.texts
             report.still_missing = report.missing - report.texts
             report.failures = ledger.standing()
             if ledger.failures:

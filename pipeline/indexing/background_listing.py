@@ -1,4 +1,4 @@
-"""Sources listed in a thread, so that a run begins with the first file while the rest is still being listed."""
+"""List sources in a thread, so that a run starts with the first file while the rest is being listed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _WAKE_S = 0.5
 
 
 class BackgroundListing:
-    """``found`` grows in the order of the listing: files, and a SourceError for whatever could not be listed.
+    """Lists sources into ``found``, in order: files, and a SourceError for each source that cannot be listed.
 
-    ``has_file`` says whether a file is among it, and ``ended`` that nothing follows. An exception that the listing
-    raised itself is raised by whoever waits.
+    ``has_file`` says whether ``found`` has a file, ``ended`` whether the listing is complete. Any other exception of
+    the listing is raised by ``ended`` and ``wait``.
     """
 
     def __init__(self, sources: Sequence[str]) -> None:
@@ -33,7 +33,7 @@ class BackgroundListing:
 
     @contextmanager
     def running(self) -> Iterator[BackgroundListing]:
-        """List while in the block. Leaving it early ends the listing at the next file."""
+        """List while the block runs. Leaving the block early stops the listing at its next file."""
         self._thread.start()
         try:
             yield self
@@ -42,18 +42,18 @@ class BackgroundListing:
 
     @property
     def ended(self) -> bool:
-        """Whether all of it is in ``found``. Raises what the listing raised."""
+        """Whether the listing is complete. Raises the listing's exception, if any."""
         with self._changed:
             if self._done and self._error is not None:
                 raise self._error
             return self._done
 
     def wait(self, until: Callable[[], bool]) -> None:
-        """Wait until a condition holds, which is asked whenever something was found, or until the listing ends."""
+        """Wait until ``until()`` is true or the listing ends. Checks again whenever a file was found."""
         while not until() and not self.ended:
             with self._changed:
                 if not self._done:
-                    # Woken now and then: Ctrl-C is noticed between waits.
+                    # Wakes up now and then, since Ctrl-C is noticed only between waits.
                     self._changed.wait(timeout=_WAKE_S)
 
     def _list(self, sources: tuple[str, ...]) -> None:
@@ -65,7 +65,7 @@ class BackgroundListing:
                 self.has_file = self.has_file or isinstance(found, SourceFile)
                 with self._changed:
                     self._changed.notify_all()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, who waits has to see it
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
             self._error = error
         finally:
             with self._changed:

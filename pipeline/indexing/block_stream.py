@@ -1,7 +1,7 @@
-"""Taking a dataset's rows as they come, with a say between them.
+"""Iterate over a streaming dataset and yield control between blocks.
 
-Ray Data's iterator blocks until a block is ready, which for a long segment may take minutes. A run has to
-commit, to show progress and to answer Ctrl-C meanwhile.
+Ray Data's iterator waits until a block is ready, which for a long segment may take minutes. Meanwhile a run has to
+commit, show progress and react to Ctrl-C.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from malmm.pipeline.schema.errors import WorkerError
 
 __all__ = ["received"]
 
-# How long to wait for the block that is on its way when the rest is not wanted.
+# How long to wait for the next block when the iteration is left early.
 _LEAVING_S = 2.0
 
 
 def received(dataset: ray.data.Dataset, *, every_s: float = 0.5) -> Iterator[pa.Table | None]:
-    """Blocks of the dataset as they are ready, and None whenever ``every_s`` seconds pass without one.
+    """Yield the dataset's blocks as they become ready, and None whenever ``every_s`` seconds pass without one.
 
-    Errors of the dataset are raised here; Ray's own as a WorkerError that says what went wrong in the worker.
-    Leaving early stops the dataset at its next block.
+    Raises the dataset's exceptions; those of Ray as a WorkerError with the worker's reason. Leaving early stops the
+    dataset at its next block.
     """
     ready: queue.SimpleQueue[pa.Table | BaseException | None] = queue.SimpleQueue()
     left = threading.Event()
@@ -38,7 +38,7 @@ def received(dataset: ray.data.Dataset, *, every_s: float = 0.5) -> Iterator[pa.
                 if left.is_set():
                     return
                 ready.put(block)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the consumer has to see it
+        except BaseException as error:  # noqa: BLE001 - raised again by the consumer
             ready.put(error)
         else:
             ready.put(None)
@@ -65,7 +65,7 @@ def received(dataset: ray.data.Dataset, *, every_s: float = 0.5) -> Iterator[pa.
 
 
 def _innermost(trace: str) -> str:
-    """The last exception in a worker's trace; its own lines are indented, or drawn with carets."""
+    """The last exception in a worker's traceback."""
     found = re.findall(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Interrupt)): (.+)$", trace, re.MULTILINE)
     kind, message = found[-1] if found else ("", " ".join(trace.split())[-300:])
     return message if kind == "CheckpointError" or not kind else f"{kind}: {message}"

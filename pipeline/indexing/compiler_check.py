@@ -1,6 +1,6 @@
-"""Whether workers can compile, asked before there is anything to lose.
+"""Check that workers can compile, before a run starts.
 
-An encoder that cannot start ends the run all the same, but while it starts others decode already.
+An encoder that cannot compile would end the run too, but only after other workers have begun to decode.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ __all__ = ["check_compilers"]
 
 
 def check_compilers(resources: Resources) -> None:
-    """Have as many workers as there will be encoders compile something small. Raises WorkerError with the first's why.
+    """Compile something small in as many tasks as there will be encoders. Raises WorkerError with the first reason.
 
-    They are spread over the cluster, and have what an encoder has. Ray may still start an encoder on a machine that
-    was not asked; then the encoder says it.
+    The tasks are spread over the cluster and reserve what an encoder reserves. Ray may still start an encoder on a
+    machine that was not checked; then that encoder raises the error.
     """
     remote = ray.remote(
         num_cpus=resources.encode_cpus,

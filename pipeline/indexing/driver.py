@@ -1,7 +1,6 @@
-"""A run with something to do: indexes what is listed, commits as receipts come, and describes whole videos.
+"""The driver of a run that has work: prepare the archive, index, then compact, describe whole videos, update indexes.
 
-It may be killed at any moment and run again: all that it decides is a function of the sources and of what is
-committed.
+It may be killed at any moment and run again: every decision depends only on the sources and on what is committed.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from malmm.pipeline.indexing.ledger import Ledger
 from malmm.pipeline.indexing.metrics import RunMetrics
 from malmm.pipeline.indexing.missing_annotations import missing_annotations
 from malmm.pipeline.indexing.pending_work import PendingWork
-from malmm.pipeline.indexing.replay_commits import Describing
+from malmm.pipeline.indexing.replay_commits import ReplayCommits
 from malmm.pipeline.indexing.reports import IndexReport, Plan
 from malmm.pipeline.indexing.run_loop import RunLoop, Survey, committed_ids
 from malmm.pipeline.indexing.run_progress import RunProgress
@@ -37,13 +36,13 @@ from malmm.pipeline.sources.listing import is_gone
 
 __all__ = ["Run"]
 
-# A table of this many small files is worth rewriting when all is indexed.
+# A table with this many small files is compacted at the end of a run.
 MANY_FILES = 32
 
 
 @dataclass
 class Run:
-    """The driver's side of one run. ``vanished`` are videos to forget, id to URI."""
+    """The driver's side of one run. ``vanished`` are videos to delete from the archive, id to URI."""
 
     config: IndexConfig
     recipe: Recipe
@@ -60,7 +59,7 @@ class Run:
         self.commits = SegmentCommits(self.ledger, self.report, self._rewriting)
 
     def go(self, archive: Archive | None, work: PendingWork) -> None:
-        """Do the work, and owe no prompt a text. The archive is made once there is a video to store."""
+        """Do the work and fill in missing annotations. Creates the archive once there is a video to store."""
         self.tell(Progress("starting"))
         verify_models(self.models)
         with ExitStack() as stack:
@@ -86,7 +85,7 @@ class Run:
                 self.commits.record_failures()
 
     def preview(self, archive: Archive | None, work: PendingWork) -> None:
-        """Put into the report what ``go`` would do. Reads the headers of new files, and writes nothing."""
+        """Fill ``report.plan`` with what ``go`` would do. Reads the headers of new files and writes nothing."""
         if work.files:
             with connected(verbose=self.verbose, wanted=self.config.resources, tell=self.tell) as resources:
                 self._survey(archive, work, resources)
@@ -107,7 +106,7 @@ class Run:
         )
 
     def _survey(self, archive: Archive | None, work: PendingWork, resources: Resources) -> None:
-        """Have all files planned and index none."""
+        """Plan all files without indexing any."""
         survey = Survey(work, self.ledger, on_video=lambda: None)
         self.progress.begin()
         queue, positions = survey.begin(admitted=True)
@@ -122,7 +121,7 @@ class Run:
             survey.end()
 
     def _index(self, work: PendingWork, resources: Resources, stack: ExitStack) -> None:
-        """Index, in an archive that is made when the first video is planned."""
+        """Index. Creates the archive, if there is none, when the first video is planned."""
 
         def open_archive() -> Archive:
             made = Archive.create_or_open(
@@ -144,15 +143,15 @@ class Run:
         RunLoop(wiring, work, self.ledger, self.commits, self.progress, place, memories, open_archive).go()
 
     def _begin(self, archive: Archive) -> None:
-        """Make an archive that is held ready for its first commit."""
+        """Prepare an archive that is held for the first commit: sweep orphans."""
         archive.sweep()
         self.commits.archive = archive
         self.commits.had_failures = archive.count("failures") > 0
 
     def _finish(self, archive: Archive, work: PendingWork, resources: Resources) -> None:
-        """After all segments: labels, texts of whole videos and of new prompts, small files, indexes."""
+        """After all segments: update metadata, compact, add texts of whole videos and new prompts, update indexes."""
         archive.set_metadata(work.relabelled)
-        # Replay looks for every video's memory in every file.
+        # Compact before replay, which looks for every video's memory in every file.
         self._compact(archive)
         self._describe(archive, resources)
         self._compact(archive)
@@ -172,20 +171,20 @@ class Run:
             self.report.videos_pruned += 1
 
     def _describe(self, archive: Archive, resources: Resources) -> None:
-        """Put the prompts to the memory of whole videos, and new prompts to segments stored before."""
+        """Answer the prompts for whole videos, and new prompts for segments stored before."""
         work = missing_annotations(archive, self.config.all_prompts, self.recipe)
         if work:
-            describing = Describing(
+            replay = ReplayCommits(
                 archive, self.config.all_prompts, self.ledger, self.tell, self.commits.had_failures
             )
             try:
                 dataset = replaying(work, self.config, archive, resources, verbose=self.verbose)
-                describing.go(dataset, of=work)
+                replay.go(dataset, of=work)
             finally:
-                self.report.annotations += describing.texts
+                self.report.annotations += replay.texts
 
     def _put_in_force(self, archive: Archive) -> None:
-        """Have readers see a new generation once it has all that the old one has."""
+        """Make readers see a new generation once it has all videos of the old one."""
         self.commits.record_failures()
         missing = archive.not_yet_here()
         if self.config.prune:

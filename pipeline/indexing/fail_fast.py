@@ -1,4 +1,4 @@
-"""Ending a run early whose every row fails in the same way: a programming error, which no other row would survive."""
+"""End a run early if its first rows all fail at the same line: a programming error, on which every row would fail."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from malmm.pipeline.schema.records import Failure
 
 __all__ = ["ROWS_ALIKE", "FailFast"]
 
-#: So many of a run's first rows that all fail at the same place end it.
+#: A run ends if so many of its first rows all fail at the same line.
 ROWS_ALIKE = 5
 
 
 class FailFast:
-    """Watches a run's first rows. One that succeeds, or fails otherwise, ends the watch."""
+    """Watches a run's first rows. Stops watching at the first row that succeeds or fails elsewhere."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -20,10 +20,10 @@ class FailFast:
         self._watching = True
 
     def see(self, failure: Failure | None) -> None:
-        """Look at a row's failure, or at None where it succeeded.
+        """Note a row's failure, or None if it succeeded.
 
-        Raises WorkerError with the traceback when the first rows have all failed alike. What an operator foresees, such
-        as a file that is damaged, has no traceback and counts as another failure.
+        Raises WorkerError with the traceback when the first ``ROWS_ALIKE`` rows have all failed at the same line.
+        Failures that an operator expects, such as a damaged file, have no traceback and stop the watch.
         """
         if not self._watching:
             return
@@ -41,5 +41,5 @@ class FailFast:
 
 
 def _last_place(trace: str) -> str:
-    """The last file and line that a traceback names."""
+    """The last file and line of a traceback."""
     return trace.rpartition('  File "')[2].partition(", in ")[0]

@@ -1,8 +1,8 @@
-"""What the driver and the first operators of a run hand each other: listed files one way, plans the other.
+"""The queue between the driver and the first operators of a run: listed files go one way, plans come back.
 
-A dataset's input is fixed when it starts, but files are still being listed then. So its input is a row of positions,
-and its first operator asks the queue for the files at each. An answer is kept: a task that Ray runs again gets the
-same files. Nothing here waits; who asks too early asks again.
+A dataset's input is fixed when it starts, but files are still being listed then. So the input is a list of positions,
+and the first operator asks the queue for the files at each position. Answers are kept, so that a task that Ray runs
+again gets the same files. The queue never blocks: callers poll.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from malmm.pipeline.schema.rows import FILES
 
 __all__ = ["POSITIONS", "FileQueue", "FileQueueHandle", "RemoteFileQueue", "positions_for"]
 
-#: Positions of a dataset that begins before all files are listed.
+#: Number of positions of a dataset that starts before all files are listed.
 POSITIONS = 128
 _FIRST_FILES, _FIRST_WAIT_S, _GROWTH = 16, 0.2, 1.1
 _PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.5)
 
 
 def positions_for(files: int) -> int:
-    """How many positions it takes for so many files, all of which are known."""
+    """Number of positions for this many files, if all files are known."""
     sizes = itertools.accumulate(_most(position) for position in itertools.count())
     return 1 + next(number for number, total in enumerate(sizes) if total >= files)
 
@@ -39,35 +39,35 @@ def _most(position: int) -> int:
 
 
 class FileQueueHandle(Protocol):
-    """An queue as the driver and the operators use it, wherever it lies."""
+    """A file queue as the driver and the operators use it, wherever it runs."""
 
     def offer(self, files: pa.Table) -> None:
-        """Hand over files that were listed, ``FILES``."""
+        """Add listed files, a table of ``FILES``."""
 
     def close(self) -> None:
-        """Say that no file follows."""
+        """Declare the listing complete: no file follows."""
 
     def files_at(self, position: int) -> pa.Table:
-        """The files at a position, ``FILES``, as soon as they are there; none where all have been given out."""
+        """Wait for the files at a position, a table of ``FILES``; empty if no files are left."""
 
     def note(self, plans: pa.Table, wait: bool) -> object:
-        """Hand over the plans of videos, ``PLANS``. With ``wait``, return once their segments may be written."""
+        """Add plans of videos, a table of ``PLANS``. With ``wait``, return once their segments may be written."""
 
     def take(self, after: int) -> list[pa.Table]:
-        """Return the tables of plans that follow the first ``after`` ones, which need not be kept any longer."""
+        """Return the tables of plans after the first ``after`` ones, and drop those."""
 
     def admit(self) -> None:
-        """Say that the archive is there to be written."""
+        """Declare that the archive exists and may be written."""
 
     def end(self) -> None:
-        """Have whoever still waits for files give up."""
+        """Stop all who still wait for files."""
 
 
 class FileQueue:
-    """``positions`` is how many positions are asked for, one after the other; the last one has all that is left.
+    """The queue itself. ``positions`` are asked for one after the other; the last one gets all files that are left.
 
-    Files are given out in portions that grow with the position, so that a few positions are enough for millions. Where
-    the listing is slow, a portion is smaller, and has waited for at most a tenth of the time that it has gone on.
+    Portions grow with the position, so that few positions are enough for millions of files. If the listing is slow, a
+    portion is cut short once it has waited for about a tenth of the time that all portions before it may have taken.
     """
 
     def __init__(self, positions: int, now: Callable[[], float] = time.monotonic) -> None:
@@ -83,17 +83,17 @@ class FileQueue:
         self._admitted = False
 
     def offer(self, files: pa.Table) -> None:
-        """Take files that were listed."""
+        """Add listed files."""
         with self._lock:
             self._left.append(files)
 
     def close(self) -> None:
-        """No file follows."""
+        """Declare the listing complete."""
         with self._lock:
             self._closed = True
 
     def files_at(self, position: int) -> pa.Table | None:
-        """The files at a position; None if it is too early to say."""
+        """The files at a position; None if they are not ready yet."""
         with self._lock:
             if position < len(self._given):
                 return self._given[position]
@@ -112,25 +112,25 @@ class FileQueue:
             return portion
 
     def _has_waited(self, position: int, count: int) -> bool:
-        """Whether a portion is full, or has waited for more for long enough."""
+        """Whether a portion is full or has waited long enough for more files."""
         enough_s = _FIRST_WAIT_S * _GROWTH**position
         return count >= _most(position) or (count > 0 and self._now() - self._since >= enough_s)
 
     def note(self, plans: pa.Table, wait: bool = False) -> bool:
-        """Store plans. Return whether segments may be written; it is the caller who waits."""
+        """Store plans. Returns whether segments may be written; ``wait`` is up to the caller."""
         with self._lock:
             self._plans.append(plans)
             return self._admitted
 
     def take(self, after: int) -> list[pa.Table]:
-        """Return the plans that follow the first ``after`` tables, and forget those."""
+        """Return the tables of plans after the first ``after`` ones, and drop those."""
         with self._lock:
             del self._plans[: after - self._forgotten]
             self._forgotten = after
             return list(self._plans)
 
     def admit(self) -> None:
-        """From now on segments may be written."""
+        """Allow segments to be written."""
         with self._lock:
             self._admitted = True
 
@@ -140,11 +140,11 @@ class FileQueue:
             return self._admitted
 
     def end(self) -> None:
-        """Nobody waits here."""
+        """Do nothing: no call on this side waits."""
 
 
 class RemoteFileQueue:
-    """An queue in an actor on the driver's machine; goes to workers by pickling.
+    """A file queue in an actor on the driver's machine. Can be pickled to workers.
 
     Raises Ray's ActorDiedError once the actor is gone: then the run cannot go on.
     """
@@ -186,9 +186,7 @@ class RemoteFileQueue:
         ray.kill(self._actor)
 
     def _ask(self, method: str, *arguments: Any) -> Any:
-        """Call the actor, and call again if it could not be reached for a moment: no call loses or changes anything
-        when it comes twice.
-        """
+        """Call the actor, and call again while it cannot be reached. All calls may safely arrive twice."""
         for pause_s in _endless():
             try:
                 return ray.get(getattr(self._actor, method).remote(*arguments))
@@ -198,7 +196,7 @@ class RemoteFileQueue:
 
     @staticmethod
     def _until(answer: Callable[[], Any]) -> Any:
-        """Ask until there is an answer."""
+        """Poll until the answer is not None."""
         for pause_s in _endless():
             if (found := answer()) is not None:
                 return found

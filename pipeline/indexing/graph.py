@@ -1,6 +1,6 @@
-"""The wiring: which operator follows which, how many rows go in and come out, and what each is given.
+"""The graph of stages: which operator follows which, how many rows go in and come out, and what each one gets.
 
-Read top to bottom, this is the picture of the system.
+Read it from top to bottom: it is the picture of the system.
 """
 
 from __future__ import annotations
@@ -44,22 +44,22 @@ from malmm.pipeline.schema.rows import (
 __all__ = ["Wiring", "indexing", "planned_before", "replaying", "segments_a_block", "surveying"]
 
 _FILES_A_BLOCK = 4
-# With fewer for each, some decoders would have nothing left to do while others finish.
+# With fewer blocks a decoder, some decoders would be idle while others finish.
 _BLOCKS_A_DECODER = 16
 _ROWS: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
 # CPUs that light stages reserve, together what ``choose_resources`` leaves free for them. Ray Data hands out shares
 # from the first stage to the last, and the first one waits for the listing: a stage whose share is not left would wait
-# with it. Stages of equal shares are fused into one task. That is meant for probe and plan, and for no others: a
-# video's segments would be decoded one after the other in the task that planned them.
+# with it. Ray fuses stages with equal shares into one task. That is wanted for probe and plan only: otherwise a video's
+# segments would be decoded one after the other in the task that planned them.
 _LIST_CPUS, _SURVEY_CPUS, _REGROUP_CPUS, _WRITE_CPUS = 0.01, 0.02, 0.01, 0.05
-# How busy a pool must be not to lose workers: any. Ray would take them away whenever decoding falls behind for some
-# seconds and start others later, and each has a model to load.
+# Pools never shrink. Ray would end workers whenever decoding falls behind for some seconds, and later start others,
+# each of which has a model to load.
 _NEVER_SHRINK = AutoscalingConfig(actor_pool_util_downscaling_threshold=-1.0)
 
 
 @dataclass(frozen=True)
 class Wiring:
-    """What the wirings of one run share. ``together`` segments go from stage to stage in one block."""
+    """What the datasets of one run share. ``together`` segments go from stage to stage in one block."""
 
     config: IndexConfig
     recipe: Recipe
@@ -69,12 +69,12 @@ class Wiring:
 
 
 def _dataset(blocks: Sequence[pa.Table], *, together: int = 1, verbose: bool) -> Dataset:
-    """A dataset of these blocks. Its settings are its own: those of other datasets in this process stay as they are.
+    """A dataset of these blocks. Its settings are its own: other datasets in this process keep theirs.
 
-    With ``together`` 1, blocks are cut after every row: a row is a segment, minutes of work, and must not wait for
-    others. With more, each task makes one block. A block that is lost (its worker died again and again) does not end
-    the run: the driver knows what it planned and reports what never came. Nor does it end when no block moves for a
-    long time, as a segment may take longer than any limit, and nodes may be long in coming.
+    With ``together`` 1, every row is a block: a row is a segment, minutes of work, and must not wait for others. With
+    more, each task makes one block. A lost block (its worker died again and again) does not end the run: the driver
+    knows what it planned and reports what never came back. A long time without a block does not end it either: a
+    segment may take longer than any limit, and nodes may take long to start.
     """
     # Not from_arrow, which runs a task for each table before anything starts.
     dataset = ray.data.from_blocks(list(blocks))
@@ -91,14 +91,15 @@ def _dataset(blocks: Sequence[pa.Table], *, together: int = 1, verbose: bool) ->
 def surveying(
     wiring: Wiring, queue: FileQueueHandle, positions: int, done: np.ndarray | None = None
 ) -> Dataset:
-    """Files as they are listed to segments that are not ``done``, sorted ids of dtype S24. Plans go to the driver.
+    """Listed files to planned segments, without those whose ids are in ``done`` (sorted, dtype S24).
 
-    ``PLANNED``, of a video and of its segment. Files that are not videos end here: the queue has why.
+    The output is ``PLANNED``, a row a segment. Plans go to the driver through ``queue``, and so do the failures of
+    files that are not videos.
     """
     config, recipe, resources = wiring.config, wiring.recipe, wiring.resources
     blocks = [pa.table({"position": [position]}) for position in range(positions)]
     dataset = _dataset(blocks, together=wiring.together, verbose=wiring.verbose)
-    # list, 1:N: a position of the queue to the files that lie there, once they have been listed
+    # list, 1:N: a position of the queue to the files there, once they are listed
     dataset = dataset.map_batches(
         listed_files,  # type: ignore[arg-type]
         fn_kwargs={"queue": queue},
@@ -113,12 +114,12 @@ def surveying(
         dataset = _regrouped(dataset, rows)
     survey: dict[str, Any] = {
         "num_cpus": _SURVEY_CPUS,
-        # Half as many as decode: the others decode what is planned.
+        # Half as many as decoders: the other half decodes what is planned.
         "compute": TaskPoolStrategy(size=max(1, resources.decode_workers // 2)),
     }
     dataset = (
         dataset
-        # probe, 1:1 on CPUs: what each file is, from its headers, and where its scenes part it if that is wanted
+        # probe, 1:1 on CPUs: what each file is, from its headers, and its scene cuts if they are wanted
         .map_batches(
             guarded("probe", PROBED, probe_files),
             fn_kwargs={
@@ -146,7 +147,7 @@ def surveying(
         )
     )
     if wiring.together > 1:
-        # Also of several videos, where they are short.
+        # A block may hold segments of several short videos.
         dataset = _regrouped(dataset, wiring.together, strict=True)
     return dataset
 
@@ -157,20 +158,20 @@ def listed_files(positions: pa.Table, *, queue: FileQueueHandle) -> pa.Table:
 
 
 def unfinished_segments(videos: pa.Table, *, done: ObjectRef[np.ndarray] | None, **options: Any) -> pa.Table:
-    """``plan_segments`` with the ids in Ray's object store, which every process of a node reads there."""
+    """``plan_segments`` with the ids in Ray's object store, where all processes of a node share one copy."""
     return plan_segments(videos, done=None if done is None else ray.get(done), **options)
 
 
 def planned_before(rows: Sequence[Carried], *, verbose: bool = False) -> Dataset:
-    """Segments that were planned and are to be tried again, one in a block."""
+    """Planned segments to be tried again, one a block."""
     return _dataset([rows_table([row.columns()], PLANNED) for row in rows], verbose=verbose)
 
 
 def segments_a_block(segments: int, config: IndexConfig, resources: Resources) -> int:
-    """How many segments are to go from stage to stage together, of at least so many that are to be indexed.
+    """How many segments go from stage to stage in one block, if at least ``segments`` are to be indexed.
 
-    The driver pays Ray for each block and each task, 20 ms of CPU for a segment alone. So where there is enough for
-    all decoders, it is as many as an encoder takes at once.
+    Each block and each task costs the driver CPU time, 20 ms for a segment alone. So if there are enough segments for
+    all decoders, a block holds as many as an encoder takes at once; otherwise one.
     """
     enough = segments >= _BLOCKS_A_DECODER * config.batch_segments * resources.decode_workers
     return config.batch_segments if enough else 1
@@ -179,14 +180,14 @@ def segments_a_block(segments: int, config: IndexConfig, resources: Resources) -
 def indexing(
     planned: Dataset, wiring: Wiring, archive: str, memories: pa.Schema, *, expected: int = 1
 ) -> Dataset:
-    """Planned segments to receipts. ``archive`` is the address of the tables, and ``memories`` the schema of that one.
+    """Planned segments to receipts. ``archive`` is the address of the tables, ``memories`` the schema of that table.
 
-    At least as many segments are ``expected``: pools begin with no more workers.
+    At least ``expected`` segments will come: pools start with no more workers than that.
     """
     config, recipe, resources = wiring.config, wiring.recipe, wiring.resources
     settings = MemorySettings(length=recipe.bank_length, policy=recipe.merge_policy)
     threads = max(1, round(resources.decode_cpus))
-    # Blocks as they are where they hold several: to fill batches Ray would cut blocks, and copies what it cuts.
+    # If blocks hold several segments, a batch is one block: to fill larger batches Ray would cut and copy blocks.
     batch_size = wiring.together if wiring.together > 1 else config.batch_segments
     return (
         planned
@@ -209,7 +210,7 @@ def indexing(
             compute=TaskPoolStrategy(size=resources.decode_workers),
             **_ROWS,
         )
-        # encode, 1:1 on GPUs: memory, retrieval vectors, a query output a prompt
+        # encode, 1:1 on GPUs: memory slots, retrieval vectors, and a query output for each prompt
         .map_batches(
             guarded_actor("encode", ENCODED, EncodeSegments),
             fn_constructor_kwargs={
@@ -229,7 +230,7 @@ def indexing(
             batch_size=batch_size,
             **_generating(config, resources, expected),
         )
-        # write, 1:1: fragments in the store, a receipt to the driver
+        # write, 1:1: fragments to the store, a receipt to the driver
         .map_batches(
             guarded("write", RECEIPTS, write_segments),
             fn_kwargs={
@@ -254,7 +255,7 @@ def replaying(
     *,
     verbose: bool = False,
 ) -> Dataset:
-    """Stored memory and prompts to texts, without a video."""
+    """Stored memory and prompts to texts, without reading a video."""
     expected = sum(block.num_rows for block in work)
     return (
         _dataset(work, verbose=verbose)
@@ -281,17 +282,17 @@ def replaying(
 
 def _regrouped(dataset: Dataset, rows_a_block: int, *, strict: bool = False) -> Dataset:
     dataset = dataset.repartition(target_num_rows_per_block=rows_a_block, strict=strict)
-    # A whole CPU otherwise, and ``repartition`` takes no resources.
+    # ``repartition`` takes no resources, and would reserve a whole CPU.
     stage: Any = dataset._logical_plan.dag
     stage.ray_remote_args["num_cpus"] = _REGROUP_CPUS
     return dataset
 
 
 def _pool(workers: int, expected: int, resources: Resources) -> ActorPoolStrategy:
-    """Work begins with the first actor that is up: on a busy cluster the others may be long in coming.
+    """A pool that starts work with its first actor: on a busy cluster the others may take long to start.
 
-    A pool begins with a worker for each segment that is expected, and grows as more are planned. Where an encoder and a
-    generator share a GPU all begin at once: a generator that came later could take the place of an encoder.
+    It starts with a worker for each expected segment, and grows as more are planned. If an encoder and a generator
+    share a GPU, all workers start at once: otherwise a late generator could take the place of an encoder.
     """
     if 0 < resources.encode_gpus < 1:
         return ActorPoolStrategy(size=workers)

@@ -1,7 +1,8 @@
-"""Indexing: from sources to a searchable archive.
+"""Index: from sources to a searchable archive.
 
-``index`` lists the sources and leaves out what the archive has. Once something is left it loads Ray and torch, in
-``malmm.pipeline.indexing.driver``, and indexes while the rest is listed: a rerun with nothing to do costs its listing.
+``index`` lists the sources and skips what the archive has. As soon as something is left to do, it loads Ray and torch
+(``malmm.pipeline.indexing.driver``) and indexes while the rest is being listed. A rerun with nothing to do costs only
+the listing.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from malmm.pipeline.sources.roots import remember_roots, roots_of
 
 __all__ = ["index", "make_recipe", "notice_of", "open_models"]
 
-# The published models' vectors; the column's type must have a size even where no vectors are made.
+# Length of the published models' vectors. The column's type needs a length even if no vectors are made.
 _VECTOR_SIZE = 256
 
 
 def make_recipe(config: IndexConfig, models: Models) -> Recipe:
-    """What the rows of a run with these settings and checkpoints contain."""
+    """The recipe of a run with these settings and checkpoints: all that decides what its rows contain."""
     shape = token_shape(models.checkpoint)
     return Recipe(
         model=config.model,
@@ -50,12 +51,12 @@ def make_recipe(config: IndexConfig, models: Models) -> Recipe:
 def index(
     config: IndexConfig, *, on_progress: OnProgress | None = None, verbose: bool = False
 ) -> IndexReport:
-    """Bring the archive to the state that the sources and prompts ask for, and say what was done.
+    """Index all new and changed videos of the sources, fill in missing annotations, and report what was done.
 
-    Connects to a Ray cluster or starts one. Broken videos become failures in the report and in the archive;
-    the others are stored. Raises SourceError when no source gives a video, CheckpointError for a model that
-    cannot be used, ArchiveError and RecipeMismatch for the archive, WorkerError when workers cannot start.
-    Interrupted by Ctrl-C, it commits what is ready and returns with ``interrupted`` set.
+    Connects to a Ray cluster or starts one. Broken videos become failures in the report and in the archive; the others
+    are stored. Raises SourceError if the sources have no file, CheckpointError for a model that cannot be used,
+    ArchiveError and RecipeMismatch for the archive, and WorkerError if workers cannot start. On Ctrl-C it commits what
+    is ready and returns with ``interrupted`` set.
     """
     began = time.monotonic()
     tell = on_progress or (lambda progress: None)
@@ -71,7 +72,7 @@ def index(
         recipe, vector_size = make_recipe(config, models), _vector_size(models)
         archive = Archive.open_if_there(config.archive, recipe, vector_size, reindex=config.reindex)
         work = PendingWork(config, recipe, archive, listing)
-        # With something to do a run begins while the rest is listed; pruning and a plan need all of it.
+        # A run starts while the rest is being listed; pruning and a dry run need the complete listing.
         whole = config.prune or config.dry_run
         listing.wait(lambda: work.look() and not whole)
         work.look()
@@ -96,7 +97,7 @@ def index(
 
 
 def _refuse_nothing(listing: BackgroundListing) -> None:
-    """Raise SourceError where the sources give no file."""
+    """Raise SourceError if the sources have no file."""
     refused = [found for found in listing.found if isinstance(found, SourceError)]
     if listing.ended and not listing.has_file:
         if len(refused) == 1:
@@ -105,7 +106,7 @@ def _refuse_nothing(listing: BackgroundListing) -> None:
 
 
 def _lacks_texts(config: IndexConfig, archive: Archive | None) -> bool:
-    """Whether an archive that is otherwise complete has something to be made."""
+    """Whether an archive whose videos are complete lacks texts, or is not in force yet."""
     return archive is not None and (not archive.is_in_force or something_missing(archive, config.all_prompts))
 
 

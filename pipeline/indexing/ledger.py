@@ -1,7 +1,6 @@
-"""What a run has to do and what became of it, video by video, kept on the driver.
+"""State of a run's videos and segments on the driver: planned, stored, failed, finished.
 
-Pure bookkeeping: no Ray, no store. A video is finished when each of its segments is stored or has failed in
-a way that another try would only repeat.
+Pure bookkeeping: no Ray, no store. A video is finished when each of its segments is stored or has failed permanently.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ _ID_BYTES = 12
 
 @dataclass(slots=True)
 class _Entry:
-    """A video. Its segments are kept in arrays: as objects, the millions that a run may plan take seven times the
-    memory, and the garbage collector looks at each again and again."""
+    """A video. Its segments are kept in arrays: a run may plan millions, which as objects would take seven times the
+    memory, and the garbage collector would visit each again and again."""
 
     video: Video
     ids: bytes
@@ -52,14 +51,14 @@ class _Entry:
         ]
 
     def has(self, segment: Segment) -> bool:
-        """Whether a segment is of this plan: the video may have changed and been planned anew."""
+        """Whether a segment belongs to this plan: the video may have changed and been planned again."""
         at = segment.index * _ID_BYTES
         return self.ids[at : at + _ID_BYTES].hex() == segment.segment_id
 
 
 @dataclass
 class Ledger:
-    """The videos of a run. ``failures`` holds every attempt that failed, in the order it was learnt."""
+    """The videos of a run. ``failures`` has every failed attempt, in the order of arrival."""
 
     failures: list[Failure] = field(default_factory=list)
     segments_total: int = 0
@@ -74,7 +73,7 @@ class Ledger:
     _notes: dict[str, Failure] = field(default_factory=dict)
 
     def plan(self, plan: VideoPlan) -> int:
-        """Enter a video; gives how many of its segments are committed already. The same plan again changes nothing."""
+        """Add a video's plan; return how many of its segments are committed already. A repeated plan is ignored."""
         video, ids = plan.video, bytes.fromhex("".join(plan.segment_ids))
         before = self._entries.get(video.video_id)
         if before is not None and (before.ids, before.video) == (ids, video):
@@ -101,16 +100,16 @@ class Ledger:
         return stored
 
     def has(self, video_id: str) -> bool:
-        """Whether a video was entered."""
+        """Whether the video was planned."""
         return video_id in self._entries
 
     def stored(self, segment: Segment) -> bool:
-        """Note that a segment is committed; False when that was known."""
+        """Mark a segment as committed. Returns False if it was marked before."""
         self._standing.pop(segment.segment_id, None)
         return self._close(segment, stored=True)
 
     def failed(self, row: Carried) -> None:
-        """Note a row's failure. A row of a segment closes it."""
+        """Record a row's failure, if it has one. A failed segment is closed."""
         if row.failure is None:
             return
         self.failures.append(row.failure)
@@ -124,18 +123,18 @@ class Ledger:
                 entry.passing += 1
 
     def noted(self, row: Carried) -> None:
-        """Note what was wrong with a row that is stored all the same."""
+        """Record a problem of a row that is stored nevertheless."""
         if row.failure is not None:
             self.failures.append(row.failure)
             self._notes[_key(row.failure)] = row.failure
 
     def standing(self) -> list[Failure]:
-        """The failures that no later attempt made good, the last of each."""
+        """Failures that no later attempt resolved, the last of each."""
         held = (*self._standing.values(), self._notes)
         return [failure for failures in held for failure in failures.values()]
 
     def reopen(self) -> list[Carried]:
-        """Open again the segments that failed for a reason that may pass, and give their rows."""
+        """Reopen the segments that failed for a transient reason, and return their rows."""
         reopened = []
         for entry in self._entries.values():
             if not entry.passing:
@@ -151,19 +150,19 @@ class Ledger:
         return reopened
 
     def lose_open(self, reason: str) -> None:
-        """Note segments that were planned and never came back as failures to retry."""
+        """Record planned segments that never came back as failures to be retried."""
         for entry in self._entries.values():
             for segment in entry.in_state(_OPEN) if entry.open else []:
                 self.failed(Carried(entry.video, segment, None).failed("index", "worker_lost", reason))
 
     def open_segments(self) -> list[Segment]:
-        """The segments that are neither stored nor failed."""
+        """Segments that are neither stored nor failed."""
         return [segment for entry in self._entries.values() for segment in entry.in_state(_OPEN)]
 
     def take_finished(self) -> list[tuple[Video, list[str]]]:
         """Videos finished since the last call, each with the ids of all its segments.
 
-        One of which nothing could be stored, and nothing ever will be, is noted as a failure instead.
+        A video without any stored segment is recorded as a failure instead.
         """
         done = []
         for key in sorted(self._touched):
@@ -181,12 +180,12 @@ class Ledger:
 
     @property
     def videos_total(self) -> int:
-        """Videos entered."""
+        """Number of planned videos."""
         return len(self._entries)
 
     @property
     def videos_done(self) -> int:
-        """Videos of which no segment is open."""
+        """Number of videos without an open segment."""
         return len(self._entries) - self._videos_open
 
     def _close(self, segment: Segment, *, stored: bool) -> bool:

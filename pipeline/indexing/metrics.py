@@ -1,6 +1,6 @@
-"""A run's numbers for Prometheus, through Ray's metrics: every node's metrics page shows them while a run goes.
+"""A run's metrics for Prometheus, through Ray: every node's metrics endpoint exports them during a run.
 
-Graphs of them are in ``deploy/grafana.json``. A cluster shows them where Ray's ``default`` extra is installed.
+``deploy/grafana.json`` is a dashboard of them. The cluster needs Ray's ``default`` extra.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from malmm.pipeline.schema.progress import Progress
 
 __all__ = ["METRICS", "RunMetrics"]
 
-#: Every metric, by the name that Prometheus knows it by.
+#: Every metric by its name in Prometheus.
 METRICS = {
     "malmm_segments_done_total": "segments stored",
     "malmm_frames_done_total": "sampled frames of segments stored",
@@ -32,7 +32,7 @@ class RunMetrics:
 
     def __init__(self, archive: str) -> None:
         def counter(name: str, *more: str) -> Counter:
-            # Prometheus hangs `_total` on every counter.
+            # Prometheus appends `_total` to every counter.
             made = Counter(name.removesuffix("_total"), METRICS[name], tag_keys=(*_TAGS, *more))
             made.set_default_tags({"archive": archive})
             return made
@@ -53,7 +53,7 @@ class RunMetrics:
         self._last = (0.0, 0)
 
     def note(self, progress: Progress, frames: int, failures: Mapping[str, int]) -> None:
-        """Take where the run stands: ``frames`` stored by it, ``failures`` so far by kind."""
+        """Export the run's state: its progress, ``frames`` stored so far, ``failures`` so far by kind."""
         for name, counter, value in (
             ("segments", self._segments, progress.segments_done),
             ("frames", self._frames, frames),

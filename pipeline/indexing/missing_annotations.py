@@ -1,4 +1,4 @@
-"""Which texts an archive lacks: every prompt is owed one for each segment and one for each whole video."""
+"""Find missing annotations: each prompt needs one for every segment and one for every whole video."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ROWS_A_BLOCK = 16
 
 
 def something_missing(archive: ArchiveReader, prompts: Sequence[Prompt]) -> bool:
-    """Whether any prompt has fewer texts than there are segments and videos. Counts, and reads no rows."""
+    """Whether any prompt has fewer texts than there are segments and videos. Counts rows without reading them."""
     owed = archive.count("segments") + archive.count("videos")
     texts = archive.table("annotations")
     return any(texts.count_rows(f"prompt_version = '{prompt.version}'") < owed for prompt in prompts)
@@ -34,12 +34,12 @@ def missing_annotations(
     scopes: Collection[str] = SCOPES,
     video_ids: Collection[str] | None = None,
 ) -> list[pa.Table]:
-    """What to replay for the texts that the archive lacks, as blocks of ``TO_REPLAY``.
+    """What to replay to fill in missing annotations, as blocks of ``TO_REPLAY``.
 
-    ``scopes`` says whether segments, whole videos or both; ``video_ids`` of which videos, by default all.
+    ``scopes`` chooses segments, whole videos or both; ``video_ids`` chooses videos, by default all.
 
-    A segment that has a text from the online pass needs no replayed one. Whole videos are those of
-    ``videos``; others are not done.
+    A segment with a text from the online pass needs no replayed one. Only completed videos (those in ``videos``) are
+    considered.
     """
     there = {prompt.version: archive.annotation_ids(prompt_version=prompt.version) for prompt in prompts}
 
@@ -63,7 +63,7 @@ def missing_annotations(
         video = Video(**fields)
         if video_ids is not None and video.video_id not in video_ids:
             continue
-        # Of a changed video that is not finished, segments of the new content are there beside the old ones.
+        # A changed video that is not finished has segments of the new content beside the old ones.
         planned = {s.segment_id for s in segments_of(video, recipe.recipe_id, recipe.segment_s, recipe.fps)}
         own = [row for row in segments[video.video_id] if row["segment_id"] in planned]
         subject = whole_video_subject(video.video_id, video.fingerprint, recipe.recipe_id)

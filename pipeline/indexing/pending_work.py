@@ -1,4 +1,4 @@
-"""What a run has to do: the difference between what the sources list and what the archive has."""
+"""Pending work of a run: the difference between what the sources list and what the archive has."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from malmm.pipeline.sources.listing import SourceFile, is_gone
 
 __all__ = ["PendingWork"]
 
-# Video of more bytes a second than this is rare: from it follows at least how many segments a file has.
+# Few videos have more bytes a second than this. It gives a lower bound for the number of segments of a file.
 _MOST_BYTES_A_SECOND = 1_000_000
 
 
 @dataclass
 class PendingWork:
-    """New and changed ``files`` in the order of the listing, and counts of what needs nothing; ``look`` adds to both.
+    """New and changed ``files`` in the order of the listing, and counts of files to skip. ``look`` adds to both.
 
-    ``relabelled`` are videos of which a manifest says something else than the archive: id to metadata. ``given_up``
-    are failures of files that are as they were when they failed for good; ``left`` is how many files a limit leaves
-    for another run.
+    ``relabelled`` are videos whose metadata in a manifest differs from the archive's: id to metadata. ``given_up`` are
+    failures of files that failed permanently before and have not changed. ``left`` is the number of files that a limit
+    leaves for another run.
     """
 
     config: IndexConfig
@@ -48,7 +48,7 @@ class PendingWork:
         self._labels: dict[str, str] | None = None
 
     def look(self) -> bool:
-        """Compare what was listed since the last call with the archive; gives whether there is a file to index."""
+        """Compare the files listed since the last call with the archive. Returns whether there is a file to index."""
         found = self.listing.found
         while self._looked < len(found):
             each = found[self._looked]
@@ -62,19 +62,19 @@ class PendingWork:
 
     @property
     def is_known(self) -> bool:
-        """Whether all sources have been listed and looked at. Raises what the listing raised."""
+        """Whether all sources have been listed and compared. Raises the listing's exception, if any."""
         return self.listing.ended and self._looked == len(self.listing.found)
 
     @property
     def segments_at_least(self) -> int:
-        """How many segments the files so far have at least, by their sizes."""
+        """Lower bound for the number of segments of the files so far, by their sizes."""
         bytes_a_segment = self.recipe.segment_s * _MOST_BYTES_A_SECOND
         return sum(max(1, int(file.size_bytes / bytes_a_segment)) for file in self.files)
 
     def vanished(self) -> dict[str, str]:
-        """Videos of the archive whose file is gone, id to URI.
+        """Videos of the archive whose file no longer exists: id to URI.
 
-        Raises SourceError if anything could not be listed: then a file that is not in the listing may be there.
+        Raises SourceError if a source could not be listed: then a file that is not in the listing may still exist.
         """
         if self.archive is None:
             return {}
@@ -91,7 +91,7 @@ class PendingWork:
         }
 
     def failures(self) -> list[Failure]:
-        """What could not be listed, and what was given up before."""
+        """Failures of sources that could not be listed, and of files given up before."""
         refused = [
             Failure(video_id(error.uri), None, error.uri, "list", "source", str(error))
             for error in self.refused
@@ -100,7 +100,7 @@ class PendingWork:
 
     def _compare(self, file: SourceFile) -> None:
         identity = video_id(file.uri)
-        # What a manifest does not say, or another source does not know, is no reason to forget it.
+        # Keep stored metadata if this source has none: it may come from another manifest.
         if file.metadata and self._stored_labels().get(identity, file.metadata) != file.metadata:
             self.relabelled[identity] = file.metadata
         known = self._hopeless.get(identity)

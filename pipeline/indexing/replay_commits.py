@@ -1,4 +1,4 @@
-"""Texts from stored memory into the archive, as they come."""
+"""Commit replayed texts to the archive, every few seconds."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from malmm.pipeline.schema.progress import OnProgress, Progress
 from malmm.pipeline.schema.rows import Carried, carried
 from malmm.pipeline.schema.tables import ANNOTATIONS
 
-__all__ = ["COMMIT_EVERY_S", "Describing"]
+__all__ = ["COMMIT_EVERY_S", "ReplayCommits"]
 
 COMMIT_EVERY_S = 3.0
 _STAGES = ("replay", "generate")
 
 
 @dataclass
-class Describing:
-    """Takes the rows of ``malmm.pipeline.indexing.graph.replaying`` and commits their texts every few seconds.
+class ReplayCommits:
+    """Receives the rows of ``malmm.pipeline.indexing.graph.replaying`` and commits their texts every few seconds.
 
-    ``texts`` counts those that were new. What failed is in the ledger.
+    ``texts`` counts new texts. Failures go to the ledger.
     """
 
     archive: Archive
@@ -42,7 +42,7 @@ class Describing:
     _waiting: list[dict[str, Any]] = field(default_factory=list)
 
     def go(self, dataset: ray.data.Dataset, *, of: Sequence[pa.Table]) -> None:
-        """Take all rows, made ``of`` these blocks of ``TO_REPLAY``. Interrupted, what is ready is committed."""
+        """Receive all rows, made ``of`` these blocks of ``TO_REPLAY``. If interrupted, commits what is ready."""
         began = last_commit = time.monotonic()
         done, total = 0, sum(block.num_rows for block in of)
         try:

@@ -1,4 +1,4 @@
-"""What a run says of itself: progress while it goes, a report at its end."""
+"""Reports of indexing runs: the result of a run, and the plan of a dry run. They decide a run's exit code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["IndexReport", "Plan"]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would do, from a dry one. ``storage_bytes`` is what memory will take, texts not counted."""
+    """Plan of a dry run: what a real run would do. ``storage_bytes`` is the size of the memory slots, without texts."""
 
     videos: int
     segments: int
@@ -28,11 +28,11 @@ class Plan:
 
 @dataclass
 class IndexReport:
-    """The outcome of an indexing run. Counts are of this run, but for ``videos_unchanged``.
+    """Result of an indexing run. Counts are of this run, except ``videos_unchanged``.
 
-    ``videos_left`` are those that a limit leaves for later, and ``videos_given_up`` failed for good before, have not
-    changed, and were not tried again; their failures are among ``failures``. ``switched`` says that a new recipe's rows
-    took the place of the old one's, and ``videos_not_reindexed`` how many videos it still lacks.
+    ``videos_left`` were left for later by a limit. ``videos_given_up`` failed permanently before, have not changed and
+    were not tried again; ``failures`` includes theirs. ``switched``: the rows of a new recipe replaced those of the old
+    one; ``videos_not_reindexed``: how many videos the new recipe still lacks.
     """
 
     archive: str
@@ -60,12 +60,12 @@ class IndexReport:
 
     @property
     def times_real_time(self) -> float | None:
-        """Seconds of video indexed in a second of the indexing stage."""
+        """Seconds of video indexed per second of the indexing stage; None if nothing was indexed."""
         return self.video_s / self.indexing_s if self.indexing_s > 0 and self.video_s > 0 else None
 
     @property
     def exit_code(self) -> int:
-        """0 when all is done, 3 when some was not, 1 when nothing could be done, 130 when interrupted."""
+        """0 if all is done, 3 if some of it failed, 1 if all failed, 130 if interrupted."""
         if self.interrupted:
             return EXIT_INTERRUPTED
         if not self.failures:
@@ -76,7 +76,7 @@ class IndexReport:
         return EXIT_SOME_FAILED if done else EXIT_FAILED
 
     def failures_by_kind(self) -> dict[str, int]:
-        """How many failures there are of each kind, the commonest first."""
+        """Number of failures of each kind, most common first."""
         return dict(Counter(failure.kind for failure in self.failures).most_common())
 
     def to_dict(self) -> dict[str, Any]:

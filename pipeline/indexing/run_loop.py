@@ -1,6 +1,7 @@
-"""The passes over a run's segments: all of them once, while files are still listed, then those again that may yet do.
+"""The driver's loop: hand listed files to workers, receive plans and receipts, commit, report progress, retry.
 
-The driver's loop is here: it hands listed files over, takes plans and receipts, commits, and tells how far it is.
+The first pass indexes all segments while files are still being listed. Later passes retry segments that failed for a
+transient reason.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ from malmm.pipeline.schema.rows import FILES, Carried, carried, rows_table
 
 __all__ = ["RunLoop", "Survey", "committed_ids"]
 
-# Workers that died, a store that was away, memory that ran out: what fails so is tried again after these pauses.
+# Pauses before each retry of transient failures: a worker died, a store could not be reached, memory ran out.
 RETRY_PAUSES_S = (2.0, 15.0)
 _LOST = "the worker that {} it failed or died: run again to retry, with -v to see why"
 
 
 def committed_ids(archive: ArchiveReader | None) -> np.ndarray:
-    """The ids of an archive's segments, sorted, as ``plan_segments`` takes them."""
+    """Ids of an archive's completed segments, sorted, dtype S24, as ``plan_segments`` takes them."""
     return np.array(sorted(archive.completed_segments() if archive is not None else ()), "S24")
 
 
 @dataclass
 class Survey:
-    """Files on their way from the listing to their plans. ``on_video`` is called when the first video was planned."""
+    """Tracks files from the listing to their plans. Calls ``on_video`` when the first video is planned."""
 
     work: PendingWork
     ledger: Ledger
@@ -57,9 +58,9 @@ class Survey:
     _unplanned: dict[str, str] = field(default_factory=dict)
 
     def begin(self, *, admitted: bool) -> tuple[FileQueueHandle, int]:
-        """Begin with the files that are listed by now; gives the queue and how many positions it has.
+        """Start with the files listed so far. Returns the queue and the number of its positions.
 
-        With ``admitted``, what is planned may be written at once: there is an archive, or nothing will be written.
+        With ``admitted``, planned segments may be written at once: the archive exists, or nothing will be written.
         """
         self.work.look()
         known = self.work.is_known
@@ -72,7 +73,10 @@ class Survey:
         return self._queue, positions
 
     def step(self) -> None:
-        """Hand over what was listed since the last time, and take the plans that have come."""
+        """Hand over the files listed since the last call, and take the plans that have arrived.
+
+        Raises WorkerError if the queue's actor died.
+        """
         if self._queue is None:
             return
         try:
@@ -85,32 +89,32 @@ class Survey:
             ) from error
 
     def end(self) -> None:
-        """Let go of the queue: a dataset that was left early may still wait for files."""
+        """End the queue: a dataset that was left early may still wait for files."""
         if self._queue is not None:
             self._queue.end()
             self._queue = None
 
     def has_come(self, uri: str) -> None:
-        """Note that a file came to something, if only to a failure."""
+        """Mark a file as planned or failed."""
         self._unplanned.pop(uri, None)
 
     @property
     def files_done(self) -> int:
-        """How many files have come to a plan or a failure."""
+        """Number of files that are planned or failed."""
         return self._offered - len(self._unplanned)
 
     @property
     def files_unread(self) -> int:
-        """How many files that were listed have not come to anything yet."""
+        """Number of listed files that are neither planned nor failed yet."""
         return len(self.work.files) - self.files_done
 
     @property
     def so_far(self) -> bool:
-        """Whether more may be listed or planned."""
+        """Whether more files may be listed or planned, so that totals may still grow."""
         return not self._closed or bool(self._unplanned)
 
     def lose_unplanned(self) -> None:
-        """Note files of which nothing ever came as failures."""
+        """Record files that never got a plan or a failure as failures."""
         for uri, fingerprint in self._unplanned.items():
             lost = Failure(
                 video_id(uri), None, uri, "probe", "worker_lost", _LOST.format("probed"), fingerprint
@@ -152,8 +156,8 @@ class Survey:
 
 @dataclass
 class RunLoop:
-    """Indexes what a run has to do. ``place`` and ``memories`` say where rows go: the address of the tables, and the
-    schema of one of them; ``open_archive`` makes them when there is something to store."""
+    """Indexes the pending work of a run. ``place`` is the address of the tables, ``memories`` the schema of that table;
+    ``open_archive`` creates the tables once there is something to store."""
 
     wiring: Wiring
     work: PendingWork
@@ -165,7 +169,7 @@ class RunLoop:
     open_archive: Callable[[], Archive]
 
     def go(self) -> None:
-        """Index, and try again, after a pause, what failed for a reason that may pass."""
+        """Index, and retry after a pause what failed for a transient reason."""
         report = self.commits.report
         began = time.monotonic()
         self.progress.begin()
@@ -180,7 +184,7 @@ class RunLoop:
             report.indexing_s = time.monotonic() - began
 
     def _first(self) -> None:
-        """List, plan and index together."""
+        """First pass: list, plan and index at the same time."""
         survey = Survey(self.work, self.ledger, on_video=self._open)
         try:
             queue, positions = survey.begin(admitted=self.commits.archive is not None)
@@ -205,12 +209,12 @@ class RunLoop:
         finally:
             survey.end()
             self.commits.report.segments_resumed = survey.stored
-            # Also on Ctrl-C and when the cluster fails: what is written need not be made again.
+            # Also on Ctrl-C and when the cluster fails, so that what is written need not be made again.
             self.commits.commit()
             self._tell(survey)
 
     def _again(self, rows: list[Carried]) -> None:
-        """Index segments one by one: what took a worker down shall take no other segment with it."""
+        """Retry pass: one segment a block, so that a segment that kills its worker fails alone."""
         planned = planned_before(rows, verbose=self.wiring.verbose)
         alone = Wiring(
             self.wiring.config, self.wiring.recipe, self.wiring.resources, verbose=self.wiring.verbose

@@ -1,4 +1,4 @@
-"""Telling how far an indexing run is: to its caller and to Prometheus."""
+"""Report the progress of an indexing run to its caller and to Prometheus."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TELL_EVERY_S = 0.1
 
 @dataclass
 class RunProgress:
-    """Makes a ``Progress`` of the ledger and calls ``tell`` with it. ``metrics`` are there while Ray is connected."""
+    """Makes a ``Progress`` from the ledger and calls ``tell`` with it. ``metrics`` is set while Ray is connected."""
 
     tell: OnProgress
     ledger: Ledger
@@ -29,16 +29,16 @@ class RunProgress:
     _warm: tuple[float, float] | None = None
 
     def begin(self) -> None:
-        """Count time from now on."""
+        """Start the clock of the indexing stage."""
         self._began = time.monotonic()
 
     @property
     def is_due(self) -> bool:
-        """Whether some time has passed: of a million segments some come at once, and each call counts all failures."""
+        """Whether ``_TELL_EVERY_S`` has passed. Limits calls: each one counts all failures."""
         return time.monotonic() - self._told >= _TELL_EVERY_S
 
     def survey(self, files_done: int, files_total: int, *, so_far: bool) -> None:
-        """Tell that headers are being read and nothing is planned yet."""
+        """Report the probing stage: headers are being read and nothing is planned yet."""
         self._told = time.monotonic()
         self.tell(
             Progress(
@@ -52,7 +52,7 @@ class RunProgress:
         )
 
     def indexing(self, stage: str = "indexing", *, files_unread: int = 0, so_far: bool = False) -> None:
-        """Tell where the ledger stands. ``files_unread`` were listed, and are videos for all that is known."""
+        """Report the ledger's state. ``files_unread`` listed files count as videos until they are probed."""
         ledger = self.ledger
         self._told = time.monotonic()
         elapsed_s = self._told - self._began

@@ -1,4 +1,4 @@
-"""Receipts of segments into the archive, every few seconds, and what failed with them."""
+"""Commit receipts of segments to the archive, every few seconds, and record failures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from malmm.pipeline.schema.tables import VIDEOS
 
 __all__ = ["SegmentCommits"]
 
-# A table of this many small files is worth rewriting in the middle of a run; so many commits pass between two looks.
+# A table with this many small files is compacted in the middle of a run. Checked once in so many commits.
 TOO_MANY_FILES, _COMMITS_A_LOOK = 1000, 100
 _SEGMENT_STAGES = ("decode", "encode", "generate", "write", "index")
 _VIDEO_STAGES = ("list", "probe", "plan", "index")
@@ -30,23 +30,23 @@ _VIDEO_STAGES = ("list", "probe", "plan", "index")
 
 @dataclass(frozen=True)
 class _Written:
-    """A segment that can be committed; ``cut`` says that not all of it could be decoded."""
+    """A segment that can be committed; ``cut`` means that part of it could not be decoded."""
 
     receipt: Receipt
     row: Carried
     cut: bool
 
     def settled(self) -> list[str]:
-        """Ids of the failures that this segment may have had and now has no more."""
+        """Ids of the failures that this segment may have had before and that are resolved now."""
         stages = _SEGMENT_STAGES[1:] if self.cut else _SEGMENT_STAGES
         return [failure_id(self.receipt.video_id, self.receipt.segment_id, stage) for stage in stages]
 
 
 @dataclass
 class SegmentCommits:
-    """Takes the rows of ``malmm.pipeline.indexing.graph.indexing``. Without an ``archive`` nothing is committed.
+    """Receives the rows of ``malmm.pipeline.indexing.graph.indexing``. Commits nothing while ``archive`` is None.
 
-    ``rewriting`` gives what rewrites a table's files on the workers.
+    ``rewriting`` returns what rewrites a table's files on workers.
     """
 
     ledger: Ledger
@@ -61,7 +61,7 @@ class SegmentCommits:
     _commits: int = 0
 
     def take(self, block: pa.Table) -> None:
-        """Take receipts and failures. Raises WorkerError where all rows so far failed at one place in the program."""
+        """Receive receipts and failures. Raises WorkerError if all rows so far failed at the same line (fail fast)."""
         for index, row in enumerate(carried(block)):
             if row.failure is not None or row.segment is None:
                 self.ledger.failed(row)
@@ -77,7 +77,7 @@ class SegmentCommits:
                 self.ledger.noted(row.failed("decode", kind, problem))
 
     def commit_if_due(self) -> None:
-        """Commit if some seconds have passed since the last time, and now and then merge small files."""
+        """Commit if some seconds have passed since the last commit; now and then merge small files."""
         if time.monotonic() - self._last < COMMIT_EVERY_S:
             return
         self.commit()
@@ -88,10 +88,10 @@ class SegmentCommits:
         self._last = time.monotonic()
 
     def commit(self) -> None:
-        """Commit what is waiting and record the videos that are finished by it."""
+        """Commit all waiting receipts, and record the videos that are now finished."""
         if self.archive is None:
             return
-        # Failures first: a segment that was cut short must not be stored without its note by a kill.
+        # Failures first: a kill must not leave a truncated segment stored without its failure row.
         self.record_failures()
         settled = self._commit_segments(self.archive) if self._waiting else []
         settled += self._put_finished(self.archive)
@@ -99,7 +99,7 @@ class SegmentCommits:
             self.archive.clear_failures(settled)
 
     def record_failures(self) -> None:
-        """Put what failed since the last time into the archive."""
+        """Record failures since the last call in the archive."""
         failures = self.ledger.failures
         if self.archive is not None and len(failures) > self._recorded:
             self.archive.record_failures(failures[self._recorded :])
@@ -107,7 +107,7 @@ class SegmentCommits:
             self.had_failures = True
 
     def _commit_segments(self, archive: Archive) -> list[str]:
-        """Commit the receipts that wait; gives the ids of failures that are settled by it."""
+        """Commit the waiting receipts. Returns ids of failures that are now resolved."""
         settled: list[str] = []
         outcome = archive.commit(written.receipt for written in self._waiting)
         self.report.memories += outcome.memories
@@ -124,11 +124,11 @@ class SegmentCommits:
         return settled
 
     def _put_finished(self, archive: Archive) -> list[str]:
-        """Put finished videos into the archive; gives the ids of failures that are settled by it."""
+        """Record finished videos in the archive. Returns ids of failures that are now resolved."""
         finished = self.ledger.take_finished()
         if not finished:
             return []
-        # All at once: a look at the store for each of a thousand short videos would take longer than they do.
+        # All at once: with a thousand short videos, one read of the store for each would take longer than indexing.
         kept = {video.video_id: segment_ids for video, segment_ids in finished}
         archive.replace_videos(kept)
         if self.had_failures:

@@ -1,4 +1,4 @@
-"""Compaction on the cluster: the driver plans and commits, workers rewrite, no large row passes through the driver."""
+"""Compaction on the cluster: the driver plans and commits, workers rewrite. No large row passes through the driver."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _AT_ONCE = 8
 
 
 def rewriting_on_workers(archive_uri: str, table: str) -> Rewrite:
-    """What rewrites a table's files on the cluster's workers. One that fails is left for another time."""
+    """Return a function that rewrites a table's files on the cluster's workers. Skips the files of failed tasks."""
 
     def rewrite(tasks: Sequence[CompactionTask]) -> Iterator[RewriteResult]:
         remote = ray.remote(num_cpus=_CPUS, max_retries=1)(_rewrite)
