@@ -1,4 +1,4 @@
-"""What a run is told: prompts, the recipe and the settings of an indexing run."""
+"""Settings of runs: prompts, the recipe, and the options of each kind of run."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ __all__ = [
 
 
 def stable_id(*parts: object) -> str:
-    """A 24-digit hexadecimal hash (96 bits) of the parts, the same on every machine and in every run."""
+    """A hash of the parts, 24 hexadecimal digits (96 bits): the same on every machine and in every run."""
     text = json.dumps([str(part) for part in parts], ensure_ascii=False)
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A named instruction: a caption, a question, or a classification when it has ``labels``."""
+    """A named instruction: a caption, a question, or a classification if it has ``labels``."""
 
     name: str
     text: str
@@ -58,7 +58,7 @@ class Prompt:
 
     @property
     def version(self) -> str:
-        """Changes whenever the text, the task or the labels do: another version is another prompt."""
+        """A hash of name, task, text and labels: a prompt with another version is another prompt."""
         return stable_id(self.name, self.task, self.text, *self.labels)
 
     @classmethod
@@ -75,8 +75,8 @@ CAPTION = Prompt("caption", "Write a short description of the video.", task="cap
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides what a stored row contains. Prompts are not part of it: annotations carry
-    their own prompt version, and new prompts can be put to stored memory."""
+    """Everything that decides what a stored row contains, except prompts: each annotation has its prompt's version, and
+    new prompts can be answered from stored memory."""
 
     model: str
     model_fingerprint: str
@@ -93,14 +93,14 @@ class Recipe:
 
     @property
     def recipe_id(self) -> str:
-        """The hash of all fields but where the checkpoints lie."""
-        # Where a checkpoint lies does not change what it computes, so the two names stay out of the hash.
+        """The hash of all fields but the checkpoints' names."""
+        # A checkpoint's path or id does not change what it computes, so both names stay out of the hash.
         content = self._content()
         del content["model"], content["retrieval_model"]
         return stable_id(json.dumps(content, sort_keys=True))
 
     def _content(self) -> dict[str, object]:
-        """All fields but those added after 0.1 that say what 0.1 did: old ids and texts stay as they are."""
+        """All fields, but one added after 0.1 only if it differs from what 0.1 did: ids of 0.1 stay as they are."""
         content = asdict(self)
         if self.token_layers == 1:
             del content["token_layers"]
@@ -112,11 +112,11 @@ class Recipe:
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:
-        """The recipe that ``to_json`` wrote."""
+        """Read a recipe written by ``to_json``."""
         return cls(**json.loads(text))
 
     def differences(self, other: Recipe) -> list[tuple[str, str, str]]:
-        """Fields that tell the recipes apart: (name, this one's value, the other's value)."""
+        """Fields in which two recipes differ: (name, this recipe's value, the other's value)."""
         mine, theirs = asdict(self), asdict(other)
         return [
             (name, str(mine[name]), str(theirs[name]))
@@ -126,7 +126,7 @@ class Recipe:
 
 
 MERGE_POLICIES = ("token", "frame", "fifo", "average")
-# What a run uses of its cluster, stage by stage: workers, and what each reserves.
+# What a run uses of its cluster: the workers of each stage, and what each worker reserves.
 RESOURCES = (
     "decode_workers",
     "decode_cpus",
@@ -144,16 +144,16 @@ EXPORT_FORMATS = ("jsonl", "csv", "parquet", "vtt", "srt")
 
 @dataclass(frozen=True)
 class IndexConfig:
-    """Settings of an indexing run. Raises ConfigError for values that cannot be.
+    """Settings of an indexing run. Raises ConfigError for invalid values.
 
-    With ``min_segment_s`` segments are cut at scene changes and are that long to ``segment_s``; with 0 all are of
-    ``segment_s``. ``sampling`` says which frames are taken: ``rate``, one every 1 / ``fps`` seconds; ``keyframes``,
-    key frames alone and no more than that; ``count``, ``fps`` x ``segment_s`` of every segment, however short.
-    ``limit`` is how many videos are begun at most; ``prune`` forgets videos whose file is gone; ``retry`` tries again
-    what was given up; ``dry_run`` says what would be done and changes nothing; ``reindex`` makes an archive of another
-    recipe anew, beside the rows there are. ``compile`` compiles the vision encoder: like another device, that changes
-    its speed and its rounding, and not the recipe. ``resources`` are (name, value) pairs with names from
-    ``RESOURCES``, in place of what is chosen from the cluster's size.
+    If ``min_segment_s`` is not 0, segments are cut at scene changes and last from ``min_segment_s`` to ``segment_s``;
+    otherwise all last ``segment_s``. ``sampling`` chooses the frames: ``rate``, one every 1 / ``fps`` seconds;
+    ``keyframes``, key frames only and no more than that; ``count``, ``fps`` x ``segment_s`` of every segment, however
+    short. ``limit`` is the largest number of videos to start; ``prune`` deletes videos whose file is gone; ``retry``
+    retries files that were given up; ``dry_run`` reports what would be done and changes nothing; ``reindex`` indexes an
+    archive again with another recipe, beside the rows it has. ``compile`` compiles the vision encoder, which changes
+    speed and rounding (as another device does) but not the recipe. ``resources`` are (name, value) pairs with names
+    from ``RESOURCES``; they override what is chosen from the cluster's size.
     """
 
     sources: tuple[str, ...]
@@ -230,7 +230,7 @@ class IndexConfig:
 
     @property
     def all_prompts(self) -> tuple[Prompt, ...]:
-        """The caption and then the user's prompts; a user's prompt named ``caption`` replaces the caption."""
+        """The caption prompt and then the user's prompts; a user's prompt named ``caption`` replaces it."""
         if any(prompt.name == CAPTION.name for prompt in self.prompts):
             return self.prompts
         return (CAPTION, *self.prompts)
@@ -238,11 +238,11 @@ class IndexConfig:
 
 @dataclass(frozen=True)
 class AnnotateConfig:
-    """Settings of a run that puts prompts to stored memory. Raises ConfigError for values that cannot be.
+    """Settings of a run that answers prompts from stored memory. Raises ConfigError for invalid values.
 
-    ``scopes`` says what gets a text: each segment, each whole video, or both. ``where`` is a SQL condition over the
-    columns of ``videos``. ``new_versions`` allows prompts whose name has another text in the archive. ``model`` says
-    where the archive's model lies, if not where it was.
+    ``scopes`` chooses what gets a text: each segment, each whole video, or both. ``where`` is a SQL condition over the
+    columns of ``videos``. ``new_versions`` allows prompts whose name has another text in the archive. ``model`` is the
+    path or id of the archive's model, if not the recorded one.
     """
 
     archive: str
@@ -276,13 +276,13 @@ class AnnotateConfig:
 
     @property
     def all_prompts(self) -> tuple[Prompt, ...]:
-        """The prompts, as an indexing run calls them."""
+        """The prompts, by the name that ``IndexConfig`` uses."""
         return self.prompts
 
 
 @dataclass(frozen=True)
 class OptimizeConfig:
-    """Settings of a run that merges small files and brings indexes up to date. Raises ConfigError."""
+    """Settings of a run that merges small files and updates indexes. Raises ConfigError."""
 
     archive: str
 
@@ -293,11 +293,11 @@ class OptimizeConfig:
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """What annotations are written, and where to. Raises ConfigError for values that cannot be.
+    """Which annotations to export, in which format, and where to. Raises ConfigError for invalid values.
 
-    ``output`` is a file, or for captions a folder; without it rows are given as text. ``prompts`` are names, none for
-    all (for captions, the caption); ``videos`` are ids or globs. ``all_versions`` writes not only the latest version
-    of each prompt.
+    ``output`` is a file, or a folder for captions; without it rows are returned as text. ``prompts`` are names, empty
+    for all (for caption formats: the prompt ``caption``); ``videos`` are ids or globs. ``all_versions`` exports all
+    versions of each prompt instead of the latest.
     """
 
     archive: str
@@ -319,7 +319,7 @@ class ExportConfig:
 
     @property
     def is_captions(self) -> bool:
-        """Whether it writes a file of captions a video."""
+        """Whether the format is one of captions: a file a video."""
         return self.format in ("vtt", "srt")
 
 

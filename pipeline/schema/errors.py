@@ -1,17 +1,17 @@
-"""What can go wrong, as exceptions that name the subject and the way out.
+"""The exceptions of this package. Each message names the subject and the way out.
 
 ::
 
     MalmmError
-    ├── ConfigError          a number, a flag or a combination that cannot be
+    ├── ConfigError          an invalid option, value or combination
     ├── SourceError          a source that cannot be listed (uri)
     ├── MediaError           a file that cannot be decoded, or only in part (uri, kind)
     ├── ArchiveError         an archive that cannot be opened or written (uri)
     │   ├── ArchiveBusy      another writer holds the archive
     │   └── RecipeMismatch   the archive was made with another recipe
-    └── WorkerError          the cluster's workers cannot do their work at all
+    └── WorkerError          workers cannot start, or the cluster is gone
 
-Every one survives pickling with its attributes, since they cross Ray's process boundaries.
+All survive pickling with their attributes, since they cross Ray's process boundaries.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 
 
 class MalmmError(Exception):
-    """Base of all errors that this project raises on purpose; the message is one clear sentence."""
+    """Base of all exceptions that this package raises on purpose. The message is one sentence for users."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -53,11 +53,11 @@ def _rebuild(kind: type[MalmmError], state: dict[str, Any]) -> MalmmError:
 
 
 class ConfigError(MalmmError):
-    """A value from the user that cannot be used: names the option, the value and what would do."""
+    """An invalid value from the user. The message names the option, the value and what is valid."""
 
 
 class SourceError(MalmmError):
-    """A source that gave no videos: missing, empty, or unreadable."""
+    """A source that cannot be listed or has no videos: missing, empty or unreadable."""
 
     def __init__(self, message: str, *, uri: str) -> None:
         super().__init__(message)
@@ -91,7 +91,7 @@ class ArchiveBusy(ArchiveError):  # noqa: N818 - it says what it is
 
 
 class RecipeMismatch(ArchiveError):  # noqa: N818 - it says what it is
-    """The archive holds rows of another recipe; ``differences`` is a list of (field, stored, asked)."""
+    """The archive has rows of another recipe; ``differences`` is a list of (field, stored value, wanted value)."""
 
     def __init__(self, message: str, *, uri: str, differences: list[tuple[str, str, str]]) -> None:
         super().__init__(message, uri=uri)
@@ -99,4 +99,4 @@ class RecipeMismatch(ArchiveError):  # noqa: N818 - it says what it is
 
 
 class WorkerError(MalmmError):
-    """Workers that could not start or a cluster that went away: the run ended, what was committed stays."""
+    """Workers cannot start, or the cluster is gone: the run ended, and what was committed stays."""

@@ -1,4 +1,4 @@
-"""The identities of videos, segments, slots, texts and failures: hashes of what makes each the same in every run."""
+"""Ids of videos, segments, slots, texts and failures: hashes, so that every run gets the same ids."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ __all__ = [
 ]
 
 ONLINE = "online"
-"""The mode of a text that was made while the frames went by."""
+"""Mode of a text made while its segment was indexed."""
 REPLAY = "replay"
-"""The mode of a text that was made later, from stored memory."""
+"""Mode of a text made later, from stored memory."""
 
 
 def video_id(uri: str) -> str:
-    """The identity of a source file; what it contains is its fingerprint."""
+    """Id of a source file, by its URI. Its fingerprint stands for its content."""
     return stable_id("video", uri)
 
 
 def segment_id(video: str, fingerprint: str, recipe_id: str, start_s: float, end_s: float) -> str:
-    """The identity of a unit of work: the same bytes, recipe and span give the same key in every run."""
+    """Id of a segment: the same file content, recipe and span give the same id in every run."""
     return stable_id("segment", video, fingerprint, recipe_id, f"{start_s:.6f}", f"{end_s:.6f}")
 
 
 def memory_id(segment: str, slot: int) -> str:
-    """The identity of a memory slot."""
+    """Id of a memory slot."""
     return f"{segment}-{slot:04d}"
 
 
 def annotation_id(subject: str, prompt_version: str, model: str, mode: str) -> str:
-    """The identity of a text. ``subject`` is a segment's id, or a video's with its fingerprint and recipe."""
+    """Id of a text. ``subject`` is a segment's id, or that of a whole video (``whole_video_subject``)."""
     return stable_id("annotation", subject, prompt_version, model, mode)
 
 
 def failure_id(video: str, segment: str | None, stage: str) -> str:
-    """The identity of what could not be done: the same stage failing again is the same failure."""
+    """Id of a failure: the same stage failing again has the same id."""
     return stable_id("failure", video, segment or "", stage)
 
 
 def whole_video_subject(video: str, fingerprint: str, recipe_id: str) -> str:
-    """The subject of a whole video's annotations: its content as one recipe sees it."""
+    """Subject id of a whole video's annotations: of its content and one recipe."""
     return stable_id("whole", video, fingerprint, recipe_id)

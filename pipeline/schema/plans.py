@@ -1,4 +1,4 @@
-"""Plans: what becomes of a file that was listed, which the planning operator tells the driver."""
+"""Plans: the segments of each listed file, or why it has none. The plan operator sends them to the driver."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from malmm.pipeline.schema.rows import PROBED, rows_table
 
 __all__ = ["PLANS", "VideoPlan", "plans_in", "plans_table"]
 
-#: One row a file: a video and its segments in time order, or why there is none.
+#: One row a file: a video and its segments in time order, or a failure.
 PLANS = pa.schema(
     [
         *PROBED,
@@ -27,9 +27,9 @@ PLANS = pa.schema(
 
 @dataclass(frozen=True)
 class VideoPlan:
-    """A video and its segments in time order; ``stored`` says of each whether it is committed.
+    """A video and its segments in time order; ``stored`` says for each whether it is committed.
 
-    Not as ``Segment`` objects: a run may plan millions of them, and the driver keeps no more than this of each.
+    Segments are columns instead of ``Segment`` objects: a run may plan millions, and the driver keeps them all.
     """
 
     video: Video
@@ -47,7 +47,7 @@ class VideoPlan:
 
 
 def plans_table(plans: Iterable[VideoPlan | Failure]) -> pa.Table:
-    """Plans, and failures of files that are not videos, as ``PLANS``."""
+    """A ``PLANS`` table of plans, and of failures of files that are not videos."""
     rows: list[dict[str, Any]] = []
     for plan in plans:
         if isinstance(plan, Failure):
@@ -58,7 +58,7 @@ def plans_table(plans: Iterable[VideoPlan | Failure]) -> pa.Table:
 
 
 def plans_in(table: pa.Table) -> list[VideoPlan | Failure]:
-    """What ``plans_table`` wrote."""
+    """Read a table made by ``plans_table``."""
     found: list[VideoPlan | Failure] = []
     for row in table.to_pylist():
         if row["failure"] is not None:

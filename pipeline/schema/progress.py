@@ -1,4 +1,4 @@
-"""How far a run is, as it tells its caller."""
+"""Progress of a run, as reported to its caller."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["OnProgress", "Progress"]
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands. ``video_s`` are seconds of video, ``elapsed_s`` seconds since the stage began.
+    """Progress of a run. ``video_s_*`` are seconds of video, ``elapsed_s`` seconds since the stage began.
 
-    ``warm_s`` and ``warm_video_s`` are elapsed and done when the first segments came, which is after models
-    were loaded: the pace is counted from there on. ``so_far`` says that sources are still being listed or headers read,
-    so that the totals grow. ``note`` is a sentence for people, such as what is waited for.
+    ``warm_s`` and ``warm_video_s`` are the time and the work done when the first segments were finished, after models
+    were loaded: the pace is measured from there on. ``so_far`` means that sources are still being listed or headers
+    read, so that totals may grow. ``note`` is a sentence for users, for example what the run waits for.
     """
 
     stage: str
@@ -33,13 +33,13 @@ class Progress:
 
     @property
     def times_real_time(self) -> float | None:
-        """Seconds of video done in a second; None before there is a pace."""
+        """Seconds of video done per second; None before there is a pace."""
         done, took = self.video_s_done - self.warm_video_s, self.elapsed_s - self.warm_s
         return done / took if done > 0 and took > 0 else None
 
     @property
     def left_s(self) -> float | None:
-        """Seconds to go at the pace so far; None before there is one."""
+        """Estimated seconds left at the current pace; None before there is one."""
         pace = self.times_real_time
         return (self.video_s_total - self.video_s_done) / pace if pace else None
 

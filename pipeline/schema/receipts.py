@@ -1,4 +1,4 @@
-"""The receipt of a segment whose rows are written and not yet committed, which workers hand to the driver."""
+"""The receipt type: what a worker returns to the driver for a segment whose rows are written but not yet committed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["RECEIPT", "Receipt"]
 class Receipt:
     """One segment's rows, written but not yet committed. ``vars`` of it is a value of the column type ``RECEIPT``.
 
-    ``memories`` holds Lance's FragmentMetadata as JSON; ``segment`` and ``annotations`` are the segment's row and its
-    texts as Arrow IPC messages. Their schemas are left out, since ``tables`` has them: a schema is half of a stream of
-    one row, and most of the time that it takes to read one.
+    ``memories`` is Lance's FragmentMetadata as JSON; ``segment`` and ``annotations`` are the segment's row and its
+    texts as Arrow IPC messages. They come without their schemas, which are in ``tables``: for one row, a schema is half
+    of the bytes and most of the reading time.
     """
 
     segment_id: str

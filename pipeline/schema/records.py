@@ -1,7 +1,7 @@
-"""Videos, segments and failures: the records that the tables hold and that flow between operators.
+"""Videos, segments and failures: the records that are stored in tables and flow between operators.
 
-They are declared here once. ``arrow_fields`` gives their Arrow types to the tables and to the rows that flow. Times are
-seconds on the video's own clock, which is what ``ffprobe`` prints as ``pts_time``.
+They are declared only here: ``arrow_fields`` derives the Arrow columns of the tables and of the rows. Times are seconds
+on the video's own clock, as ``ffprobe`` prints them as ``pts_time``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 __all__ = ["PERMANENT_KINDS", "Failure", "Segment", "Video", "arrow_fields"]
 
-#: Kinds of failure that lie in the file and not in the circumstances.
+#: Kinds of failure whose cause is in the file itself, so that another attempt would fail too.
 PERMANENT_KINDS = frozenset(
     {
         "empty_file",
@@ -32,10 +32,10 @@ PERMANENT_KINDS = frozenset(
 
 @dataclass(frozen=True)
 class Failure:
-    """One attempt that failed, at a segment or, without ``segment_id``, at a whole video.
+    """One failed attempt at a segment, or at a whole video if ``segment_id`` is None.
 
-    ``fingerprint`` is that of the file, empty where it could not be told. ``trace`` is the end of the traceback, where
-    an operator failed in a way that it does not foresee.
+    ``fingerprint`` is the file's, empty if unknown. ``trace`` is the end of the traceback of an unexpected exception in
+    an operator.
     """
 
     video_id: str
@@ -52,8 +52,8 @@ class Failure:
 class Video:
     """A probed source file. ``width`` and ``height`` are as displayed, after rotation.
 
-    ``metadata`` is what a manifest says of it, a JSON object, or empty. ``cuts`` are the times in seconds that part its
-    segments where those follow its scenes, and empty where all are of one length.
+    ``metadata`` is a JSON object from a manifest, or empty. ``cuts`` are the times in seconds between its segments if
+    they follow scenes, and empty if all segments have one length.
     """
 
     video_id: str
@@ -98,9 +98,9 @@ _ARROW_TYPES: dict[Any, pa.DataType] = {
 
 
 def arrow_fields(record: type, *names: str) -> list[pa.Field]:
-    """The Arrow fields of a record's attributes: those named, in that order, or all.
+    """The Arrow fields of a record's attributes: of those in ``names``, in that order, or of all.
 
-    A field is nullable where its attribute may be None.
+    A field is nullable if its attribute may be None.
     """
     hints = get_type_hints(record)
     return [

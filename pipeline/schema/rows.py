@@ -1,8 +1,7 @@
 """The rows that flow between operators, as Arrow schemas.
 
-Every row names its video and, once planned, its segment. A row that could not be done carries a failure
-instead of the next stage's columns, passes the other stages untouched and reaches the end with its reason:
-nothing falls out of the flow.
+Every row names its video and, once planned, its segment. A row that failed carries a failure instead of the next
+stage's columns, passes the other stages unchanged, and reaches the driver with its reason: no row is lost.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ __all__ = [
 
 
 def _struct(record: type) -> pa.StructType:
-    """A record as a column; Ray joins blocks with and without one, so that no field may refuse a null."""
+    """A record as a column. All fields are nullable, since Ray joins blocks with and without the record."""
     return pa.struct([field.with_nullable(True) for field in arrow_fields(record)])
 
 
@@ -106,7 +105,7 @@ ANSWERED = pa.schema(
 # write: a receipt for the driver
 RECEIPTS = pa.schema([*_CARRIED, ("problem", pa.string()), ("receipt", RECEIPT)])
 
-# what the driver gives to replay: a segment, or a whole video by its segments, and which prompts
+# input of replay, made by the driver: a segment, or a whole video by its segments, and which prompts
 TO_REPLAY = pa.schema([*_CARRIED, ("segment_ids", pa.list_(pa.string())), ("prompts", pa.list_(pa.int32()))])
 # replay: query outputs of those prompts on the stored memory, or for families that read slots the slots themselves
 REPLAYED = pa.schema(
@@ -124,14 +123,14 @@ REPLAYED = pa.schema(
 
 @dataclass(frozen=True)
 class Carried:
-    """What every row carries."""
+    """The columns that every row carries: its video, its segment and its failure."""
 
     video: Video | None
     segment: Segment | None
     failure: Failure | None
 
     def failed(self, stage: str, kind: str, message: str, trace: str = "") -> Carried:
-        """The same row with a failure."""
+        """A copy of this row with a failure."""
         video = self.video
         failure = Failure(
             video.video_id if video else "",
@@ -146,7 +145,7 @@ class Carried:
         return Carried(video, self.segment, failure)
 
     def columns(self) -> dict[str, Any]:
-        """As values of the three columns."""
+        """The values of the three columns."""
         return {
             "video": asdict(self.video) if self.video else None,
             "segment": asdict(self.segment) if self.segment else None,
@@ -155,7 +154,7 @@ class Carried:
 
 
 def carried(rows: pa.Table) -> list[Carried]:
-    """What each row of a stage's output carries."""
+    """The ``Carried`` of each row of a stage's output."""
     names = [name for name in ("video", "segment", "failure") if name in rows.column_names]
     return [
         Carried(
@@ -168,13 +167,13 @@ def carried(rows: pa.Table) -> list[Carried]:
 
 
 def array_at(rows: pa.Table, name: str, row: int, dtype: Any) -> np.ndarray:
-    """The array in column ``name`` and its shape in ``{name}_shape``, without a copy and read-only."""
+    """The array in column ``name``, with its shape from ``{name}_shape``: read-only and not copied."""
     shape, at = rows[f"{name}_shape"][row].as_py(), row
     for chunk in rows[name].chunks:
         if at < len(chunk):
             break
         at -= len(chunk)
-    # Not through the row's scalar: Arrow makes that by copying the bytes.
+    # Not through the row's scalar: Arrow would copy the bytes.
     _, offsets, data = chunk.buffers()
     begin = int(np.frombuffer(offsets, np.int64)[chunk.offset + at])
     array = np.frombuffer(data, dtype, count=math.prod(shape), offset=begin).reshape(shape)
@@ -187,7 +186,7 @@ def _array_columns(name: str, array: np.ndarray) -> dict[str, Any]:
 
 
 def with_arrays(columns: dict[str, Any], **arrays: np.ndarray) -> dict[str, Any]:
-    """``columns`` and arrays with their shapes, as one row for ``rows_table``."""
+    """Add arrays and their shapes to ``columns``, for one row of ``rows_table``."""
     for name, array in arrays.items():
         columns |= _array_columns(name, array)
     return columns
@@ -196,7 +195,7 @@ def with_arrays(columns: dict[str, Any], **arrays: np.ndarray) -> dict[str, Any]
 def rows_table(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     """Rows as a table of ``schema``; columns that a row lacks are null.
 
-    Large binary columns are wrapped, a chunk a row, and not copied.
+    Values of large binary columns are not copied: each becomes a chunk.
     """
     columns = []
     for field in schema:
@@ -213,7 +212,7 @@ def _binary_column(values: list[Any], kind: pa.DataType) -> pa.ChunkedArray:
 
 
 def _wrapped(value: Any, kind: pa.DataType) -> pa.Array:
-    """An array of one value, which is not copied."""
+    """Wrap a value as an array of length one, without a copy."""
     if value is None:
         return pa.nulls(1, kind)
     data = pa.py_buffer(value)

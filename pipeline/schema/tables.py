@@ -1,7 +1,4 @@
-"""The Arrow schemas of an archive's tables.
-
-Arrays are written with their shape in brackets.
-"""
+"""The Arrow schemas of an archive's tables. Brackets hold the shapes of arrays."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ __all__ = [
     "table_schemas",
 ]
 
-#: Counts up when what an archive's tables hold changes so that older versions of this package would misread it.
+#: Version of the archive format. Incremented when older versions of this package would misread the tables.
 FORMAT = 2
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
@@ -83,7 +80,7 @@ RECIPES = pa.schema(
     ]
 )
 
-#: Made when the first run is recorded, so an archive may have none.
+#: This table is created when the first run is recorded, so an archive may not have it.
 RUNS = pa.schema(
     [
         pa.field("run_id", pa.string(), nullable=False),

@@ -1,6 +1,6 @@
-"""Asking an archive: find what a question is about, replay it over stored memory, answer, and say where.
+"""Ask an archive: search for the question, replay it over the stored memory of what was found, answer, cite moments.
 
-Runs in this process, on the stored memory alone: no video is read, and no cluster is needed.
+Runs in this process, from stored memory alone: reads no video and needs no cluster.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MOST_ANSWERS = 100
 
 @dataclass(frozen=True)
 class Answer:
-    """What one segment, or without ``segment_id`` one whole video, says to the question, and the moments cited."""
+    """The answer of one segment, or of one whole video if ``segment_id`` is None, and the moments that it cites."""
 
     video_id: str
     uri: str
@@ -43,10 +43,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Reply:
-    """Answers to a question, the most relevant first; none where nothing relevant was found.
+    """Answers to a question, most relevant first; empty if nothing relevant was found.
 
-    ``similarity`` is that of the best moment, and ``threshold`` what it has to reach; None where a question is about
-    videos that were named, or the archive has no vectors.
+    ``similarity`` is the best moment's, None if the archive has no vectors. ``threshold`` is the similarity that it had
+    to reach, None also if whole videos were asked.
     """
 
     question: str
@@ -71,17 +71,17 @@ class Reply:
 
 
 def _ignored(_: Any) -> None:
-    """Nobody wants to know."""
+    """Do nothing: the default callback."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question and how to answer it. Raises ConfigError for one that cannot be.
+    """A question and how to answer it. Raises ConfigError for an empty text or a ``k`` out of range.
 
-    Unless ``whole``, the videos named also answer by the segments of their best moments. ``k`` is how many segments
-    answer at most. ``threshold`` is the cosine that the best moment has to reach, by default the archive's own.
-    ``on_begun`` is called with each answer before it has a text, ``on_words`` then with that text's words as they come;
-    an exception of either ends the asking.
+    With ``whole``, each of ``video_ids`` answers as a whole; otherwise the segments with the best moments in them do.
+    ``k`` is the largest number of segments that answer. ``threshold`` is the cosine that a moment has to reach, by
+    default the archive's own. ``on_begun`` is called with each answer before it has a text, then ``on_words`` with the
+    words of that text as they are generated; an exception raised by either ends the question.
     """
 
     text: str
@@ -101,7 +101,7 @@ class Question:
 
 @dataclass(frozen=True)
 class _Subject:
-    """What answers: a segment or, without one, a whole video, its stored segments, and the moments to cite."""
+    """What to ask: a segment, or a whole video if ``segment`` is None; its stored segments, and the moments to cite."""
 
     video: Video
     segment: Segment | None
@@ -130,10 +130,10 @@ class _Subject:
 
 
 class Asker:
-    """Answers questions of one archive. Loads its models at the first question, and keeps them.
+    """Answers questions about one archive. Loads its models at the first question and keeps them.
 
-    ``searcher`` may be shared with others, and knows where the models lie. ``device`` is chosen unless given. Several
-    threads may ask at once: what belongs to a question travels with it, and the models answer one after the other.
+    ``searcher`` finds the models, and may be shared. ``device`` is chosen if not given. Several threads may ask at the
+    same time: they share no state of a question, and take turns with the models.
     """
 
     def __init__(self, searcher: Searcher, *, max_new_tokens: int = 128, device: str | None = None) -> None:
@@ -142,7 +142,7 @@ class Asker:
         self._options = (max_new_tokens, device)
         self._replayer: Any = None
         self._generator: Any = None
-        # Tokenizers and the compiled parts of a model are not made for two threads.
+        # Tokenizers and compiled parts of a model are not thread-safe.
         self._models = threading.Lock()
 
     def ask(
@@ -156,10 +156,10 @@ class Asker:
         on_begun: Callable[[Answer], None] | None = None,
         on_words: Callable[[str], None] | None = None,
     ) -> Reply:
-        """Answer from the whole videos named, or, without any, from the segments of the best moments of all.
+        """Answer from the given whole videos or, without ``video_ids``, from the segments with the best moments.
 
         The options are those of ``Question``. Raises ConfigError for an empty question or an unknown video,
-        CheckpointError when the archive's model is not to be found.
+        ArchiveError for an empty archive, and CheckpointError if the archive's model is missing.
         """
         asked = Question(
             question,
@@ -201,7 +201,7 @@ class Asker:
         for segment_id in chosen:
             row = rows.get(segment_id)
             if row is None or row["video_id"] not in videos:
-                continue  # its video is only begun
+                continue  # its video is not finished
             video = videos[row["video_id"]]
             segment = Segment(
                 segment_id,
@@ -254,15 +254,16 @@ class Asker:
             [done] = carried(texts)
             if done.failure is not None:
                 raise ArchiveError(
-                    f"the question could not be put to memory: {done.failure.message}", uri=self.archive.root
+                    f"the question could not be answered from memory: {done.failure.message}",
+                    uri=self.archive.root,
                 )
             answers.append(replace(answer, text=texts["texts"][0].as_py()[0]))
         return answers
 
     def _operators(self, question: Question) -> tuple[Any, Any]:
-        """Replay and generate with this question as their only prompt. The models are loaded once and shared."""
+        """The operators replay and generate, with this question as their only prompt. Models are loaded once."""
         if self._replayer is None:
-            # The Q-Former and the language model: search does without both.
+            # Imported here: search needs neither the Q-Former nor the language model.
             from malmm.model.families.instructblip.qformer import MemorySettings
             from malmm.operators.generate import GenerateTexts
             from malmm.operators.replay import ReplayPrompts
@@ -290,5 +291,5 @@ class Asker:
 
 
 def ask(archive: str, question: str, **options: Any) -> Reply:
-    """Ask an archive. See ``Asker.ask``; an ``Asker`` keeps the models between questions."""
+    """Ask an archive one question. See ``Asker.ask``; an ``Asker`` keeps the models between questions."""
     return Asker(Searcher(archive)).ask(question, **options)

@@ -1,4 +1,4 @@
-"""Candidates for a query: memory slots by their vectors, and texts by their words, as the tables hold them."""
+"""Candidates for a query: memory slots by vector search, and texts by full-text search."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from malmm.pipeline.searching.fusion import Slot, TextHit
 __all__ = ["Candidates"]
 
 _SLOTS_A_TEXT = 5
-# Of the approximate index.
+# Options of the approximate index.
 _PROBES, _REFINE = 120, 5
 _SLOT_COLUMNS = ["video_id", "segment_id", "slot", "start_s", "end_s", "timestamp_s"]
 _TEXT_COLUMNS = ["video_id", "segment_id", "start_s", "end_s", "text"]
-# Rows looked through for those of many videos, at most and in steps.
+# Search for rows of many videos: the most rows to search, the factor from step to step, and the spare of the first
+# step.
 _LOOKED_THROUGH, _MORE, _SPARE = 20_000, 4, 1.5
 
 Row = dict[str, Any]
@@ -29,7 +30,7 @@ Videos = tuple[str, ...] | None
 
 
 class Candidates:
-    """Looks candidates up in one archive. Every call reads the latest commit."""
+    """Finds candidates in one archive. Every call reads the latest commit."""
 
     def __init__(self, archive: ArchiveReader) -> None:
         self._archive = archive
@@ -43,7 +44,7 @@ class Candidates:
             asked = table.search(query.astype(np.float32), vector_column_name="vectors").distance_type(
                 "cosine"
             )
-            # docs/retrieval.md has the log of what was tried.
+            # docs/retrieval.md has the measurements.
             asked = (
                 asked.nprobes(_PROBES).refine_factor(_REFINE) if approximate else asked.bypass_vector_index()
             )
@@ -54,7 +55,7 @@ class Candidates:
         with lance_errors(self._archive.uri, "search"):
             rows = self._of_videos(find, count, videos, finds_all=not approximate)
         done = self._archive.completed_among({row["segment_id"] for row in rows})
-        # Several query vectors are compared one by one, and their distances added.
+        # With several query vectors, LanceDB returns the sum of their distances.
         vectors = 1 if query.ndim == 1 else len(query)
         return [
             Slot(**{name: row[name] for name in _SLOT_COLUMNS}, similarity=1 - row["_distance"] / vectors)
@@ -63,13 +64,13 @@ class Candidates:
         ]
 
     def hits(self, words: str, count: int, videos: Videos) -> list[TextHit]:
-        """The texts that the words are in, best first."""
+        """Texts that contain the words, best first."""
         from lancedb.query import MatchQuery
 
         table = self._archive.table("annotations")
 
         def find(limit: int, where: str | None) -> list[Row]:
-            # Words, not a query language: what people type is never a syntax error.
+            # Plain words, not a query language: no input is a syntax error.
             asked = table.search(MatchQuery(words, "text"), query_type="fts")
             if where is not None:
                 asked = asked.where(where, prefilter=True)
@@ -77,7 +78,7 @@ class Candidates:
 
         with lance_errors(self._archive.uri, "search"):
             rows = self._of_videos(find, count, videos, finds_all=True)
-        # Readers do not see what a killed run left before the next run sweeps it.
+        # Leave out orphans of a killed run, which stay until the next run sweeps them.
         done = self._archive.completed_among({row["segment_id"] for row in rows if row["segment_id"]})
         return [
             TextHit(**{name: row[name] for name in _TEXT_COLUMNS}, score=row["_score"])
@@ -86,7 +87,7 @@ class Candidates:
         ]
 
     def with_slots_of(self, hits: Sequence[TextHit], slots: Sequence[Slot], query: np.ndarray) -> list[Slot]:
-        """``slots`` and the nearest ones of what the texts are about, so that a text leads to a moment in it."""
+        """``slots``, and the nearest slots of each text's segment or video, so that a text leads to a moment."""
         there = {slot.segment_id for slot in slots} | {slot.video_id for slot in slots}
         segments = [hit.segment_id for hit in hits if hit.segment_id and hit.segment_id not in there]
         videos = [hit.video_id for hit in hits if not hit.segment_id and hit.video_id not in there]
@@ -100,7 +101,7 @@ class Candidates:
         return sorted([*slots, *more], key=lambda slot: -(slot.similarity or 0.0))
 
     def slot_count(self, videos: Videos) -> int:
-        """How many slots there are, of these videos or in all; of many videos, by their share."""
+        """Number of slots, of these videos or in all. For many videos an estimate, by their share."""
         if videos is None or len(videos) <= IDS_PER_FILTER:
             return self._archive.slots.slot_count(videos)
         return round(self._archive.slots.slot_count() * self._share(videos))
@@ -108,11 +109,12 @@ class Candidates:
     def _of_videos(
         self, find: Callable[[int, str | None], list[Row]], count: int, videos: Videos, *, finds_all: bool
     ) -> list[Row]:
-        """The best ``count`` rows of the videos. ``find`` gives the best ``limit`` that meet a condition.
+        """The best ``count`` rows of the videos. ``find(limit, condition)`` returns the best rows that match a
+        condition.
 
-        A few videos are a condition. A condition over 100,000 of them has 2.8 MB and is parsed at each search, so rows
-        of all videos are looked through instead, as many as should hold enough. ``finds_all`` says that fewer rows than
-        asked for are all there are; an index that looks into a part of the table may leave some out.
+        For a few videos, their ids are the condition. For 100,000 of them the condition would have 2.8 MB and be parsed
+        at each search: instead, rows of all videos are searched, as many as should be enough, and filtered here.
+        ``finds_all`` means that ``find`` misses no row; an approximate index, which searches a part of the table, may.
         """
         if videos is None:
             return find(count, None)

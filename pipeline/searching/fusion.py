@@ -1,8 +1,8 @@
-"""Moments: ranked lists of slots and texts, fused into one, and neighbouring slots joined. Pure, no store.
+"""Fuse the ranked lists of slots and texts into one list of moments, and join neighbouring slots. Pure, no store.
 
-Reciprocal rank fusion (Cormack et al., 2009) needs no common scale of scores: something is worth the sum over the
-lists of 1 / (60 + its rank), texts counting half: one is about minutes of video, a slot about seconds. So the best text
-still brings what it is about among the first ten, where no vector is near.
+Reciprocal rank fusion (Cormack et al., 2009) needs no common scale of scores. A moment's score is the sum over the
+lists of 1 / (60 + its rank). Texts count half, since a text covers minutes of video and a slot seconds. With that, the
+best text still brings its segment among the first ten results when no vector is near.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ __all__ = ["Moment", "Slot", "TextHit", "fuse"]
 
 _RANK_OFFSET = 60
 _TEXTS_SHARE = 0.5
-# Spans of neighbours meet exactly, but for what is lost in writing a time as a decimal number.
+# Neighbours meet exactly, except for rounding.
 _TOUCHING_S = 1e-3
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A memory slot as a candidate; ``similarity`` is its cosine with the query, None where it has no vectors."""
+    """A memory slot as a candidate; ``similarity`` is its cosine with the query, None if it was not compared."""
 
     video_id: str
     segment_id: str
@@ -34,7 +34,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class TextHit:
-    """A text that the query's words are in, of a segment or, without ``segment_id``, of a whole video."""
+    """A text that contains words of the query, of a segment, or of a whole video if ``segment_id`` is None."""
 
     video_id: str
     segment_id: str | None
@@ -46,11 +46,11 @@ class TextHit:
 
 @dataclass(frozen=True)
 class Moment:
-    """A span [start_s, end_s) of a video that was found.
+    """A span [start_s, end_s) of a video that matches a query.
 
-    ``score`` orders the moments of one search and means nothing beyond it; ``similarity`` is the cosine of the query
-    with the best slot; ``signals`` are what found it: ``vectors``, ``text``. ``slot`` is the best slot, None for a
-    text's span alone.
+    ``score`` orders the moments of one search and cannot be compared between searches. ``similarity`` is the cosine of
+    the query with the best slot. ``signals`` found the moment: ``vectors``, ``text``. ``slot`` is the best slot, None
+    if the moment is the span of a text.
     """
 
     video_id: str
@@ -63,16 +63,16 @@ class Moment:
 
     @property
     def similarity(self) -> float | None:
-        """Of the best slot with the query."""
+        """Cosine of the best slot with the query; None without one."""
         return self.slot.similarity if self.slot else None
 
 
 def fuse(slots: Sequence[Slot], texts: Sequence[TextHit], *, floor: float | None = None) -> list[Moment]:
-    """Moments of both lists, best first. ``slots`` and ``texts`` come best first, slots without similarity last.
+    """Fuse two lists into moments, best first. Both lists are ordered best first, slots without similarity last.
 
-    A slot has the rank of the best text about it. Neighbouring slots are one moment where their similarity is nearer to
-    that of its best slot than to ``floor``, the similarity of what has nothing to do with the query (by default that of
-    the last slot). A text about none of the slots is a moment by itself.
+    A slot takes the rank of the best text about it. A neighbouring slot joins a moment if its similarity is closer to
+    the best slot's than to ``floor``, the similarity of unrelated slots (by default that of the last slot). A text
+    about none of the slots is a moment of its own.
     """
     by_segment: dict[str, tuple[int, TextHit]] = {}
     by_video: dict[str, tuple[int, TextHit]] = {}
@@ -126,7 +126,7 @@ def _worth(rank: int) -> float:
 
 
 def _joined(ranked: Sequence[Moment], floor: float) -> list[Moment]:
-    """Each moment grown over its neighbours, which are then no moments of their own."""
+    """Extend each moment over its similar neighbours, and drop those from the list."""
     begins: defaultdict[str, dict[int, Moment]] = defaultdict(dict)
     ends: defaultdict[str, dict[int, Moment]] = defaultdict(dict)
     for moment in ranked:

@@ -1,4 +1,4 @@
-"""A search as one object, from the caller to the tables."""
+"""A search query as one object."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["MAX_K", "SIGNALS", "Like", "SearchQuery"]
 
 SIGNALS = ("vectors", "text")
 MAX_K = 1000
-# Candidates: enough for neighbours to be among them, and for a level of what has nothing to do with the query.
+# Enough candidates that neighbours are among them, and that the last ones are unrelated to the query.
 _CANDIDATES, _CANDIDATES_A_RESULT = 100, 10
 
 
 @dataclass(frozen=True)
 class Like:
-    """A moment of a video to find more like: its id and seconds on its clock."""
+    """An example to search by: a moment of a stored video, by its id and seconds on its clock."""
 
     video_id: str
     at_s: float
@@ -25,10 +25,10 @@ class Like:
 
 @dataclass(frozen=True)
 class SearchQuery:
-    """A search for one thing: a text, an image file, or a moment. Raises ConfigError for a query that cannot be.
+    """A search by exactly one of a text, an image file or an example moment. Raises ConfigError for an invalid query.
 
-    ``k`` is how many results are wanted, ``video_ids`` the videos to search (all without), ``signals`` what may find a
-    moment. ``rerank`` orders the best by the matching head; ``exact`` passes the approximate index by.
+    ``k`` is the number of results, ``video_ids`` the videos to search (None for all), ``signals`` what may find a
+    moment. ``rerank`` reorders the best results by the matching head; ``exact`` bypasses the approximate index.
     """
 
     text: str | None = None
@@ -56,15 +56,15 @@ class SearchQuery:
 
     @property
     def words(self) -> str | None:
-        """The text to look up in annotations; None where they may find nothing."""
+        """The text to search annotations for; None if only vectors are to be compared."""
         return self.text if "text" in self.signals else None
 
     @property
     def compares_vectors(self) -> bool:
-        """Whether vectors may find a moment. Pictures and moments have nothing else to be found by."""
+        """Whether vectors are compared. An image or example can be searched in no other way."""
         return "vectors" in self.signals or self.text is None
 
     @property
     def candidates(self) -> int:
-        """How many candidates the results are taken from."""
+        """Number of candidates from which the results are taken."""
         return max(_CANDIDATES, _CANDIDATES_A_RESULT * self.k)

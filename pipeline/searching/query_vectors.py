@@ -1,7 +1,7 @@
-"""From texts and pictures to the vectors that slots are compared with, each by as little of the models as it takes.
+"""Turn query texts and images into vectors. Loads only the parts of the models that a query needs.
 
-A text goes through the text side of the retrieval model, in numpy: neither torch nor the language model is opened. A
-picture, and re-ranking, take the image encoder and the Q-Former.
+A text goes through the text tower of the retrieval model, in numpy, without torch and without the language model. An
+image, and re-ranking, need the image encoder and the Q-Former.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ __all__ = ["QueryVectors"]
 
 
 class QueryVectors:
-    """Loads what a query needs at the first that needs it, and keeps it.
+    """Loads each part of the models at the first query that needs it, and keeps it.
 
-    ``names`` say where the archive's model and retrieval model lie, if not where they were.
+    ``names`` are the paths or ids of the archive's model and retrieval model, if not those recorded in the archive.
     """
 
     def __init__(self, recipe: Recipe, names: tuple[str | None, str | None] = (None, None)) -> None:
@@ -61,7 +61,7 @@ class QueryVectors:
         return self._texts.vectors(texts)
 
     def of_image(self, path: Path) -> np.ndarray:
-        """Unit vectors float32 [Q, V] of an image file. Raises ConfigError for a file that is not one."""
+        """Unit vectors float32 [Q, V] of an image file. Raises ConfigError for a file that is not an image."""
         import torch
         from PIL import Image, UnidentifiedImageError
 
@@ -83,20 +83,23 @@ class QueryVectors:
         return self.image_model().slot_vectors(tokens)[0].cpu().numpy()
 
     def matches(self, tokens: Sequence[np.ndarray], text: str) -> list[float]:
-        """Probabilities by the matching head that slots, tokens [N, C] each, and a text belong together."""
+        """Probabilities, by the matching head, that each slot (tokens [N, C]) matches a text."""
         import torch
 
         stacked = torch.from_numpy(np.stack(tokens).astype(np.float32))
         return list(self.image_model().match(stacked, [text] * len(tokens)).tolist())
 
     def image_model(self) -> RetrievalModel:
-        """The retrieval model with its image side. Raises CheckpointError, and ConfigError without vectors."""
+        """The retrieval model with its image tower.
+
+        Raises CheckpointError, and ConfigError for an archive without vectors.
+        """
         if self._images is None:
             # torch and transformers take seconds to load.
             from malmm.model.towers.blip2 import RetrievalModel
 
             models = self.models()
-            # The image encoders were compared when the archive was made, and the weights are still the same.
+            # The image encoders were compared when the archive was made, and fingerprints show the same weights.
             self._images = RetrievalModel.load(
                 _there(models.retrieval), instructblip=models.instructblip, check_vision=False
             )

@@ -1,13 +1,14 @@
-"""How similar a moment has to be to a text before it counts as being about it.
+"""Decide from which similarity on a moment is relevant to a text.
 
-Cosines of image-text models have no scale of their own. A checkpoint may bring the threshold that was measured with it
-(``relevance_threshold`` in its config.json). For others the archive's own captions tell: a caption should be nearer to
-the slots of its own segment than to those of others, and the threshold lies where both mistakes are as frequent.
+Cosines of image-text models have no fixed scale. A checkpoint may come with a threshold that was measured for it
+(``relevance_threshold`` in its config.json). For other checkpoints the threshold is estimated from the archive's own
+captions: a caption should be closer to the slots of its own segment than to those of others. The threshold is where
+both kinds of errors (own slots below, other slots above) are equally frequent.
 
-One threshold is not enough: words that a model never learnt may lie near to everything, and the best of many slots is
-always near. So a checkpoint may also bring a background (``background.safetensors``): vectors of slots that have
-nothing to do with any archive. The best slot then has to stand out from it by so many standard deviations of the
-text's own similarities with it, more among more slots.
+A threshold alone is not enough: words that a model never learnt may be close to everything, and the best of many slots
+is always close. So a checkpoint may also come with a background (``background.safetensors``): vectors of slots that
+belong to no archive. The best slot must then exceed the text's mean similarity with the background by a number of
+standard deviations, which grows with the number of slots searched.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ _FEWEST_CAPTIONS = 4
 
 @dataclass(frozen=True)
 class Background:
-    """Slots of no archive: unit vectors [B, Q, V], and by how much to stand out from them.
+    """Unit vectors [B, Q, V] of unrelated slots, and by how much a relevant slot has to exceed them.
 
-    ``contrasts`` are pairs of a number of slots searched and the standard deviations to be reached among them, in
-    rising order; between two the logarithm of the number decides, beyond the last the last counts.
+    ``contrasts`` are pairs (number of slots searched, standard deviations to be exceeded), in ascending order.
+    Interpolated over the logarithm of the number; constant beyond the ends.
     """
 
     vectors: np.ndarray
@@ -48,7 +49,7 @@ class Background:
 
     @classmethod
     def load(cls, path: Path) -> Background:
-        """From a safetensors file with ``vectors``, and ``contrasts`` as JSON in its metadata. Raises ConfigError."""
+        """Load a safetensors file with ``vectors``, and ``contrasts`` as JSON in its metadata. Raises ConfigError."""
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -56,9 +57,11 @@ class Background:
                 vectors = file.get_tensor("vectors").astype(np.float32)
                 contrasts = [(int(n), float(c)) for n, c in json.loads((file.metadata() or {})["contrasts"])]
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"{path} is no background of a retrieval model: {error}") from error
+            raise ConfigError(f"{path} is not a background of a retrieval model: {error}") from error
         if vectors.ndim != 3 or not vectors.size or min((n for n, _ in contrasts), default=0) < 1:
-            raise ConfigError(f"{path} is no background of a retrieval model: {vectors.shape}, {contrasts}")
+            raise ConfigError(
+                f"{path} is not a background of a retrieval model: {vectors.shape}, {contrasts}"
+            )
         return cls(vectors, tuple(sorted(contrasts)))
 
     def level(self, query: np.ndarray) -> tuple[float, float]:
@@ -67,7 +70,7 @@ class Background:
         return float(nearest.mean()), float(nearest.std())
 
     def cosine(self, query: np.ndarray, slots: int) -> float:
-        """What the best of so many slots has to reach."""
+        """The cosine that the best of so many slots has to reach."""
         mean, deviation = self.level(query)
         numbers, contrasts = zip(*self.contrasts, strict=True)
         return mean + deviation * float(np.interp(np.log(max(1, slots)), np.log(numbers), contrasts))
@@ -75,13 +78,13 @@ class Background:
 
 @dataclass(frozen=True)
 class Relevance:
-    """Tells what is relevant: ``threshold`` whatever is asked, and what a text has to reach among so many slots."""
+    """The rule for relevance: a fixed ``threshold``, and a background that may raise it for a text."""
 
     threshold: float
     background: Background | None = None
 
     def cosine(self, query: np.ndarray, slots: int) -> float:
-        """The cosine from which on the best of so many slots is about a text of this unit vector [V]."""
+        """The cosine from which on the best of so many slots is relevant to a text of this unit vector [V]."""
         if self.background is None:
             return self.threshold
         return max(self.threshold, self.background.cosine(query, slots))
@@ -92,9 +95,9 @@ def relevance_of(
     retrieval: Checkpoint | None,
     text_vectors: Callable[[Sequence[str]], np.ndarray],
 ) -> Relevance:
-    """What tells relevance in an archive; everything is relevant (a threshold of -1) where nothing tells.
+    """The rule for relevance in an archive. Without any evidence everything is relevant (a threshold of -1).
 
-    ``retrieval`` is the archive's retrieval model, and ``text_vectors`` gives unit vectors [B, V] of texts by it.
+    ``retrieval`` is the archive's retrieval model, and ``text_vectors`` returns unit vectors [B, V] of texts by it.
     Raises ConfigError for a background that cannot be read.
     """
     background = None
@@ -127,7 +130,7 @@ def _by_captions(archive: ArchiveReader, text_vectors: Callable[[Sequence[str]],
 
 
 def balanced_threshold(own: np.ndarray, others: np.ndarray) -> float:
-    """The threshold at which as large a share of ``own`` lies below as of ``others`` lies at or above it.
+    """The threshold at which the share of ``own`` below it equals the share of ``others`` at or above it.
 
     Neither may be empty.
     """

@@ -1,7 +1,7 @@
-"""Searching an archive, by words, by a picture, or by a moment that is there. Needs no Ray and no language model.
+"""Search an archive by text, by image or by an example moment. Needs no Ray and no language model.
 
-A ``SearchQuery`` becomes vectors in ``query_vectors``, slots and texts near it in ``candidates``, and these become
-moments in ``fusion``.
+``query_vectors`` turns a ``SearchQuery`` into vectors, ``candidates`` finds slots and texts near it, and ``fusion``
+fuses them into moments.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 __all__ = ["MAX_K", "SIGNALS", "Found", "Like", "SearchQuery", "Searcher", "search"]
 
 _RERANKED, _RERANKED_A_RESULT = 20, 3
-# The best texts lead to slots that their vectors do not; later ones would be below whatever is shown.
+# So many of the best texts add slots that vectors do not find; later texts would rank below all results.
 _LEADING, _LEADING_A_RESULT = 20, 2
 
 
 @dataclass(frozen=True)
 class Found:
-    """A moment that was found, with what people look at.
+    """A search result: a moment with its caption, text and thumbnail.
 
-    ``matched`` is the matching head's probability where results were re-ranked; ``thumbnail`` a JPEG of the best slot.
+    ``matched`` is the matching head's probability if results were re-ranked; ``thumbnail`` a JPEG of the best slot.
     """
 
     video_id: str
@@ -55,7 +55,7 @@ class Found:
     thumbnail: bytes | None
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields but the picture, for JSON."""
+        """All fields but the thumbnail, for JSON."""
         return {name: value for name, value in vars(self).items() if name != "thumbnail"} | {
             "signals": list(self.signals)
         }
@@ -64,7 +64,7 @@ class Found:
 class Searcher:
     """Searches one archive. Loads the retrieval model at the first query that needs it, and keeps it.
 
-    ``model`` and ``retrieval_model`` say where the archive's checkpoints lie, if not where they were.
+    ``model`` and ``retrieval_model`` are paths or ids of the archive's checkpoints, if not those it recorded.
     """
 
     def __init__(
@@ -88,12 +88,12 @@ class Searcher:
         exact: bool = False,
         thumbnails: bool = True,
     ) -> list[Found]:
-        """The ``k`` best moments for a text, an image file, or a moment, best first.
+        """The ``k`` best moments for a text, an image file or an example moment, best first.
 
-        ``video_ids`` are the videos to search, all without. ``signals`` says what may find a moment. ``rerank`` orders
-        the best by the matching head, which reads their stored tokens; only for texts. ``exact`` passes the approximate
-        index by. Raises ConfigError for a query that cannot be, ArchiveError for an archive without vectors where
-        nothing else can answer, and CheckpointError when the archive's model is not to be found.
+        ``video_ids`` are the videos to search, None for all. ``signals`` chooses what may find a moment. ``rerank``
+        reorders the best results by the matching head, which reads their stored tokens; only for texts. ``exact``
+        bypasses the approximate index. Raises ConfigError for an invalid query, ArchiveError if the query needs vectors
+        and the archive has none, and CheckpointError if the archive's model is missing.
         """
         query = SearchQuery(
             text=text,
@@ -113,13 +113,13 @@ class Searcher:
         return self.shown(moments[: query.k], matched, thumbnails=thumbnails)
 
     def ranked(self, query: SearchQuery, vector: np.ndarray | None = None) -> list[Moment]:
-        """All moments of the candidates that a query's results are taken from, best first, for ``shown``.
+        """All moments found for a query, best first, more than ``k``. ``shown`` makes results of them.
 
-        ``vector`` is the unit vector [V] of the query's text, if it is known already. Raises as ``search`` does.
+        ``vector`` is the unit vector [V] of the query's text, if already known. Raises as ``search`` does.
         """
         if query.video_ids is not None and not query.video_ids:
             return []
-        # Words are looked up while the query is encoded and compared.
+        # Texts are searched while the query is encoded and compared.
         with ThreadPoolExecutor(1) as beside:
             words, count, videos = query.words, query.candidates, query.video_ids
             finding = None if words is None else beside.submit(self._candidates.hits, words, count, videos)
@@ -132,7 +132,7 @@ class Searcher:
                 elif words is None:
                     raise ArchiveError(
                         f"{self.archive.root} has no retrieval vectors (it was indexed with --retrieval-model none), "
-                        "so it can only be searched for words: index it anew with a retrieval model",
+                        "so it can only be searched for words: index it again with a retrieval model",
                         uri=self.archive.root,
                     )
             hits = finding.result() if finding is not None else []
@@ -150,7 +150,7 @@ class Searcher:
         *,
         thumbnails: bool = True,
     ) -> list[Found]:
-        """Ranked moments with what people look at; ``matched`` has the matching head's probabilities, if there are."""
+        """Add URI, caption and thumbnail to ranked moments. ``matched`` has the matching head's probabilities."""
         uris = self.archive.addresses_of({moment.video_id for moment in moments})
         segments = {moment.slot.segment_id for moment in moments if moment.slot}
         captions = self.archive.texts_of(segments, CAPTION.name)
@@ -182,15 +182,15 @@ class Searcher:
         return shown
 
     def models(self) -> Models:
-        """All of the archive's checkpoints, the language model too. Raises CheckpointError."""
+        """All of the archive's checkpoints, with the language model. Raises CheckpointError."""
         return self.query_vectors.models()
 
     def text_vectors(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors float32 [B, V] of texts, by the text side of the retrieval model. Raises CheckpointError."""
+        """Unit vectors float32 [B, V] of texts, by the retrieval model's text tower. Raises CheckpointError."""
         return self.query_vectors.of_texts(texts)
 
     def relevance_threshold(self, text: str, video_ids: Sequence[str] | None = None) -> float:
-        """The cosine with a text from which on the best slot, of these videos or of all, counts as being about it.
+        """The cosine from which on the best slot, of these videos or of all, is relevant to a text.
 
         Raises CheckpointError, and ConfigError for a model whose background cannot be read.
         """
@@ -202,7 +202,7 @@ class Searcher:
         return self._relevance.cosine(self.text_vectors([text])[0], slots)
 
     def _vectors_of(self, query: SearchQuery) -> np.ndarray | None:
-        """Unit vectors [V] of a text or [Q, V] of pictures; None for an archive without vectors."""
+        """Unit vectors [V] of a text, or [Q, V] of an image or example; None for an archive without vectors."""
         if not self.archive.slots.has_vectors:
             return None
         if query.text is not None:
@@ -227,12 +227,12 @@ class Searcher:
 
 
 def search(archive: str, text: str, **options: Any) -> list[Found]:
-    """The best moments of an archive for a text. See ``Searcher.search``, which keeps the model between queries."""
+    """The best moments of an archive for a text. See ``Searcher.search``; a ``Searcher`` keeps the model loaded."""
     return Searcher(archive).search(text, **options)
 
 
 def _holds(moment: Moment, like: Like | None) -> bool:
-    """Whether a moment is the one that more like it was looked for."""
+    """Whether a moment contains the example that was searched by."""
     return (
         like is not None and moment.video_id == like.video_id and moment.start_s <= like.at_s < moment.end_s
     )

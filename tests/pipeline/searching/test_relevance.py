@@ -123,5 +123,5 @@ def test_a_file_that_is_no_background_is_named(
         path.write_bytes(b"no tensors")
     else:
         save_file(tensors, path, metadata=metadata)
-    with pytest.raises(ConfigError, match=r"background\.safetensors is no background"):
+    with pytest.raises(ConfigError, match=r"background\.safetensors is not a background"):
         Background.load(path)
