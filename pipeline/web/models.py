@@ -21,7 +21,7 @@ from malmm.pipeline.web.api.events import Answered, Begun, CitedMoment, Done, Ev
 from malmm.pipeline.web.api.problems import Busy
 from malmm.pipeline.web.display_names import name_of
 from malmm.pipeline.web.state.live import LiveArchive
-from malmm.pipeline.web.state.turns import Turn, Turns
+from malmm.pipeline.web.state.question_queue import QuestionQueue, Turn
 
 __all__ = ["LocalModels", "Models"]
 
@@ -53,7 +53,7 @@ class LocalModels:
         self._vectors = ThreadPoolExecutor(1, "vectors")
         self._answers = ThreadPoolExecutor(1, "answers")
         self._searching = 0
-        self._turns = Turns(waiting)
+        self._turns = QuestionQueue(waiting)
         self._asker: Asker | None = None
 
     def warm(self) -> None:

@@ -12,8 +12,8 @@ from fastapi.concurrency import run_in_threadpool
 from malmm.pipeline.archive.export import caption_file
 from malmm.pipeline.schema.config import CAPTION
 from malmm.pipeline.web.api.problems import documented
-from malmm.pipeline.web.api.renewal import renewing
-from malmm.pipeline.web.api.shapes import (
+from malmm.pipeline.web.api.reindex_retry import renewing
+from malmm.pipeline.web.api.response_models import (
     Annotation,
     Failed,
     MemorySlot,

@@ -18,11 +18,11 @@ from malmm.pipeline.searching.fusion import Moment
 from malmm.pipeline.searching.query import SearchQuery
 from malmm.pipeline.web.api.events import Event, Failed
 from malmm.pipeline.web.api.problems import documented, problem_of
-from malmm.pipeline.web.api.renewal import renewing
-from malmm.pipeline.web.api.shapes import Card, Results
+from malmm.pipeline.web.api.reindex_retry import renewing
+from malmm.pipeline.web.api.response_models import Card, Results
 from malmm.pipeline.web.display_names import name_of
 from malmm.pipeline.web.settings import MOST_RESULTS
-from malmm.pipeline.web.state.rankings import Ranking
+from malmm.pipeline.web.state.pagination import Ranking
 from malmm.pipeline.web.state.site import Site
 from malmm.pipeline.web.state.videos import Chosen
 

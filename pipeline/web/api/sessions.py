@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from malmm.pipeline.web.api.problems import Problem, documented, problem_response
-from malmm.pipeline.web.api.shapes import Health, Session
+from malmm.pipeline.web.api.response_models import Health, Session
 from malmm.pipeline.web.auth import COOKIE
 from malmm.pipeline.web.state.site import Site
 

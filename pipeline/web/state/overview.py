@@ -16,7 +16,7 @@ import numpy as np
 from malmm.model.checkpoints.resolve import notice_of
 from malmm.pipeline.archive.location import is_local
 from malmm.pipeline.archive.run_history import read_runs
-from malmm.pipeline.web.api.shapes import Failed, Growth, JobRun, Overview
+from malmm.pipeline.web.api.response_models import Failed, Growth, JobRun, Overview
 from malmm.pipeline.web.display_names import name_of
 from malmm.pipeline.web.state.live import LiveArchive
 from malmm.pipeline.web.state.videos import VideoList

@@ -9,8 +9,8 @@ from malmm.pipeline.web.media_roots import MediaRoots
 from malmm.pipeline.web.models import Models
 from malmm.pipeline.web.state.live import LiveArchive
 from malmm.pipeline.web.state.overview import Storage
+from malmm.pipeline.web.state.pagination import Rankings
 from malmm.pipeline.web.state.pictures import Pictures
-from malmm.pipeline.web.state.rankings import Rankings
 from malmm.pipeline.web.state.videos import VideoList
 
 __all__ = ["Site"]

@@ -23,7 +23,7 @@ from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.schema.config import CAPTION
 from malmm.pipeline.schema.errors import ArchiveError
 from malmm.pipeline.web.api.problems import NotThere
-from malmm.pipeline.web.api.shapes import VideoPage, VideoRow
+from malmm.pipeline.web.api.response_models import VideoPage, VideoRow
 from malmm.pipeline.web.display_names import media_type, name_of
 from malmm.pipeline.web.state.live import LiveArchive
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from malmm.pipeline.searching.fusion import Moment
-from malmm.pipeline.web.state.rankings import MOST_RANKED, Ranking, Rankings
+from malmm.pipeline.web.state.pagination import MOST_RANKED, Ranking, Rankings
 
 HELD = [Moment("v", float(place), place + 1.0, 1 / (1 + place), ("vectors",)) for place in range(3000)]
 

@@ -6,10 +6,10 @@ import asyncio
 
 from malmm.pipeline.web.api.problems import Busy
 
-__all__ = ["Turn", "Turns"]
+__all__ = ["QuestionQueue", "Turn"]
 
 
-class Turns:
+class QuestionQueue:
     """One has its turn and at most ``waiting`` wait. For one event loop."""
 
     def __init__(self, waiting: int) -> None:
@@ -30,7 +30,7 @@ class Turns:
 class Turn:
     """A place in line, until ``leave`` is called."""
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self, turns: QuestionQueue) -> None:
         self._turns = turns
         self._changed = asyncio.Event()
 

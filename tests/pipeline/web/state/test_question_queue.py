@@ -5,12 +5,12 @@ import asyncio
 import pytest
 
 from malmm.pipeline.web.api.problems import Busy
-from malmm.pipeline.web.state.turns import Turns
+from malmm.pipeline.web.state.question_queue import QuestionQueue
 
 
 def test_those_who_wait_are_told_how_many_come_before() -> None:
     async def go() -> None:
-        turns = Turns(2)
+        turns = QuestionQueue(2)
         first, second, third = turns.join(), turns.join(), turns.join()
         assert [turn.ahead for turn in (first, second, third)] == [0, 1, 2]
         with pytest.raises(Busy, match="2 questions wait"):
