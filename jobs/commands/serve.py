@@ -28,7 +28,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "serve",
         help="serve a page and an API to search, watch and ask",
         description="Serve a web page and a JSON API over an archive: search it, watch what was found, ask it. Only "
-        "this machine can come in unless --host says otherwise, and then visitors have to know a token. A job may "
+        "this machine can reach the page unless --host says otherwise, and then visitors need a token. A job may "
         "write the archive meanwhile: what it commits shows at once.",
         epilog="examples:\n"
         "  malmm serve --archive archive\n"
@@ -50,8 +50,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     token.add_argument(
         "--token",
         metavar="TOKEN",
-        help="what visitors have to know; others of this machine can see it in the list of processes, which they "
-        "cannot with MALMM_TOKEN in the environment or --token-file",
+        help="the access token of the page; other users of this machine can see it in the list of processes, unlike "
+        "MALMM_TOKEN in the environment or --token-file",
     )
     token.add_argument("--token-file", type=Path, metavar="FILE", help="a file that holds the token")
     parser.add_argument(

@@ -1,1 +1,1 @@
-"""A page and a JSON API over an archive, to search it, watch it and ask it."""
+"""A web page and a JSON API to search, watch and ask an archive."""

@@ -1,4 +1,4 @@
-"""The web application over one archive: guard, API and page, put together."""
+"""The web application of one archive: puts guard, API and page together."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from malmm.pipeline.web.state.site import Site
 __all__ = ["make_app"]
 
 _PAGE = Path(__file__).parent / "static"
-# Without a token whoever reaches this server reads it, so it answers to the names of this machine alone.
+# Without a token anybody who reaches this server can read, so it answers only to this machine's own names.
 _OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def make_app(config: ServeConfig, models: Models | None = None) -> FastAPI:
-    """The application, with the models in this process unless they are given. Raises ArchiveError."""
+    """The application. Loads the models in this process unless they are given. Raises ArchiveError."""
     live = LiveArchive(config.archive, model=config.model, retrieval_model=config.retrieval_model)
     own: LocalModels | None = None
     if models is None:
@@ -51,7 +51,7 @@ def make_app(config: ServeConfig, models: Models | None = None) -> FastAPI:
         version=version("malmm-ray"),
         lifespan=lifespan,
         openapi_url="/api/openapi.json",
-        # Their pages load scripts from elsewhere.
+        # FastAPI's own docs pages load scripts from other servers.
         docs_url=None,
         redoc_url=None,
     )

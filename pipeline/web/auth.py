@@ -1,8 +1,8 @@
-"""Who may come in, and how much they may bring: what every request passes before anything of it is believed.
+"""Authentication and limits: checks every request before it reaches a route.
 
-On loopback without a token any program of this machine may read; a page from elsewhere may not, neither under a name
-that its owner points here (the ``Host`` header tells) nor by having the browser ask for it (``Sec-Fetch-Site`` tells).
-With a token a request has it as a bearer token, or a cookie that only this server can have made of it.
+Without a token (loopback only) any program on this machine may read. Pages of other sites may not: DNS rebinding is
+refused by the ``Host`` header, cross-site requests by ``Sec-Fetch-Site``. With a token, a request needs it as a bearer
+token, or the cookie that this server derived from it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _HEADERS = {
 
 
 class Keys:
-    """The token that opens the archive, and the cookie that is made of it; without a token all is open."""
+    """Compares tokens. Holds the access token and the cookie derived from it; if the token is None, all have access."""
 
     def __init__(self, token: str | None) -> None:
         self._token = token
@@ -58,15 +58,15 @@ class Keys:
 
     @property
     def needed(self) -> bool:
-        """Whether visitors have to know a token."""
+        """Whether access needs a token."""
         return self._token is not None
 
     def fits(self, token: str) -> bool:
-        """Whether it is the token. Takes as long for any other."""
+        """Whether this is the token, compared in constant time."""
         return self._token is None or hmac.compare_digest(token.encode(), self._token.encode())
 
     def opened_by(self, headers: Headers) -> bool:
-        """Whether a request's headers hold the token or the cookie."""
+        """Whether a request's headers carry the token or the cookie."""
         if self._token is None:
             return True
         scheme, _, token = headers.get("authorization", "").partition(" ")
@@ -80,14 +80,14 @@ class Keys:
 
 
 class Guard:
-    """ASGI middleware: refuses, and gives every answer the headers that keep a browser in line."""
+    """ASGI middleware: refuses requests that may not pass, and adds security headers to every response."""
 
     def __init__(self, app: ASGIApp, *, keys: Keys, hosts: frozenset[str] | None) -> None:
-        """``hosts`` are the names that a request may call this server by; any without."""
+        """``hosts`` are the allowed names in the ``Host`` header; None for any."""
         self.app, self.keys, self.hosts = app, keys, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer it."""
+        """Pass a request on, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -110,7 +110,7 @@ class Guard:
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, Problem] | None:
         if self.hosts is not None and _name_of(headers.get("host", "")) not in self.hosts:
             return 421, Problem(
-                kind="host", message="This server goes by another name: open it as it was printed."
+                kind="host", message="This server has another host name: open the address that it printed."
             )
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if path.startswith("/api/") and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
@@ -121,12 +121,12 @@ class Guard:
         if path in _OPEN or path.startswith("/static/") or self.keys.opened_by(headers):
             return None
         return 401, Problem(
-            kind="token", message="This archive opens with a token: sign in, or send it as a bearer."
+            kind="token", message="This archive needs a token: sign in, or send it as a bearer token."
         )
 
 
 def _bounded(receive: Receive) -> Receive:
-    """Refuses a body that grows beyond the limit without having said so."""
+    """Refuse a body that exceeds the limit, whatever its Content-Length says."""
     seen = 0
 
     async def received() -> Message:

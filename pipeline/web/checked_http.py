@@ -1,12 +1,11 @@
-"""Fetching ranges of a web file for the page without being led elsewhere.
+"""Fetch ranges of web files for the page, protected against server-side request forgery (SSRF).
 
 The first address lies below a ``--media-root``. The server there may redirect (a CDN does), and every hop is checked
-before anything is sent: its scheme, its name, and the addresses that the name resolves to. The connection goes to the
-very address that was checked, so a name that resolves differently a moment later changes nothing (DNS rebinding).
+before anything is sent: its scheme, its host name, and the addresses that the name resolves to. The connection goes to
+the address that was checked, so a name that resolves differently a moment later does no harm (DNS rebinding).
 
-A host that a root names may lie in a private network, as a company's file server does. This machine and link-local
-addresses, where clouds keep credentials, have to be named by number or as ``localhost``. Hosts that no root names have
-to be public.
+A host that a root names may be in a private network, such as a company's file server. Loopback and link-local addresses
+(where clouds serve credentials) must be named by number or as ``localhost``. Hosts that no root names must be public.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _MOST_HOPS = 5
 _CONNECT_S, _READ_S = 10.0, 30.0
 _PIECE_BYTES, _FETCHED_BYTES = 1 << 16, 1 << 22
 _REDIRECTS = (301, 302, 303, 307, 308)
-# Everything that may stand in a path or a query, and escapes that are there already.
+# Characters that may stand in a path or a query, and existing escapes.
 _UNESCAPED = "%/?:@!$&'()*+,;=[]~"
 _TOTAL = re.compile(r"bytes (?:[0-9]+-[0-9]+|\*)/([0-9]+)")
 _SHARED = ipaddress.ip_network("100.64.0.0/10")
@@ -43,10 +42,10 @@ def resolved(host: str, port: int) -> list[str]:
 
 
 def is_allowed(address: str, host: str, *, named: bool) -> bool:
-    """Whether a connection may go to ``address``, which ``host`` resolved to.
+    """Whether a connection may go to ``address``, to which ``host`` resolved.
 
-    ``named`` says that a root of the operator's covers the request. Public addresses are allowed, and private ones for
-    named hosts. Loopback, link-local and other special addresses are allowed where a named host is that number or
+    ``named`` says that a media root covers the request. Public addresses are allowed, and private ones for named hosts.
+    Loopback, link-local and other special addresses are allowed only if a named host is that number, or loopback as
     ``localhost``.
     """
     try:
@@ -76,7 +75,7 @@ class CheckedFile:
         self._begin, self._data = 0, b""
 
     def seek(self, position: int) -> int:
-        """Move; nothing is fetched."""
+        """Move the position. Fetches nothing."""
         self._position = position
         return position
 
@@ -98,7 +97,7 @@ class CheckedFile:
         return part
 
     def close(self) -> None:
-        """Forget what was fetched; no connection is kept open."""
+        """Drop the fetched bytes. No connection is kept open."""
         self._data = b""
 
     def __enter__(self) -> CheckedFile:
@@ -112,7 +111,7 @@ class CheckedHttp:
     """Sizes and ranges of web files. Safe to use from several threads.
 
     ``permits`` says whether an address lies below a root. Raises FileNotFoundError for 404 and 410, PermissionError for
-    401, 403 and whatever is not allowed, and other OSErrors for what may pass.
+    401, 403 and anything that is not allowed, and other OSErrors for transient failures.
     """
 
     def __init__(self, permits: Callable[[str], bool], resolve: Resolve = resolved) -> None:
@@ -138,7 +137,7 @@ class CheckedHttp:
     def cat_file(self, url: str, start: int, end: int) -> bytes:
         """The bytes [start, end)."""
         with self._answered(url, (start, end)) as answer:
-            # A server that knows no ranges sends the whole file.
+            # A server without range support sends the whole file.
             skipped = start if answer.status == 200 else 0
             while skipped:
                 piece = answer.read(min(_PIECE_BYTES, skipped))
@@ -149,7 +148,7 @@ class CheckedHttp:
 
     @contextlib.contextmanager
     def _answered(self, url: str, span: tuple[int, int]) -> Iterator[http.client.HTTPResponse]:
-        """The answer at the end of all redirects: 200, 206, or 416 of an empty file."""
+        """The response after all redirects: 200, 206, or 416 for an empty file."""
         asked = url
         for _ in range(_MOST_HOPS):
             connection = self._connection(url)
@@ -166,14 +165,14 @@ class CheckedHttp:
             except http.client.HTTPException as error:
                 raise OSError(f"the server of {asked} gave no proper answer: {error!r}") from error
             finally:
-                # An answer that ends the connection outlives it.
+                # A response that ends the connection must be closed by itself.
                 if answer is not None:
                     answer.close()
                 connection.close()
         raise PermissionError(f"{asked} redirects more than {_MOST_HOPS} times")
 
     def _connection(self, url: str) -> http.client.HTTPConnection:
-        """Connect to an address that was checked, and to no other."""
+        """Connect to an address that was checked."""
         parts = urlsplit(url)
         try:
             host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
@@ -220,7 +219,7 @@ def _send(connection: http.client.HTTPConnection, url: str, span: tuple[int, int
 
 
 def _next_hop(url: str, location: str) -> str:
-    """Where a redirect leads. Raises PermissionError for another scheme and for the way from HTTPS to HTTP."""
+    """The target of a redirect. Raises PermissionError for another scheme, and from HTTPS to HTTP."""
     following = urljoin(url, location)
     before, after = urlsplit(url).scheme, urlsplit(following).scheme
     if not location or after not in ("http", "https") or (before, after) == ("https", "http"):
@@ -249,7 +248,7 @@ def _is_number(host: str) -> bool:
 def _embedded(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """The IPv4 address that an IPv6 address stands for, or the address itself."""
+    """The IPv4 address embedded in an IPv6 address, or the address itself."""
     if isinstance(address, ipaddress.IPv6Address):
         if address in _NAT64:
             return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)

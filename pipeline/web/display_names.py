@@ -1,4 +1,4 @@
-"""What a video is called on a page, and what a browser is told that it is."""
+"""Display name and media type of a video, by its URI."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _TYPES = {
 
 
 def name_of(uri: str) -> str:
-    """The last part of a video's address; of one that is not known yet, that it is being indexed."""
+    """The last part of a video's URI; "being indexed" if it is empty."""
     last = uri.rstrip("/").rsplit("/", 1)[-1]
     return (unquote(last) if uri.startswith(("http://", "https://")) else last) or "being indexed"
 
 
 def media_type(uri: str) -> str:
-    """A video type by the file's ending, and never anything that a browser would show as a page."""
+    """The media type by the file's ending; never one that a browser would show as a page."""
     return _TYPES.get(name_of(uri).rpartition(".")[2].lower(), "application/octet-stream")

@@ -1,4 +1,4 @@
-"""A video's bytes, whole or by range (RFC 9110), from a disk or an object store, a bounded piece at a time."""
+"""Serve a video's bytes, whole or by range (RFC 9110), from disk or an object store, a bounded piece at a time."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ _WEB = tuple(f"{scheme}://" for scheme in HTTP_SCHEMES)
 
 @dataclass(frozen=True)
 class Source:
-    """An open file and what requests for it are compared with. It is closed by whoever reads it last."""
+    """An open file, and what conditional requests are compared with. ``pieces`` and ``parts`` close the file."""
 
     uri: str
     handle: Any
     held: Representation
 
     def pieces(self, begin: int, end: int) -> Iterator[bytes]:
-        """The bytes [begin, end), and the file closed. Raises MediaError when the store fails."""
+        """Yield the bytes [begin, end) and close the file. Raises MediaError if the store fails."""
         with self.handle:
             yield from self._bytes(begin, end)
 
     def parts(self, parts: Sequence[tuple[bytes, Span]], end: bytes) -> Iterator[bytes]:
-        """Each part's head and the bytes of its span, then ``end``, and the file closed. Raises MediaError."""
+        """Yield each part's head and bytes, then ``end``, and close the file. Raises MediaError."""
         with self.handle:
             for head, span in parts:
                 yield head
@@ -69,12 +69,12 @@ class Source:
 def open_source(uri: str, roots: MediaRoots) -> Source:
     """Open a video's file below one of ``roots``.
 
-    Raises NotServed outside of them, and MediaError, of kind ``missing`` when the file is gone.
+    Raises NotServed if it lies outside of them, and MediaError (of kind ``missing`` if the file is gone).
     """
     local = roots.open_local(uri)
     if local is not None:
         found = os.fstat(local.fileno())
-        # No later than now: a client could not use it otherwise.
+        # Not in the future: clients could not use such a date.
         modified = datetime.fromtimestamp(int(found.st_mtime), UTC)
         known = f'"{found.st_size:x}-{found.st_mtime_ns:x}"'
         return Source(uri, local, Representation(found.st_size, known, min(modified, _now())))
@@ -89,7 +89,7 @@ def open_source(uri: str, roots: MediaRoots) -> Source:
 
 
 def _tag_of(info: dict[str, Any]) -> str | None:
-    """An entity tag of ours for what a server said of a file: as weak as its own, None where it said nothing."""
+    """Our entity tag for a web file, from its server's validators: as weak as those, None if there are none."""
     if not info["etag"] and not info["last_modified"]:
         return None
     said = f"{info['size']} {info['etag']} {info['last_modified']}"
@@ -107,7 +107,7 @@ def _web_info(uri: str, web: CheckedHttp) -> dict[str, Any]:
 
 
 def media_response(source: Source, *, method: str, headers: Mapping[str, str]) -> Response:
-    """The answer to a request for a file: 200, 206, 304, 412 or 416. The file is closed once it is sent.
+    """The response to a request for a file: 200, 206, 304, 412 or 416. The file is closed once it is sent.
 
     ``headers`` are the request's, looked up by lower-case names.
     """
@@ -143,7 +143,7 @@ def media_response(source: Source, *, method: str, headers: Mapping[str, str]) -
 
 
 def _multipart(source: Source, spans: Sequence[Span], kind: str, answered: dict[str, str]) -> Response:
-    """Several ranges in one body (RFC 9110, section 14.6)."""
+    """A response with several ranges in one body (RFC 9110, section 14.6)."""
     boundary = secrets.token_hex(16)
     size = source.held.size_bytes
     parts = [

@@ -1,9 +1,8 @@
-"""Which video files a server may read: those below the roots that its operator named, and no others.
+"""Media roots: a server reads only video files below the roots that its operator named.
 
-An archive may have been written by somebody else, so the address in a row is a claim. A local file is opened folder by
-folder from its root, without following links, so that nothing can be swapped in between the check and the read. A
-remote address is compared after its escapes are decoded; how web addresses are fetched is in
-``malmm.pipeline.web.checked_http``.
+An archive may have been written by somebody else, so an address in a row is not trusted. A local file is opened folder
+by folder from its root, without following links, so that nothing can be swapped between the check and the read. A
+remote address is compared after its escapes are decoded. ``malmm.pipeline.web.checked_http`` fetches web addresses.
 """
 
 from __future__ import annotations
@@ -31,17 +30,17 @@ _DEFAULT_PORT = {"http": ":80", "https": ":443"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DECODED_AT_MOST = 4
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# A pipe would keep whoever opens it waiting; without waiting it opens and is then seen not to be a file.
+# Non-blocking, since opening a pipe would wait for ever; that it is not a regular file is checked afterwards.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _REFUSED = (
-    "The file of this video lies outside of the places that this server reads video from, so pictures of its memory "
-    "are shown but not the video. To allow it, start the server with --media-root and the file's folder or address."
+    "The file of this video lies outside of this server's media roots, so thumbnails of its memory are shown but not "
+    "the video. To allow it, start the server with --media-root and the file's folder or address."
 )
 
 
 @dataclass(frozen=True)
 class Address:
-    """A remote address in a form that can be compared: no escapes, no default port."""
+    """A remote address in canonical form, for comparing: no escapes, no default port."""
 
     scheme: str
     authority: str
@@ -49,7 +48,7 @@ class Address:
 
     @classmethod
     def parse(cls, uri: str) -> Address | None:
-        """None for an address that is never opened: another scheme, a chain, a user name, a way out by ``..``."""
+        """Parse a URI. None if it is never opened: another scheme, a chain, a user name, a path with ``..``."""
         name, separator, rest = uri.partition("://")
         scheme = name.lower()
         if not separator or scheme not in SCHEMES or "\\" in uri or _CONTROL.search(uri):
@@ -73,7 +72,7 @@ class Address:
         return cls(_SAME.get(scheme, scheme), authority, path)
 
     def holds(self, other: Address) -> bool:
-        """Whether the other address is this one or lies below it."""
+        """Whether the other address equals this one or lies below it."""
         if (self.scheme, self.authority) != (other.scheme, other.authority):
             return False
         folder = self.path.rstrip("/")
@@ -81,7 +80,7 @@ class Address:
 
 
 class MediaRoots:
-    """Folders, files and address prefixes that a server reads video from. Without any it reads none."""
+    """Folders, files and address prefixes from which a server reads video. Without any, it reads none."""
 
     def __init__(self, roots: Iterable[str] = ()) -> None:
         """Raises ConfigError for a root that is neither a path nor an address of a scheme in ``SCHEMES``."""
@@ -103,7 +102,7 @@ class MediaRoots:
             self._addresses.append(address)
 
     def permits(self, uri: str) -> bool:
-        """Whether the file at an address may be read. Looks at the file system's links and at nothing else."""
+        """Whether the file at this URI may be read. Resolves links of local paths and does nothing else."""
         local = _local(uri)
         if local is not None:
             return self._place(local) is not None
@@ -117,7 +116,7 @@ class MediaRoots:
     def open_local(self, uri: str) -> IO[bytes] | None:
         """Open a local file for reading; None for a remote address.
 
-        Raises NotServed outside of the roots, and MediaError of kind ``missing`` or ``unreachable``.
+        Raises NotServed if it lies outside of the roots, and MediaError of kind ``missing`` or ``unreachable``.
         """
         local = _local(uri)
         if local is None:
@@ -130,7 +129,7 @@ class MediaRoots:
         except FileNotFoundError as error:
             raise MediaError(f"no such file: {uri}", uri=uri, kind="missing") from error
         except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENOTDIR):  # a link took the place of what was checked
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):  # a link was swapped in after the check
                 raise NotServed(_REFUSED) from error
             raise MediaError(f"{uri} cannot be opened: {error}", uri=uri, kind="unreachable") from error
 
@@ -140,9 +139,9 @@ class MediaRoots:
             raise NotServed(_REFUSED)
 
     def _place(self, path: str) -> tuple[str, list[str]] | None:
-        """The root that a file really lies below, and the names from there to it. None outside of all.
+        """The root that contains a file, after resolving links, and the names from there to it. None outside of all.
 
-        A hidden file or folder below a root is not served, as the listing of a directory leaves it out.
+        Hidden files and folders below a root are not served, as listing a directory skips them too.
         """
         if not path.startswith("/") or "\0" in path:
             return None
@@ -157,7 +156,7 @@ class MediaRoots:
 
 
 def is_root(root: str) -> bool:
-    """Whether ``MediaRoots`` takes it."""
+    """Whether ``MediaRoots`` accepts it."""
     return _local(root) is not None or Address.parse(root) is not None
 
 
@@ -169,7 +168,7 @@ def _local(uri: str) -> str | None:
 
 
 def _decoded(path: str) -> str | None:
-    """A path without escapes, of any depth; None where something would hide behind them."""
+    """The path with all escapes decoded; None if it has control characters, backslashes or too many layers."""
     for _ in range(_DECODED_AT_MOST):
         plain = unquote(path)
         if plain == path:

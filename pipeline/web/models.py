@@ -1,7 +1,7 @@
-"""The models behind a page: text vectors for searching and answers for asking, off the event loop.
+"""The models behind a page: vectors of search texts and answers to questions, computed off the event loop.
 
-A page needs no more of them than ``Models``: here they are in this process, in ``malmm.pipeline.web.ray_serve`` in
-replicas of their own.
+A page needs only the protocol ``Models``. ``LocalModels`` runs them in this process; ``malmm.pipeline.web.ray_serve``
+runs them in replicas.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ _SEARCHES_WAITING = 64
 
 
 class Models(Protocol):
-    """What a page needs of the archive's models."""
+    """The archive's models as a page uses them."""
 
     async def vector(self, text: str) -> np.ndarray | None:
         """The text's unit vector [V]; None for an archive without vectors. Raises CheckpointError and Busy."""
         ...
 
     def ask(self, question: str, video_ids: Sequence[str] | None, k: int) -> AsyncIterator[Event]:
-        """Answer, and tell of it. Raises Busy at the first event, and what ``Asker.ask`` raises at a later one."""
+        """Answer, as a stream of events. Raises Busy before the first event, and as ``Asker.ask`` does after it."""
         ...
 
 
 class _GoneAwayError(Exception):
-    """Nobody listens any more."""
+    """The client has disconnected."""
 
 
 class LocalModels:
-    """The models in this process: one thread makes vectors and one answers, so that neither waits for the other."""
+    """The models in this process. One thread makes vectors, another answers, so that neither waits for the other."""
 
     def __init__(self, archive: LiveArchive, *, max_new_tokens: int, waiting: int) -> None:
         self._archive = archive
@@ -57,7 +57,7 @@ class LocalModels:
         self._asker: Asker | None = None
 
     def warm(self) -> None:
-        """Begin to load what the first query needs. What goes wrong is told to that query."""
+        """Start loading what the first query needs. That query raises the error, if there is one."""
         self._vectors.submit(self._vector, "warm")
 
     def close(self) -> None:
@@ -76,7 +76,7 @@ class LocalModels:
             self._searching -= 1
 
     async def ask(self, question: str, video_ids: Sequence[str] | None, k: int) -> AsyncIterator[Event]:
-        """See ``Models``. Once nobody iterates any more the answer is broken off."""
+        """See ``Models``. Stops generating when the iteration is left."""
         loop = asyncio.get_running_loop()
         told: asyncio.Queue[Event | None] = asyncio.Queue()
         stopped = threading.Event()
@@ -95,8 +95,8 @@ class LocalModels:
             yield Started()
             answering = loop.run_in_executor(self._answers, self._answered, question, video_ids, k, tell)
             answering.add_done_callback(lambda _: told.put_nowait(None))
-            # The turn is as long as the thread answers: also where nobody listens any more, until it next tells
-            # something, and no longer, however slowly the answer is read.
+            # The turn lasts as long as the thread works: until its next event if the client has disconnected, and no
+            # longer than the answer takes, however slowly the client reads.
             answering.add_done_callback(lambda done: _left(turn, done))
             while (event := await told.get()) is not None:
                 yield event
@@ -119,7 +119,7 @@ class LocalModels:
         begun = False
 
         def finish(texts: Sequence[str]) -> None:
-            # An answer's text is known once the next one begins.
+            # An answer is complete when the next one begins.
             if unfinished:
                 tell(Answered(text="".join(texts).strip()))
             unfinished.clear()
@@ -148,7 +148,7 @@ class LocalModels:
             try:
                 reply = asker.ask(question, **options)
             except ArchiveError:
-                # A new recipe took the place of this asker's. What was told already cannot be taken back.
+                # A new recipe has replaced this asker's: try again, unless events were sent already.
                 if begun or not self._archive.renewed(asker.archive.uri):
                     raise
             else:
@@ -156,21 +156,21 @@ class LocalModels:
                 return reply
 
     def _current(self) -> Asker:
-        """The asker of the recipe in force. Its models are this thread's own: tokenizers cannot be shared."""
+        """The asker of the recipe in force. It has models of its own, since tokenizers are not thread-safe."""
         if self._asker is None or self._asker.archive.uri != self._archive.reader.uri:
             self._asker = Asker(self._archive.another_searcher(), max_new_tokens=self._max_new_tokens)
         return self._asker
 
 
 def _left(turn: Turn, done: asyncio.Future[Reply]) -> None:
-    """Give the turn back; an error was raised where it was waited for, or nobody waits any more."""
+    """Give the turn back, and mark the future's exception as seen: ``ask`` raises it, if anybody still waits."""
     turn.leave()
     if not done.cancelled():
         done.exception()
 
 
 def _pictures(archive: ArchiveReader, answer: Answer) -> dict[tuple[str, float], str]:
-    """Addresses of the pictures of the segments cited, by segment and time: a moment's time is its best slot's."""
+    """Addresses of the cited segments' thumbnails, by segment and time: a moment's time is its best slot's."""
     segments = {moment.segment_id for moment in answer.moments if moment.segment_id is not None}
     rows = archive.memory_rows(sorted(segments), ("memory_id", "segment_id", "timestamp_s")).to_pylist()
     return {

@@ -1,4 +1,4 @@
-"""Conditions and ranges of a request for a file, as RFC 9110 has them (sections 8.8, 13 and 14). Pure, no files."""
+"""Conditional and range requests for a file, by RFC 9110 (sections 8.8, 13 and 14). Pure, no files."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["Representation", "Selected", "Span", "parse_ranges", "select"]
 
 _ENTITY_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 _RANGE = re.compile(r"([0-9]*)-([0-9]*)")
-# Digits of a number beyond any file; Python refuses to read more than 4300.
+# More digits than any file size needs. Python refuses to parse more than 4300.
 _MOST_DIGITS = 18
 _MOST_RANGES = 16
-# A date is a strong validator when the file had been left alone for that long (section 8.8.2.2).
+# A date is a strong validator if the file was not changed for this long after it (section 8.8.2.2).
 _STRONG_AFTER_S = 1
 
 Span = tuple[int, int]
@@ -23,9 +23,10 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Representation:
-    """What can be sent: ``tag`` is an entity tag with its quotes, ``W/`` before a weak one; ``modified`` is in UTC.
+    """A file's size and validators: ``tag`` is an entity tag with quotes, ``W/`` before a weak one; ``modified`` is
+    UTC.
 
-    Either is None where the store does not tell.
+    Either is None if the store does not report it.
     """
 
     size_bytes: int
@@ -35,23 +36,23 @@ class Representation:
 
 @dataclass(frozen=True)
 class Selected:
-    """How to answer: 200, 206, 304, 412 or 416, and the spans [begin, end) of bytes to send."""
+    """The response's status (200, 206, 304, 412 or 416) and the spans [begin, end) of bytes to send."""
 
     status: int
     spans: tuple[Span, ...] = ()
 
 
 def select(method: str, headers: Mapping[str, str], held: Representation, now: datetime) -> Selected:
-    """Decide about a GET or HEAD request, in the order of RFC 9110, section 13.2.2.
+    """Evaluate a GET or HEAD request, in the order of RFC 9110, section 13.2.2.
 
-    ``headers`` are looked up by lower-case names; ``now`` tells whether a date may serve as a strong validator.
+    ``headers`` have lower-case names; ``now`` decides whether a date is a strong validator.
     """
     if _failed(headers, held):
         return Selected(412)
     if _unchanged(headers, held):
         return Selected(304)
     whole = Selected(200, ((0, held.size_bytes),))
-    # Ranges are defined for GET alone (section 14.2).
+    # Ranges are defined only for GET (section 14.2).
     if method != "GET" or not _range_applies(headers.get("if-range"), held, now):
         return whole
     spans = parse_ranges(headers.get("range"), held.size_bytes)
@@ -61,7 +62,7 @@ def select(method: str, headers: Mapping[str, str], held: Representation, now: d
 
 
 def _failed(headers: Mapping[str, str], held: Representation) -> bool:
-    """Whether the file is not the one that the client means."""
+    """Whether a precondition (If-Match, If-Unmodified-Since) failed."""
     if (wanted := headers.get("if-match")) is not None:
         return not _matches(wanted, held.tag, weakly=False)
     since = _date(headers.get("if-unmodified-since"))
@@ -69,7 +70,7 @@ def _failed(headers: Mapping[str, str], held: Representation) -> bool:
 
 
 def _unchanged(headers: Mapping[str, str], held: Representation) -> bool:
-    """Whether the client has the file already."""
+    """Whether the client's copy is current (If-None-Match, If-Modified-Since)."""
     if (known := headers.get("if-none-match")) is not None:
         return _matches(known, held.tag, weakly=True)
     since = _date(headers.get("if-modified-since"))
@@ -77,10 +78,10 @@ def _unchanged(headers: Mapping[str, str], held: Representation) -> bool:
 
 
 def parse_ranges(header: str | None, size_bytes: int) -> tuple[Span, ...] | None:
-    """The spans [begin, end) that a ``Range`` header asks for, as far as the file has them, in the order asked.
+    """The spans [begin, end) of a ``Range`` header that lie in the file, in the order of the header.
 
-    None where the header is to be ignored: another unit, no proper range, more than two that overlap or more than
-    sixteen. Empty where the file has none of them.
+    None if the header is to be ignored: another unit, an invalid range, more than two overlapping ranges or more than
+    sixteen. Empty if no range lies in the file.
     """
     unit, separator, given = (header or "").strip(" \t").partition("=")
     if not separator or unit.lower() != "bytes":
@@ -96,7 +97,7 @@ def parse_ranges(header: str | None, size_bytes: int) -> tuple[Span, ...] | None
         first, last = (_number(digits) for digits in match.groups())
         if first is None:
             if last and not size_bytes:
-                return None  # satisfiable, and yet there is no byte that Content-Range could name
+                return None  # satisfiable, but Content-Range cannot name a byte of an empty file
             begin, end = max(0, size_bytes - (last or 0)), size_bytes
         elif last is not None and last < first:
             return None
@@ -117,7 +118,7 @@ def _number(digits: str) -> int | None:
 
 
 def _overlapping(spans: list[Span]) -> int:
-    """How many spans overlap another."""
+    """Number of spans that overlap another."""
     return sum(
         any(
             begin < other_end and other_begin < end
@@ -141,7 +142,7 @@ def _range_applies(if_range: str | None, held: Representation, now: datetime) ->
 
 
 def _matches(header: str, tag: str | None, *, weakly: bool) -> bool:
-    """Whether a list of entity tags, or ``*``, names the file's tag (section 8.8.3.2)."""
+    """Whether a list of entity tags, or ``*``, matches the file's tag (section 8.8.3.2)."""
     if header.strip(" \t") == "*":
         return True
     held = _ENTITY_TAG.fullmatch(tag) if tag is not None else None
@@ -151,7 +152,7 @@ def _matches(header: str, tag: str | None, *, weakly: bool) -> bool:
 
 
 def _date(header: str | None) -> datetime | None:
-    """An HTTP date in UTC; None for anything else, which is ignored."""
+    """Parse an HTTP date to UTC; None for anything else, which is ignored."""
     if header is None:
         return None
     try:

@@ -1,6 +1,6 @@
-"""The page on Ray Serve: the models in replicas of their own, and the page and its API in others, which hold none.
+"""The page on Ray Serve: some replicas hold the models, others serve the page and its API.
 
-``malmm serve --ray`` runs it; a Serve config file names ``malmm.pipeline.web.ray_serve:build``, as
+``malmm serve --ray`` runs it. A Serve config file imports ``malmm.pipeline.web.ray_serve:build``, as
 ``examples/serve.yaml`` does.
 """
 
@@ -35,7 +35,7 @@ _WATCHED_EVERY_S = 1.0
 
 @serve.deployment(name="Models", max_ongoing_requests=_MODEL_REQUESTS)
 class ModelReplica:
-    """A replica that holds the archive's models; its questions wait in a line of their own."""
+    """A replica that holds the archive's models. It has its own queue of questions."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         config = ServeConfig(**settings)
@@ -56,7 +56,7 @@ class ModelReplica:
 
 
 class RemoteModels:
-    """The models of ``ModelReplica``, by its handle."""
+    """``Models`` that calls ``ModelReplica`` through its handle."""
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
@@ -93,14 +93,14 @@ class PageReplica:
         self._settings, self._models = settings, models
 
     def __serve_build_asgi_app__(self) -> Any:
-        """The application, once a replica starts."""
+        """Build the application when a replica starts."""
         return make_app(ServeConfig(**self._settings), RemoteModels(self._models))
 
 
 def build(settings: dict[str, Any]) -> serve.Application:
-    """The application of a Serve config file, whose ``args`` are the fields of ``ServeConfig``.
+    """The application for a Serve config file, whose ``args`` are the fields of ``ServeConfig``.
 
-    A cluster's proxies listen to everybody, so a token is needed: MALMM_TOKEN in the environment of who deploys, or
+    A cluster's proxies listen on all addresses, so a token is required: MALMM_TOKEN in the environment that deploys, or
     ``token`` in the file. Raises ConfigError.
     """
     given = {"host": "0.0.0.0", "token": os.environ.get("MALMM_TOKEN") or None} | settings  # noqa: S104
@@ -108,14 +108,16 @@ def build(settings: dict[str, Any]) -> serve.Application:
         config = ServeConfig(**given)
     except TypeError as error:
         known = ", ".join(ServeConfig.__dataclass_fields__)
-        raise ConfigError(f"the Serve config file's args cannot be: {error}; they are {known}") from error
-    # The record of roots is on this machine, and replicas are on others.
+        raise ConfigError(
+            f"the Serve config file's args are invalid: {error}; the valid ones are {known}"
+        ) from error
+    # Roots are recorded on this machine, and replicas run on others.
     checked = asdict(config) | {"media_roots": config.served_roots()}
     return PageReplica.bind(checked, ModelReplica.bind(checked))  # type: ignore[attr-defined]
 
 
 def serve_on_ray(config: ServeConfig, *, on_ready: Callable[[str], None] = lambda address: None) -> None:
-    """Run the application on the cluster, with one started here if there is none, until interrupted.
+    """Run the application on the cluster until interrupted. Starts a cluster if there is none.
 
     Raises ArchiveError, ConfigError and WorkerError.
     """
@@ -135,6 +137,6 @@ def serve_on_ray(config: ServeConfig, *, on_ready: Callable[[str], None] = lambd
 
 
 def _own(error: RayTaskError) -> Exception:
-    """What was raised in the replica: Ray's own message is its traceback."""
+    """The exception that the replica raised, in place of Ray's wrapper with its traceback."""
     cause = error.cause
     return cause if isinstance(cause, Exception) else error

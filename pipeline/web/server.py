@@ -1,4 +1,4 @@
-"""Running the application on a socket of this machine."""
+"""Run the application on a socket of this machine."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _GRACE_S = 5
 
 
 def serve(config: ServeConfig, *, on_ready: Callable[[str], None] = lambda address: None) -> None:
-    """Serve until interrupted. ``on_ready`` hears the address once visitors can come.
+    """Serve until interrupted. Calls ``on_ready`` with the address once the server accepts connections.
 
-    Raises ArchiveError, and ConfigError for an address that cannot be listened on.
+    Raises ArchiveError, and ConfigError if it cannot listen on the address.
     """
     app = make_app(config)
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET

@@ -1,4 +1,4 @@
-"""What a server is told: where it listens, who may come in, and how much anybody may ask of it."""
+"""Settings of a server: its address, its access token and its limits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from malmm.pipeline.web.media_roots import MediaRoots, is_root
 __all__ = ["LEAST_TOKEN", "MOST_BODY_BYTES", "MOST_RESULTS", "ServeConfig", "is_loopback"]
 
 LEAST_TOKEN = 16
-"""Characters of a token: fewer can be guessed."""
+"""Minimum length of a token in characters."""
 MOST_BODY_BYTES = 1 << 16
 MOST_RESULTS = 100
 """Results of one page."""
@@ -21,12 +21,12 @@ MOST_RESULTS = 100
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """Settings of a server. Raises ConfigError for values that cannot be.
+    """Settings of a server. Raises ConfigError for invalid values.
 
-    ``token`` is what visitors have to know; an address that other machines reach has to have one. ``waiting`` is how
-    many questions may wait while one is answered. ``model`` and ``retrieval_model`` say where the archive's checkpoints
-    lie, if not where they were. ``media_roots`` are the folders, files and address prefixes that video is read from;
-    None means those that ``malmm index`` recorded on this machine for the archive.
+    ``token`` is the access token, required if other machines can reach the address. ``waiting`` is how many questions
+    may wait while one is answered. ``model`` and ``retrieval_model`` are paths or ids of the archive's checkpoints, if
+    not those it recorded. ``media_roots`` are the folders, files and address prefixes from which video is read; None
+    for those that ``malmm index`` recorded on this machine for the archive.
     """
 
     archive: str
@@ -46,7 +46,7 @@ class ServeConfig:
             raise ConfigError(f"--port {self.port}: from 1 to 65535, or 0 for any that is free")
         if self.token is None and not is_loopback(self.host):
             raise ConfigError(
-                f"--host {self.host} can be reached from other machines, so visitors have to know a token: set "
+                f"--host {self.host} can be reached from other machines, so the page needs a token: set "
                 'MALMM_TOKEN="$(openssl rand -hex 24)", or give --token'
             )
         if self.token is not None and (len(self.token) < LEAST_TOKEN or not self.token.isascii()):
@@ -62,14 +62,14 @@ class ServeConfig:
             MediaRoots(self.media_roots)
 
     def served_roots(self) -> tuple[str, ...]:
-        """The roots given, or those recorded on this machine that a server can read from."""
+        """The given roots, or those recorded on this machine that a server can read."""
         if self.media_roots is not None:
             return tuple(self.media_roots)
         return tuple(root for root in remembered_roots(resolve(self.archive)) if is_root(root))
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens there."""
+    """Whether only this machine can reach this host."""
     if host == "localhost":
         return True
     try:

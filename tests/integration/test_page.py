@@ -203,7 +203,7 @@ def test_errors_and_emptiness_are_shown(page: Page) -> None:
     page.get_by_role("button", name="Clear filters").click()
     expect(page.locator(".card").first).to_be_visible()
     page.goto(f"#/video/{'0' * 24}")
-    expect(page.get_by_role("heading", name="It is not there")).to_be_visible()
+    expect(page.get_by_role("heading", name="Not found")).to_be_visible()
 
 
 def test_nothing_is_fetched_from_elsewhere(page: Page, served: Served) -> None:
@@ -260,7 +260,7 @@ def test_visitors_sign_in(browser: Browser, drawn: Drawn, tmp_path: Path) -> Non
         page.goto("")
         page.fill("#token", "wrong-horse-battery")
         page.press("#token", "Enter")
-        expect(page.get_by_text("That is not the token.")).to_be_visible()
+        expect(page.get_by_text("The token is wrong.")).to_be_visible()
         accessible(page)
         page.fill("#token", TOKEN)
         page.press("#token", "Enter")

@@ -1,1 +1,1 @@
-"""Routes and the records that they answer with."""
+"""Routes of the API and their response models."""

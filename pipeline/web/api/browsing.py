@@ -1,4 +1,4 @@
-"""Routes that show what an archive holds: videos, segments, memory slots, texts, failures, pictures and the files."""
+"""Routes to browse an archive: videos, segments, memory slots, texts, failures, thumbnails and video files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def browsing_routes(site: Site) -> APIRouter:
 
     @routes.get("/archive", tags=["archive"])
     def get_archive() -> Overview:
-        """How much the archive holds, how it grew, its jobs and what failed."""
+        """Size, growth, jobs and failures of the archive."""
         return overview(site.live, site.videos, site.storage)
 
     @routes.get("/videos", tags=["videos"])
@@ -57,7 +57,7 @@ def browsing_routes(site: Site) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=MOST_RESULTS)] = 50,
         cursor: Annotated[int, Query(ge=0, le=10**9)] = 0,
     ) -> VideoPage:
-        """Videos, the latest first."""
+        """Videos, latest first."""
         return site.videos.page(Chosen(text=text, since=since, until=until), cursor, limit)
 
     @routes.get("/videos/{video_id}", tags=["videos"], responses=documented(404))
@@ -112,7 +112,7 @@ def browsing_routes(site: Site) -> APIRouter:
 
     @routes.get("/videos/{video_id}/failures", tags=["videos"], responses=documented(404))
     def list_failures(video_id: VideoId) -> list[Failed]:
-        """What of a video could not be done, and why."""
+        """Failures of a video and its segments."""
         site.videos.row(video_id)
         rows = site.live.reader.failures()
         return failed_rows(rows.filter(pc.equal(rows["video_id"], video_id)).to_pylist())
@@ -124,7 +124,7 @@ def browsing_routes(site: Site) -> APIRouter:
         responses={200: {"content": {"text/vtt": {"schema": {"type": "string"}}}}, **documented(404)},
     )
     def get_captions(video_id: VideoId) -> Response:
-        """The captions of a video's segments as WebVTT, timed as players do."""
+        """The captions of a video's segments as WebVTT. Times count from the first frame, as players count."""
         start_s = site.videos.row(video_id)["start_s"]
         reader = site.live.reader
         rows = reader.segments(video_id).to_pylist()
@@ -143,7 +143,7 @@ def browsing_routes(site: Site) -> APIRouter:
         responses={**_JPEG, **documented(404)},
     )
     def get_video_thumbnail(video_id: VideoId) -> Response:
-        """A picture from the middle of a video."""
+        """A thumbnail from the middle of a video."""
         site.videos.row(video_id)
         return _picture(site.pictures.of_video(site.live.reader, video_id), "private, max-age=60")
 
@@ -154,8 +154,8 @@ def browsing_routes(site: Site) -> APIRouter:
         responses={**_JPEG, **documented(404)},
     )
     def get_thumbnail(memory_id: MemoryId) -> Response:
-        """A memory slot's picture."""
-        # The same content, recipe and span make the same id, so a picture never changes.
+        """A memory slot's thumbnail."""
+        # The id is a hash of content, recipe and span, so a thumbnail never changes.
         return _picture(
             site.pictures.of_slot(site.live.reader, memory_id), "private, max-age=604800, immutable"
         )
@@ -165,9 +165,9 @@ def browsing_routes(site: Site) -> APIRouter:
         video_id: VideoId,
         wanted: Annotated[str | None, Header(alias="range", description="ranges of bytes")] = None,
     ) -> Response:
-        """The bytes of a video's file, whole or by range, with the conditions of RFC 9110.
+        """The bytes of a video's file, whole or by range, with the conditional requests of RFC 9110.
 
-        Files are named by video and never by path, and only those below the server's media roots are read.
+        Files are addressed by video id and never by path. Only files below the server's media roots are read.
         """
 
         def opened() -> Response:
@@ -188,7 +188,7 @@ def browsing_routes(site: Site) -> APIRouter:
                 200: _BYTES,
                 206: _BYTES | {"description": "A part of the file"},
                 304: {"description": "Not changed"},
-                412: {"description": "Not the content that If-Match or If-Unmodified-Since asks for"},
+                412: {"description": "The file does not meet If-Match or If-Unmodified-Since"},
                 416: {"description": "A range outside the file"},
                 **documented(404, 502),
             },

@@ -1,4 +1,4 @@
-"""What is told while a question is answered, one JSON object a line."""
+"""Events that are streamed while a question is answered, one JSON object a line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Answered", "Begun", "CitedMoment", "Done", "Event", "Failed", "Queue
 
 
 class CitedMoment(BaseModel):
-    """A moment that an answer is from: seconds on the video's clock, and its picture's address."""
+    """A moment that an answer cites: its times in seconds on the video's clock, and its thumbnail's address."""
 
     start_s: float
     end_s: float
@@ -20,20 +20,20 @@ class CitedMoment(BaseModel):
 
 
 class Queued(BaseModel):
-    """Others are before this question."""
+    """The question waits: ``ahead`` questions are before it."""
 
     event: Literal["queued"] = "queued"
     ahead: int
 
 
 class Started(BaseModel):
-    """It is this question's turn."""
+    """The model starts with this question."""
 
     event: Literal["started"] = "started"
 
 
 class Begun(BaseModel):
-    """A segment, or without ``segment_id`` a whole video, begins to answer."""
+    """An answer begins: that of a segment, or of a whole video if ``segment_id`` is null."""
 
     event: Literal["begun"] = "begun"
     video_id: str
@@ -46,23 +46,23 @@ class Begun(BaseModel):
 
 
 class Words(BaseModel):
-    """The next words of the answer that was begun last."""
+    """The next words of the current answer."""
 
     event: Literal["words"] = "words"
     text: str
 
 
 class Answered(BaseModel):
-    """That answer's whole text."""
+    """The complete text of the current answer."""
 
     event: Literal["answered"] = "answered"
     text: str
 
 
 class Done(BaseModel):
-    """All answers are there. ``found`` is false where nothing relevant was found.
+    """All answers are complete. ``found`` is false if nothing relevant was found.
 
-    ``similarity`` is the best moment's, and ``threshold`` what it has to reach.
+    ``similarity`` is the best moment's, and ``threshold`` the similarity that it has to reach.
     """
 
     event: Literal["done"] = "done"

@@ -34,7 +34,7 @@ VideoId = Annotated[str, Field(pattern=_VIDEO_ID)]
 
 
 class Question(BaseModel):
-    """A question to the videos named, as wholes, or without any to the best moments of the archive."""
+    """A question to the given whole videos or, without ``video_ids``, to the best moments of the archive."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -62,10 +62,10 @@ def finding_routes(site: Site) -> APIRouter:
             str | None, Query(pattern="^[0-9a-f]{16}\\.[0-9]{1,6}$", description="`next` of the page before")
         ] = None,
     ) -> Results:
-        """Moments for a text, best first, by what the archive's memory looks like and what its texts say."""
+        """Moments that match a text, best first, by memory vectors and by the archive's texts."""
         name, _, place = (cursor or "").partition(".")
         begin = int(place or 0)
-        # Moments of a recipe that is no longer in force have neither pictures nor captions any more.
+        # Moments of a recipe that is no longer in force have neither thumbnails nor captions any more.
         recipe = await run_in_threadpool(lambda: site.live.reader.uri)
         ranking = site.rankings.find(name, recipe)
         if ranking is None:
@@ -79,7 +79,7 @@ def finding_routes(site: Site) -> APIRouter:
                 query = SearchQuery(text=text, k=k, video_ids=None if ids is None else tuple(ids))
                 return site.live.searcher.ranked(query, vector)
 
-            # A cursor whose search is forgotten, or that another replica has, begins that search anew.
+            # If the cursor's search was dropped, or belongs to another replica, search again.
             ranking = Ranking(ranked, recipe)
             name = site.rankings.add(ranking, name)
         found, more = await run_in_threadpool(ranking.part, begin, begin + limit)
@@ -92,7 +92,7 @@ def finding_routes(site: Site) -> APIRouter:
         response_class=StreamingResponse,
         responses={
             200: {
-                "description": "What happens while the question is answered: one JSON object a line",
+                "description": "Events while the question is answered: one JSON object a line",
                 "content": {
                     "application/x-ndjson": {
                         "schema": TypeAdapter(Event).json_schema(ref_template="#/components/schemas/{model}")
@@ -103,7 +103,7 @@ def finding_routes(site: Site) -> APIRouter:
         },
     )
     async def ask(question: Question) -> StreamingResponse:
-        """Answer a question from stored memory, word by word, and say which moments the answer is from."""
+        """Answer a question from stored memory, word by word, and cite the moments that the answer is based on."""
         if not question.question.strip():
             raise ConfigError(
                 "question: an empty question has no answer: ask something, such as 'What happens?'"
@@ -111,7 +111,7 @@ def finding_routes(site: Site) -> APIRouter:
         for video in question.video_ids or ():
             await run_in_threadpool(site.videos.row, video)
         events = site.models.ask(question.question, question.video_ids, question.k)
-        # The first event is waited for, so that too long a line is a status and not a line of an answer.
+        # Wait for the first event, so that a full queue becomes status 503 instead of a line of the stream.
         return _Lines(await anext(events), events)
 
     return routes
@@ -121,7 +121,7 @@ def _cards(site: Site, moments: Sequence[Moment]) -> list[Card]:
     searcher = site.live.searcher
     shown = searcher.shown(moments, thumbnails=False)
     rows = site.videos.columns().of([found.video_id for found in shown])
-    # The browser asks for them in a moment, one by one.
+    # The browser will request the thumbnails one by one: read them all at once.
     site.pictures.fetch(searcher.archive, [(m.slot.segment_id, m.slot.slot) for m in moments if m.slot])
     cards = []
     for moment, found in zip(moments, shown, strict=True):
@@ -147,7 +147,7 @@ def _cards(site: Site, moments: Sequence[Moment]) -> list[Card]:
 
 
 class _Lines(StreamingResponse):
-    """Events as lines. However the sending ends, so does the answering."""
+    """Events as lines. Stops answering when sending ends, for whatever reason."""
 
     def __init__(self, first: Event, others: AsyncIterator[Event]) -> None:
         self._events = others

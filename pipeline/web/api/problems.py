@@ -1,4 +1,4 @@
-"""What a request is answered with when it cannot be met: a status, a kind for programs and a sentence for people."""
+"""Error responses: a status, a ``kind`` for programs and a sentence for users."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ __all__ = [
 
 
 class Problem(BaseModel):
-    """Why a request was not met."""
+    """The body of an error response."""
 
     kind: str
     message: str
 
 
 class NotThere(MalmmError):  # noqa: N818 - it says what it is
-    """Something that the archive does not hold."""
+    """The archive does not have what was requested."""
 
 
 class NotServed(MalmmError):  # noqa: N818 - it says what it is
-    """A file that this server may not read."""
+    """This server may not read the file."""
 
 
 class Busy(MalmmError):  # noqa: N818 - it says what it is
-    """As many wait already as may."""
+    """The queue is full."""
 
 
 def problem_of(error: Exception) -> tuple[int, Problem] | None:
-    """Status and problem of an error that was raised on purpose; None for a mistake of ours."""
+    """Status and body for an exception that was raised on purpose; None for any other (a bug)."""
     known: list[tuple[type[Exception], int, str]] = [
         (NotThere, 404, "not_found"),
         (NotServed, 403, "media_not_served"),
@@ -53,7 +53,7 @@ def problem_of(error: Exception) -> tuple[int, Problem] | None:
         (ArchiveError, 503, "archive"),
     ]
     if isinstance(error, MediaError):
-        # The store's own words may hold addresses and names that are nobody's business.
+        # Not the store's own message: it may contain addresses and names that a visitor must not see.
         if error.kind == "missing":
             return 404, Problem(
                 kind="media_missing", message="The video file is not where it was when it was indexed."
@@ -62,25 +62,25 @@ def problem_of(error: Exception) -> tuple[int, Problem] | None:
     for kind, status, name in known:
         if isinstance(error, kind):
             return status, Problem(kind=name, message=str(error))
-    # The model's own errors are ValueErrors of its package, which a light server never loads.
+    # By name: a server without models never imports the package of CheckpointError.
     if any(base.__name__ == "CheckpointError" for base in type(error).__mro__):
         return 503, Problem(kind="model", message=str(error))
     return None
 
 
 def problem_response(status: int, problem: Problem) -> JSONResponse:
-    """The answer that says so."""
+    """The error response."""
     headers = {"Retry-After": "5"} if status == 503 else None
     return JSONResponse(problem.model_dump(), status, headers)
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """For a route's ``responses``: problems that it may answer with."""
+    """The error responses of a route, for its ``responses``."""
     return {status: {"model": Problem} for status in statuses}
 
 
 def answer_problems(app: FastAPI) -> None:
-    """Have errors answered as problems, each with one sentence."""
+    """Register handlers that turn exceptions into error responses."""
 
     async def on_error(request: Request, error: Exception) -> JSONResponse:
         found = problem_of(error)

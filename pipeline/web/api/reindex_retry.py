@@ -1,4 +1,4 @@
-"""Requests that a new recipe came between: met anew, from the recipe that took the old one's place."""
+"""Retry a request once if a reindexed archive replaced the tables that it was reading."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["renewing"]
 
 
 def renewing(live: LiveArchive) -> type[APIRoute]:
-    """Routes that try once more when they failed at the tables of a recipe that is no longer in force.
+    """A route class that retries a request which failed on the tables of a recipe that is no longer in force.
 
-    What is in force is looked up every few seconds only, and a request may take as long as that.
+    Needed because the recipe in force is looked up only every few seconds, and a request may be in flight meanwhile.
     """
 
     class Renewing(APIRoute):

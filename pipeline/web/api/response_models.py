@@ -1,4 +1,4 @@
-"""What the API answers with. Times are seconds on the video's own clock; addresses are relative to the page's."""
+"""Response models of the API. Times are seconds on the video's own clock; addresses are relative to the page's."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ __all__ = [
 
 
 class Health(BaseModel):
-    """That the server answers."""
+    """The server is up."""
 
     status: str
 
 
 class Session(BaseModel):
-    """Whether the visitor may come in, and whether that takes a token."""
+    """Whether the visitor has access, and whether access needs a token."""
 
     open: bool
     token_needed: bool
 
 
 class VideoRow(BaseModel):
-    """A video. ``start_s`` is when its first frame is shown, which players count from."""
+    """A video. ``start_s`` is the time of its first frame, from which players count."""
 
     video_id: str
     name: str
@@ -58,7 +58,7 @@ class VideoRow(BaseModel):
 
 
 class VideoPage(BaseModel):
-    """Some videos; ``next`` is the cursor of those that follow, null at the end."""
+    """A page of videos; ``next`` is the cursor of the following page, null at the end."""
 
     total: int
     videos: list[VideoRow]
@@ -77,7 +77,7 @@ class SegmentRow(BaseModel):
 
 
 class MemorySlot(BaseModel):
-    """A memory slot: its span, its middle frame's time, and how many sampled frames it holds."""
+    """A memory slot: its span, its middle frame's time, and the number of sampled frames merged into it."""
 
     memory_id: str
     segment_id: str
@@ -90,7 +90,7 @@ class MemorySlot(BaseModel):
 
 
 class Annotation(BaseModel):
-    """A text of a segment or, without ``segment_id``, of the whole video."""
+    """A text of a segment, or of the whole video if ``segment_id`` is null."""
 
     annotation_id: str
     segment_id: str | None
@@ -107,7 +107,7 @@ class Annotation(BaseModel):
 
 
 class Failed(BaseModel):
-    """What could not be done, and why."""
+    """A failure of a video or segment."""
 
     video_id: str
     segment_id: str | None
@@ -120,7 +120,7 @@ class Failed(BaseModel):
 
 
 class Card(BaseModel):
-    """A moment that was found. ``similarity`` is the cosine with the query where vectors found it."""
+    """A search result. ``similarity`` is the cosine with the query, null if vectors did not find it."""
 
     video_id: str
     name: str
@@ -138,14 +138,14 @@ class Card(BaseModel):
 
 
 class Results(BaseModel):
-    """A page of moments, best first; ``next`` is the cursor of the page that follows, null at the end."""
+    """A page of moments, best first; ``next`` is the cursor of the following page, null at the end."""
 
     moments: list[Card]
     next: str | None
 
 
 class Growth(BaseModel):
-    """How much was stored by the end of a span of time that begins at ``at``."""
+    """Videos and hours stored by the end of the time step that begins at ``at``."""
 
     at: datetime
     videos: int
@@ -164,7 +164,7 @@ class JobRun(BaseModel):
 
 
 class Overview(BaseModel):
-    """The archive as a whole. ``stored_bytes`` is null while it is being counted."""
+    """Overview of the archive. ``stored_bytes`` is null until it is counted."""
 
     archive: str
     model: str

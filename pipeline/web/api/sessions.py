@@ -1,4 +1,4 @@
-"""Routes by which a browser comes in: it shows the token once and keeps a cookie that scripts cannot read."""
+"""Routes to sign in: a browser sends the token once and gets a cookie that scripts cannot read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["SignIn", "session_routes"]
 
 
 class SignIn(BaseModel):
-    """The token that the server was started with."""
+    """A request to sign in, with the token that the server was started with."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -22,24 +22,24 @@ class SignIn(BaseModel):
 
 
 def session_routes(site: Site) -> APIRouter:
-    """The routes of one archive. They are open to everybody."""
+    """The routes of one archive. They need no token."""
     routes = APIRouter(prefix="/api", tags=["session"], responses=documented(403))
 
     @routes.get("/health")
     async def get_health() -> Health:
-        """That the server answers."""
+        """Report that the server is up."""
         return Health(status="ok")
 
     @routes.get("/session")
     async def get_session(request: Request) -> Session:
-        """Whether the visitor may come in."""
+        """Whether the visitor has access."""
         return Session(open=site.keys.opened_by(request.headers), token_needed=site.keys.needed)
 
     @routes.post("/session", responses=documented(400, 401, 413, 422))
     async def sign_in(given: SignIn, request: Request, response: Response) -> Session:
         """Exchange the token for a cookie."""
         if not site.keys.fits(given.token):
-            return problem_response(401, Problem(kind="token", message="That is not the token."))  # type: ignore[return-value]
+            return problem_response(401, Problem(kind="token", message="The token is wrong."))  # type: ignore[return-value]
         if site.keys.needed:
             response.set_cookie(
                 COOKIE,
@@ -53,7 +53,7 @@ def session_routes(site: Site) -> APIRouter:
 
     @routes.delete("/session")
     async def sign_out(response: Response) -> Session:
-        """Forget the cookie."""
+        """Delete the cookie."""
         response.delete_cookie(COOKIE, httponly=True, samesite="strict")
         return Session(open=not site.keys.needed, token_needed=site.keys.needed)
 

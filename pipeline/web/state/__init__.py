@@ -1,1 +1,1 @@
-"""What the server keeps between requests."""
+"""State that the server keeps between requests."""

@@ -1,4 +1,4 @@
-"""An archive that is written while it is served: readers of the recipe that is in force now."""
+"""An archive that may be reindexed while it is served: always the reader of the recipe in force."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _LOOKED_EVERY_S = 2.0
 
 
 class LiveArchive:
-    """The archive's reader and searcher. Readers see every commit by themselves; a new recipe needs new ones.
+    """The archive's reader and searcher. They see every commit by themselves, and are replaced for a new recipe.
 
-    Safe to use from several threads.
+    Thread-safe.
     """
 
     def __init__(self, uri: str, *, model: str | None = None, retrieval_model: str | None = None) -> None:
-        """Raises ArchiveError when there is no archive."""
+        """Raises ArchiveError if there is no archive."""
         self._uri, self._names = uri, (model, retrieval_model)
         self._lock = threading.Lock()
         self._searcher = self._opened(ArchiveReader.open(uri))
@@ -28,7 +28,7 @@ class LiveArchive:
 
     @property
     def searcher(self) -> Searcher:
-        """The searcher of the recipe in force. Raises ArchiveError when the archive is gone."""
+        """The searcher of the recipe in force. Raises ArchiveError if the archive is gone."""
         with self._lock:
             if time.monotonic() - self._looked >= _LOOKED_EVERY_S:
                 self._look()
@@ -36,14 +36,14 @@ class LiveArchive:
 
     @property
     def last_uri(self) -> str:
-        """Where the tables of the recipe lie that was found in force last. Looks at nothing."""
+        """Address of the tables that were in force at the last look. Reads nothing."""
         return self._searcher.archive.uri
 
     def renewed(self, uri: str) -> bool:
-        """Whether a recipe is in force whose tables lie elsewhere than at ``uri``: looks at once.
+        """Whether the tables in force are not those at ``uri`` any more. Looks at once.
 
-        The tables of the recipe before are deleted when a new one is put in force, so whoever failed at them may try
-        again. Raises ArchiveError when the archive is gone.
+        Old tables are deleted when a new recipe is put in force, so a request that failed on them may be retried.
+        Raises ArchiveError if the archive is gone.
         """
         with self._lock:
             if self._searcher.archive.uri == uri:
@@ -52,7 +52,7 @@ class LiveArchive:
 
     @property
     def reader(self) -> ArchiveReader:
-        """The reader of the recipe in force. Raises ArchiveError when the archive is gone."""
+        """The reader of the recipe in force. Raises ArchiveError if the archive is gone."""
         return self.searcher.archive
 
     def another_searcher(self) -> Searcher:

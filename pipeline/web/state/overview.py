@@ -1,4 +1,4 @@
-"""The archive at a glance: how much there is, how it grew, and what its jobs do."""
+"""Overview of the archive: size, growth, jobs and failures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _COUNTED_EVERY_S = 60.0
 
 
 def overview(live: LiveArchive, videos: VideoList, storage: Storage) -> Overview:
-    """All of it, as committed now. Raises ArchiveError."""
+    """The overview, as committed now. Raises ArchiveError."""
     reader = live.reader
     columns = videos.columns().rows
     indexed = columns["indexed_at"].to_numpy()
@@ -72,9 +72,9 @@ def failed_rows(rows: Iterable[dict[str, Any]]) -> list[Failed]:
 
 
 def growth(indexed: np.ndarray, durations_s: np.ndarray) -> list[Growth]:
-    """Videos and hours by the end of each step; at most 61 steps.
+    """Videos and hours stored by the end of each time step; at most 61 steps.
 
-    ``indexed`` is when each video was indexed, datetime64 in UTC, and ``durations_s`` how long each is, both [V].
+    ``indexed`` are the times of indexing, datetime64 in UTC, and ``durations_s`` the durations, both [V].
     """
     if not len(indexed):
         return []
@@ -92,7 +92,7 @@ def growth(indexed: np.ndarray, durations_s: np.ndarray) -> list[Growth]:
 
 
 class Storage:
-    """How much room the archive takes, counted in a thread of its own every minute that somebody asks."""
+    """Size of the archive on disk. If asked for, counted again in a thread at most once a minute."""
 
     def __init__(self, uri: str) -> None:
         """``uri`` is the archive's resolved address."""
@@ -103,7 +103,7 @@ class Storage:
         self._counting = False
 
     def size_bytes(self) -> int | None:
-        """As counted last; None before that is done, or where the store does not tell."""
+        """The last count; None before the first count, or if the store does not allow it."""
         with self._lock:
             if time.monotonic() >= self._next and not self._counting:
                 self._counting = True
@@ -115,7 +115,7 @@ class Storage:
         try:
             counted = _local_bytes(self._uri) if is_local(self._uri) else _remote_bytes(self._uri)
         finally:
-            # Also where the store refuses: it is asked again when the time has come.
+            # Also if the store refuses: it is asked again after the same pause.
             with self._lock:
                 self._counted, self._counting = counted, False
                 self._next = time.monotonic() + _COUNTED_EVERY_S
@@ -128,7 +128,7 @@ def _local_bytes(place: str) -> int:
             try:
                 total += Path(folder, name).stat().st_size
             except FileNotFoundError:
-                continue  # a writer merged it away meanwhile
+                continue  # removed by compaction meanwhile
     return total
 
 

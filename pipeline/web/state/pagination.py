@@ -1,7 +1,7 @@
-"""Paging through what a search found: later pages go on where the first left off, whatever is committed meanwhile.
+"""Pagination of search results: a page continues where the last one ended, whatever is committed meanwhile.
 
-A page needs few moments and a search that finds few is quick, so more are looked for only when somebody goes on. What
-was shown keeps its place: a deeper search adds what overlaps nothing that is there.
+A page needs few moments, and a search for few is quick, so a deeper search runs only when a later page is requested.
+Moments shown before keep their places: a deeper search adds only moments that do not overlap them.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ __all__ = ["Ranking", "Rankings"]
 
 _KEPT = 128
 _DEEPER = 4
-# A hundred candidates: that is quick, and most often enough for a page.
+# A hundred candidates: quick, and usually enough for a page.
 _FIRST = 10
 MOST_RANKED = 1000
-"""Moments of one search: nobody looks further."""
+"""Most moments of one search."""
 
 Search = Callable[[int], Sequence[Moment]]
 
 
 class Ranking:
-    """The moments of one search in the order that they are shown in.
+    """The moments of one search, in the order in which they are shown.
 
-    ``search`` gives those for k results; ``recipe`` tells what they were found in from what came after it.
+    ``search`` returns the moments for k results; ``recipe`` identifies the tables in which they were found.
     """
 
     def __init__(self, search: Search, recipe: str = "") -> None:
@@ -40,7 +40,7 @@ class Ranking:
         self._depth = 0
 
     def part(self, begin: int, end: int) -> tuple[list[Moment], bool]:
-        """Moments [begin, end), as many as there are, and whether more follow. Raises as the search does."""
+        """Moments [begin, end), or fewer at the end, and whether more follow. Raises as ``search`` does."""
         with self._lock:
             while len(self._moments) <= end and self._depth < MOST_RANKED:
                 self._depth = min(MOST_RANKED, max(_FIRST, self._depth * _DEEPER))
@@ -60,14 +60,14 @@ class Ranking:
 
 
 class Rankings:
-    """The searches of late, each with a name for cursors. Safe to use from several threads."""
+    """An LRU cache of recent searches, each with a name for cursors. Thread-safe."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, Ranking] = OrderedDict()
         self._lock = threading.Lock()
 
     def add(self, ranking: Ranking, name: str = "") -> str:
-        """Keep one; gives its name."""
+        """Add a search and return its name."""
         name = name or secrets.token_hex(8)
         with self._lock:
             self._kept[name] = ranking
@@ -76,7 +76,7 @@ class Rankings:
         return name
 
     def find(self, name: str, recipe: str = "") -> Ranking | None:
-        """The one of that name and recipe, if it is still kept."""
+        """The search with this name and recipe, if it is still cached."""
         with self._lock:
             if name in self._kept:
                 self._kept.move_to_end(name)

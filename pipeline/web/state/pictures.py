@@ -1,4 +1,4 @@
-"""Thumbnails of memory slots, read many at a time and kept for the browser that asks for them one by one."""
+"""A cache of memory slots' thumbnails: reads many at once, for browsers that request them one by one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KEPT_BYTES = 1 << 26
 
 
 class Pictures:
-    """JPEGs by memory id, the least recently used forgotten first. Safe to use from several threads."""
+    """An LRU cache of JPEGs by memory id. Thread-safe."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, bytes] = OrderedDict()
@@ -27,14 +27,14 @@ class Pictures:
         self._lock = threading.Lock()
 
     def fetch(self, reader: ArchiveReader, slots: Iterable[tuple[str, int]]) -> None:
-        """Read those that are not kept, at once; the slots are named by segment and place."""
+        """Read all thumbnails that are not cached, at once. ``slots`` are pairs (segment id, slot)."""
         with self._lock:
             missing = [slot for slot in dict.fromkeys(slots) if memory_id(*slot) not in self._kept]
         for (segment, slot), picture in reader.slots.thumbnails(missing).items():
             self._keep(memory_id(segment, slot), picture)
 
     def of_slot(self, reader: ArchiveReader, key: str) -> bytes:
-        """One slot's picture. Raises NotThere. A browser that asks for one soon asks for the others of its segment."""
+        """A slot's thumbnail. Raises NotThere. Caches those of the whole segment, which a browser requests next."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
@@ -51,7 +51,7 @@ class Pictures:
         return found[key]
 
     def of_video(self, reader: ArchiveReader, video_id: str) -> bytes:
-        """A picture from the middle of a video. Raises NotThere."""
+        """A thumbnail from the middle of a video. Raises NotThere."""
         dataset = open_dataset(reader.uri, "memories")
         if dataset is None:
             raise ArchiveError(f"{reader.uri} has no table 'memories'", uri=reader.uri)

@@ -1,4 +1,4 @@
-"""A line of people who wait for one model: each is told how many are before them."""
+"""The queue of questions for one model: each waiting question knows how many are ahead of it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["QuestionQueue", "Turn"]
 
 
 class QuestionQueue:
-    """One has its turn and at most ``waiting`` wait. For one event loop."""
+    """One question has its turn, and at most ``waiting`` others wait. For use in one event loop."""
 
     def __init__(self, waiting: int) -> None:
         self.waiting = waiting
         self.line: list[Turn] = []
 
     def join(self) -> Turn:
-        """Stand in line. Raises Busy when too many wait already."""
+        """Join the queue. Raises Busy if too many wait already."""
         if len(self.line) > self.waiting:
             raise Busy(
                 f"The model is busy and {len(self.line) - 1} questions wait already: ask again in a while."
@@ -28,7 +28,7 @@ class QuestionQueue:
 
 
 class Turn:
-    """A place in line, until ``leave`` is called."""
+    """A place in the queue, until ``leave`` is called."""
 
     def __init__(self, turns: QuestionQueue) -> None:
         self._turns = turns
@@ -36,16 +36,16 @@ class Turn:
 
     @property
     def ahead(self) -> int:
-        """How many come before: 0 when it is this one's turn."""
+        """How many are ahead: 0 when it is this one's turn."""
         return self._turns.line.index(self)
 
     async def moved(self) -> None:
-        """Wait until somebody before this one has left."""
+        """Wait until one ahead of this one has left."""
         await self._changed.wait()
         self._changed.clear()
 
     def leave(self) -> None:
-        """Make room; those behind move up."""
+        """Leave the queue; those behind move up."""
         if self in self._turns.line:
             place = self._turns.line.index(self)
             del self._turns.line[place]

@@ -1,4 +1,4 @@
-"""All that the routes of one archive share."""
+"""The state that all routes of one archive share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Site"]
 
 @dataclass
 class Site:
-    """An archive, its models, who may come in, which files may be read, and what is kept between requests."""
+    """An archive, its models, access keys, media roots, and the caches kept between requests."""
 
     live: LiveArchive
     models: Models

@@ -1,7 +1,7 @@
-"""The archive's list of videos: filtered, sorted and cut into pages, of as many videos as there may be.
+"""The archive's list of videos: filtered, sorted and paged, for very many videos.
 
-What a list is filtered and sorted by is kept in columns until the table changes: five of them, some 30 MB for 100,000
-videos. The rows of a page are read from the store.
+Caches the five columns for filters and sorting until the table changes (some 30 MB for 100,000 videos). The rows of a
+page are read from the store.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _COLUMNS = ["video_id", "uri", "start_s", "duration_s", "indexed_at"]
 
 @dataclass(frozen=True)
 class Chosen:
-    """Which videos: those named, of a name that contains ``text``, indexed in [since, until). Days are UTC's."""
+    """A filter: videos with these ids, ``text`` in their name, and indexed in [since, until), in UTC by default."""
 
     video_ids: tuple[str, ...] = ()
     text: str = ""
@@ -43,32 +43,32 @@ class Chosen:
 
     @property
     def all(self) -> bool:
-        """Whether it leaves nothing out."""
+        """Whether the filter selects every video."""
         return not (self.video_ids or self.text or self.since or self.until)
 
 
 class VideoColumns:
-    """The videos that are done, the latest first: a table of ``_COLUMNS``."""
+    """The completed videos, latest first: a table of ``_COLUMNS``."""
 
     def __init__(self, rows: pa.Table) -> None:
         self.rows = rows.select(_COLUMNS).sort_by([("indexed_at", "descending")]).combine_chunks()
 
     @cached_property
     def _names(self) -> pa.Array:
-        """What videos are called, in one case. Made when somebody first asks for a name."""
+        """Names of the videos, case-folded. Made at first use."""
         return pa.array([name_of(uri).casefold() for uri in self.rows["uri"].to_pylist()], pa.string())
 
     def ids(self, chosen: Chosen) -> list[str]:
-        """Ids of the videos chosen, the latest first."""
+        """Ids of the selected videos, latest first."""
         return self._chosen(chosen)["video_id"].to_pylist()
 
     def part(self, chosen: Chosen, begin: int, end: int) -> tuple[list[str], int]:
-        """Ids [begin, end) of the videos chosen, and how many are chosen in all."""
+        """Ids [begin, end) of the selected videos, and how many are selected in all."""
         rows = self._chosen(chosen)
         return rows["video_id"].slice(begin, end - begin).to_pylist(), rows.num_rows
 
     def of(self, video_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Rows of the given videos by id; of those that are done."""
+        """Rows of those of the given videos that are done, by id."""
         found = self.rows.filter(pc.is_in(self.rows["video_id"], pa.array(video_ids, pa.string())))
         return {row["video_id"]: row for row in found.to_pylist()}
 
@@ -89,7 +89,7 @@ class VideoColumns:
 
 
 class VideoList:
-    """Videos that are done. Safe to use from several threads."""
+    """The completed videos. Thread-safe."""
 
     def __init__(self, live: LiveArchive) -> None:
         self._live = live
@@ -113,29 +113,29 @@ class VideoList:
         return columns
 
     def row(self, video_id: str) -> dict[str, Any]:
-        """A video's row of ``videos``. Raises NotThere: begun and failed videos are not listed."""
+        """A video's row of ``videos``. Raises NotThere, also for unfinished and failed videos."""
         rows = self._live.reader.video_rows([video_id]).to_pylist()
         if not rows:
             raise NotThere("The archive holds no such video.")
         return dict(rows[0])
 
     def chosen_ids(self, chosen: Chosen) -> list[str] | None:
-        """Ids of the videos chosen, the latest first; None for all."""
+        """Ids of the selected videos, latest first; None for all."""
         return None if chosen.all else self.columns().ids(chosen)
 
     def one(self, video_id: str) -> VideoRow:
-        """A video as the API shows it. Raises NotThere."""
+        """A video as the API returns it. Raises NotThere."""
         return self._shown([self.row(video_id)])[0]
 
     def page(self, chosen: Chosen, offset: int, limit: int) -> VideoPage:
-        """Some videos, the latest first."""
+        """A page of videos, latest first."""
         end = offset + limit
         wanted, total = self.columns().part(chosen, offset, end)
         stored = self._live.reader.video_rows(wanted).to_pylist()
         rows = {row["video_id"]: row for row in stored}
         return VideoPage(
             total=total,
-            # One that was pruned a moment ago is left out.
+            # Skip a video that was pruned a moment ago.
             videos=self._shown([rows[video] for video in wanted if video in rows]),
             next=str(end) if end < total else None,
         )

@@ -1,6 +1,6 @@
-// Talking to the server. Every failure is an Error with a `kind` for programs and a message for people.
+// Requests to the server. Every failure is an Error with a `kind` for programs and a message for users.
 
-/** Why something could not be had. */
+/** Why a request failed. */
 export class Problem extends Error {
   constructor(kind, message, status = 0) {
     super(message);
@@ -15,7 +15,7 @@ async function answered(path, options = {}) {
     response = await fetch(path, { credentials: "same-origin", ...options });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem("network", "Check that it still runs and that this machine reaches it.");
+    throw new Problem("network", "Check that it still runs and that this machine can reach it.");
   }
   if (response.ok) return response;
   let told = {};
@@ -25,7 +25,7 @@ async function answered(path, options = {}) {
   throw problem;
 }
 
-/** JSON of an address; parameters that are empty are left out. */
+/** GET an address and parse its JSON; leaves out empty parameters. */
 export async function get(path, parameters = {}, signal = undefined) {
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(parameters)) {
@@ -35,13 +35,13 @@ export async function get(path, parameters = {}, signal = undefined) {
   return (await answered(asked, { signal })).json();
 }
 
-/** JSON for JSON. */
+/** Send JSON and parse the JSON of the response. */
 export async function send(method, path, body) {
   const headers = { "Content-Type": "application/json" };
   return (await answered(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) })).json();
 }
 
-/** What is told while a question is answered, event by event. */
+/** The events that the server streams while it answers a question. */
 export async function* ask(question, signal) {
   const response = await answered("api/ask", {
     method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(question), signal,

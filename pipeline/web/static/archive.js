@@ -19,7 +19,7 @@ export function archivePage() {
       if (!document.hidden) {
         const now = await get("api/archive");
         const text = JSON.stringify(now);
-        // What did not change is left alone, with whatever is focused or open in it.
+        // Without a change the page stays as it is, with its focus and open tables.
         if (!closed && text !== before) view.replaceChildren(...filled(now));
         before = text;
       }

@@ -25,5 +25,5 @@ export function signIn(open) {
     }
   } }, h("label", { for: "token" }, "Token"), field, wrong, button);
   return h("div", { class: "door panel stack" }, h("div", { class: "near" }, h("h1", {}, "Sign in"),
-    h("p", { class: "muted" }, "This archive opens with a token. Whoever started the server has it.")), form);
+    h("p", { class: "muted" }, "This archive needs a token. Ask whoever started the server for it.")), form);
 }

@@ -1,4 +1,4 @@
-// What a page shows instead of content: nothing there yet, something on its way, something wrong.
+// What a page shows instead of content: empty states, loading states and errors.
 
 import { h, svg } from "./dom.js";
 
@@ -9,7 +9,7 @@ const DRAWINGS = {
   broken: ["M12 3 2.5 20h19z", "M12 9.5v5M12 17.4v.2"],
 };
 
-/** A panel that says what is the matter, and how to go on. */
+/** A panel with a title, an explanation and an optional button. */
 export function state(drawing, title, text, { bad = false, action = null } = {}) {
   const picture = svg("svg", { viewBox: "0 0 24 24", "aria-hidden": "true" },
     DRAWINGS[drawing].map((d) => svg("path", { d })));
@@ -17,11 +17,11 @@ export function state(drawing, title, text, { bad = false, action = null } = {})
     picture, h("h2", {}, title), h("p", {}, text), action);
 }
 
-/** What went wrong, with a way to try again. */
+/** An error, with a button to try again. */
 export function failure(error, again = null) {
   const titles = {
-    network: "The server does not answer", busy: "The model is busy", not_found: "It is not there",
-    archive: "The archive cannot be read", model: "The model cannot be opened", invalid: "That cannot be asked",
+    network: "The server does not answer", busy: "The model is busy", not_found: "Not found",
+    archive: "The archive cannot be read", model: "The model cannot be opened", invalid: "The request is not valid",
   };
   const action = again ? h("button", { type: "button", class: "quiet", onclick: again }, "Try again") : null;
   return state("broken", titles[error.kind] ?? "Something went wrong", error.message, { bad: true, action });

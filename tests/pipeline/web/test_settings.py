@@ -18,7 +18,7 @@ def test_this_machine_comes_in_without_a_token(host: str) -> None:
     "host", ["::", "192.168.1.7", "films.example.org", "localhost.example.org", f"{0}.0.0.0"]
 )
 def test_others_need_a_token(host: str) -> None:
-    with pytest.raises(ConfigError, match="visitors have to know a token"):
+    with pytest.raises(ConfigError, match="the page needs a token"):
         ServeConfig("archive", host=host)
     assert ServeConfig("archive", host=host, token=TOKEN).host == host
 
