@@ -1,1 +1,1 @@
-"""Ray Data callables, one a file, named by what they do."""
+"""Operators: Ray Data callables, one a file, named by their verb."""

@@ -20,8 +20,8 @@ __all__ = ["DecodeSettings", "decode_segments"]
 class DecodeSettings:
     """How all segments of a run are decoded.
 
-    ``sampling`` is one of ``malmm.pipeline.schema.config.SAMPLINGS``; with ``count`` each segment gives ``fps`` x
-    ``segment_s`` frames. A segment may keep a decoder for ``limit_s`` seconds.
+    ``sampling`` is one of ``malmm.pipeline.schema.config.SAMPLINGS``; with ``count`` each segment has ``fps`` x
+    ``segment_s`` frames. Decoding a segment may take ``limit_s`` seconds.
     """
 
     fps: float
@@ -34,11 +34,11 @@ class DecodeSettings:
 
     @property
     def most_frames(self) -> int | None:
-        """The number of frames of every segment; None where it follows from the segment's length."""
+        """The number of frames of every segment; None if it depends on the segment's length."""
         return round(self.fps * self.segment_s) if self.sampling == "count" else None
 
     def request(self, segment: Segment) -> SpanRequest:
-        """What is to be decoded of a segment."""
+        """The request to decode a segment."""
         length_s, count = segment.end_s - segment.start_s, self.most_frames
         return SpanRequest(
             segment.uri,
@@ -56,10 +56,10 @@ class DecodeSettings:
 def decode_segments(
     segments: pa.Table, *, settings: DecodeSettings, sandbox: Sandbox | None = None
 ) -> Iterator[pa.Table]:
-    """``PLANNED`` to ``DECODED``, one table a segment, so that no two segments' frames are held at once.
+    """``PLANNED`` to ``DECODED``. Yields a table for each segment, so that only one segment's frames are in memory.
 
-    Decoders run in ``sandbox``, by default the one of this process: a file that crashes one, or keeps it for too long,
-    fails alone.
+    Decoders run in ``sandbox``, by default this process's own: a file that crashes a decoder, or takes too long, fails
+    alone.
     """
     sandbox = sandbox or process_sandbox()
     count = settings.most_frames

@@ -1,4 +1,4 @@
-"""Where an actor runs its model."""
+"""The device on which an actor runs its model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["choose_device"]
 
 
 def choose_device(device: str | None = None) -> torch.device:
-    """The device named, or the GPU that Ray gave this worker, or the CPU.
+    """The named device, else the GPU that Ray reserved for this worker, else the CPU.
 
     Ray hides the GPUs of other workers, so the first visible one is this worker's own.
     """

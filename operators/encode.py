@@ -64,7 +64,7 @@ class EncodeSegments:
         self._meter = IdleMeter(told_to_ray("encode"))
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """Encode a batch; a segment that fails in it is tried alone and then fails by itself."""
+        """Encode a batch. If it fails, each segment is tried alone, so that a bad one fails alone."""
         return self._meter.measured(self._encoded, rows)
 
     def _encoded(self, rows: pa.Table) -> pa.Table:
@@ -137,7 +137,7 @@ def _slot(span: SlotSpan, frames: np.ndarray, video: Video, centred: bool) -> di
 
 
 def _thumbnail(frame: np.ndarray, video: Video) -> bytes:
-    """The frame as a JPEG in the shape of the video: the model's picture is squashed to a square."""
+    """The frame as a JPEG with the video's aspect ratio: the model's frames are squashed to a square."""
     side = frame.shape[0]
     width, height = max(1, video.width), max(1, video.height)
     scale = side / max(width, height)

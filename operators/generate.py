@@ -25,9 +25,9 @@ __all__ = ["GenerateTexts"]
 class GenerateTexts:
     """An actor that holds the language model. ``ENCODED`` or ``REPLAYED`` to the same rows with texts.
 
-    Captions and answers of all rows and prompts of a batch are generated together; a classification's text
-    is its likeliest label and its score that label's probability. ``on_words``, if set, is called with the
-    words of a text that is generated alone as they come.
+    Captions and answers of all rows and prompts of a batch are generated together. A classification's text is its most
+    likely label, and its score that label's probability. ``on_words``, if set, is called with the words of a single
+    text as they are generated.
     """
 
     def __init__(
@@ -41,13 +41,13 @@ class GenerateTexts:
         self._meter = IdleMeter(told_to_ray("generate"))
 
     def for_prompts(self, prompts: tuple[Prompt, ...], on_words: Callable[[str], None] | None = None) -> Self:
-        """The same language model for other prompts. This actor stays as it is."""
+        """A copy of this operator for other prompts, which shares the language model."""
         other = copy.copy(self)
         other.prompts, other.on_words = prompts, on_words
         return other
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """Answer a batch; rows whose texts cannot be made fail by themselves."""
+        """Answer a batch. A row whose texts cannot be made fails alone."""
         return self._meter.measured(self._answered, rows)
 
     def _answered(self, rows: pa.Table) -> pa.Table:
@@ -99,7 +99,7 @@ class GenerateTexts:
         return self._joined(rows, results)
 
     def _attempt(self, asked: list[Asked], indices: list[int], failed: dict[int, Exception]) -> list[str]:
-        """Texts of the questions, which are of the rows ``indices``, together or, when that fails, one by one."""
+        """Generate the texts of questions about the rows ``indices``: all together or, if that fails, one by one."""
         if not asked:
             return []
         try:
@@ -124,7 +124,7 @@ class GenerateTexts:
         left = set() if "sizes" in rows.column_names else {"slots", "tokens", "tokens_shape"}
         fresh = rows_table(results, pa.schema([field for field in ANSWERED if field.name in made]))
         for name in rows.column_names:
-            # Replayed slots have done their work, and lie in the archive already.
+            # Drop replayed slots: they are in the archive already.
             if name not in made and name not in left and name in ANSWERED.names:
                 fresh = fresh.append_column(ANSWERED.field(name), rows[name])
         order = [field.name for field in ANSWERED if field.name in fresh.column_names]
@@ -132,7 +132,7 @@ class GenerateTexts:
 
 
 def _asked(rows: pa.Table, index: int, prompts: list[str]) -> list[Asked]:
-    """A row's questions: with a query output each, or all on the row's slots."""
+    """A row's questions: each with its query output, or all on the row's slots."""
     if rows["query_output"][index].is_valid:
         outputs_KQD = torch.from_numpy(array_at(rows, "query_output", index, np.float32).copy())
         pairs = zip(prompts, outputs_KQD, strict=True)

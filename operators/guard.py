@@ -1,7 +1,7 @@
-"""Guard: whatever an operator raises in a row becomes that row's failure, with the end of its traceback.
+"""Guard: turn any exception of an operator into a failure of that row, with the end of its traceback.
 
-Operators make failures of what they expect to go wrong, such as a file that is damaged. A guard stands around each of
-them for all else, a programming error above all: Ray Data would try the task again and then drop its rows silently.
+Operators turn expected errors, such as a damaged file, into failures themselves. The guard around each of them catches
+all others, above all programming errors: Ray Data would retry the task and then drop its rows silently.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _Work = Callable[..., pa.Table | Iterator[pa.Table]]
 
 
 def guarded(stage: str, schema: pa.Schema, operator: _Work) -> _Work:
-    """A function on tables, guarded. ``schema`` is that of its output, and ``stage`` where failures say they arose.
+    """Guard a function on tables. ``schema`` is that of its output, ``stage`` the stage named in failures.
 
-    A batch that fails is tried again row by row, so that a row fails alone. An operator that yields tables gets its
-    rows one by one from the beginning.
+    A failed batch is tried again row by row, so that a bad row fails alone. An operator that yields tables gets its
+    rows one by one from the start.
     """
     if inspect.isgeneratorfunction(operator):
 
@@ -41,7 +41,7 @@ def guarded(stage: str, schema: pa.Schema, operator: _Work) -> _Work:
                 row = rows.slice(index, 1)
                 try:
                     made = list(operator(row, **options))
-                except Exception as error:  # noqa: BLE001 - whatever it is, it is this row's failure
+                except Exception as error:  # noqa: BLE001 - any exception is this row's failure
                     made = [_failed(stage, schema, row, error)]
                 yield from made
 
@@ -55,7 +55,7 @@ def guarded(stage: str, schema: pa.Schema, operator: _Work) -> _Work:
 
 
 def guarded_actor(stage: str, schema: pa.Schema, operator: type) -> type:
-    """A class whose objects are called with tables, guarded as by ``guarded``, but for its constructor."""
+    """Guard a class whose objects are called with tables, like ``guarded``. Its constructor may raise."""
 
     class Guarded:
         def __init__(self, **options: Any) -> None:
@@ -75,7 +75,7 @@ def _one_by_one_if_need_be(
 ) -> pa.Table:
     try:
         return work(rows)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is the rows' failure
+    except Exception as error:  # noqa: BLE001 - any exception is the rows' failure
         if rows.num_rows <= 1:
             return _failed(stage, schema, rows, error)
     parts = [rows.slice(index, 1) for index in range(rows.num_rows)]
@@ -83,7 +83,7 @@ def _one_by_one_if_need_be(
 
 
 def _failed(stage: str, schema: pa.Schema, rows: pa.Table, error: Exception) -> pa.Table:
-    """The rows with the error as their failure; one that had failed before keeps its own."""
+    """The rows with the error as their failure. A row that failed before keeps its own failure."""
     where, trace = _place(error)
     kind = type(error).__name__
     message = f"{' '.join(str(error).split())[:_MESSAGE_CHARS] or kind} ({where})"
@@ -101,7 +101,7 @@ def _failed(stage: str, schema: pa.Schema, rows: pa.Table, error: Exception) -> 
 
 def _place(error: Exception) -> tuple[str, str]:
     """File and line where it was raised, and the end of the traceback."""
-    # The guard's own frames say nothing.
+    # Leave out the guard's own frames.
     frames = [
         frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) != Path(__file__)
     ]

@@ -1,4 +1,4 @@
-"""What share of its time an operator with a model waits for work: on a GPU, how long it lies idle."""
+"""Measure the idle share of an operator with a model: how much of its time it waits for work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WINDOW_S = 30.0
 
 
 class IdleMeter:
-    """The share of the last half minute or so that was spent between calls. ``tell`` is called with it after each."""
+    """Measures which share of about the last half minute was spent between calls. Calls ``tell`` with it."""
 
     def __init__(self, tell: Callable[[float], None], now: Callable[[], float] = time.monotonic) -> None:
         self._tell = tell
@@ -23,7 +23,7 @@ class IdleMeter:
         self._busy_s = 0.0
 
     def measured(self, work: Callable[[pa.Table], pa.Table], rows: pa.Table) -> pa.Table:
-        """Do the work on a batch, and count the time it takes as busy."""
+        """Run ``work`` on a batch and count its time as busy."""
         began = self._now()
         try:
             return work(rows)
@@ -34,14 +34,14 @@ class IdleMeter:
             if passed > 0:
                 self._tell(max(0.0, 1 - self._busy_s / passed))
             if passed > _WINDOW_S:
-                # What is long ago counts for half from now on.
+                # From now on, the time so far has half its weight.
                 self._since = ended - passed / 2
                 self._busy_s /= 2
 
 
 def told_to_ray(stage: str) -> Callable[[float], None]:
-    """A function that sets Ray's metric of a stage's idle share; one that does nothing outside of Ray."""
-    # Asking in a process of its own needs no Ray, which takes seconds to load.
+    """Return a function that sets Ray's metric of a stage's idle share; it does nothing outside of Ray."""
+    # `ask` runs without Ray, which takes seconds to import.
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         return lambda share: None

@@ -1,4 +1,4 @@
-"""Plan: videos into segments. One row a file in, one row out for each segment that is not done."""
+"""Plan: cut videos into segments. One row a file in, one row out for each segment that is not done."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["plan_segments", "segments_of"]
 
 
 def segments_of(video: Video, recipe_id: str, segment_s: float, fps: float) -> list[Segment]:
-    """The segments of a video, which tile it in time order: from cut to cut, or ``segment_s`` seconds each."""
+    """The segments of a video, in time order and without gaps: from cut to cut, or ``segment_s`` seconds each."""
     if video.cuts:
         bounds = [video.start_s, *video.cuts, video.start_s + video.duration_s]
         spans = list(pairwise(bounds))
@@ -47,11 +47,11 @@ def plan_segments(
     done: np.ndarray | None = None,
     note: Callable[[pa.Table, bool], object] | None = None,
 ) -> pa.Table:
-    """``PROBED`` to ``PLANNED``: a row for each segment whose id is not among ``done``, sorted ids of dtype S24.
+    """``PROBED`` to ``PLANNED``: a row for each segment whose id is not in ``done`` (sorted ids of dtype S24).
 
-    ``note`` takes the plans, ``PLANS``, before the first segment goes on, and with them the failures of files that are
+    Before returning, calls ``note`` with the plans (a table of ``PLANS``), which include the failures of files that are
     not videos. Its second argument says whether segments follow, which must not be written before the archive exists.
-    Without ``note``, the failures go on as rows.
+    Without ``note``, the failures are returned as rows.
     """
     rows: list[Carried] = []
     plans: list[VideoPlan | Failure] = []

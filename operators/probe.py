@@ -1,4 +1,4 @@
-"""Probe: what each file is. One row a file in, one row out: a video, or why it is none."""
+"""Probe: read each file's headers. One row a file in, one row out: a video, or a failure."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def probe_files(
 ) -> pa.Table:
     """``FILES`` to ``PROBED``. Reads headers and first frames only.
 
-    With ``min_segment_s`` it also reads all key frames, for at most ``limit_s`` seconds a file, and cuts the video at
-    its scene changes into segments of ``min_segment_s`` to ``segment_s`` seconds.
+    With ``min_segment_s`` it also reads all key frames, for at most ``limit_s`` seconds a file, and chooses cuts at
+    scene changes, for segments of ``min_segment_s`` to ``segment_s`` seconds.
 
-    Files are read in ``sandbox``, by default the one of this process.
+    Files are read in ``sandbox``, by default this process's own.
     """
     sandbox = sandbox or process_sandbox()
     rows = []

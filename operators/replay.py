@@ -1,4 +1,4 @@
-"""Replay: new prompts on stored memory, of a segment or of a whole video. One row in, one row out."""
+"""Replay: answer new prompts from the stored memory of a segment or a whole video. One row in, one row out."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ class ReplayPrompts:
         self.prompts = prompts
 
     def for_prompts(self, prompts: tuple[Prompt, ...]) -> Self:
-        """The same Q-Former for other prompts. This actor stays as it is."""
+        """A copy of this operator for other prompts, which shares the Q-Former."""
         other = copy.copy(self)
         other.prompts = prompts
         return other
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """Replay each row's prompts on its memory, rows with as many prompts in lock step."""
+        """Replay each row's prompts on its memory. Rows with the same number of prompts run in one batch."""
         held = carried(rows)
         results: list[dict[str, Any]] = [row.columns() for row in held]
         prompts = {index: rows["prompts"][index].as_py() for index in range(len(held))}
@@ -88,7 +88,7 @@ class ReplayPrompts:
         return rows_table(results, REPLAYED)
 
     def _stored(self, segment_ids: list[str]) -> _Stored:
-        """The memory of a segment, or of a video's segments as one."""
+        """The memory of a segment, or that of a video's segments merged into one."""
         frames = self.archive.frame_counts(segment_ids)
         spans: dict[str, list[dict[str, Any]]] = {segment: [] for segment in frames}
         for span in self.archive.memory_rows(frames, _SPAN).to_pylist():
@@ -122,7 +122,7 @@ class ReplayPrompts:
     def _replay(
         self, memories: dict[int, Memory], prompts: dict[int, list[int]]
     ) -> dict[int, torch.Tensor | Exception | None]:
-        """Query outputs by row, None where slots are enough; what fails together is tried alone."""
+        """Query outputs by row, None for families that read slots. If the batch fails, each row is tried alone."""
         texts = [[self.prompts[prompt].text for prompt in prompts[index]] for index in memories]
         try:
             outputs = self.encoder.replay(list(memories.values()), texts, self.settings)
@@ -141,7 +141,7 @@ class ReplayPrompts:
 
 @dataclass(frozen=True)
 class _Stored:
-    """Memory from the archive, and the spans of its slots; of a merged memory, times and end alone."""
+    """Memory from the archive, and the spans of its slots (of a merged memory only their times and its end)."""
 
     memory: Memory
     slots: list[dict[str, Any]]

@@ -30,7 +30,7 @@ class Answer:
     label_scores: Sequence[float] | None = None
 
     def by_label(self) -> list[dict[str, Any]] | None:
-        """The labels with their probabilities; None where the prompt has no labels."""
+        """The labels with their probabilities; None if the prompt has no labels."""
         if self.label_scores is None:
             return None
         return [
@@ -40,7 +40,7 @@ class Answer:
 
 
 def answers_at(rows: pa.Table, index: int, prompts: Sequence[Prompt]) -> list[Answer]:
-    """The answers in a row of ``ANSWERED`` or of replayed rows with texts, whose prompts are among ``prompts``."""
+    """The answers in a row of ``ANSWERED``, or of replayed rows with texts. ``prompts`` are the run's prompts."""
     columns = [rows[name][index].as_py() for name in ("prompts", "texts", "scores", "label_scores")]
     return [
         Answer(prompts[place], text, score, labels)
@@ -51,7 +51,7 @@ def answers_at(rows: pa.Table, index: int, prompts: Sequence[Prompt]) -> list[An
 def annotation_rows(
     row: Carried, answers: Sequence[Answer], recipe: Recipe, *, mode: str, end_s: float
 ) -> list[dict[str, Any]]:
-    """Rows of ``annotations`` for a segment, or for its whole video where the row has no segment."""
+    """Rows of ``annotations`` about a segment, or about a whole video if the row has no segment."""
     if row.video is None:
         raise ValueError("an annotation is about a video")
     if row.segment is not None:
@@ -90,7 +90,7 @@ def write_segments(
     recipe: Recipe,
     memories: pa.Schema,
 ) -> pa.Table:
-    """``ANSWERED`` to ``RECEIPTS``: writes what can be committed and changes nothing that readers see.
+    """``ANSWERED`` to ``RECEIPTS``: write fragments for the driver to commit. Readers see no change yet.
 
     ``archive`` is the address of the tables, and ``memories`` the schema of that table.
     """

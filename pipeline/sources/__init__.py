@@ -1,1 +1,1 @@
-"""Which files there are: paths, globs, manifests and every address that fsspec opens."""
+"""List the files of a run's sources: paths, globs, manifests and any URI that fsspec opens."""

@@ -1,19 +1,19 @@
-"""What an exception of a storage library means, whatever library raised it.
+"""Classify the exceptions of storage libraries, whatever library raised them.
 
-A backend (aiohttp, botocore, gcsfs, an Azure, SFTP or WebDAV client) has exceptions of its own, often wrapped in one
-of Python's that says less: fsspec turns every error over HTTP into FileNotFoundError. ``classify`` looks at the
-whole chain of causes, at the HTTP statuses in it and at the classes, and names one of six kinds:
+Each backend (aiohttp, botocore, gcsfs, an Azure, SFTP or WebDAV client) has exceptions of its own, often wrapped in a
+Python exception that says less: fsspec turns every HTTP error into FileNotFoundError. ``classify`` looks at the whole
+chain of causes, their HTTP statuses and their classes, and returns one of six kinds:
 
-============  ========================================================  ==========
-kind          meaning                                                   tried again
-============  ========================================================  ==========
-missing       nothing is at the address                                 no
-denied        the credentials are absent, expired or not sufficient     no
-unreachable   no connection, no answer in time, a server that fails     yes
+============  ========================================================  =======
+kind          meaning                                                   retried
+============  ========================================================  =======
+missing       there is nothing at the address                           no
+denied        the credentials are absent, expired or insufficient       no
+unreachable   no connection, no answer in time, a failing server        yes
 throttled     the store asks for fewer requests                         yes
-invalid       the address, the settings or the request cannot be right  no
-other         an exception of a library that says none of these         yes
-============  ========================================================  ==========
+invalid       the address, the settings or the request are wrong        no
+other         any other exception of a library                          yes
+============  ========================================================  =======
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ __all__ = ["KINDS", "PASSING", "Cause", "classify"]
 
 KINDS = ("missing", "denied", "unreachable", "throttled", "invalid", "other")
 PASSING = frozenset({"unreachable", "throttled", "other"})
-"""Kinds that another try may settle."""
+"""Kinds of transient failures, which are retried."""
 
 _LONGEST_REASON = 300
 _DEEPEST_CHAIN = 8
 
-# By the package of a class and its name; the first class in an exception's line of descent that is here decides.
+# By the package and the name of a class. The first class of an exception's MRO in this table decides.
 _CLASSES = {
     "aiohttp.TooManyRedirects": "invalid",
     "aiohttp.InvalidURL": "invalid",
@@ -81,19 +81,19 @@ _CODES = {
 _NEVER = frozenset(
     {errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOSYS, errno.EISDIR, errno.ENOTSUP, errno.ENOSPC}
 )
-# A fault of the request or of the library, which another try repeats.
+# Errors in the request or in the library: a retry would fail too.
 _OF_PYTHON = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, NotImplementedError,
     RecursionError, SyntaxError, TypeError, ValueError,
 )  # fmt: skip
-# Classes that say nothing that their text does not.
+# Classes whose name adds nothing to their text.
 _PLAIN = (ImportError, OSError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True)
 class Cause:
-    """Why a call to a backend failed. ``reason`` is one line without the address; ``retry_after_s`` is what the
-    server asks for, 0 where it asks for nothing; ``timed_out`` says that a time limit of ours ended the call."""
+    """Why a call to a backend failed. ``reason`` is one line without the address; ``retry_after_s`` is the server's
+    Retry-After, 0 if it sent none; ``timed_out`` means that a time limit of ours ended the call."""
 
     kind: str
     reason: str
@@ -102,14 +102,14 @@ class Cause:
 
     @property
     def passes(self) -> bool:
-        """Whether another try may settle it."""
+        """Whether the failure is transient, so that a retry may succeed."""
         return self.kind in PASSING
 
 
 def classify(error: Exception) -> Cause:
-    """The kind of any exception that came out of a backend, with a reason in one line."""
+    """Classify any exception raised by a backend."""
     chain = list(_chain(error, implicit=False))
-    # The deepest cause knows best; what wraps it may have thrown its kind away.
+    # The deepest cause decides: a wrapper may have lost its kind.
     known = next(((link, kind) for link in reversed(chain) if (kind := _kind(link))), None)
     if known is not None and known[1] == "missing":
         # A file counts as missing, and may be pruned, only if no other error was being handled.
@@ -143,7 +143,7 @@ def _chain(error: BaseException, *, implicit: bool) -> Iterator[BaseException]:
 
 
 def _kind(link: BaseException) -> str | None:
-    """The kind that this exception alone tells, or None."""
+    """The kind of this exception alone, without its causes; None if unknown."""
     for parent in type(link).__mro__:
         package = str(parent.__module__).partition(".")[0]
         if kind := _CLASSES.get(f"{package}.{parent.__name__}"):
@@ -165,7 +165,7 @@ def _kind(link: BaseException) -> str | None:
 
 
 def _status(link: BaseException) -> int | None:
-    """The HTTP status that an exception carries, in any of the places where libraries put it."""
+    """The HTTP status of an exception, from any attribute in which libraries put it."""
     response = _attribute(link, "response")
     if isinstance(response, dict):  # botocore
         metadata = response.get("ResponseMetadata")
@@ -188,14 +188,14 @@ def _attribute(holder: Any, name: str) -> Any:
 
 
 def _code(link: BaseException) -> str:
-    """The name that an S3 error has beside its status."""
+    """The error code of an S3 error, such as ``SlowDown``."""
     response = _attribute(link, "response")
     error = response.get("Error") if isinstance(response, dict) else None
     return str(error.get("Code", "")) if isinstance(error, dict) else ""
 
 
 def _retry_after_s(link: BaseException) -> float:
-    """The seconds of a ``Retry-After`` header; one that names a date counts as none."""
+    """The seconds of a ``Retry-After`` header; 0 for one with a date."""
     get = _attribute(_attribute(link, "headers"), "get")
     try:
         value = str(get("Retry-After", "")) if callable(get) else ""
@@ -205,7 +205,7 @@ def _retry_after_s(link: BaseException) -> float:
 
 
 def _reason(link: BaseException, status: int | None) -> str:
-    """One line that says what happened."""
+    """The reason in one line."""
     code = _code(link)
     if type(link).__name__ == "TooManyRedirects":
         text = "the server redirects in a circle"

@@ -1,7 +1,7 @@
-"""Calls into fsspec: with time limits, tried again with growing pauses, every exception turned into one.
+"""Calls into fsspec with time limits, retries with growing pauses, and one exception for all failures.
 
-All of this package's access to remote files goes through here, so that no library's exception and no silent server
-gets any further. Limits hold for HTTP and S3, which take them as settings; other backends have their library's own.
+All access to remote files goes through here, so that no library's exception and no silent server gets any further. Our
+time limits apply to HTTP and S3, which take them as settings; other backends use their library's.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a backend is waited for.
+    """Limits for retries and time.
 
-    A call is tried ``attempts`` times with pauses that double from ``first_pause_s`` up to ``longest_pause_s`` (a
-    ``Retry-After`` header counts up to that too), and no more once ``total_s`` have gone by. A connection may take
-    ``connect_s`` and the next bytes of an answer ``answer_s``; looking at one file takes ``answer_s`` in all, and one
-    page of a listing ``page_s``.
+    A call is tried up to ``attempts`` times, with pauses that double from ``first_pause_s`` up to ``longest_pause_s``
+    (also the limit for a ``Retry-After`` header), and not again after ``total_s``. Connecting may take ``connect_s``,
+    waiting for the next bytes of an answer ``answer_s``; a request for one file's metadata ``answer_s`` in all, and for
+    one page of a listing ``page_s``.
     """
 
     attempts: int = 5
@@ -55,13 +55,13 @@ class Patience:
 
 
 PATIENCE = Patience()
-"""What holds where nothing else is said; read at every call, so tests may put another in its place."""
+"""The default limits. Read at every call, so that tests can replace it."""
 
 ONCE = Patience(attempts=1)
 
 
 class BackendFailure(Exception):  # noqa: N818 - not an error of this package: callers turn it into one
-    """A call that failed for good: why, and after how many tries."""
+    """A call that failed finally: why, and after how many tries."""
 
     def __init__(self, cause: Cause, tries: int, limit_s: float) -> None:
         super().__init__(cause.reason)
@@ -73,7 +73,7 @@ class BackendFailure(Exception):  # noqa: N818 - not an error of this package: c
         return self.cause.kind
 
     def sentence(self, uri: str, *, deed: str = "reached") -> str:
-        """What to tell a user of the address; ``deed`` is what was tried, as a participle."""
+        """A message for users about the address; ``deed`` is what was tried, as a participle."""
         reason = self.cause.reason
         if self.cause.timed_out:
             reason = f"no answer within {self.limit_s:g} s"
@@ -88,9 +88,9 @@ class BackendFailure(Exception):  # noqa: N818 - not an error of this package: c
 
 
 def patiently(action: Callable[[], T], patience: Patience | None = None) -> T:
-    """The result of a call into a backend, tried again for as long as its error may pass.
+    """Call a backend and return the result; retry transient failures.
 
-    Raises BackendFailure for every other exception, and lets this package's own through.
+    Raises BackendFailure for any failure of the backend, and this package's own exceptions unchanged.
     """
     patience = patience or PATIENCE
     began = time.monotonic()
@@ -113,7 +113,7 @@ def patiently(action: Callable[[], T], patience: Patience | None = None) -> T:
 
 @dataclass(frozen=True)
 class Backend:
-    """A file system and a path in it. ``protocol`` is the scheme as the address has it, in small letters."""
+    """A file system and a path in it. ``protocol`` is the URI's scheme in lower case."""
 
     uri: str
     protocol: str
@@ -121,7 +121,7 @@ class Backend:
     path: str
 
     def call(self, method: str, *args: Any, limit_s: float | None = None, **options: Any) -> Any:
-        """Call a method of the file system once, ended after ``limit_s`` where the backend can be."""
+        """Call a method of the file system once. Ends it after ``limit_s`` if the backend is asynchronous."""
         if limit_s is not None and getattr(self.filesystem, "async_impl", False):
             coroutine = getattr(self.filesystem, f"_{method}")
             return sync(self.filesystem.loop, coroutine, *args, timeout=limit_s, **options)
@@ -129,9 +129,9 @@ class Backend:
 
 
 def open_backend(uri: str) -> Backend:
-    """The backend of an address, with limits set. Nothing is asked of it yet.
+    """The backend of a URI, with limits set. Sends no request yet.
 
-    Raises BackendFailure, of kind ``invalid`` for a scheme that is unknown or whose package is missing.
+    Raises BackendFailure, of kind ``invalid`` if the scheme is unknown or its package is missing.
     """
     protocol = uri.partition("://")[0].lower()
 
@@ -140,20 +140,20 @@ def open_backend(uri: str) -> Backend:
 
     filesystem, path = patiently(connect, ONCE)
     if protocol in S3:
-        # `patiently` tries again; once more here is for an answer that is cut off in its middle.
+        # `patiently` retries; one more try here is for an answer that is cut off.
         filesystem.retries = 2
     return Backend(uri, protocol, filesystem, path)
 
 
 def _options(protocol: str) -> dict[str, Any]:
-    """The settings for a file system: ours, below those that the user has in fsspec's configuration."""
+    """The settings for a file system: ours, overridden by the user's fsspec configuration."""
     patience = PATIENCE
     if protocol in HTTP:
         from aiohttp import ClientTimeout
 
         timeout = ClientTimeout(total=None, sock_connect=patience.connect_s, sock_read=patience.answer_s)
         theirs = _configured(HTTP, "client_kwargs")
-        # A range of a compressed file would be a range of something else.
+        # A range of a compressed answer would not be a range of the file.
         headers = {"Accept-Encoding": "identity"} | theirs.get("headers", {})
         return {"client_kwargs": {"timeout": timeout} | theirs | {"headers": headers}}
     if protocol in S3:
@@ -162,13 +162,13 @@ def _options(protocol: str) -> dict[str, Any]:
             "read_timeout": patience.answer_s,
             "retries": {"max_attempts": 0},
         }
-        # A listing kept from earlier would hide what has changed since.
+        # A cached listing would hide later changes.
         return {"config_kwargs": limits | _configured(S3, "config_kwargs"), "use_listings_cache": False}
     return {}
 
 
 def _configured(protocols: tuple[str, ...], name: str) -> dict[str, Any]:
-    """What fsspec's configuration says of an option that is a mapping."""
+    """A mapping option from fsspec's configuration."""
     found: dict[str, Any] = {}
     for protocol in protocols:
         part = fsspec.config.conf.get(protocol, {}).get(name)

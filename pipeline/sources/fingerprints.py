@@ -1,7 +1,7 @@
-"""What each backend calls the size, the tag and the time of a file, and the fingerprint made of them.
+"""Fingerprints of files, and each backend's names for a file's size, tag and time.
 
-The names are those of fsspec's ``info`` and ``ls``. Version 0.1 had one list for all backends; its choices stay where
-they noticed changes, so that no video is indexed again for another spelling of the same content.
+The names are keys of fsspec's ``info`` and ``ls``. Version 0.1 had one list for all backends. Its choices stay where
+they detected changes, so that fingerprints stay the same and no video is indexed again without need.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["BACKENDS", "Names", "fingerprint_of", "names_of", "size_of", "tag_of
 
 @dataclass(frozen=True)
 class Names:
-    """Keys in order of preference: of the size in bytes, of a tag that changes with the content, of its time."""
+    """Keys, in order of preference, of the size in bytes, of a tag that changes with the content, and of the time."""
 
     size: tuple[str, ...] = ("size",)
     tag: tuple[str, ...] = ("ETag", "etag", "md5Hash")
@@ -45,23 +45,23 @@ BACKENDS: dict[tuple[str, ...], Names] = {
 
 
 def names_of(protocol: str) -> Names:
-    """The names that a scheme's backend uses; a list of the usual ones for a scheme that is not in the table."""
+    """The names for a scheme's backend; a list of common names for a scheme that is not in the table."""
     return next((names for protocols, names in BACKENDS.items() if protocol in protocols), _OTHERS)
 
 
 def size_of(protocol: str, info: Mapping[str, Any]) -> int | None:
-    """The file's size in bytes, None where the backend does not know it."""
+    """The file's size in bytes; None if the backend does not know it."""
     return next((int(info[key]) for key in names_of(protocol).size if info.get(key) is not None), None)
 
 
 def tag_of(protocol: str, info: Mapping[str, Any]) -> str:
-    """The tag of the content without quotes, empty where the backend has none."""
+    """The tag of the content without quotes; empty if the backend has none."""
     found = next((info[key] for key in names_of(protocol).tag if info.get(key)), "")
     return str(found).strip('"')
 
 
 def fingerprint_of(protocol: str, info: Mapping[str, Any]) -> str:
-    """A text that is another when the content is: the tag, else size and time."""
+    """A text that changes when the content changes: the tag, else size and time."""
     if tag := tag_of(protocol, info):
         return tag
     changed = next((info[key] for key in names_of(protocol).time if info.get(key) not in (None, "")), "")

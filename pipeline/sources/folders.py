@@ -1,7 +1,7 @@
-"""The entries of a remote folder, page by page, for each kind of backend.
+"""List a remote folder, page by page, for each kind of backend.
 
-S3 is asked for its keys itself: fsspec gathers all pages of a folder before it gives the first, and loses keys with
-an empty part (``k//v.mp4``). Over HTTP a folder is a page of links. All others are listed by fsspec.
+S3 is listed by requests of our own: fsspec collects all pages of a folder before it returns the first, and loses keys
+with an empty part (``k//v.mp4``). Over HTTP a folder is a page of links. All other backends are listed by fsspec.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ KEYS_A_PAGE = 1000
 
 @dataclass(frozen=True)
 class Entry:
-    """A file or folder. ``path`` is as the backend wants it, a folder's with a slash at its end; ``info`` is None for a
-    file that is to be looked at for its size and time."""
+    """A file or folder. ``path`` is the backend's path, a folder's with a slash at its end; ``info`` is None if size
+    and time of the file must still be requested."""
 
     path: str
     is_folder: bool
@@ -30,16 +30,16 @@ class Entry:
 
 
 def look(backend: Backend, path: str) -> dict[str, Any]:
-    """fsspec's ``info`` of a path. Raises any exception of the library: call it through ``patiently``."""
+    """fsspec's ``info`` of a path. May raise any exception of the library: call it through ``patiently``."""
     if backend.protocol in HTTP:
         return look_at(backend.filesystem, path, limit_s=backends.PATIENCE.answer_s)
     return backend.call("info", path, limit_s=backends.PATIENCE.answer_s)
 
 
 def entries_of(backend: Backend, folder: str, stem: str = "") -> Iterator[Entry]:
-    """The entries of one folder whose names begin with ``stem``; S3's in the order of its keys, others sorted.
+    """Yield the entries of one folder whose names begin with ``stem``: S3's in the order of its keys, others sorted.
 
-    Raises BackendFailure, also after some entries.
+    Raises BackendFailure, possibly after some entries.
     """
     if _is_s3(backend):
         yield from _keys(backend, folder, stem, delimiter="/")
@@ -64,7 +64,7 @@ def _is_s3(backend: Backend) -> bool:
 
 
 def _keys(backend: Backend, folder: str, stem: str, delimiter: str) -> Iterator[Entry]:
-    # The name of a bucket may hold slashes: an access point's does.
+    # The name of a bucket may contain slashes: that of an access point does.
     bucket = str(patiently(lambda: backend.filesystem.split_path(folder)[0], ONCE))
     prefix = folder[len(bucket) + 1 :]
     if prefix.strip("/") and not prefix.endswith("/"):
@@ -79,7 +79,7 @@ def _keys(backend: Backend, folder: str, stem: str, delimiter: str) -> Iterator[
 
 
 def _page_of_keys(backend: Backend, bucket: str, request: dict[str, Any]) -> tuple[list[Entry], str | None]:
-    """One page, sorted, and the token of the next, None for the last."""
+    """One page of keys, sorted, and the token of the next page; None for the last."""
     page = backend.call("call_s3", "list_objects_v2", limit_s=backends.PATIENCE.page_s, **request)
     folders = [Entry(f"{bucket}/{part['Prefix']}", True) for part in page.get("CommonPrefixes", [])]
     files = [

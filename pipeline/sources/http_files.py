@@ -1,7 +1,7 @@
-"""Files and index pages over HTTP, with the answers' statuses and headers.
+"""Files and index pages over HTTP, with the status and headers of each answer.
 
-fsspec's HTTP backend turns every error into FileNotFoundError, takes an unknown size for none and calls any address a
-file. These requests go through its session, so that its settings (headers, credentials, proxies) hold.
+fsspec's HTTP backend turns every error into FileNotFoundError, ignores that a size is unknown, and calls any address a
+file. These requests use its session, so that its settings (headers, credentials, proxies) apply.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _PIECE_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Answer:
-    """Bytes that a server gave for a range. ``size_bytes`` is the whole file's, None if unsaid; ``tag`` its ETag.
+    """A server's answer to a range request. ``size_bytes`` is the whole file's, None if unknown; ``tag`` its ETag.
 
-    ``data`` is None where the server gave the whole file instead: it knows no ranges.
+    ``data`` is None if the server sent the whole file instead, as one without range support does.
     """
 
     data: bytes | None
@@ -35,30 +35,29 @@ class Answer:
 
 
 def look_at(filesystem: Any, url: str, *, limit_s: float) -> dict[str, Any]:
-    """What a server says of an address, as fsspec's ``info`` has it: name, type, size and the headers that tell
-    versions apart. The size is None if the server does not say it. Type ``directory`` is a page at an address that ends
-    in a slash, or that redirects to one.
+    """Metadata of an address, like fsspec's ``info``: name, type, size (None if unknown), and the headers that tell
+    versions apart. Type ``directory`` is a page at an address that ends in a slash, or that redirects to one.
 
-    Raises aiohttp's errors, ClientResponseError for a status of 400 and more.
+    Raises aiohttp's errors; ClientResponseError for a status of 400 or more.
     """
     return sync(filesystem.loop, _look_at, filesystem, url, timeout=limit_s)
 
 
 def page_links(filesystem: Any, url: str, *, limit_s: float) -> list[str]:
-    """The addresses below ``url`` that a page there links to, sorted, each once; those of folders end in a slash.
+    """The addresses below ``url`` to which its page links, sorted, each once. Those of folders end in a slash.
 
-    Raises aiohttp's errors, and ValueError for what is not a page.
+    Raises aiohttp's errors, and ValueError if the answer is not a page.
     """
     return sync(filesystem.loop, _page_links, filesystem, url, timeout=limit_s)
 
 
 def read_range(filesystem: Any, url: str, begin: int, end: int) -> Answer:
-    """The bytes [begin, end) of a file. Raises aiohttp's errors, and OSError for an answer that is not that range."""
+    """Read the bytes [begin, end) of a file. Raises aiohttp's errors, and OSError for an answer with another range."""
     return sync(filesystem.loop, _read_range, filesystem, url, begin, end)
 
 
 def save(filesystem: Any, url: str, sink: Any, *, at_most: int) -> Answer:
-    """Write a whole file to ``sink``; gives its size and tag, without data.
+    """Write a whole file to ``sink``. Returns its size and tag, without data.
 
     Raises aiohttp's errors, and OverflowError for a file larger than ``at_most`` bytes.
     """
@@ -101,11 +100,11 @@ async def _page_links(filesystem: Any, url: str) -> list[str]:
         answer.raise_for_status()
         kind = answer.headers.get("Content-Type", "text/html").partition(";")[0].strip().lower()
         if kind not in _PAGES:
-            raise ValueError(f"it is no page with links but {kind}")
+            raise ValueError(f"it is not a page with links but {kind}")
         content, final = await _whole(answer, _LARGEST_PAGE_BYTES), _final(answer, address, url)
         text = content.decode(answer.charset or "utf-8", errors="replace")
     if "<" not in text:
-        # An answer that broke off before its content, or no index at all: not a folder without files.
+        # The answer was cut off, or the page is not an index: do not take it for an empty folder.
         raise ValueError("it is a page without any markup")
     base = final if _path(final).endswith("/") else f"{final.partition('?')[0].partition('#')[0]}/"
     parser = _Links()
@@ -118,14 +117,14 @@ async def _page_links(filesystem: Any, url: str) -> list[str]:
             parts = urlsplit(address)
         except ValueError:
             continue
-        # Links to sort the page by a column differ from it in the query alone; those up lead out of it.
+        # Skip links that sort the page (they differ only in the query) and links to the parent folder.
         if address.startswith(base) and parts.path != urlsplit(base).path and not _climbs(parts.path):
             found.add(address)
     return sorted(found)
 
 
 class _Links(HTMLParser):
-    """The ``href`` of every anchor of a page, and of its ``base``."""
+    """Collects the ``href`` of every anchor of a page, and of its ``base``."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -151,9 +150,9 @@ async def _read_range(filesystem: Any, url: str, begin: int, end: int) -> Answer
             return Answer(None, _length(answer), tag)
         match = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", "").strip())
         if match is None or match[1] is None:
-            raise OSError("the server gives a part of the file and does not say which")
+            raise OSError("the server sent a part of the file and does not say which")
         if int(match[1]) != begin or int(match[2]) >= end:
-            raise OSError(f"the server gave bytes {match[1]}-{match[2]} for {begin}-{end - 1}")
+            raise OSError(f"the server sent bytes {match[1]}-{match[2]} for {begin}-{end - 1}")
         data = await _whole(answer, end - begin)
         return Answer(data, None if match[3] == "*" else int(match[3]), tag)
 
@@ -172,23 +171,23 @@ async def _save(filesystem: Any, url: str, sink: Any, at_most: int) -> Answer:
 
 
 async def _whole(answer: Any, at_most: int) -> bytes:
-    """The body. Raises OSError when it is larger than ``at_most`` bytes."""
+    """The body. Raises OSError if it is larger than ``at_most`` bytes."""
     parts, size = [], 0
     async for piece in answer.content.iter_chunked(_PIECE_BYTES):
         size += len(piece)
         if size > at_most:
-            raise OSError(f"the server gave more than {at_most} bytes")
+            raise OSError(f"the server sent more than {at_most} bytes")
         parts.append(piece)
     return b"".join(parts)
 
 
 def _with(filesystem: Any, headers: dict[str, str]) -> dict[str, Any]:
-    """The options of a request with more headers."""
+    """The options of a request, with additional headers."""
     return {**filesystem.kwargs, "headers": {**filesystem.kwargs.get("headers", {}), **headers}}
 
 
 def _length(answer: Any) -> int | None:
-    """The size that a whole answer says; None for a compressed one, whose length is another's."""
+    """The Content-Length of a whole answer; None for a compressed one, whose length is not the file's."""
     text = answer.headers.get("Content-Length", "")
     return int(text) if text.isascii() and text.isdigit() and not _is_encoded(answer) else None
 
@@ -209,7 +208,7 @@ def _size(answer: Any) -> int | None:
 
 
 def _final(answer: Any, asked: Any, url: str) -> str:
-    """Where redirects led to; the address as it was given where there were none, for aiohttp spells it anew."""
+    """The address after redirects; without redirects as it was given, since aiohttp changes the spelling."""
     return url if answer.url == asked else str(answer.url)
 
 

@@ -1,4 +1,4 @@
-"""Listing the videos of an archive: files, directories, globs and the addresses that fsspec knows."""
+"""List the files that sources name: files, directories, globs, manifests and any URI that fsspec opens."""
 
 # os.path, not pathlib: it takes out `..` without resolving links, and a walk over millions of files stays cheap.
 # ruff: noqa: PTH114, PTH116, PTH118
@@ -26,13 +26,12 @@ _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*://"
 
 
 def list_sources(sources: Sequence[str]) -> Iterator[SourceFile | SourceError]:
-    """The files that the sources name, one by one and each once, in a stable order, as they are listed.
+    """Yield the files that the sources name, each once, in a stable order, as they are listed.
 
-    A source is a file (taken whatever its extension), a directory (its videos at any depth, hidden ones
-    left out), a glob with ``*``, ``?``, ``[...]`` and ``**``, ``file://`` and any scheme that fsspec opens, or a
-    manifest (``malmm.pipeline.sources.manifests``), known by its extension.
-    What cannot be listed, a source or a folder in it, is a SourceError value in its place, whatever exception the
-    backend raised, and the rest goes on.
+    A source is a file (with any extension), a directory (its videos at any depth, without hidden ones), a glob with
+    ``*``, ``?``, ``[...]`` and ``**``, a URI with ``file://`` or any scheme that fsspec opens, or a manifest
+    (``malmm.pipeline.sources.manifests``), recognised by its extension. A source or folder that cannot be listed yields
+    a SourceError as a value, whatever exception the backend raised, and the listing goes on.
     """
     given: set[str] = set()
     real_folders: dict[str, str] = {}
@@ -47,7 +46,7 @@ def list_sources(sources: Sequence[str]) -> Iterator[SourceFile | SourceError]:
 
 
 def _encodable(error: SourceError) -> SourceError:
-    """The error, whose address can be stored: names that are not text are shown as far as they are."""
+    """The error with text that can be stored: bytes of names that are not UTF-8 are replaced."""
     try:
         error.uri.encode()
         error.message.encode()
@@ -57,13 +56,13 @@ def _encodable(error: SourceError) -> SourceError:
 
 
 def is_gone(uri: str) -> bool:
-    """Whether nothing is at an address any more, as far as can be told: what cannot be reached is not gone."""
+    """Whether a file certainly does not exist any more. False if its address cannot be reached."""
     try:
         if not _is_remote(uri):
             os.stat(local_path(uri))
             return False
         backend = open_backend(uri)
-        # One try: a failure that passes does not say that a file is gone, and there may be thousands to ask for.
+        # One try: a transient failure does not mean that a file is gone, and there may be thousands to check.
         patiently(lambda: look(backend, backend.path), ONCE)
         return False
     except (FileNotFoundError, NotADirectoryError):
@@ -79,7 +78,7 @@ def _is_remote(source: str) -> bool:
 
 
 def _real_path(uri: str, real_folders: dict[str, str]) -> str:
-    """Where a file really lies, so that one reached twice through links is known."""
+    """The path with links resolved, so that a file reached twice through links is listed once."""
     if not uri.startswith("/"):
         return uri
     if os.path.islink(uri):
@@ -102,12 +101,12 @@ def _list_one(source: str) -> Iterator[SourceFile | SourceError]:
 
 
 def _list_manifest(source: str) -> Iterator[SourceFile | SourceError]:
-    # A look at an object store takes tens of milliseconds, and a manifest may have a hundred thousand rows.
+    # A request to an object store takes tens of milliseconds, and a manifest may have a hundred thousand rows.
     yield from in_order(_look, read_manifest(source if _is_remote(source) else local_path(source)))
 
 
 def _look(row: Listed | SourceError) -> SourceFile | SourceError:
-    """The one file that a row of a manifest names."""
+    """The file that a row of a manifest names."""
     if isinstance(row, SourceError):
         return row
     found = look_at_file(row.uri) if _is_remote(row.uri) else local_file(row.uri)

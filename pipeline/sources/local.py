@@ -1,4 +1,4 @@
-"""Listing what a path on this machine names: one file, a folder at any depth, or a glob. Yields as it lists."""
+"""List a local path: one file, a folder at any depth, or a glob. Yields while it lists."""
 
 # os.path, not pathlib: it takes out `..` without resolving links, and a walk over millions of files stays cheap.
 # ruff: noqa: PTH100, PTH111, PTH112, PTH114, PTH116, PTH118
@@ -23,9 +23,9 @@ _PERCENT = re.compile("%[0-9A-Fa-f]{2}")
 
 
 def local_path(source: str) -> str:
-    """The absolute path of a plain path or a ``file://`` address, whose escapes (``%20``) are decoded.
+    """The absolute path of a plain path or a ``file://`` URI, with escapes (``%20``) decoded.
 
-    An address whose decoded path does not exist is taken as it is written if that does: version 0.1 knew no escapes.
+    If the decoded path does not exist but the path as written does, returns that: version 0.1 decoded no escapes.
     """
     path = source
     if source.startswith(_FILE_SCHEME):
@@ -45,12 +45,12 @@ def _exists(path: str) -> bool:
 
 
 def list_local(source: str) -> Iterator[SourceFile | SourceError]:
-    """The files of a path. A folder that cannot be listed is a SourceError in its place."""
+    """Yield the files of a path. A folder that cannot be listed yields a SourceError."""
     path = local_path(source)
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
-        # A path that exists is meant literally, brackets and all; only one that does not can be a glob.
+        # An existing path is taken literally, even with brackets in it; only one that does not exist can be a glob.
         if glob.has_magic(path):
             yield from _list_glob(path)
         elif os.path.islink(path):
@@ -90,7 +90,7 @@ def _as_source(path: str, found: os.stat_result) -> SourceFile | SourceError:
 
 
 def shown(path: str) -> str:
-    """A path as text that can be stored, with a mark for each byte that is not UTF-8."""
+    """A path as text that can be stored, with a replacement character for each byte that is not UTF-8."""
     return "".join("\ufffd" if "\ud800" <= letter <= "\udfff" else letter for letter in path)
 
 
@@ -116,7 +116,7 @@ def _list_directory(top: str) -> Iterator[SourceFile | SourceError]:
 
 
 def _names(directory: str) -> list[tuple[str, bool]]:
-    """Names in a directory, sorted, and whether each is a directory and no link to one."""
+    """Names in a directory, sorted, and whether each is a directory (a link to one is not)."""
     with os.scandir(directory) as scan:
         return sorted((entry.name, _is_folder(entry)) for entry in scan)
 
@@ -134,8 +134,8 @@ def _not_listed(directory: str, error: OSError) -> SourceError:
 
 
 def _walk(directory: str, above: frozenset[tuple[int, int]]) -> Iterator[SourceFile | SourceError | None]:
-    """Videos below a directory in sorted order; None for every other file. ``above`` are the directories
-    on the way here, by device and inode: a link back to one of them is a loop."""
+    """Yield videos below a directory in sorted order; None for every other file. ``above`` are the parent directories
+    by device and inode: a link back to one of them is a loop."""
     try:
         here = os.stat(directory)
         names = [(name, is_folder) for name, is_folder in _names(directory) if not name.startswith(".")]
@@ -160,8 +160,8 @@ def _walk(directory: str, above: frozenset[tuple[int, int]]) -> Iterator[SourceF
 
 
 def _list_glob(pattern: str) -> Iterator[SourceFile | SourceError]:
-    """A glob that ends in a wildcard means the videos that it matches; one that ends in an extension or a
-    name means every file with it. Directories that match count as directories, unless ``**`` enters them."""
+    """Yield the files of a glob. One that ends in a wildcard selects only videos; one that ends in an extension or a
+    name selects every file with it. Matching directories are listed as directories, unless ``**`` enters them."""
     videos_only = pattern[-1] in "*?]"
     matches = others = 0
     parts = pattern.split("/")[1:]
@@ -197,8 +197,8 @@ def _list_glob(pattern: str) -> Iterator[SourceFile | SourceError]:
 def _matching(
     folder: str, parts: list[str], above: frozenset[tuple[int, int]]
 ) -> Iterator[str | SourceError]:
-    """Paths below a folder that match patterns, one for each level, in sorted order; a path may come twice where
-    several ``**`` are in them. ``glob.iglob`` says nothing of folders that it cannot list."""
+    """Yield paths below a folder that match the patterns, one for each level, in sorted order. With several ``**`` a
+    path may come twice. Not ``glob.iglob``, which skips folders that it cannot list without a word."""
     part, *rest = parts
     if not glob.has_magic(part):
         path = os.path.join(folder, part)
@@ -224,7 +224,7 @@ def _matching(
         return
     deep, hidden = part == "**", part.startswith(".")
     if deep:
-        # An entry is a match of `**` itself, or what follows it begins here.
+        # `**` matches zero folders (the rest of the pattern is tried here) or any entry.
         if (here.st_dev, here.st_ino) in above:
             return
         above |= {(here.st_dev, here.st_ino)}

@@ -1,7 +1,7 @@
-"""Manifests: lists of videos with what is known of them, as CSV, Parquet or JSON lines.
+"""Manifests: lists of videos with metadata, as CSV, Parquet or JSON lines.
 
-A manifest has a column ``uri``; every other column is kept with the video as its metadata. Relative paths count from
-where the manifest lies. Rows are read as they are needed, so a manifest may be longer than memory.
+A manifest has a column ``uri``; every other column is stored with the video as metadata. Relative paths are relative to
+the manifest's folder. Rows are read lazily, so a manifest may be larger than memory.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ __all__ = ["MANIFEST_EXTENSIONS", "Listed", "read_manifest"]
 MANIFEST_EXTENSIONS = (".csv", ".parquet", ".jsonl", ".ndjson")
 
 _URI = "uri"
-# A description may be long; csv's own limit of 128 KiB a field guards against files that are no CSV at all.
+# Descriptions may be longer than csv's default limit of 128 KiB a field, which guards against files that are not CSV.
 _LONGEST_FIELD = 1 << 24
 _ROWS_A_BATCH = 4096
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A row: the video's address and all other columns as a JSON object, keys sorted; empty without any."""
+    """A row: the video's URI, and all other columns as a JSON object with sorted keys (empty if there are none)."""
 
     uri: str
     metadata: str
 
 
 def read_manifest(uri: str) -> Iterator[Listed | SourceError]:
-    """The rows of a manifest. A row that cannot be used is given as a SourceError value, and the rest goes on."""
+    """Yield the rows of a manifest. An invalid row yields a SourceError as a value, and reading goes on."""
     try:
         with _open(uri) as handle:
             number = 0
@@ -53,7 +53,7 @@ def read_manifest(uri: str) -> Iterator[Listed | SourceError]:
         yield SourceError(failure.sentence(uri, deed="read as a manifest"), uri=uri)
     except FileNotFoundError:
         yield SourceError(f"no such file or directory: {uri}", uri=uri)
-    except Exception as error:  # noqa: BLE001 - of Arrow, csv or json, for any file under the sun
+    except Exception as error:  # noqa: BLE001 - Arrow, csv and json raise many kinds for broken files
         yield SourceError(f"{uri} cannot be read as a manifest: {classify(error).reason}", uri=uri)
 
 
@@ -66,7 +66,7 @@ def _open(uri: str) -> IO[bytes]:
 
 
 class _PatientFile(io.RawIOBase):
-    """A remote file, each read of which is tried again as ``patiently`` does."""
+    """A remote file whose reads are retried by ``patiently``."""
 
     def __init__(self, handle: Any) -> None:
         super().__init__()
@@ -74,19 +74,19 @@ class _PatientFile(io.RawIOBase):
         self._position = 0
 
     def readable(self) -> bool:
-        """Always."""
+        """True: the file can be read."""
         return True
 
     def seekable(self) -> bool:
-        """As far as the backend can."""
+        """Whether the backend can seek."""
         return bool(self._handle.seekable())
 
     def tell(self) -> int:
-        """Where the next read begins."""
+        """Position of the next read."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move."""
+        """Move the position and return it."""
         self._position = patiently(lambda: int(self._handle.seek(offset, whence)), ONCE)
         return self._position
 
@@ -124,7 +124,7 @@ def _rows(uri: str, handle: Any) -> Iterator[tuple[int, dict[str, Any] | SourceE
     try:
         yield from _csv_rows(uri, text) if kind == "csv" else _json_rows(uri, text)
     finally:
-        # The file belongs to the caller, who closes it.
+        # The caller owns the file and closes it.
         text.detach()
 
 
@@ -166,14 +166,14 @@ def _listed(manifest: str, number: int, row: dict[str, Any]) -> Listed | SourceE
 
 
 def _beside(manifest: str, address: str) -> str:
-    """The address, counted from the manifest where it is relative."""
+    """The address; a relative one is resolved against the manifest's folder."""
     if "://" in address or address.startswith(("/", "~")):
         return address
     return posixpath.join(posixpath.dirname(manifest), address)
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON can hold it."""
+    """The value converted to JSON types."""
     if isinstance(value, dict):
         return {str(key): _plain(part) for key, part in value.items()}
     if isinstance(value, list):

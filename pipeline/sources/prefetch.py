@@ -1,4 +1,4 @@
-"""Slow calls made side by side, their results in order, without reading far ahead of what is taken."""
+"""Prefetch: run slow calls in parallel and yield their results in order, with a bounded look-ahead."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ R = TypeVar("R")
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """``map`` with a pool of threads. At most twice as many items as there are threads are read ahead."""
+    """``map`` with a thread pool. Reads ahead at most twice as many items as there are threads."""
     waiting: deque[Future[R]] = deque()
     pool = ThreadPoolExecutor(_CALLS_AT_ONCE)
     try:

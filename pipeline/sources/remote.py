@@ -1,4 +1,4 @@
-"""Listing what an address with a scheme names: one file, a folder at any depth, or a glob. Yields as it lists."""
+"""List a URI with a scheme: one file, a folder at any depth, or a glob. Yields while it lists."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _BEFORE_GLOB = frozenset({"missing", "denied", "invalid"})
 
 
 def list_remote(source: str) -> Iterator[SourceFile | SourceError]:
-    """The files of an address. A folder that cannot be listed is a SourceError in its place."""
+    """Yield the files of a URI. A folder that cannot be listed yields a SourceError."""
     try:
         backend = open_backend(source)
         try:
             info = patiently(lambda: look(backend, backend.path))
         except BackendFailure as failure:
-            # Only a path that does not exist can be a glob; and a store may refuse to tell.
+            # Only a path that does not exist can be a glob; some stores answer "denied" instead of "missing".
             if _magic_in(backend, backend.path) == len(backend.path) or failure.kind not in _BEFORE_GLOB:
                 raise
             yield from _described(backend, _glob(backend, source))
@@ -45,7 +45,7 @@ def list_remote(source: str) -> Iterator[SourceFile | SourceError]:
 
 
 def look_at_file(uri: str) -> SourceFile | SourceError:
-    """The one file at an address."""
+    """The one file at a URI."""
     try:
         backend = open_backend(uri)
         info = patiently(lambda: look(backend, backend.path))
@@ -58,7 +58,7 @@ def look_at_file(uri: str) -> SourceFile | SourceError:
 
 def _file(backend: Backend, path: str, info: dict[str, Any]) -> SourceFile | SourceError:
     def describe() -> SourceFile:
-        # A name with a version must keep it: `info` gives the name alone.
+        # Keep an object's version, which `info` leaves out of the name.
         name = path if "?versionId=" in path else str(info["name"])
         uri = backend.filesystem.unstrip_protocol(name)
         uri.encode()
@@ -73,7 +73,7 @@ def _file(backend: Backend, path: str, info: dict[str, Any]) -> SourceFile | Sou
 
 
 def _described(backend: Backend, found: Iterator[Entry | SourceError]) -> Iterator[SourceFile | SourceError]:
-    """Entries as files. Where a listing says nothing of size and time, each is looked at, many side by side."""
+    """Entries as files. If a listing has no size and time, requests those of each file, many in parallel."""
 
     def describe(entry: Entry | SourceError) -> SourceFile | SourceError:
         if isinstance(entry, SourceError):
@@ -90,7 +90,7 @@ def _described(backend: Backend, found: Iterator[Entry | SourceError]) -> Iterat
 
 
 def _directory(backend: Backend, top: str, source: str) -> Iterator[Entry | SourceError]:
-    """The videos below a folder; hidden ones are left out."""
+    """Yield the videos below a folder, without hidden ones."""
     videos = others = failures = 0
     for found in _below(backend, top):
         if isinstance(found, SourceError):
@@ -107,7 +107,7 @@ def _directory(backend: Backend, top: str, source: str) -> Iterator[Entry | Sour
 
 @dataclass(frozen=True)
 class _Found:
-    """A file, and its path from the folder that was asked for."""
+    """A file, and its path relative to the listed folder."""
 
     entry: Entry
     below: str
@@ -131,8 +131,8 @@ def _below(backend: Backend, top: str) -> Iterator[_Found | SourceError]:
 def _walk(
     backend: Backend, top: str, *, hidden: bool, stem: str = "", parts: list[str] | None = None
 ) -> Iterator[_Found | SourceError]:
-    """Files below a folder, folder by folder. ``parts`` are patterns: a folder's name must match that of its depth to
-    be entered, and files come from the depth of the last alone."""
+    """Yield files below a folder, folder by folder. ``parts`` are patterns by depth: a folder is entered only if its
+    name matches the pattern of its depth, and files are taken only at the depth of the last pattern."""
     patterns = [re.compile(fnmatch.translate(part)) for part in parts or ()]
     entered: set[str] = set()
     waiting = [(top, "")]
@@ -170,7 +170,7 @@ def _not_listed(backend: Backend, folder: str, failure: BackendFailure) -> Sourc
 
 
 def _glob(backend: Backend, source: str) -> Iterator[Entry | SourceError]:
-    """Every file that matches a pattern, whatever its extension."""
+    """Yield every file that matches a pattern, with any extension."""
     pattern = backend.path
     first = _magic_in(backend, pattern)
     root_end = pattern.rfind("/", 0, first) + 1
@@ -209,18 +209,18 @@ def _flat(backend: Backend, root: str, entries: Iterator[Entry]) -> Iterator[_Fo
         yield _not_listed(backend, root, failure)
 
 
-# In an address of the web, a question mark begins the query.
+# In a web address a question mark begins the query, so it is not a wildcard.
 _MAGIC = (re.compile(r"[*?[]"), re.compile(r"[*[]"))
 
 
 def _magic_in(backend: Backend, path: str) -> int:
-    """Where the first wildcard of a path is, the path's length if there is none."""
+    """Position of the first wildcard in a path; the path's length if there is none."""
     found = _MAGIC[backend.protocol in HTTP].search(path, _host_end(backend, path))
     return len(path) if found is None else found.start()
 
 
 def _host_end(backend: Backend, path: str) -> int:
-    """Where a path begins behind the host, whose brackets are an address of IPv6."""
+    """End of the host, whose brackets would be an IPv6 address and not a wildcard."""
     if backend.protocol not in HTTP:
         return 0
     slash = path.find("/", path.find("://") + 3)

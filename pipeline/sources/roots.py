@@ -1,7 +1,7 @@
-"""Where the videos of an archive come from: a record that stays on this machine, outside of the archive.
+"""Record of the folders and prefixes that users indexed, kept on this machine and outside of the archive.
 
-Anyone may have written an archive, so the addresses in its rows are claims. ``malmm index`` notes here which folders
-and prefixes its user named. A server without ``--media-root`` reads video files below these and nowhere else.
+An archive may have been written by somebody else, so addresses in its rows are not trusted. ``malmm index`` records
+here which folders and prefixes its user named. A server without ``--media-root`` reads video files only below these.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _OTHERS_MAY_WRITE = 0o022
 def roots_of(sources: Sequence[str]) -> list[str]:
     """The folders, prefixes and files that the sources of a run name, sorted, each once.
 
-    A file or directory is its own root, a glob's root is what comes before its first wildcard, and a manifest's roots
-    are the folders of the videos it lists. Local roots are absolute paths. The root of a whole file system or a whole
-    scheme is left out.
+    The root of a file or directory is itself, that of a glob the part before its first wildcard, and those of a
+    manifest the folders of its videos. Local roots are absolute paths. Leaves out the root of a whole file system or
+    scheme.
     """
     found: set[str] = set()
     for source in sources:
@@ -50,10 +50,10 @@ def roots_of(sources: Sequence[str]) -> list[str]:
 
 
 def remember_roots(archive: str, roots: Iterable[str]) -> bool:
-    """Add to the record of the archive at a resolved address. Returns False where the record cannot be written.
+    """Add roots to the record of the archive at a resolved address. Returns False if the record cannot be written.
 
-    The record is for convenience: a machine without a home directory indexes without it, and its user names
-    ``--media-root``.
+    The record is optional: a machine without a home directory indexes without it, and its user gives ``--media-root``
+    to the server.
     """
     path = _record(archive)
     content = {"archive": archive, "roots": sorted({*remembered_roots(archive), *roots})[:_MOST_ROOTS]}
@@ -70,9 +70,9 @@ def remember_roots(archive: str, roots: Iterable[str]) -> bool:
 
 
 def remembered_roots(archive: str) -> tuple[str, ...]:
-    """The roots recorded for the archive at a resolved address; none where there is no record.
+    """The roots recorded for the archive at a resolved address; empty if there is no record.
 
-    A record that another user owns or may write counts as none.
+    Ignores a record that another user owns or may write.
     """
     path = _record(archive)
     try:
@@ -101,7 +101,7 @@ def _absolute(path: str) -> str:
 
 
 def _fixed_part(source: str) -> str:
-    """What comes before the first wildcard, up to a slash. A `?` of a web address begins its query instead."""
+    """The part before the first wildcard, up to a slash. In a web address `?` begins the query and is no wildcard."""
     if source.startswith(_HTTP):
         address = re.split(r"[?#]", source, maxsplit=1)[0]
         return _parent(re.split(r"[*\[]", address, maxsplit=1)[0]) if glob.has_magic(address) else address
@@ -111,7 +111,7 @@ def _fixed_part(source: str) -> str:
 
 
 def _parent(address: str) -> str:
-    """The folder that holds an address, with its slash."""
+    """The parent folder of an address, with its slash."""
     if address.startswith(_HTTP):
         address = re.split(r"[?#]", address, maxsplit=1)[0]
     scheme = _REMOTE.match(address)

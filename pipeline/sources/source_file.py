@@ -1,4 +1,4 @@
-"""A file that a source names, as the listing gives it."""
+"""The record of a listed file."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ VIDEO_EXTENSIONS = (
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file to index. ``uri`` is the absolute path of a local file, symbolic links kept, or an address
-    with its scheme; ``size_bytes`` is 0 for an empty file and -1 where the server does not say; ``fingerprint`` changes
-    when the content does. ``metadata`` is what a manifest says of it, a JSON object, or empty."""
+    """A file to index. ``uri`` is the absolute path of a local file, with links kept, or a URI with its scheme.
+    ``size_bytes`` is -1 if unknown. ``fingerprint`` changes when the content changes. ``metadata`` is a JSON object
+    from a manifest, or empty."""
 
     uri: str
     size_bytes: int
@@ -27,7 +27,7 @@ class SourceFile:
 
 
 def without_videos(source: str, others: int) -> SourceError:
-    """The error of a folder or glob that holds ``others`` files, none of them with a video's extension."""
+    """The error for a folder or glob with ``others`` files but no video."""
     if not others:
         return SourceError(f"{source} is empty: it holds no file", uri=source)
     holds = "1 file but not one with a" if others == 1 else f"{others} files but none with a"

@@ -246,7 +246,7 @@ def test_a_folder_over_http_that_is_no_page_is_a_failure(web: WebServer) -> None
     web.put("/films/", b"[]", headers={"Content-Type": "text/html"})
     web.put("/films/sub/", b"[]", headers={"Content-Type": "application/json"})
     web.put("/films/", b"<a href='sub/'>", headers={"Content-Type": "text/html"})
-    assert "no page with links but application/json" in error(f"{web.address}/films/")
+    assert "not a page with links but application/json" in error(f"{web.address}/films/")
 
 
 @pytest.mark.parametrize(
