@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import ray
+import ray.data
 import torch
 from support.archive_contents import contents
 from support.flow_rows import picture
@@ -68,19 +73,66 @@ def told() -> list[Progress]:
     return []
 
 
+class Program:
+    """The program that calls the library: its settings before and after the call, and a dataset of its own."""
+
+    def __init__(self) -> None:
+        self.before: dict[str, Any] = {}
+        self.after: dict[str, Any] = {}
+        # Nothing of its 50 blocks waits for a CPU; only some fit between the workers and the reader at once.
+        rows = ray.data.from_items([{"n": n} for n in range(50)], override_num_blocks=50)
+        self._batches = iter(rows.map_batches(lambda batch: batch, num_cpus=0).iter_batches(batch_size=1))
+        self._numbers = [int(next(self._batches)["n"][0])]
+
+    @staticmethod
+    def settings() -> dict[str, Any]:
+        """What belongs to the process and not to a call."""
+        ray_logger = logging.getLogger("ray")
+        return {
+            "environment": dict(os.environ),
+            "folder": Path.cwd(),
+            "standard error": (os.fstat(2).st_dev, os.fstat(2).st_ino),
+            "streams": (sys.stdout, sys.stderr),
+            "warnings": list(warnings.filters),
+            "loggers": [(it.level, list(it.handlers), it.propagate) for it in (logging.root, ray_logger)],
+            "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
+            "hooks": (sys.excepthook, sys.unraisablehook, sys.displayhook),
+            "Ray Data": repr(sorted(vars(ray.data.DataContext.get_current()).items(), key=str)),
+            "torch": (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()),
+        }
+
+    def go_on(self) -> list[int]:
+        """The numbers of all rows of the program's own dataset, those before the call first."""
+        return sorted([*self._numbers, *(int(batch["n"][0]) for batch in self._batches)])
+
+
+@pytest.fixture(scope="module")
+def program(_cluster: None) -> Program:
+    return Program()
+
+
 @pytest.fixture(scope="module")
 def first(
-    folder: Path, tmp_path_factory: pytest.TempPathFactory, _cluster: None, told: list[Progress]
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, program: Program, told: list[Progress]
 ) -> tuple[ArchiveReader, IndexReport]:
-    """The folder, indexed once. Copy the archive to go on with it."""
+    """The folder, indexed once by a program with work of its own. Copy the archive to go on with it."""
     place = tmp_path_factory.mktemp("archives") / "first"
+    program.before = program.settings()
     report = go(place, folder, on_progress=told.append)
+    program.after = program.settings()
     return ArchiveReader.open(str(place)), report
 
 
 @pytest.fixture
 def copied(first: tuple[ArchiveReader, IndexReport], tmp_path: Path) -> Path:
     return Path(shutil.copytree(first[0].uri, tmp_path / "archive"))
+
+
+def test_the_calling_program_is_left_as_it_was(
+    first: tuple[ArchiveReader, IndexReport], program: Program
+) -> None:
+    assert program.before == program.after
+    assert program.go_on() == list(range(50))
 
 
 def test_every_good_video_is_stored(first: tuple[ArchiveReader, IndexReport], folder: Path) -> None:
