@@ -16,7 +16,7 @@ from av.stream import Discard, Disposition
 from malmm.operators.media.encryption import check_encryption, encrypted_unreadable
 from malmm.operators.media.files import MediaFile, check_local, denied, empty_file, local_path, open_bytes
 from malmm.operators.media.ranges import RangeReader, open_ranges
-from malmm.operators.media.wholeness import cut_short
+from malmm.operators.media.truncation import cut_short
 from malmm.pipeline.schema.errors import MediaError
 
 __all__ = ["OpenVideo", "open_video"]

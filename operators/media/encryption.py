@@ -11,8 +11,14 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import IO, Any
 
+from malmm.operators.media.container_structure import (
+    EBML_MAGIC,
+    MATROSKA_SEGMENT,
+    elements,
+    file_size,
+    find_boxes,
+)
 from malmm.operators.media.files import open_bytes
-from malmm.operators.media.structure import EBML_MAGIC, MATROSKA_SEGMENT, elements, file_size, find_boxes
 from malmm.pipeline.schema.errors import MediaError
 
 __all__ = ["check_encryption", "encrypted_unreadable"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 
-from malmm.operators.media.whole_files import WholeFile
+from malmm.operators.media.temporary_copies import WholeFile
 
 __all__ = ["FileCache"]
 

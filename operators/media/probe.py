@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from av.error import FFmpegError
 
+from malmm.operators.media.duration import find_end
 from malmm.operators.media.encryption import encrypted_unreadable
-from malmm.operators.media.extent import find_end
 from malmm.operators.media.file_cache import FileCache
 from malmm.operators.media.files import MediaFile
 from malmm.operators.media.frames import TimedFrame, frames_from
 from malmm.operators.media.picture import Orientation, displayed_size, orientation_of
-from malmm.operators.media.wholeness import cut_short
+from malmm.operators.media.truncation import cut_short
 from malmm.pipeline.schema.errors import MediaError
 
 __all__ = ["VideoInfo", "probe"]

@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from malmm.operators.media.file_cache import FileCache
-from malmm.operators.media.whole_files import WholeFile, copied
+from malmm.operators.media.temporary_copies import WholeFile, copied
 from malmm.pipeline.schema.errors import MediaError
 from malmm.pipeline.sources import backends
 from malmm.pipeline.sources.backends import HTTP, Backend, BackendFailure, open_backend, patiently

@@ -10,15 +10,15 @@ from fractions import Fraction
 import numpy as np
 from av.error import FFmpegError
 
+from malmm.operators.media.duration import declared_end
 from malmm.operators.media.encryption import encrypted_unreadable
-from malmm.operators.media.extent import declared_end
 from malmm.operators.media.file_cache import FileCache
 from malmm.operators.media.files import MediaFile
 from malmm.operators.media.frames import Damaged, Skipped, TimedFrame, frames_from
 from malmm.operators.media.picture import SquarePictures
 from malmm.operators.media.sampling import Cells
 from malmm.operators.media.span import DecodedSpan, SpanRequest
-from malmm.operators.media.wholeness import Wholeness, wholeness
+from malmm.operators.media.truncation import Wholeness, wholeness
 from malmm.pipeline.schema.errors import MediaError
 
 __all__ = ["decode_span_av"]

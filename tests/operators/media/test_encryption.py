@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from support.media import VideoSpec, make_video, run_ffmpeg
 
+from malmm.operators.media.container_structure import elements
 from malmm.operators.media.probe import probe
 from malmm.operators.media.reader import SpanRequest, decode_span
-from malmm.operators.media.structure import elements
 from malmm.pipeline.schema.errors import MediaError
 
 KEY, KEY_ID = "76a6c65c5ea762046bd749a2e632ccbb", "a7e61c373e219033c21091fa607bf3b8"

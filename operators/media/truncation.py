@@ -5,8 +5,8 @@ from __future__ import annotations
 import enum
 from typing import IO
 
+from malmm.operators.media.container_structure import EBML_MAGIC, MATROSKA_SEGMENT, boxes, elements, file_size
 from malmm.operators.media.files import open_bytes
-from malmm.operators.media.structure import EBML_MAGIC, MATROSKA_SEGMENT, boxes, elements, file_size
 from malmm.pipeline.schema.errors import MediaError
 
 __all__ = ["Wholeness", "cut_short", "wholeness"]

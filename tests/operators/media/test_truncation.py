@@ -10,7 +10,7 @@ from support.media import VideoSpec, cut, make_video, run_ffmpeg
 
 from malmm.operators.media.probe import probe
 from malmm.operators.media.reader import SpanRequest, decode_span
-from malmm.operators.media.wholeness import Wholeness, cut_short, wholeness
+from malmm.operators.media.truncation import Wholeness, cut_short, wholeness
 
 SIZE = 24
 
