@@ -1,1 +1,1 @@
-"""Reading video files: what they are, and which frames they hold when."""
+"""Reading video files: their properties, and their frames with times."""

@@ -1,4 +1,4 @@
-"""Opening a video file without trusting it."""
+"""Open an untrusted video file and choose its video stream."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from malmm.pipeline.schema.errors import MediaError
 
 __all__ = ["OpenVideo", "open_video"]
 
-# Demuxers that read one file and nothing else. Playlists (hls, concat, dash, image2, ...) are left out on
-# purpose: a file of an archive must not make us open other files or addresses. Sound formats are in, so
-# that a sound file is called one.
+# Demuxers that read one file and nothing else. Playlists (hls, concat, dash, image2, ...) are left out on purpose: a
+# file must not make us open other files or addresses. Audio formats are included, so that the error for an audio file
+# can say what it is.
 FORMATS = (
     "mov", "matroska", "webm", "avi", "flv", "live_flv", "kux", "mpegts", "mpegtsraw", "mpeg", "mpegvideo",
     "h264", "hevc", "vvc", "obu", "av1", "ivf", "m4v", "vc1", "asf", "ogg", "mxf", "nut", "rm", "dv", "gxf",
@@ -32,14 +32,14 @@ FORMATS = (
 )  # fmt: skip
 
 INDEX_GAP_S = 15
-# A rate above this is doubted, frames a second.
+# A rate above this, in frames a second, is checked against the guessed rate.
 FASTEST = 1000
 STILL_BRANDS = frozenset(("avif", "avis", "heic", "heix", "heim", "heis", "mif1", "msf1"))
 
 
 @dataclass(frozen=True)
 class OpenVideo:
-    """An open file and the stream of it that is the video. Ticks are units of ``time_base``."""
+    """An open file and its video stream. Ticks are units of ``time_base``."""
 
     uri: str
     container: Any
@@ -48,63 +48,63 @@ class OpenVideo:
 
     @property
     def time_base(self) -> Fraction:
-        """Seconds a tick."""
+        """Seconds per tick."""
         return self.stream.time_base
 
     @property
     def timed(self) -> bool:
-        """Whether packets carry times: raw streams do not, and so cannot be entered in the middle."""
+        """Whether packets have timestamps. Raw streams have none, so they cannot be entered in the middle."""
         return self.stream.start_time is not None
 
     @property
     def clock_is_dts(self) -> bool:
-        """AVI has no presentation times: frames are timed by the order of their packets."""
+        """Whether frames are timed by the order of their packets (DTS): AVI has no presentation times."""
         return "avi" in self.container.format.name.split(",")
 
     @property
     def rate(self) -> Fraction:
-        """Nominal frames a second, 25 where the file says nothing."""
+        """Nominal frames a second; 25 if the file does not say."""
         stream = self.stream
-        # A raw stream's container rate is a default of the demuxer; its own header knows better.
+        # A raw stream's container rate is only the demuxer's default; its own header is right.
         own = None if self.timed else stream.codec_context.framerate
         rate = Fraction(own or stream.average_rate or stream.guessed_rate or 25)
-        # Of raw DV the average is the rate of its ticks.
+        # For raw DV the average rate is the rate of its ticks.
         return min(rate, Fraction(stream.guessed_rate or rate)) if rate > FASTEST else rate
 
     @property
     def period(self) -> int:
-        """Ticks of a frame at the nominal rate, at least one."""
+        """Ticks per frame at the nominal rate, at least one."""
         return max(1, round(1 / self.rate / self.time_base))
 
     def reads_until(self, end_s: float | None) -> None:
-        """Say that the head of the file is read and that packets are wanted until ``end_s``."""
+        """Declare that the header is read and that packets are wanted until ``end_s``, to limit read-ahead."""
         if self.source is not None:
             self.source.settled(None if end_s is None else self._position_of(end_s))
 
     def _position_of(self, end_s: float) -> int | None:
-        """Where in the file the packets of ``end_s`` lie, as far as the container's index tells."""
+        """Position in the file of the packets at ``end_s``; None if the container's index does not say."""
         entries = self.stream.index_entries
         if not len(entries) or not self.timed:
             return None
         wanted = int((end_s + 1) / self.time_base)
         place = bisect.bisect_left(range(len(entries)), wanted, key=lambda index: entries[index].timestamp)
-        # An index made while reading has gaps, and what lies beyond one is far off.
+        # An index built while reading has gaps; an entry behind a gap lies too far ahead.
         if place == len(entries) or (entries[place].timestamp - wanted) * self.time_base > INDEX_GAP_S:
             return None
         return entries[place].pos + entries[place].size
 
     def packet_tick(self, packet: Any) -> int | None:
-        """When the packet is presented, as far as the file tells."""
+        """Presentation time of a packet in ticks; None if the file does not say."""
         return packet.dts if self.clock_is_dts or packet.pts is None else packet.pts
 
 
 @contextlib.contextmanager
 def open_video(file: MediaFile) -> Iterator[OpenVideo]:
-    """Open a file's video stream; other streams are discarded by the demuxer.
+    """Open a file's video stream. The demuxer discards all other streams.
 
     Raises MediaError with kind ``missing``, ``empty_file``, ``not_a_video``, ``no_video_stream``, ``encrypted``,
-    ``truncated``, ``decode_error``, ``denied`` or ``unreachable``; the last also at the end, when the store failed
-    meanwhile and the demuxer took it for the end of the file.
+    ``truncated``, ``decode_error``, ``denied`` or ``unreachable``. The last is also raised at the end of the block, if
+    the store failed and the demuxer took that for the end of the file.
     """
     uri = file.uri
     with contextlib.ExitStack() as stack:
@@ -173,7 +173,7 @@ def _video_stream(uri: str, container: Any) -> Any:
 
 def _refusal(uri: str, error: Exception) -> MediaError:
     if isinstance(error, PermissionError):
-        # A network file system may refuse what the file's mode allows.
+        # A network file system may refuse access that the file's mode allows.
         return denied(uri)
     known = encrypted_unreadable(uri) or cut_short(uri)
     if known is not None:

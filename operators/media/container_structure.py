@@ -1,7 +1,6 @@
-"""How container files are built: boxes, elements, chunks and packets, read without a demuxer.
+"""Parse the structure of container files (ISO boxes and EBML elements) without a demuxer.
 
-FFmpeg passes over what it cannot use. Whether a file is whole, and whether it is encrypted, is written in the structure
-that it passes over.
+FFmpeg skips parts that it cannot use. Whether a file is truncated or encrypted can be seen in those parts.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ __all__ = ["EBML_MAGIC", "MATROSKA_SEGMENT", "Part", "boxes", "elements", "file_
 
 EBML_MAGIC = b"\x1a\x45\xdf\xa3"
 MATROSKA_SEGMENT = b"\x18\x53\x80\x67"
-# Nobody's header has more; noise that looks like one may.
+# No real file has more parts; noise that looks like a container may.
 MOST_PARTS = 100_000
 
 
 @dataclass(frozen=True)
 class Part:
-    """A box or an element: its name, and where in the file its content lies. ``end`` may lie beyond the file's end;
-    None where the file does not say it."""
+    """A box or an element: its name and the position of its content. ``end`` may lie beyond the end of the file; None
+    if the file does not say."""
 
     name: bytes
     begin: int
@@ -36,9 +35,9 @@ def file_size(handle: IO[bytes]) -> int:
 
 
 def boxes(handle: IO[bytes], begin: int, end: int) -> Iterator[Part]:
-    """The ISO boxes (MP4, MOV, 3GP) that lie between two positions, in order.
+    """Yield the ISO boxes (MP4, MOV, 3GP) between two positions, in order.
 
-    The last may reach beyond ``end``: then the file is cut short, or it is none of these files.
+    The last may reach beyond ``end``: then the file is truncated, or not of this format.
     """
     for _ in range(MOST_PARTS):
         if begin + 8 > end:
@@ -60,7 +59,7 @@ def boxes(handle: IO[bytes], begin: int, end: int) -> Iterator[Part]:
 
 
 def find_boxes(handle: IO[bytes], begin: int, end: int, path: tuple[bytes, ...]) -> Iterator[Part]:
-    """All boxes at the end of a path of names, such as ``(b"moov", b"trak")``."""
+    """Yield all boxes at a path of names, such as ``(b"moov", b"trak")``."""
     for box in boxes(handle, begin, end):
         if box.name == path[0] and box.end is not None:
             if len(path) == 1:
@@ -70,9 +69,9 @@ def find_boxes(handle: IO[bytes], begin: int, end: int, path: tuple[bytes, ...])
 
 
 def elements(handle: IO[bytes], begin: int, end: int) -> Iterator[Part]:
-    """The EBML elements (Matroska, WebM) that lie between two positions, in order.
+    """Yield the EBML elements (Matroska, WebM) between two positions, in order.
 
-    An element of unknown size, as live recordings have, is followed by its own content.
+    After an element of unknown size, as in live recordings, come the elements of its content.
     """
     for _ in range(MOST_PARTS):
         if begin + 2 > end:

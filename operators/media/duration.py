@@ -1,4 +1,4 @@
-"""Where a video ends, from its header where that can be believed, else from its packets."""
+"""Find the end of a video: from its header if that is plausible, else from its packets."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from malmm.operators.media.files import MediaFile
 
 __all__ = ["declared_end", "find_end"]
 
-# A header that claims more than this is checked against the packets before thousands of segments are made.
+# A header that declares more seconds than this is checked against the packets, before thousands of segments are made.
 BELIEVABLE = 24 * 3600
 SLACK = Fraction(1, 2)
 
 
 def declared_end(video: OpenVideo) -> Fraction | None:
-    """The end in seconds that the header tells; None if it tells none."""
+    """The end in seconds that the header declares; None if it declares none."""
     stream, container = video.stream, video.container
     if stream.duration is not None and stream.duration > 0:
         return ((stream.start_time or 0) + stream.duration) * video.time_base
-    # Matroska and FLV have only the file's duration, counted from time zero whatever the first time is.
+    # Matroska and FLV declare only the file's duration, counted from time zero whatever the first timestamp is.
     if container.duration is not None and container.duration > 0 and video.timed:
         return Fraction(container.duration, av.time_base)
     return None
@@ -32,7 +32,7 @@ def declared_end(video: OpenVideo) -> Fraction | None:
 def find_end(file: MediaFile) -> Fraction | None:
     """The end of the video in seconds on its own clock; None if there is no packet.
 
-    What the header declares stays the end of a file that is cut short, so that the loss is noticed.
+    A truncated file keeps the end that its header declares, so that the loss is reported.
     """
     with open_video(file) as video:
         declared = declared_end(video)
@@ -45,12 +45,12 @@ def find_end(file: MediaFile) -> Fraction | None:
     video_end, file_end = tail if tail is not None else (None, None)
     if declared is None or declared >= BELIEVABLE or video_end is None or file_end is None:
         return video_end
-    # A file-wide duration may be that of the sound: if the file reaches it, the video's own end counts.
+    # A file's duration may be that of its audio: if the file reaches it, the video's own end counts.
     return video_end if file_end >= declared - SLACK else declared
 
 
 def _ends(video: OpenVideo, *, seek: bool) -> tuple[Fraction | None, Fraction | None] | None:
-    """Where the video's packets end, and where all packets do; None where seeking does not work."""
+    """The end of the video's packets, and that of all packets; None if seeking does not work."""
     container, stream = video.container, video.stream
     for other in container.streams:
         other.discard = Discard.default
@@ -75,7 +75,7 @@ def _ends(video: OpenVideo, *, seek: bool) -> tuple[Fraction | None, Fraction | 
             elif packet.stream_index == stream.index:
                 untimed += 1
     except FFmpegError:
-        # A damaged tail: what was read up to here is where the file ends.
+        # The tail is damaged: the file ends at the last packet that was read.
         pass
     if untimed and stream.index not in ends:
         ends[stream.index] = untimed / video.rate

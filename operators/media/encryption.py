@@ -1,6 +1,6 @@
-"""Whether a file's pictures are encrypted, from its structure: decoders make grey noise of them, or errors.
+"""Detect encrypted video from a file's structure. A decoder would return grey noise or errors.
 
-Nothing is decrypted here, whatever keys there may be.
+Nothing is decrypted here.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ __all__ = ["check_encryption", "encrypted_unreadable"]
 
 _ENTRIES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
 _ENCRYPTED_ENTRIES = {b"encv": "Common Encryption", b"drmi": "FairPlay"}
-# What comes before the boxes in a sample description, and in its entry for pictures.
+# Bytes before the boxes in a sample description, and in a visual sample entry.
 _STSD_BYTES, _ENTRY_BYTES = 8, 78
 
 _TRACKS = b"\x16\x54\xae\x6b"
 _TRACK_TYPE, _VIDEO = b"\x83", b"\x01"
 _ENCODINGS, _ENCODING, _ENCRYPTION = b"\x6d\x80", b"\x62\x40", b"\x50\x35"
 
-# Stream types of a transport stream's programme table: H.264 with encrypted samples.
+# Stream types in a transport stream's program map table: H.264 with encrypted samples.
 _SAMPLE_AES = {0xDB: "Apple's sample AES"}
 _TS_PACKET = 188
-# How far a transport stream is looked at, and the share of its packets with content that must be scrambled.
+# How many bytes of a transport stream are read, and the share of payload packets that must be scrambled.
 _LOOK_BYTES, _SCRAMBLED = 1 << 20, 0.5
 
 _SEGMENT_SUFFIXES = frozenset((".ts", ".m2ts", ".mts", ".m4s", ".cmfv"))
@@ -45,7 +45,7 @@ _KEY = re.compile(rb"#EXT-X-(?:SESSION-)?KEY:[^\r\n]*METHOD=(?!NONE)([A-Z0-9-]+)
 
 
 def check_encryption(uri: str, handle: IO[bytes], formats: Iterable[str], stream: Any) -> None:
-    """Raises MediaError of kind ``encrypted`` if the file says that its video is.
+    """Raise MediaError of kind ``encrypted`` if the file declares its video encrypted.
 
     ``formats`` are FFmpeg's names for the container and ``stream`` is PyAV's stream. The handle's position is restored.
     """
@@ -65,17 +65,17 @@ def check_encryption(uri: str, handle: IO[bytes], formats: Iterable[str], stream
 
 
 def _stream_type(stream: Any) -> int:
-    """The number of a transport stream's stream type, which FFmpeg keeps in the codec's tag."""
+    """A transport stream's stream type, which FFmpeg stores in the codec tag."""
     try:
         return ord(stream.codec_tag[0])
     except UnicodeDecodeError as error:
-        # PyAV takes tags for text.
+        # PyAV decodes tags as text.
         return error.object[0]
 
 
 def encrypted_unreadable(uri: str) -> MediaError | None:
-    """The error for a file that cannot be read because it is encrypted as a whole, or in its packets; None if nothing
-    points to that."""
+    """The error for a file that cannot be read because the whole file, or its packets, are encrypted; None if there is
+    no sign of that."""
     with open_bytes(uri) as handle:
         size = file_size(handle)
         handle.seek(0)
@@ -141,7 +141,7 @@ def _is_encrypted_video(handle: IO[bytes], begin: int, end: int) -> bool:
 
 
 def _is_scrambled(head: bytes) -> bool:
-    """Whether most packets of a transport stream that have content are scrambled, as broadcasts for subscribers are."""
+    """Whether most payload packets of a transport stream are scrambled, as in pay TV."""
     packets = [head[at : at + _TS_PACKET] for at in range(0, len(head) - _TS_PACKET + 1, _TS_PACKET)]
     if len(packets) < 2 or any(packet[0] != 0x47 for packet in packets):
         return False
@@ -150,7 +150,7 @@ def _is_scrambled(head: bytes) -> bool:
 
 
 def _is_noise(head: bytes) -> bool:
-    """Whether every byte is as frequent as any other, as in cipher text."""
+    """Whether all byte values are equally frequent, as in cipher text."""
     if len(head) < _NOISE_BYTES:
         return False
     shares = [head.count(bytes([value])) / len(head) for value in range(256)]

@@ -1,4 +1,4 @@
-"""What readings of the same remote file share: its head and index, or a copy of it."""
+"""Cache of remote files across several reads of one file: its header and index, or a copy of it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["FileCache"]
 
 
 class FileCache:
-    """Ranges read on opening files, at most ``most_bytes`` of them, the least recently used file forgotten first; and
-    the last file that was copied whole.
+    """An LRU cache of the ranges that are read when files are opened, at most ``most_bytes``, and of the last file that
+    was copied whole.
 
-    Whoever reads several spans of a file owns one and hands it to each reading; the sandbox's process does. A file is
-    named by its address and its version, so that one that has changed is read anew. Threads may share a cache.
+    The caller that reads several spans of a file owns a cache and passes it to each read, as the sandbox's process
+    does. A file's key is its URI and version, so that a changed file is read again. Thread-safe.
     """
 
     def __init__(self, most_bytes: int = 1 << 26) -> None:
@@ -26,7 +26,7 @@ class FileCache:
         self._lock = threading.Lock()
 
     def find(self, file: tuple[str, ...], position: int) -> tuple[int, bytes] | None:
-        """The range of the file that holds ``position``: where it begins, and its bytes."""
+        """The cached range that contains ``position``: (begin, bytes); None if there is none."""
         with self._lock:
             ranges = self._files.get(file)
             if ranges is None:
@@ -36,7 +36,7 @@ class FileCache:
             return next(found, None)
 
     def add(self, file: tuple[str, ...], begin: int, data: bytes) -> None:
-        """Keep a range."""
+        """Add a range."""
         with self._lock:
             ranges = self._files.setdefault(file, {})
             self._bytes += len(data) - len(ranges.get(begin, b""))
@@ -47,13 +47,13 @@ class FileCache:
                 self._bytes -= sum(map(len, forgotten.values()))
 
     def whole(self, file: tuple[str, ...]) -> WholeFile | None:
-        """The copy of the file. If that of another was kept, None, and the other is gone, for disks are small."""
+        """The cached copy of the file, or None. Drops the copy of another file, to save disk space."""
         with self._lock:
             if self._whole is not None and self._whole[0] != file:
                 self._whole = None
             return self._whole[1] if self._whole is not None else None
 
     def keep_whole(self, file: tuple[str, ...], copy: WholeFile) -> None:
-        """Keep a copy in the place of the one before."""
+        """Cache a copy, replacing the one before."""
         with self._lock:
             self._whole = file, copy

@@ -1,4 +1,4 @@
-"""The bytes of a source, on a disk or in an object store."""
+"""Open a source's bytes, on disk or in an object store."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ __all__ = ["MediaFile", "check_local", "denied", "empty_file", "local_path", "op
 
 @dataclass(frozen=True)
 class MediaFile:
-    """A file that is to be read, perhaps several times: ``cache`` keeps what each reading of a remote one needs."""
+    """A file to read, perhaps several times: ``cache`` keeps what each read of a remote file needs again."""
 
     uri: str
     cache: FileCache | None = None
 
 
 def local_path(uri: str) -> Path | None:
-    """The path of a local file given plainly or as ``file://``; None for other schemes."""
+    """The path of a plain path or a ``file://`` URI; None for other schemes."""
     if uri.startswith("file://"):
         return Path(uri.removeprefix("file://"))
     return None if "://" in uri else Path(uri)
 
 
 def check_local(uri: str, path: Path) -> None:
-    """Raises MediaError of kind ``missing``, ``denied``, ``not_a_video``, ``empty_file`` or ``decode_error`` unless
-    ``path`` is a file that this user may read and that holds something."""
+    """Raise MediaError of kind ``missing``, ``denied``, ``not_a_video``, ``empty_file`` or ``decode_error`` unless
+    ``path`` is a non-empty regular file that this user may read."""
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -58,12 +58,12 @@ def check_local(uri: str, path: Path) -> None:
 
 
 def denied(uri: str) -> MediaError:
-    """The error of a file that this user may not read."""
+    """The error for a file that this user may not read."""
     return MediaError(f"{uri} may not be read: give this user read permission", uri=uri, kind="denied")
 
 
 def empty_file(uri: str) -> MediaError:
-    """The error of a file without a byte."""
+    """The error for a file of 0 bytes."""
     return MediaError(f"{uri} is empty (0 bytes): copy it again from its source", uri=uri, kind="empty_file")
 
 

@@ -1,4 +1,4 @@
-"""The frames of a video from a moment on, in the order in which they are shown."""
+"""Decode the frames of a video from a given time on, in presentation order."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from malmm.operators.media.files import MediaFile
 
 __all__ = ["Damaged", "Skipped", "TimedFrame", "frames_from", "is_key_picture"]
 
-# Where pictures are refreshed bit by bit, decoders call a picture whole some time too early; found by trial
-# with x264's intra refresh, as a multiple of the time from the entry to the first such picture.
+# With intra refresh, decoders declare a picture complete somewhat too early. This margin is a multiple of the time from
+# the entry to the first such picture, measured with x264.
 SETTLING = 5
-# Where a container seeks inexactly, entry is tried this many seconds earlier, and then at the beginning.
+# If a container seeks inexactly, entry is tried this many seconds earlier, and at last at the beginning.
 BACKOFF_S = (0, 1, 4, 16, 64, 256)
-# Decoders that give no picture before the stream says that what was lost is made up for.
+# Decoders that return no picture until the stream signals recovery.
 WAITING_DECODERS = frozenset(("h264",))
-# A demuxer may stumble and go on; one that stumbles this often in a row is not read further.
+# A demuxer may raise an error and go on. After this many errors in a row it is not read further.
 MAX_STUMBLES = 16
 
 
 @dataclass(frozen=True)
 class TimedFrame:
-    """A decoded frame with its time and length in ticks of ``video.time_base``."""
+    """A decoded frame with its time and duration in ticks of ``video.time_base``."""
 
     video: OpenVideo
     frame: Any
@@ -41,7 +41,7 @@ class TimedFrame:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A frame that was not decoded, with its time and length in ticks."""
+    """A frame that was not decoded, with its time and duration in ticks."""
 
     video: OpenVideo
     tick: int
@@ -50,7 +50,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Damaged:
-    """A packet that could not be decoded, or not wholly, and its time in ticks."""
+    """A packet that could not be decoded completely, with its time in ticks."""
 
     tick: int
 
@@ -63,15 +63,14 @@ def frames_from(
     threads: int = 1,
     keyframes: bool = False,
 ) -> Iterator[TimedFrame | Damaged | Skipped]:
-    """Frames in presentation order, with none missing from ``start_s`` on (None: from the beginning);
-    earlier ones may come first.
+    """Yield frames in presentation order, complete from ``start_s`` on (None: from the beginning). Earlier frames may
+    come first.
 
-    ``end_s`` is when the caller will have had enough, as far as known: no more than that is read ahead.
+    ``end_s`` is the time, if known, after which the caller needs no more frames: it limits read-ahead.
 
-    Decoding enters at a key picture at or before ``start_s``, so the cost does not depend on what lies
-    before. The container's word for which packets are key pictures is checked against the decoder's. With
-    ``keyframes`` the others come as ``Skipped``, not all of them in order. Raises MediaError when the file cannot be
-    opened.
+    Decoding starts at a key frame at or before ``start_s``, so the cost does not depend on what lies before it. The
+    container's key frame flags are checked against the decoder. With ``keyframes`` the other frames come as
+    ``Skipped``, not all in order. Raises MediaError if the file cannot be opened.
     """
     if keyframes:
         yield from _keys_from(file, start_s, end_s, threads)
@@ -91,14 +90,14 @@ def frames_from(
 
 
 def is_key_picture(frame: Any) -> bool:
-    """Whether a decoded frame refers to no other, as its decoder says."""
+    """Whether a decoded frame is intra-coded, according to its decoder."""
     return frame.key_frame or frame.pict_type in (PictureType.I, PictureType.SI)
 
 
 def _are_nameless(frames: list[Any]) -> bool:
-    """Whether these frames are of a decoder that names no types of pictures, such as that of Flash Screen Video.
+    """Whether these frames come from a decoder that reports no picture types, such as Flash Screen Video's.
 
-    One alone may also be the grey picture that MPEG-4's decoder gives in the place of one that it lacks.
+    A single frame without a type may also be the grey picture that MPEG-4's decoder returns for a missing reference.
     """
     return all(frame.pict_type == PictureType.NONE for frame in frames)
 
@@ -109,7 +108,7 @@ def _set_threads(video: OpenVideo, threads: int) -> None:
 
 
 def _entries(video: OpenVideo, start: int, end_s: float | None) -> Iterator[Iterator[Any]]:
-    """Packets from a place that the container takes for tick ``start`` on, then from earlier and earlier places."""
+    """Yield packet iterators: from where the container seeks for tick ``start``, then from ever earlier places."""
     for back_s in BACKOFF_S:
         target = start - int(back_s / video.time_base)
         if target <= video.stream.start_time:
@@ -123,7 +122,7 @@ def _entries(video: OpenVideo, start: int, end_s: float | None) -> Iterator[Iter
 
 
 def _enter(video: OpenVideo, start: int, end_s: float | None) -> Iterator[TimedFrame | Damaged] | None:
-    """Frames that begin at or before tick ``start``; None when only reading from the beginning will do."""
+    """Frames from tick ``start`` or earlier on; None if the file must be read from the beginning."""
     for packets in _entries(video, start, end_s):
         key = _flagged_key(video, packets, start)
         if key is None:
@@ -139,7 +138,7 @@ def _enter(video: OpenVideo, start: int, end_s: float | None) -> Iterator[TimedF
 
 
 def _flagged_key(video: OpenVideo, packets: Iterator[Any], start: int) -> Any | None:
-    """The first packet that the container calls a key picture; None if there is none up to tick ``start``."""
+    """The first packet that the container flags as a key frame; None if there is none up to tick ``start``."""
     for packet in packets:
         if packet.is_keyframe:
             return packet
@@ -151,10 +150,11 @@ def _flagged_key(video: OpenVideo, packets: Iterator[Any], start: int) -> Any | 
 def _first_whole(
     video: OpenVideo, items: Iterator[TimedFrame | Damaged], entry: int, start: int
 ) -> list[TimedFrame | Damaged]:
-    """The first frame that is right although decoding began at tick ``entry``, and what was decoded on with it.
+    """The first frame that is correct although decoding began at tick ``entry``, and any frame decoded together with
+    it.
 
-    Empty if that frame comes after tick ``start``. Containers call packets key pictures that are not: some decoders
-    make grey pictures of them, others errors. Neither says anything about the file.
+    Empty if that frame comes after tick ``start``. Containers flag packets as key frames that are not: some decoders
+    return grey pictures for them, others errors. Neither means that the file is damaged.
     """
     for item in items:
         if item.tick > start:
@@ -168,8 +168,8 @@ def _first_whole(
             if _are_nameless([each.frame for each in opening if isinstance(each, TimedFrame)]):
                 return opening
             continue
-        # This decoder gives pictures only once they are whole, or nearly: where they are refreshed bit by bit, the
-        # first comes long after the entry.
+        # This decoder returns pictures only once they are (nearly) complete: with intra refresh, the first comes long
+        # after the entry.
         waits = video.stream.codec_context.name in WAITING_DECODERS and item.tick > entry
         if waits and item.tick + SETTLING * (item.tick - entry) <= start:
             return [item]
@@ -178,7 +178,7 @@ def _first_whole(
 
 @dataclass(frozen=True)
 class _Doubt:
-    """A packet that is called a key picture and alone gives none."""
+    """A packet that is flagged as a key frame but does not decode to one by itself."""
 
     tick: int
     start_s: float | None
@@ -187,7 +187,7 @@ class _Doubt:
 def _keys_from(
     file: MediaFile, start_s: float | None, end_s: float | None, threads: int
 ) -> Iterator[TimedFrame | Damaged | Skipped]:
-    """Key pictures, decoded alone as long as the container's word for them holds."""
+    """Yield key frames, each decoded by itself, as long as the container's flags are right."""
     after: int | None = None
     while True:
         doubt = yield from _keys_alone(file, start_s, end_s, after)
@@ -199,7 +199,7 @@ def _keys_from(
 def _keys_alone(
     file: MediaFile, start_s: float | None, end_s: float | None, after: int | None
 ) -> Generator[TimedFrame | Damaged | Skipped, None, _Doubt | None]:
-    """Yield key pictures after tick ``after``, each decoded by itself, up to the first packet that is not one."""
+    """Yield key frames after tick ``after``, each decoded by itself, up to the first doubtful packet."""
     if start_s is not None:
         with open_video(file) as video:
             if video.timed and start_s / video.time_base > video.stream.start_time:
@@ -214,10 +214,10 @@ def _keys_alone(
 def _keys_among_all(
     file: MediaFile, doubt: _Doubt, end_s: float | None, threads: int
 ) -> Generator[TimedFrame | Damaged | Skipped, None, bool]:
-    """What a doubtful packet is, by decoding all frames up to it.
+    """Find out what a doubtful packet is, by decoding all frames up to it.
 
-    If it is another kind of picture, the container's word counts for nothing: all frames are decoded to the end, and
-    True is returned. If it is damaged, that is said, and False is returned.
+    If it is not a key frame, the container's flags are wrong: decodes all frames to the end and returns True. If it is
+    damaged, yields ``Damaged`` and returns False.
     """
     is_false = doubt.start_s is None
     for item in frames_from(file, doubt.start_s, end_s, threads=threads):
@@ -237,7 +237,7 @@ def _keys_among_all(
 
 
 def _packets_from(video: OpenVideo, start: int, end_s: float | None) -> Iterator[Any] | None:
-    """Packets from one at or before tick ``start`` on; None when only reading from the beginning will do."""
+    """Packets from tick ``start`` or earlier on; None if the file must be read from the beginning."""
     for packets in _entries(video, start, end_s):
         first = next(packets, None)
         tick = None if first is None else video.packet_tick(first)
@@ -249,12 +249,13 @@ def _packets_from(video: OpenVideo, start: int, end_s: float | None) -> Iterator
 def _key_frames(
     video: OpenVideo, packets: Iterator[Any], after: int | None
 ) -> Generator[TimedFrame | Damaged | Skipped, None, _Doubt | None]:
-    """Each key frame decoded by itself, so that none waits in the decoder for frames that never come.
+    """Yield key frames, each decoded by itself, so that none waits in the decoder for frames that never come.
 
-    Ends early at a packet that is called a key frame and alone gives no key picture: it is something else, or damaged.
+    Ends early, with a ``_Doubt``, at a packet flagged as a key frame that does not decode to one: the flag is wrong, or
+    the packet is damaged.
     """
     decoder = video.stream.codec_context
-    # Where frames are timed by the order of packets, they are shown as much later as the decoder keeps them back.
+    # If frames are timed by the order of packets, the decoder's reordering delays them.
     delay = decoder.reorder_depth * video.period if video.clock_is_dts else 0
     before: int | None = None
     for packet in packets:
@@ -264,7 +265,7 @@ def _key_frames(
         tick = at + delay if at is not None else _after(before, video)
         before = tick
         if packet.is_discard or (after is not None and tick <= after):
-            # What an edit list cuts off is not shown.
+            # An edit list hides this packet.
             continue
         if not packet.is_keyframe:
             yield Skipped(video, tick, packet.duration or video.period)
@@ -280,7 +281,7 @@ def _key_frames(
 
 
 def _decoded_alone(decoder: Any, packet: Any) -> Any | None:
-    """The key picture that a packet holds; None if it holds something else or cannot be decoded."""
+    """The key frame in a packet; None if it is another kind of frame or cannot be decoded."""
     try:
         frames = [*decoder.decode(packet), *decoder.decode(None)]
     except FFmpegError as error:
@@ -292,15 +293,15 @@ def _decoded_alone(decoder: Any, packet: Any) -> Any | None:
 
 
 def _shown_after(packets: Iterator[Any], tick: int) -> Iterator[Any]:
-    # Pictures of an open group of pictures that come before its key frame refer to the group before,
-    # which was not read: they would be decoded wrongly, and all of them are before the start.
+    # In an open GOP, frames shown before the key frame refer to the GOP before, which was not read. They would be
+    # decoded wrongly, and all of them lie before the start.
     for packet in packets:
         if packet.size == 0 or packet.pts is None or packet.pts >= tick:
             yield packet
 
 
 def _packets(video: OpenVideo) -> Iterator[Any]:
-    """The packets of the video stream and at last an empty one, read on over errors of the demuxer."""
+    """Yield the packets of the video stream and at last an empty one. Continues after errors of the demuxer."""
     stumbles = 0
     while True:
         try:
@@ -321,7 +322,7 @@ def _decoded(video: OpenVideo, packets: Iterator[Any]) -> Iterator[TimedFrame | 
     for packet in packets:
         clock.count(packet)
         if packet.is_corrupt:
-            # The container noticed, for instance that transport packets are missing; a decoder may not.
+            # The container noticed damage, for example missing transport packets, which a decoder may miss.
             yield Damaged(clock.packet_tick(packet))
         try:
             frames = packet.decode()
@@ -339,7 +340,7 @@ def _decoded(video: OpenVideo, packets: Iterator[Any]) -> Iterator[TimedFrame | 
 
 
 class _Clock:
-    """When frames are shown, also in streams that do not say so."""
+    """Times of frames, also in streams without timestamps."""
 
     def __init__(self, video: OpenVideo) -> None:
         self._video = video
@@ -349,22 +350,22 @@ class _Clock:
             video.stream.codec_context.copy_opaque = True
 
     def count(self, packet: Any) -> None:
-        """Take note of a packet of a stream without times before it is decoded."""
+        """Register a packet before it is decoded; needed for streams without timestamps."""
         if not self._video.timed and packet.size:
             packet.opaque = self._counted
             self._counted += packet.duration or self._video.period
 
     def packet_tick(self, packet: Any) -> int:
-        """The time of a packet that cannot be decoded."""
+        """The time in ticks of a packet that cannot be decoded."""
         at = self._video.packet_tick(packet)
         return at if at is not None else _after(self._before, self._video)
 
     def frame_tick(self, frame: Any) -> int:
-        """The time of a decoded frame, asked once for each in the order in which they come."""
+        """The time in ticks of a decoded frame. Call it once for each frame, in order."""
         tick = frame.dts if self._video.clock_is_dts else frame.pts
         if tick is None:
             tick = _after(self._before, self._video)
-            # A key picture is shown no earlier than it is stored: pictures that were lost before it left a gap.
+            # A key frame is shown no earlier than it is stored: frames lost before it left a gap.
             if frame.opaque is not None and (self._before is None or is_key_picture(frame)):
                 tick = max(tick, frame.opaque)
         self._before = tick
@@ -372,5 +373,5 @@ class _Clock:
 
 
 def _after(before: int | None, video: OpenVideo) -> int:
-    """The time of a frame that has none: one nominal frame after the one before, or the very start."""
+    """The time of a frame without a timestamp: one nominal frame after the previous one, or the start."""
     return before + video.period if before is not None else (video.stream.start_time or 0)

@@ -1,4 +1,4 @@
-"""From a decoded frame to the model's square picture."""
+"""Convert a decoded frame to the model's square picture."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from malmm.operators.media.side_data import display_matrix
 
 __all__ = ["Orientation", "SquarePictures", "displayed_size", "orientation_of"]
 
-# Bicubic as BLIP's image processor scales; the flags buy exact rounding and full chroma resolution.
+# Bicubic, as in BLIP's image processor; the flags ask for exact rounding and full chroma resolution.
 SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-# Pixels that are wider or narrower than this are a damaged header.
+# A pixel aspect ratio beyond this comes from a damaged header.
 WIDEST_PIXEL = 16
 
 
 @dataclass(frozen=True)
 class Orientation:
-    """How a stored picture is turned for display: transposed first, then flipped."""
+    """How a stored picture is oriented for display: transposed first, then flipped."""
 
     transpose: bool = False
     flip_horizontal: bool = False
@@ -37,7 +37,7 @@ class Orientation:
 
     @property
     def is_mirrored(self) -> bool:
-        """Whether no rotation alone gives this orientation."""
+        """Whether the orientation is not a rotation alone."""
         return self.transpose ^ self.flip_horizontal ^ self.flip_vertical
 
     def apply(self, picture: np.ndarray) -> np.ndarray:
@@ -52,12 +52,12 @@ class Orientation:
 
 
 def orientation_of(frame: Any) -> Orientation:
-    """The orientation that a frame's display matrix asks for, to the nearest quarter turn.
+    """The orientation in a frame's display matrix, to the nearest quarter turn.
 
-    Raises FFmpegError for a frame in colours that cannot be converted.
+    Raises FFmpegError for a frame whose colour format cannot be converted.
     """
-    # Looking at side data ties a frame into a reference cycle: the decoder's large pictures would wait for
-    # the garbage collector. A small copy has the same side data.
+    # Reading side data puts a frame into a reference cycle, so that large pictures would wait for the garbage
+    # collector. A small copy has the same side data.
     return _orientation(frame.reformat(width=8, height=8, format="gray", threads=1))
 
 
@@ -73,8 +73,8 @@ def _orientation(frame: Any) -> Orientation:
 
 
 def displayed_size(frame: Any, aspect: Fraction | None, turned: Orientation) -> tuple[int, int]:
-    """Width and height of a decoded frame as players show it: its pixels made square by stretching them sideways, and
-    turned. ``aspect`` is a stored pixel's width over its height; None or nonsense counts as 1."""
+    """Width and height of a decoded frame as displayed: with square pixels (stretched in width) and rotated. ``aspect``
+    is a stored pixel's width over its height; None or an implausible value counts as 1."""
     width, height = frame.width, frame.height
     if aspect is not None and 1 / WIDEST_PIXEL <= aspect <= WIDEST_PIXEL:
         width = max(1, round(width * aspect))
@@ -90,8 +90,10 @@ class SquarePictures:
         self._turned: Orientation | None = None
 
     def of(self, frame: Any) -> np.ndarray:
-        """The picture of a decoded frame, the video's display matrix applied. Raises FFmpegError for a
-        frame in colours that cannot be converted."""
+        """The picture of a decoded frame, with the display matrix applied.
+
+        Raises FFmpegError for a frame whose colour format cannot be converted.
+        """
         scaled = self._scaler.reformat(
             frame,
             width=self.size,

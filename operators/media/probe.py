@@ -1,4 +1,4 @@
-"""What a video file is, from its header and its first frame."""
+"""Probe a video file: read its properties from its header and its first frame."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from malmm.pipeline.schema.errors import MediaError
 
 __all__ = ["VideoInfo", "probe"]
 
-# A stream that cannot be decoded at all is given up after this many packets.
+# A stream without a decodable frame is given up after this many packets.
 MAX_DAMAGED = 1000
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """A video's extent and kind. Times are seconds on the video's own clock.
+    """A video's duration and format. Times are seconds on the video's own clock.
 
-    ``start_s`` is when the first frame is shown; ``fps`` the average rate; ``width`` and ``height`` are
-    as displayed: with square pixels, after the clockwise ``rotation`` (0, 90, 180 or 270 degrees) of the metadata.
+    ``start_s`` is the time of the first frame, ``fps`` the average rate. ``width`` and ``height`` are as displayed:
+    with square pixels, after the clockwise ``rotation`` (0, 90, 180 or 270 degrees) of the metadata.
     """
 
     start_s: float
@@ -39,7 +39,7 @@ class VideoInfo:
 
     @property
     def end_s(self) -> float:
-        """When the last frame stops being shown."""
+        """The time at which the last frame ends."""
         return self.start_s + self.duration_s
 
 
@@ -61,7 +61,7 @@ def probe(path: str, cache: FileCache | None = None) -> VideoInfo:
         start = item.tick * video.time_base
         end = find_end(file)
         if end is not None and video.clock_is_dts:
-            # Timed in decoding order, everything is shown as much later as the first frame is.
+            # Times are in decoding order: all frames are shown as much later as the first one.
             end += start - (video.stream.start_time or 0) * video.time_base
         width, height = displayed_size(item.frame, video.stream.sample_aspect_ratio, turned)
         return VideoInfo(
@@ -78,7 +78,7 @@ def probe(path: str, cache: FileCache | None = None) -> VideoInfo:
         raise known
     if damaged:
         raise MediaError(
-            f"{path}: no frame can be decoded, of {damaged} packets none gives a picture: if another player shows it, "
+            f"{path}: no frame can be decoded, none of {damaged} packets yields a picture: if another player shows it, "
             "convert it, for instance to H.264; else its encoder or its source is at fault",
             uri=path,
             kind="decode_error",
@@ -87,7 +87,7 @@ def probe(path: str, cache: FileCache | None = None) -> VideoInfo:
 
 
 def _orientation(item: TimedFrame) -> Orientation | None:
-    """How the frame is turned; None for one that is too damaged to be converted."""
+    """The frame's orientation; None if the frame is too damaged to be converted."""
     try:
         return orientation_of(item.frame)
     except FFmpegError:

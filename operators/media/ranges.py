@@ -1,12 +1,11 @@
-"""Reading a file in an object store by ranges, so that a span of a long video costs about its own bytes.
+"""Read a remote file by ranges, so that a span of a long video transfers little more than its own bytes.
 
-Two things make a segment cheap. What a demuxer reads on opening a file (an MP4's index may be megabytes) is kept for
-the next segment of the same file, in a cache that the reading process owns. And once the container's index has told
-where in the file a span ends, reading ahead stops there; without an index it reaches an eighth as far as reading has
-gone.
+Two things make a segment cheap. What a demuxer reads to open a file (an MP4's index may be megabytes) is cached for the
+next segment of the same file, in a cache that the reading process owns. And read-ahead stops at the end of the span, if
+the container's index says where that is; without an index, read-ahead is an eighth of what was read so far.
 
-A server that knows no ranges, or does not say how large a file is, is asked for the whole of it, once. What a server
-says is checked: another range than was asked for, or one of another version of the file, is an error, never a frame.
+If a server does not support ranges, or does not say how large a file is, the whole file is copied once. Answers are
+checked: a wrong range, or a range of another version of the file, is an error and never becomes a frame.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ __all__ = ["RangeReader", "open_ranges"]
 LEAST_BYTES = 1 << 17
 MOST_BYTES = 1 << 23
 TOTAL_S = 300.0
-"""How long a range may take with all tries: longer than a look, for it may be large."""
+"""Time limit for a range with all retries: longer than for metadata, since a range may be large."""
 
 T = TypeVar("T")
 
 
 def open_ranges(uri: str, cache: FileCache | None = None) -> RangeReader:
-    """Open any address that fsspec knows. What ``cache`` has of the file is not fetched again.
+    """Open any URI that fsspec supports. Ranges in ``cache`` are not fetched again.
 
     Raises MediaError of kind ``missing``, ``denied``, ``not_a_video`` for a directory, ``unreachable`` or
     ``decode_error``.
@@ -58,12 +57,12 @@ def open_ranges(uri: str, cache: FileCache | None = None) -> RangeReader:
 
 
 class RangeReader(io.RawIOBase):
-    """A file's bytes, read from its store as they are needed.
+    """A remote file, read when needed.
 
-    Until ``settled`` is called what is read is kept in ``cache``, for others that open the same file. An error of the
-    store is tried again with growing pauses, then raised as a MediaError of kind ``unreachable``, and by every later
-    read: a demuxer may take a failed read for the file's end, so whoever reads asks ``error`` at the end. ``tag`` is
-    what the store calls the version that is read, empty if nothing.
+    Until ``settled`` is called, everything read is cached, for later reads of the same file. Transient failures of the
+    store are retried with growing pauses, then raised as a MediaError of kind ``unreachable``, and again by every later
+    read. A demuxer may take a failed read for the end of the file, so the caller checks ``error`` at the end. ``tag``
+    is the store's tag of this version, empty if it has none.
     """
 
     def __init__(self, backend: Backend, info: dict[str, Any], cache: FileCache | None = None) -> None:
@@ -89,29 +88,29 @@ class RangeReader(io.RawIOBase):
 
     @property
     def version(self) -> str:
-        """A short name of the content: another when the store gives it another size, tag or time."""
+        """A short hash of the file's version: it changes with its size, tag or time."""
         return hashlib.blake2b("\0".join(self._file).encode(), digest_size=12).hexdigest()
 
     def settled(self, end: int | None = None) -> None:
-        """Say that what comes is the file's body, and how far it is wanted, as far as known."""
+        """Declare that the header is read and the body follows, wanted up to position ``end`` (None if unknown)."""
         self._opening = False
         self._end = end
         self._run_from = self._position
 
     def readable(self) -> bool:
-        """Always."""
+        """True: the file can be read."""
         return True
 
     def seekable(self) -> bool:
-        """Always."""
+        """True: the file can be seeked."""
         return True
 
     def tell(self) -> int:
-        """Where the next read begins."""
+        """Position of the next read."""
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move; nothing is read."""
+        """Move the position. Reads nothing."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size_bytes}[whence]
         if base + offset < 0:
             raise ValueError(f"cannot seek to {base + offset}")
@@ -166,10 +165,10 @@ class RangeReader(io.RawIOBase):
             self._cache.add(self._file, begin, self._data)
 
     def _reach(self, begin: int) -> int:
-        """How many bytes to get at ``begin``."""
+        """How many bytes to request at ``begin``."""
         follows = begin == self._begin + len(self._data)
         if self._opening:
-            # The first read is small, and an index is read through, whatever its size.
+            # Start small, then double: an index is read completely, whatever its size.
             self._ahead = min(MOST_BYTES, 2 * self._ahead) if follows else LEAST_BYTES
             return self._ahead
         if self._end is not None and begin < self._end:
@@ -190,7 +189,7 @@ class RangeReader(io.RawIOBase):
         return self._whole.read(begin, end)
 
     def _copy(self) -> WholeFile:
-        """Fetch the whole file from a server that knows no ranges. Raises MediaError."""
+        """Copy the whole file from a server without range support. Raises MediaError."""
         whole = self._cache.whole(self._file) if self._is_told_apart else None
         if whole is None:
             whole = _get_patiently(self.uri, lambda: copied(self._backend))
@@ -201,15 +200,15 @@ class RangeReader(io.RawIOBase):
         return whole
 
     def _from_server(self, begin: int, end: int) -> bytes | None:
-        """A range over HTTP; None from a server that knows none."""
+        """A range over HTTP; None from a server without range support."""
         answer = read_range(self._backend.filesystem, self._backend.path, begin, end)
         self._check(answer.tag.strip('"'), answer.size_bytes)
         if answer.data is not None and len(answer.data) != end - begin:
-            raise OSError(f"the server gave {len(answer.data)} of {end - begin} bytes at {begin}")
+            raise OSError(f"the server sent {len(answer.data)} of {end - begin} bytes at {begin}")
         return answer.data
 
     def _check(self, tag: str, size_bytes: int | None) -> None:
-        """Raises MediaError if a tag or size of an answer is another than on opening; empty and None are unsaid."""
+        """Raise MediaError if an answer's tag or size differs from those at opening. Empty and None mean unknown."""
         if tag and self.tag and tag != self.tag:
             raise self._changed(f"its tag is {tag}, not {self.tag}")
         if size_bytes not in (None, self.size_bytes):
@@ -218,10 +217,10 @@ class RangeReader(io.RawIOBase):
     def _from_store(self, begin: int, end: int) -> bytes:
         data = bytes(self._backend.filesystem.cat_file(self._backend.path, start=begin, end=end))
         if len(data) == self.size_bytes != end - begin:
-            # A backend that knows no ranges gives the whole file.
+            # A backend without range support returns the whole file.
             data = data[begin:end]
         if len(data) != end - begin:
-            raise OSError(f"the store gave {len(data)} of {end - begin} bytes at {begin}")
+            raise OSError(f"the store sent {len(data)} of {end - begin} bytes at {begin}")
         return data
 
     def _changed(self, how: str) -> MediaError:
@@ -231,7 +230,7 @@ class RangeReader(io.RawIOBase):
 
 
 def _get_patiently(uri: str, action: Callable[[], T]) -> T:
-    """The result of a call into a backend. Raises MediaError when it fails for good."""
+    """Call a backend with retries and return the result. Raises MediaError if it finally fails."""
     try:
         return patiently(action, replace(backends.PATIENCE, total_s=TOTAL_S))
     except BackendFailure as failure:

@@ -1,4 +1,4 @@
-"""Decoding a span with PyAV: one pass, and only what is sampled is converted."""
+"""Decode a span with PyAV: one pass, which converts only the sampled frames."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from malmm.pipeline.schema.errors import MediaError
 
 __all__ = ["decode_span_av"]
 
-# How much earlier than declared a video may end without anybody missing a frame.
+# A video may end this many seconds earlier than declared and still count as complete.
 SLACK_S = Fraction(1, 10)
 
 
@@ -34,20 +34,20 @@ def decode_span_av(request: SpanRequest, cache: FileCache | None = None) -> Deco
         decoding.run(1)
         if decoding.timestamps_s:
             return decoding.result()
-        # No key frame in the span: one cell as long as the span gives its first frame.
+        # No key frame in the span: sample its first frame, with one cell as long as the span.
         whole_fps = 1 / max(request.end_s - request.start_s, 1e-3)
         request = dataclasses.replace(request, keyframes=False, fps=whole_fps)
     decoding = _Decoding(request, cache)
     decoding.run(request.threads)
     if decoding.damaged and request.threads > 1:
-        # Frame threads report an error packets later and drop good frames with it: be exact instead.
+        # Frame threads report an error some packets late and drop good frames: decode again with one thread.
         decoding = _Decoding(request, cache)
         decoding.run(1)
     return decoding.result()
 
 
 class _Decoding:
-    """One pass over the frames of a span and what it found."""
+    """One pass over the frames of a span, with its results."""
 
     def __init__(self, request: SpanRequest, cache: FileCache | None) -> None:
         self.request, self.cache = request, cache
@@ -89,7 +89,7 @@ class _Decoding:
             try:
                 self.frames[len(self.timestamps_s)] = pictures.of(item.frame)
             except FFmpegError:
-                # A damaged header can give a frame colours that no conversion knows.
+                # A damaged header can give a frame a colour format that cannot be converted.
                 bisect.insort(self.damaged, item.tick)
                 continue
             previous_cell = cell
@@ -108,7 +108,7 @@ class _Decoding:
 
     def _follow_clock(self, item: TimedFrame | Skipped) -> None:
         time = item.tick * item.video.time_base
-        # Frames that are not decoded come in the file's order, in which time goes to and fro.
+        # Skipped frames come in the file's order, in which times are not monotonic.
         back = isinstance(item, TimedFrame) and self.reached is not None and time < self.reached - 1
         if back and self.clock_broke_at is None:
             self.clock_broke_at = self.reached
@@ -117,10 +117,10 @@ class _Decoding:
 
     @functools.cached_property
     def complete(self) -> bool:
-        """Whether the span was decoded to its end: nothing comes after it, or the last frame is shown until then.
+        """Whether the span was decoded to its end. Read it once the span is decoded.
 
-        Asked once the span is decoded. A screen that does not change is recorded as one frame that is held, and only
-        some containers write down for how long: where the file is whole and no packet is damaged, nothing is missing.
+        A recording of an unchanged screen is one frame that is shown for long, and only some containers declare its
+        duration. So if the file is not truncated and no packet is damaged, the span is complete.
         """
         if self.passed_end or (
             self.reached is not None and self.reached >= Fraction(self.request.end_s) - self.slack
@@ -132,7 +132,7 @@ class _Decoding:
         return is_declared and wholeness(self.request.uri) is Wholeness.WHOLE
 
     def result(self) -> DecodedSpan:
-        """What was decoded. Raises MediaError of kind ``no_frames`` or ``encrypted`` when that is nothing."""
+        """The decoded span. Raises MediaError of kind ``no_frames`` or ``encrypted`` if it has no frame."""
         uri, start_s, end_s = self.request.uri, self.request.start_s, self.request.end_s
         count = len(self.timestamps_s)
         problem = self._problem()
@@ -171,12 +171,12 @@ class _Decoding:
         return "; ".join(found) or None
 
     def _damage(self) -> list[str]:
-        """What is broken in the span; damage that precedes it belongs to the span before."""
+        """Describe the damage in the span. Damage before the span belongs to the span before."""
         if self.cells is None or not self.damaged:
             return []
         start, time_base = self.cells.start, self.cells.time_base
         count = sum(tick * time_base >= start for tick in self.damaged)
-        # The hole that the last damage tore ends with the first good frame after it.
+        # The last damaged range ends with the first good frame after it.
         last = max(self.damaged[-1], self.healed or self.damaged[-1]) * time_base
         if count == 0 and last <= start:
             return []

@@ -1,8 +1,8 @@
-"""Decoding a span with decord, an alternative for comparison; PyAV is the default.
+"""Decode a span with decord, an alternative for comparison; PyAV is the default.
 
-decord's own timestamps are 32-bit floats counted from the first frame, which an hour into a video are wrong
-by more than a tick. They serve here to check that decord counts the frames as the container does; the times
-that are given out are the container's.
+decord's own timestamps are 32-bit floats counted from the first frame. After an hour of video they are wrong by more
+than a tick. So they only serve to check that decord counts frames as the container does; the returned times are the
+container's.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from malmm.pipeline.schema.errors import MediaError
 
 __all__ = ["decode_span_decord"]
 
-# In other containers decord was found to land seconds away from the frame that was asked for.
+# In other containers decord was found to return frames seconds away from the wanted one.
 FORMATS = frozenset(("mov", "mp4", "matroska", "webm"))
-# Any frame that decord would fill in with a copy of another is an error: as a share of frames, above zero.
+# Share of frames that decord may replace by copies of others before it raises: as good as zero.
 FAULT_TOLERANCE = 1e-9
-# Mean difference of a key picture from PyAV's, in levels, above which it is another picture: interlaced DV has 12.
+# Mean difference from PyAV's key frame, in levels, above which it is another picture (interlaced DV has 12).
 UNLIKE = 20
 
 
 def decode_span_decord(request: SpanRequest) -> DecodedSpan:
-    """See ``malmm.operators.media.reader.decode_span``. Raises MediaError for all that decord cannot do,
-    which is files that are cut short, or damaged as far as it notices (not always), most formats beside
-    MP4 and Matroska, open groups of pictures, hidden frames, and containers whose word for key frames is wrong."""
+    """See ``malmm.operators.media.reader.decode_span``. Raises MediaError for everything that decord cannot do: files
+    that are truncated or damaged (it does not always notice), most formats other than MP4 and Matroska, open GOPs,
+    hidden frames, and containers with wrong key frame flags."""
     path, start_s, end_s, image_size = request.uri, request.start_s, request.end_s, request.image_size
     with open_video(MediaFile(path)) as video:
         time_base = video.time_base
@@ -74,7 +74,7 @@ def _refuse(path: str, why: str) -> MediaError:
 
 
 def _frame_ticks(video: OpenVideo) -> tuple[np.ndarray, np.ndarray]:
-    """The times of all frames and of key frames, ascending, from the packets alone: int64 ticks."""
+    """The times of all frames, and of key frames, from the packets: int64 ticks in ascending order."""
     if FORMATS.isdisjoint(video.container.format.name.split(",")) or not video.timed:
         raise _refuse(
             video.uri, f"it does not find frames reliably in {video.container.format.long_name} files"
@@ -95,8 +95,8 @@ def _frame_ticks(video: OpenVideo) -> tuple[np.ndarray, np.ndarray]:
             if packet.is_keyframe:
                 keys.append(packet.pts)
             elif keys and packet.pts < keys[-1]:
-                # After a seek decord counts these pictures although they are not decoded, and gives
-                # others in place of those that were asked for without a word.
+                # After a seek decord counts these frames although they are not decoded, and silently returns other
+                # frames in place of the wanted ones.
                 raise _refuse(
                     video.uri, "its groups of pictures are open, where decord seeks to wrong frames"
                 )
@@ -111,9 +111,9 @@ def _frame_ticks(video: OpenVideo) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _is_hidden(packet: Any, codec: str) -> bool:
-    """Whether a packet of VP8 or VP9 holds a frame that is only referred to. decord counts it as one that is shown.
+    """Whether a packet of VP8 or VP9 holds a hidden frame (only used as a reference), which decord counts as shown.
 
-    VP9 mostly packs such frames with one that is shown; the header of a frame alone is read here.
+    VP9 usually packs such a frame with a shown one; here only the header of a single frame is read.
     """
     data = memoryview(packet)
     if codec == "vp8":
@@ -129,7 +129,7 @@ def _is_hidden(packet: Any, codec: str) -> bool:
 
 
 def _entry(path: str, key_s: float, key: int) -> TimedFrame:
-    """The key picture that decord is to enter at, as PyAV decodes it."""
+    """The key frame at which decord will start, as PyAV decodes it."""
     for item in frames_from(MediaFile(path), key_s):
         if isinstance(item, TimedFrame) and item.tick >= key:
             if orientation_of(item.frame).is_mirrored:
@@ -141,7 +141,7 @@ def _entry(path: str, key_s: float, key: int) -> TimedFrame:
 
 
 def _check_likeness(path: str, ours: np.ndarray, theirs: np.ndarray) -> None:
-    """decord converts colours more coarsely, which is a few levels; it was seen to give green for some formats."""
+    """Raise MediaError if decord's colours are wrong: a few levels are normal, but some formats come out green."""
     if np.abs(ours.astype(np.int16) - theirs).mean() > UNLIKE:
         raise _refuse(path, "its colours come out wrong")
 
@@ -173,10 +173,10 @@ def _check_agreement(path: str, reader: Any, ticks: np.ndarray, tick_s: float) -
 
 
 def _pictures(path: str, reader: Any, key: int, last: int) -> Iterator[tuple[int, Any]]:
-    """Every picture from the key frame ``key`` to ``last``, [H, W, 3] and upright, with its index.
+    """Yield every picture from the key frame ``key`` to ``last``, [H, W, 3] and upright, with its index.
 
-    Going to frames by index would be quicker, but decord skips what lies between by polling, and on a busy
-    machine it was seen to give up short of the frame without raising.
+    Seeking to frames by index would be faster, but decord skips the frames between by polling, and on a busy machine it
+    sometimes stopped short of the frame without raising.
     """
     import decord
 
@@ -189,8 +189,8 @@ def _pictures(path: str, reader: Any, key: int, last: int) -> Iterator[tuple[int
 
 
 def _without_padding(picture: Any) -> np.ndarray:
-    """The picture [H, W, 3]. Where rows are padded to a multiple of their width, decord takes the padding for more
-    channels, which depends on the width and on what the processor's vector instructions want aligned."""
+    """The picture [H, W, 3] without padding. decord takes padding at the end of rows for more channels; how much there
+    is depends on the width and on the alignment of the processor's vector instructions."""
     shown = picture.asnumpy()
     height, width = shown.shape[:2]
     return np.ascontiguousarray(shown.reshape(height, -1)[:, : 3 * width]).reshape(height, width, 3)

@@ -1,11 +1,11 @@
-"""Which frames are sampled, and how a video is cut into spans.
+"""Choose the frames to sample, and cut a video into spans.
 
-A segment [start_s, end_s) is cut into cells of 1/fps seconds anchored at start_s. The first frame whose
-time falls in a cell is the sample of that cell; a cell without a frame gives none. Every sampled frame is
-therefore a frame of the file, is sampled once, and keeps its own time.
+A segment [start_s, end_s) is divided into cells of 1/fps seconds, anchored at start_s. The first frame whose time falls
+into a cell is that cell's sample; a cell without a frame has none. So every sampled frame is a frame of the file, is
+sampled once, and keeps its own time.
 
-Times are compared as rational numbers in the file's own ticks: in floating point a frame of a 29.97 fps
-video that lies on the boundary of two cells may fall in either.
+Times are compared as rational numbers in the file's own ticks: in floating point, a frame of a 29.97 fps video on the
+boundary of two cells could fall into either.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ MAX_RATE_DENOMINATOR = 100_000
 def exact_seconds(seconds: float, time_base: Fraction) -> Fraction:
     """The rational number that a float in seconds stands for.
 
-    A float within a microsecond of a tick is that tick (a third of a second has no exact float); any other
-    is the decimal number that it prints as.
+    A float within a microsecond of a tick is that tick (a third of a second has no exact float). Any other is taken as
+    its decimal representation.
     """
     exact = Fraction(repr(float(seconds)))
     tick = round(exact / time_base) * time_base
@@ -43,8 +43,8 @@ def exact_rate(fps: float) -> Fraction:
 class Cells:
     """The cells of one segment, in the ticks of a stream (``time_base`` seconds each).
 
-    The last segment of a video is closed at its end and reaches one cell further: a header rounds the
-    duration, and the last frame must not fall off.
+    The last segment of a video includes its end and one more cell: headers round the duration, and the last frame must
+    not be lost.
     """
 
     start: Fraction
@@ -66,7 +66,7 @@ class Cells:
 
     @property
     def count(self) -> int:
-        """How many cells there are, hence the most frames that can be sampled."""
+        """Number of cells, and so the largest number of sampled frames."""
         return math.ceil((self.end - self.start) * self.fps) + (1 if self.is_last else 0)
 
     def cell(self, tick: int) -> int | None:
@@ -85,7 +85,7 @@ class Cells:
 
 
 def sample_ticks(ticks: Iterable[int], cells: Cells) -> list[int]:
-    """The positions in ``ticks`` (ascending) of the frames that are sampled."""
+    """Positions in ``ticks`` (ascending) of the frames to sample."""
     chosen: list[int] = []
     previous = -1
     for position, tick in enumerate(ticks):
@@ -97,10 +97,10 @@ def sample_ticks(ticks: Iterable[int], cells: Cells) -> list[int]:
 
 
 def plan_spans(start_s: float, duration_s: float, segment_s: float, fps: float) -> list[tuple[float, float]]:
-    """Tile [start_s, start_s + duration_s] with spans of segment_s seconds.
+    """Cut [start_s, start_s + duration_s] into spans of segment_s seconds.
 
-    A tail shorter than one sampling period is joined to the span before it. There is always at least one
-    span; that of a video without length has none either. Raises ValueError for what cannot be tiled.
+    A tail shorter than one sampling period is joined to the span before it. There is always at least one span; for a
+    video of length 0 it is empty. Raises ValueError for invalid numbers.
     """
     if not (math.isfinite(start_s) and math.isfinite(duration_s) and duration_s >= 0):
         raise ValueError(f"cannot plan a video that starts at {start_s} s and lasts {duration_s} s")

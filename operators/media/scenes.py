@@ -1,8 +1,7 @@
-"""Where a video's scenes change, found from its key frames alone, and segments cut there.
+"""Find scene changes from a video's key frames, and choose where to cut segments.
 
-Encoders put a key frame at a cut when they see one, and at a fixed distance otherwise: the differences of neighbouring
-key frames find cuts without decoding every frame, exactly in the first case and one key frame late at most in the
-second.
+Encoders put a key frame at a scene cut that they detect, and at fixed distances otherwise. So comparing neighbouring
+key frames finds cuts without decoding every frame: exactly in the first case, at most one key frame late in the second.
 """
 
 from __future__ import annotations
@@ -18,17 +17,17 @@ from malmm.operators.media.frames import TimedFrame, frames_from
 
 __all__ = ["choose_cuts", "scene_changes"]
 
-# Two pictures of one scene share most of their colours however things move; those of two scenes seldom half.
+# Two pictures of one scene share most of their colours, whatever moves; those of two scenes seldom share half.
 _CHANGE = 0.4
 _SIDE = 32
 _LEVELS = 4
 
 
 def scene_changes(uri: str, cache: FileCache | None = None) -> list[float]:
-    """When the scene changes, in seconds on the video's clock and in order. Reads the whole file, decodes key frames.
+    """Times of scene changes, in seconds on the video's clock, ascending. Reads the whole file, decodes key frames.
 
-    A change is where the colour histograms of neighbouring key frames have less than 60 % in common. Raises
-    MediaError when the file cannot be opened.
+    A scene changes where the colour histograms of neighbouring key frames have less than 60 % in common. Raises
+    MediaError if the file cannot be opened.
     """
     changes: list[float] = []
     before: np.ndarray | None = None
@@ -38,7 +37,7 @@ def scene_changes(uri: str, cache: FileCache | None = None) -> list[float]:
         try:
             now = _histogram(item)
         except FFmpegError:
-            # A damaged header can give a frame colours that no conversion knows.
+            # A damaged header can give a frame a colour format that cannot be converted.
             continue
         if before is not None and np.abs(now - before).sum() / 2 > _CHANGE:
             changes.append(float(item.tick * item.video.time_base))
@@ -49,10 +48,10 @@ def scene_changes(uri: str, cache: FileCache | None = None) -> list[float]:
 def choose_cuts(
     start_s: float, duration_s: float, changes: Iterable[float], min_s: float, max_s: float
 ) -> list[float]:
-    """Where to cut [start_s, start_s + duration_s] so that every part is ``min_s`` to ``max_s`` seconds long.
+    """Times at which to cut [start_s, start_s + duration_s] into parts of ``min_s`` to ``max_s`` seconds.
 
-    Cuts at every change that leaves the part before it long enough, and where none comes in time, at ``max_s``. A
-    video of up to ``max_s`` that has no change is one part, and one shorter than ``min_s`` too. Raises ValueError
+    Cuts at every scene change that makes the part before it long enough; if no change comes in time, after ``max_s``. A
+    video of up to ``max_s`` without a change is one part, and so is one shorter than ``min_s``. Raises ValueError
     unless 0 < ``min_s`` <= ``max_s`` / 2.
     """
     if not 0 < min_s <= max_s / 2:
@@ -75,7 +74,7 @@ def choose_cuts(
 
 
 def _histogram(item: TimedFrame) -> np.ndarray:
-    """Shares of the colours, float64 [64], red, green and blue in four levels each."""
+    """Colour histogram, float64 [64]: shares of the colours, with red, green and blue in four levels each."""
     picture = item.frame.reformat(width=_SIDE, height=_SIDE, format="rgb24").to_ndarray()
     levels = picture.reshape(-1, 3).astype(np.int64) * _LEVELS // 256
     codes = (levels[:, 0] * _LEVELS + levels[:, 1]) * _LEVELS + levels[:, 2]

@@ -1,7 +1,7 @@
-"""The display matrix among a frame's side data, whatever other side data the frame carries.
+"""Read the display matrix from a frame's side data, whatever other side data the frame has.
 
 PyAV lists a frame's side data under an enum, and raises ValueError for every type that FFmpeg has and the enum lacks:
-28 (LCEVC enhancement), 29 (the view of MV-HEVC, in spatial video of telephones), 31 (EXIF of motion JPEG), and what
+28 (LCEVC enhancement), 29 (the view of MV-HEVC, in spatial video of telephones), 31 (EXIF of motion JPEG), and any that
 later releases of FFmpeg add.
 """
 
@@ -26,9 +26,9 @@ def display_matrix(frame: Any) -> bytes | None:
 
 
 def _name_every_type() -> None:
-    """Give each type that PyAV's enum lacks a member of its own when it is met, such as ``TYPE_29``.
+    """Make PyAV's enum create a member, such as ``TYPE_29``, for each unknown type.
 
-    This happens in the process that meets such a frame, which is the sandbox's.
+    This changes only the process that meets such a frame, which is the sandbox's child.
     """
 
     def unnamed(enum: Any, value: object) -> Any:

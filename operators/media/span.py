@@ -1,4 +1,4 @@
-"""A span of a video: the request to decode it, and what comes of it."""
+"""A span of a video: the request to decode it, and the result."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["DecodedSpan", "SpanRequest"]
 
 @dataclass(frozen=True)
 class SpanRequest:
-    """The sampled frames of [start_s, end_s) of a video, at ``fps`` a second, each squashed to a square.
+    """A request for the sampled frames of [start_s, end_s) of a video, at ``fps`` a second, each squashed to a square.
 
-    ``decoder`` is ``av`` or ``decord``. ``is_last`` closes the span at its end, where the last frame of a video may
-    lie. With ``keyframes`` only key frames are decoded, several times faster; a span that has none gives its first
-    frame.
+    ``decoder`` is ``av`` or ``decord``. ``is_last`` includes the end of the span, at which the last frame of a video
+    may lie. With ``keyframes`` only key frames are decoded, which is several times faster; from a span without key
+    frames the first frame is taken.
 
-    Raises ConfigError for values that cannot be.
+    Raises ConfigError for invalid values.
     """
 
     uri: str
@@ -53,8 +53,8 @@ class DecodedSpan:
     """The sampled frames of a span.
 
     ``frames`` is uint8 [T, size, size, 3] RGB and ``timestamps_s`` float64 [T] on the video's own clock.
-    ``problem`` is None when all that was expected was decoded, else one sentence; ``end_s`` is how far
-    the span could be decoded.
+    ``problem`` is None if the span was decoded completely, else one sentence; ``end_s`` is the time up to which the
+    span could be decoded.
     """
 
     frames: np.ndarray

@@ -1,6 +1,6 @@
-"""Files whose server knows no ranges, copied whole to a temporary file of this process.
+"""Copy a whole remote file to a temporary file, for servers without range support.
 
-Without ranges every jump in a file would transfer all of it again.
+Without ranges, every seek in a file would transfer all of it again.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from malmm.pipeline.sources.http_files import save
 __all__ = ["WholeFile", "copied"]
 
 MOST_BYTES = 1 << 36
-"""The largest file that is copied, 64 GiB."""
+"""Size of the largest file to copy, 64 GiB."""
 
 
 class WholeFile:
-    """A copy without a name on this machine's disk, gone when nobody holds it any more. ``tag`` is what its server
-    called the version, empty if nothing."""
+    """An unnamed temporary copy on this machine's disk, deleted when it is no longer referenced. ``tag`` is the
+    server's tag of this version, empty if it has none."""
 
     def __init__(self, handle: Any, tag: str) -> None:
         self._descriptor = handle.fileno()
@@ -38,7 +38,7 @@ class WholeFile:
 def copied(backend: Backend) -> WholeFile:
     """Copy a file.
 
-    Raises any exception of the backend, and OSError when there is no room for the copy: call it through ``patiently``.
+    Raises any exception of the backend, and OSError if the disk is full: call it through ``patiently``.
     """
     handle = tempfile.TemporaryFile(prefix="malmm-")  # noqa: SIM115 - closed with the WholeFile
     try:

@@ -1,4 +1,4 @@
-"""Whether a file lacks its rear, as far as its own structure tells."""
+"""Detect truncated files from their own structure."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from malmm.pipeline.schema.errors import MediaError
 __all__ = ["Wholeness", "cut_short", "wholeness"]
 
 _ISO_BEGINNINGS = (b"ftyp", b"styp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
-# Bytes before a tag's content, and of the size that follows it.
+# Bytes of a tag's header, and of the size after its content.
 _FLV_TAG, _FLV_TRAILER = 11, 4
 
 
 class Wholeness(enum.Enum):
-    """What a file's structure says about its end."""
+    """Whether a file is complete, according to its structure."""
 
     WHOLE = "all that the file declares is there"
     CUT = "the file declares more than is there"
@@ -25,7 +25,7 @@ class Wholeness(enum.Enum):
 
 
 def wholeness(uri: str) -> Wholeness:
-    """Whether all of an MP4, Matroska, AVI or FLV file is there. Raises MediaError if it cannot be read."""
+    """Whether an MP4, Matroska, AVI or FLV file is complete. Raises MediaError if it cannot be read."""
     with open_bytes(uri) as handle:
         size = file_size(handle)
         handle.seek(0)
@@ -42,7 +42,7 @@ def wholeness(uri: str) -> Wholeness:
 
 
 def cut_short(uri: str) -> MediaError | None:
-    """The error that says that a file without any decodable frame lacks its rear; None if it does not."""
+    """The error for a truncated file without any decodable frame; None if it is not truncated."""
     if wholeness(uri) is not Wholeness.CUT:
         return None
     return MediaError(
@@ -53,7 +53,7 @@ def cut_short(uri: str) -> MediaError | None:
 
 
 def _iso(handle: IO[bytes], size: int) -> Wholeness:
-    """The last box ends with the file, and one of them is the index."""
+    """Complete if the last box ends with the file and there is an index."""
     end, has_index = 0, False
     for box in boxes(handle, 0, size):
         end = box.end or size
@@ -64,8 +64,8 @@ def _iso(handle: IO[bytes], size: int) -> Wholeness:
 
 
 def _matroska(handle: IO[bytes], size: int) -> Wholeness:
-    """The segment ends with the file. That of a recording that was broken off, or is live, has no size: then the last
-    element ends with the file, and nobody knows what should have come after it."""
+    """Complete if the segment ends with the file. The segment of a live or interrupted recording has no size: if then
+    the last element ends with the file, it is unknown whether more should follow."""
     end: int | None = None
     for element in elements(handle, 0, size):
         if element.name == MATROSKA_SEGMENT and element.end is not None:
@@ -75,7 +75,7 @@ def _matroska(handle: IO[bytes], size: int) -> Wholeness:
 
 
 def _riff(handle: IO[bytes], size: int) -> Wholeness:
-    """Every RIFF chunk ends within the file; long AVI files have several, and live ones say 0."""
+    """Complete if every RIFF chunk ends within the file. Long AVI files have several; live ones declare size 0."""
     begin = 0
     while begin + 8 <= size:
         handle.seek(begin)
@@ -90,7 +90,7 @@ def _riff(handle: IO[bytes], size: int) -> Wholeness:
 
 
 def _flash(handle: IO[bytes], size: int) -> Wholeness:
-    """The file ends with a tag and its size."""
+    """Complete if the file ends with a tag and its size."""
     handle.seek(max(0, size - _FLV_TRAILER))
     last = int.from_bytes(handle.read(_FLV_TRAILER), "big")
     begin = size - _FLV_TRAILER - last

@@ -1,1 +1,1 @@
-"""Video files are read in child processes, which may crash or hang without harm."""
+"""Sandbox: read video files in child processes, which may crash or hang without harm."""

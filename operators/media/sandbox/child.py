@@ -1,4 +1,4 @@
-"""One child process: how it is started, asked and ended. A child that hangs is ended in ``Child.ask``."""
+"""One child process: start it, send it requests, end it. ``Child.ask`` ends a child that hangs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ChildDied(Exception):  # noqa: N818 - it says what happened
 
 
 class ChildTimedOut(Exception):  # noqa: N818 - it says what happened
-    """The process did not answer in time, and was ended."""
+    """The process did not answer in time and was killed."""
 
 
 class Child:
@@ -56,9 +56,9 @@ class Child:
         return self._process.pid
 
     def ask(self, request: dict[str, Any], limit_s: float) -> tuple[dict[str, Any], bytearray]:
-        """Its answer, and the bytes that follow it.
+        """Send a request; return the answer and the bytes that follow it.
 
-        Raises ChildDied, or ChildTimedOut after ``limit_s`` seconds; in both cases the process is gone afterwards.
+        Raises ChildDied, or ChildTimedOut after ``limit_s`` seconds. In both cases the process is gone afterwards.
         """
         deadline = time.monotonic() + limit_s
         try:
@@ -75,7 +75,7 @@ class Child:
             raise ChildTimedOut from error
 
     def end(self) -> str:
-        """Kill the process unless it is ending by itself, and say how it ended."""
+        """Kill the process, unless it is already exiting, and return how it ended."""
         if self._alive():
             self._process.kill()
         code = self._process.wait()
@@ -88,7 +88,7 @@ class Child:
         return f"exit code {code}"
 
     def _alive(self) -> bool:
-        # After end of file on its pipe it is on its way out, and its own cause of death is the one to tell.
+        # After end of file on its pipe the process is exiting; wait for it, to report its own exit code or signal.
         try:
             self._process.wait(timeout=1.0)
         except subprocess.TimeoutExpired:

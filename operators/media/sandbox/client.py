@@ -1,12 +1,12 @@
-"""Probing and decoding in a sandbox: a child process that may crash or hang without taking its caller along.
+"""The sandbox: probe and decode in a child process that may crash or hang without harm to its caller.
 
-Native decoders meet files that nobody tested. A process apart costs one start and a copy of the pictures; what it
-saves is the worker, with all that is queued behind it. The process lives on from one call to the next; after a crash
-the same file is tried once more, alone in a new one, so that what kills its process is known for certain.
+Native decoders meet files that nobody tested. A separate process costs one start and a copy of the pictures, and it
+saves the worker with all the work that is queued for it. The child is kept from call to call. After a crash the same
+file is tried once more, in a new child, to be certain which file kills its process.
 
-A ``Sandbox`` is an object that somebody owns and closes. Operators that run as Ray tasks have nobody who could: Ray
-calls functions in worker processes that it keeps for the next task. They share ``process_sandbox()``, which lives as
-long as their worker process.
+A ``Sandbox`` has an owner that closes it. Operators that run as Ray tasks cannot own one, since Ray calls functions in
+worker processes that it keeps for the next task. They share ``process_sandbox()``, which lives as long as their worker
+process.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from malmm.pipeline.schema.errors import ConfigError, MediaError
 __all__ = ["DECODE_LIMIT_S", "PROBE_LIMIT_S", "Sandbox", "process_sandbox"]
 
 DECODE_LIMIT_S = 600.0
-"""How long a segment may take unless told otherwise."""
+"""Default time limit for a segment."""
 PROBE_LIMIT_S = 120.0
 
 _ATTEMPTS = 2
@@ -37,10 +37,10 @@ _SERVE = "from malmm.operators.media.sandbox.worker import serve; serve()"
 
 
 class Sandbox:
-    """Reads video files in a child process, which starts when it is first needed and lives until ``close``.
+    """Reads video files in a child process, which starts at the first call and lives until ``close``.
 
     Calls from several threads take turns. Every method also raises MediaError of kind ``crashed``, ``timed_out`` or
-    ``too_large``, and RuntimeError for an error of our own code in the child.
+    ``too_large``, and RuntimeError for a bug in our own code in the child.
     """
 
     def __init__(self, code: str = _SERVE) -> None:
@@ -51,7 +51,7 @@ class Sandbox:
 
     @property
     def child_pid(self) -> int | None:
-        """The id of the child process that waits for the next call; None if there is none."""
+        """Process id of the idle child; None if there is none."""
         return None if self._child is None else self._child.pid
 
     def probe(self, uri: str, *, limit_s: float = PROBE_LIMIT_S) -> VideoInfo:
@@ -73,7 +73,7 @@ class Sandbox:
         return DecodedSpan(frames, times_s, answer["problem"], answer["end_s"])
 
     def close(self) -> None:
-        """End the child process. The next call would start another."""
+        """End the child process. A later call starts another."""
         with self._lock:
             self._end()
 
@@ -100,7 +100,7 @@ class Sandbox:
                 continue
             except ChildTimedOut as error:
                 raise MediaError(
-                    f"{uri}: reading it was given up after {limit_s:g} s; convert it, or allow more with "
+                    f"{uri}: gave up reading it after {limit_s:g} s; convert it, or allow more with "
                     "--decode-limit-s",
                     uri=uri,
                     kind="timed_out",
@@ -129,9 +129,9 @@ class Sandbox:
 
 
 def process_sandbox() -> Sandbox:
-    """The sandbox that this process's operators share. It is made by the first call and closed when the process ends.
+    """The sandbox that this process's operators share. The first call makes it; it is closed when the process ends.
 
-    A process that is killed takes the child along: the child ends with its standard input.
+    If the process is killed, the child ends too, since its standard input ends.
     """
     return _sandbox_of(os.getpid())
 

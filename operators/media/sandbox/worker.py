@@ -1,7 +1,7 @@
-"""The process apart: reads requests on standard input, probes or decodes, answers on standard output.
+"""The sandbox's child process: reads requests on standard input, probes or decodes, answers on standard output.
 
-A message is the length of a JSON object in eight bytes, big-endian, and the object; an answer that has ``bytes`` is
-followed by that many, the pictures.
+A message is the length of a JSON object (eight bytes, big-endian) and the object. An answer with ``bytes`` is followed
+by that many bytes, the pictures.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from malmm.pipeline.schema.errors import MalmmError
 __all__ = ["serve"]
 
 MEMORY_BYTES = 4 << 30
-"""What a decoder may take beside the pictures that it gives back."""
+"""Memory limit of a decoder, without the pictures that it returns."""
 
 _LENGTH = struct.Struct(">Q")
-# The caller makes an end first; this is for a caller that is no more.
+# The caller ends a hanging child first; this is for the case that the caller is gone.
 _GRACE_S = 10.0
 
 
@@ -37,11 +37,11 @@ def serve() -> None:
     """Answer requests until standard input ends."""
     answers = os.fdopen(os.dup(1), "wb")
     cache = FileCache()
-    # Whatever a library prints must not get among the answers.
+    # Output of libraries must not mix with the answers.
     os.dup2(2, 1)
     while len(head := sys.stdin.buffer.read(_LENGTH.size)) == _LENGTH.size:
         request = json.loads(sys.stdin.buffer.read(_LENGTH.unpack(head)[0]))
-        # A thread of its own, in C: it ends the process even while a decoder hangs and holds everything up.
+        # A watchdog thread in C: it ends the process even if a decoder hangs and holds the GIL.
         faulthandler.dump_traceback_later(request["limit_s"] + _GRACE_S, exit=True)
         _answer(request, answers, cache)
         faulthandler.cancel_dump_traceback_later()
@@ -60,7 +60,7 @@ def _answer(request: dict[str, Any], answers: BinaryIO, cache: FileCache) -> Non
         answer = {"error": error}
     except MalmmError as error:
         answer = {"error": {"type": type(error).__name__, **vars(error)}}
-    except Exception as error:  # noqa: BLE001 - whatever it is, the caller has to hear of it
+    except Exception as error:  # noqa: BLE001 - any exception is sent to the caller
         answer = {"error": {"type": type(error).__name__, "message": " ".join(str(error).split())[:500]}}
     text = json.dumps(answer).encode()
     answers.write(_LENGTH.pack(len(text)) + text)
@@ -97,7 +97,7 @@ _WORK = {"probe": _probe, "scenes": _scenes, "decode": _decode}
 
 
 def _limit_memory(beside: int) -> None:
-    """Let allocations beyond the limit fail, which is an error of one file, and not invite the system's killer."""
+    """Make allocations beyond the limit fail, so that one file fails instead of the OOM killer ending the process."""
     try:
         import resource
     except ImportError:

@@ -38,7 +38,7 @@ FILES = {
 }
 REFUSED = {
     "sample_fragmented_sgpd_v2.mp4": ("encrypted", "Common Encryption, cbcs"),
-    "invalid-bitstream.webm": ("decode_error", "of 51 packets none gives a picture"),
+    "invalid-bitstream.webm": ("decode_error", "none of 51 packets yields a picture"),
 }
 
 

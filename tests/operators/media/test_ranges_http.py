@@ -11,7 +11,7 @@ import pytest
 from support.http_server import Reply, WebServer, serving
 from support.media import VideoSpec, make_video
 
-from malmm.operators.media import whole_files
+from malmm.operators.media import temporary_copies
 from malmm.operators.media.file_cache import FileCache
 from malmm.operators.media.probe import probe
 from malmm.operators.media.ranges import open_ranges
@@ -73,7 +73,7 @@ def test_a_server_without_ranges_gives_a_tagged_file_once(web: WebServer) -> Non
 
 
 def test_a_file_too_large_to_copy_is_refused(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(whole_files, "MOST_BYTES", 100)
+    monkeypatch.setattr(temporary_copies, "MOST_BYTES", 100)
     uri = web.put("/a.mp4", bytes(101), ranges=False, chunked=True)
     with pytest.raises(MediaError, match="larger than 100 bytes") as caught:
         open_ranges(uri)
