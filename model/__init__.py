@@ -1,1 +1,1 @@
-"""MA-LMM in PyTorch over Hugging Face's InstructBLIP classes. Imports nothing else of this project."""
+"""MA-LMM's memory, model families and towers, in PyTorch. Imports nothing else of this project."""

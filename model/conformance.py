@@ -1,7 +1,7 @@
-"""Replays recorded outputs of the authors' implementation through the code that ships.
+"""Compare recorded outputs of the authors' implementation with this one's.
 
-``python -m malmm.model.conformance DIR`` reads every ``*.safetensors`` file of DIR and prints the largest
-absolute error of each case. Two kinds of file are known by their tensors:
+``python -m malmm.model.conformance DIR`` reads every ``*.safetensors`` file of DIR and prints the largest absolute
+error of each case. There are two kinds of files, recognised by their tensors:
 
 * compression: ``case{i}.bank`` [B, T, N, C], ``case{i}.size`` [B, T, N] in, ``case{i}.out_bank``
   [B, T-1, N, C] and ``case{i}.out_size`` [B, T-1, N] out, one step;
@@ -73,10 +73,10 @@ def compress_once(bank_BTNC: Tensor, size_BTN: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _as_the_authors_round(ours_BTNC: Tensor, sizes_BTN: Tensor, before_BTN: Tensor) -> Tensor:
-    """Multiply entries that were not merged by their size and divide them by it again.
+    """Multiply entries that were not merged by their size, and divide them by it again.
 
-    The authors' code does so to every entry at every compression; in float32 that moves a last bit, and ours
-    leaves those entries alone.
+    The authors' code does so with every entry at every compression, which in float32 may change the last bit. Ours
+    leaves those entries unchanged.
     """
     merged_BTN = (sizes_BTN != before_BTN[:, :-1]).cumsum(1).eq(1) & (sizes_BTN != before_BTN[:, :-1])
     rounded_BTNC = ours_BTNC * sizes_BTN[..., None] / sizes_BTN[..., None]
@@ -148,7 +148,7 @@ def _check_online(name: str, tensors: dict[str, Tensor], metadata: dict[str, str
 
 
 def check_file(path: Path) -> list[CaseError]:
-    """The errors of every case in one file. Raises ValueError for a file that is not in the format."""
+    """The errors of every case in one file. Raises ValueError for a file in another format."""
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
@@ -163,14 +163,14 @@ def check_file(path: Path) -> list[CaseError]:
                 return list(_check_compression(path.stem, tensors))
     except KeyError as error:
         raise ValueError(f"{path} lacks {error}, which the format asks for") from error
-    except Exception as error:  # a size that is no number, an unknown word, weights of another shape, ...
+    except Exception as error:  # a size that is not a number, an unknown word, weights of another shape, ...
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} does not fit the sizes it states: {reason}") from error
     raise ValueError(f"{path} holds neither a compression nor an online pass")
 
 
 def check_directory(directory: Path) -> list[CaseError]:
-    """The errors of every file in ``directory``. Raises ValueError where there is nothing to check."""
+    """The errors of every file in ``directory``. Raises ValueError if there is nothing to check."""
     if not directory.is_dir():
         raise ValueError(f"{directory} is not a directory")
     files = sorted(directory.glob("*.safetensors"))
@@ -180,7 +180,7 @@ def check_directory(directory: Path) -> list[CaseError]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 0 when every error is within tolerance, 1 when one is not, 2 when DIR cannot be used."""
+    """Run the command. Exit code 0 if every error is within tolerance, 1 if one is not, 2 if DIR cannot be used."""
     parser = argparse.ArgumentParser(
         prog="python -m malmm.model.conformance",
         description="Replay recorded outputs of the authors' MA-LMM implementation through this one.",

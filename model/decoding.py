@@ -1,7 +1,7 @@
-"""How text is drawn from a language model: beams, limits, and the tokens where a text begins and ends.
+"""Settings of text generation: beams, limits, and the tokens at which a text begins and ends.
 
-Published configurations contradict their tokenizers (Vicuna v1.1 says that 1 ends a text and -1 pads, its tokenizer
-says 2 and 32000), so those tokens are the tokenizer's. No default of a checkpoint takes part in decoding.
+Published configurations contradict their tokenizers (Vicuna v1.1's says that token 1 ends a text and -1 pads, its
+tokenizer says 2 and 32000), so the tokenizer's tokens are used. A checkpoint's own generation defaults are ignored.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class TextTokens:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, decoder_start: int | None = None) -> TextTokens:
-        """The tokenizer's own. Without a padding token, texts are padded with the end token, else with 0."""
+        """The tokenizer's tokens. If it has no padding token, texts are padded with the end token, else with 0."""
         end = tokenizer.eos_token_id
         padding = tokenizer.pad_token_id
         if padding is None:
@@ -39,10 +39,10 @@ class TextTokens:
 class Decoding:
     """Settings of one generation; greedy with one beam.
 
-    ``begin_token`` is the id that generated sequences begin with where prompts are embedded and have no ids. It counts
-    for the repetition penalty alone and is no part of the text. The authors' MA-LMM code began with its language
-    model's configured token, 1; None, the default, begins with nothing. An encoder-decoder model ignores it, since it
-    has a start token of its own. Raises ValueError for a count below one or a penalty that is not positive.
+    ``begin_token`` is the id with which generated sequences begin if prompts are embeddings and have no ids. It affects
+    only the repetition penalty and is not part of the text. The authors' MA-LMM code began with its language model's
+    configured token, 1; the default, None, begins with nothing. An encoder-decoder model ignores it, since it has a
+    start token. Raises ValueError for a count below one or a penalty that is not positive.
     """
 
     max_new_tokens: int = 40
@@ -60,7 +60,7 @@ class Decoding:
             raise ValueError(f"a repetition penalty is positive, not {self.repetition_penalty}")
 
     def generation_config(self, tokens: TextTokens) -> GenerationConfig:
-        """The same in transformers' form. Give it to ``generate`` explicitly, so that nothing else is mixed in."""
+        """These settings as transformers' GenerationConfig. Pass it to ``generate``, to keep other defaults out."""
         return GenerationConfig(
             max_new_tokens=self.max_new_tokens,
             num_beams=self.num_beams,
@@ -74,7 +74,7 @@ class Decoding:
 
 
 class WordStreamer(TextStreamer):
-    """Pass the words of one text on as soon as no later token can change them."""
+    """Calls ``on_words`` with the words of one text as soon as no later token can change them."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, on_words: Callable[[str], None]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)

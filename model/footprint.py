@@ -1,7 +1,7 @@
-"""What a worker needs in memory, part by part, from a configuration alone.
+"""Memory that a worker needs for each part of a model, computed from a configuration.
 
-``python -m malmm.model.footprint MODEL`` takes a checkpoint, or the name of a published size, and loads no
-weights: parts are built on torch's meta device.
+``python -m malmm.model.footprint MODEL`` takes a checkpoint, or the name of a published size. It loads no weights:
+parts are built on torch's meta device.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _THUMBNAIL_BYTES_A_PIXEL = 0.2
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes that one part takes; ``stage`` is the worker that loads it."""
+    """Bytes of one part; ``stage`` is the worker that loads it."""
 
     stage: str
     part: str
@@ -75,11 +75,11 @@ def footprints(
     prompts: int = 1,
     position_rows: int = 0,
 ) -> list[Footprint]:
-    """Weights of every part and the banks of one segment.
+    """Bytes of the weights of every part, and of the banks of one segment.
 
-    The image encoder and the language model are held in ``half_bytes`` a parameter, the Q-Former and the
-    banks in 4. ``position_rows`` are those of the checkpoint's ``time_positions.weight``, if it has one.
-    Activations are not counted.
+    The image encoder and the language model take ``half_bytes`` a parameter, the Q-Former and the banks 4.
+    ``position_rows`` is the number of rows of the checkpoint's ``time_positions.weight``, if it has one. Activations
+    are not counted.
     """
     settings = settings or MemorySettings()
     parts = meta_parts(config)
@@ -94,8 +94,8 @@ def footprints(
     images, language = _count(parts["vision_model"]), _count(parts["language_model"])
     text = config.text_config
     if not getattr(text, "scale_decoder_outputs", True):
-        # T5 1.1, which FLAN-T5 is: transformers ties its output layer to the embeddings by configuration,
-        # and unties it when it loads weights that hold both.
+        # FLAN-T5 is T5 1.1: transformers ties its output layer to the embeddings by configuration, and unties it when
+        # it loads weights that have both.
         language += text.vocab_size * text.d_model
     qformer = _count(parts["qformer"]) + parts["query_tokens"].numel()
     projection = _count(parts["language_projection"])
@@ -112,9 +112,9 @@ def footprints(
 
 
 def slot_bytes(models: Models, vector_size: int) -> int:
-    """Bytes that one stored memory slot takes: tokens and vectors in half precision, sizes, and a thumbnail.
+    """Bytes of one stored memory slot: tokens and vectors in half precision, sizes, and a thumbnail.
 
-    The thumbnail is a guess: its size depends on what it shows.
+    The thumbnail's size is a guess, since it depends on what it shows.
     """
     tokens, *layers_and_channels = token_shape(models.checkpoint)
     queries = int(models.retrieval.config.get("num_query_tokens", 32)) if models.retrieval else 0
@@ -125,9 +125,9 @@ def slot_bytes(models: Models, vector_size: int) -> int:
 def plain_footprints(
     checkpoint: Checkpoint, *, half_bytes: int = 2, settings: MemorySettings | None = None
 ) -> list[Footprint]:
-    """Weights of both parts of a family that reads slots, and the bank of one segment, as ``footprints`` does.
+    """``footprints`` for a family that reads slots: the weights of its two parts, and the bank of one segment.
 
-    Raises CheckpointError for a configuration that no model can be built of.
+    Raises CheckpointError if no model can be built from the configuration.
     """
     vision, language = family_of(checkpoint).parameters(checkpoint)
     length = (settings or MemorySettings()).length
@@ -162,7 +162,7 @@ def _rows(arguments: argparse.Namespace) -> list[Footprint]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the table. Exit code 2 for a model that cannot be opened."""
+    """Print the table. Exit code 2 if the model cannot be opened."""
     parser = argparse.ArgumentParser(
         prog="python -m malmm.model.footprint",
         description="Print the memory that a worker needs for each part of a model, without loading weights.",

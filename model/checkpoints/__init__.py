@@ -1,1 +1,1 @@
-"""Finding, opening and verifying checkpoints."""
+"""Find, open and verify checkpoints."""

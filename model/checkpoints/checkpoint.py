@@ -1,8 +1,8 @@
-"""Opening a checkpoint: where it lies, whether it is whole, and loading one part of it.
+"""Open a checkpoint, check that it is complete, and load one part of it.
 
-A checkpoint is a directory in Hugging Face's format, or a hub id that is fetched into the hub's cache. Only
-safetensors files are read, no code of the checkpoint runs, and a tensor that is missing, left over or of
-another size is an error that names it.
+A checkpoint is a directory in Hugging Face's format, or a hub id that is downloaded into the hub's cache. Only
+safetensors files are read, and no code of the checkpoint runs. A tensor that is missing, unexpected or of the wrong
+size raises an error that names it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-# torch and transformers take seconds to load. A run that finds nothing to do opens its checkpoints to compare
-# fingerprints and needs neither, so they are imported where a part is loaded.
+# torch and transformers take seconds to import. A run without work opens its checkpoints only to compare fingerprints
+# and needs neither, so they are imported where a part is loaded.
 
 __all__ = ["Checkpoint", "CheckpointError", "fetched", "is_hub_id", "quiet_transformers"]
 
-# Buffers that older releases of transformers wrote out and newer ones compute.
+# Buffers that older releases of transformers saved and newer ones compute.
 _COMPUTED = (".position_ids", ".inv_freq", ".masked_bias")
 _WANTED_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "qformer_tokenizer/*"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -39,12 +39,12 @@ _SAMPLES_PER_FILE = 64
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the checkpoint and what is wrong with it."""
+    """A checkpoint cannot be used. The message names the checkpoint and what is wrong with it."""
 
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' loading reports and progress bars off the terminal; errors are raised, not logged."""
+    """Silence transformers' loading reports and progress bars in the block. Errors are raised, not logged."""
     from transformers.utils import logging as transformers_logging
 
     verbosity = transformers_logging.get_verbosity()
@@ -61,7 +61,7 @@ def quiet_transformers() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint directory. Make one with ``Checkpoint.open``."""
+    """An opened checkpoint directory. Create one with ``Checkpoint.open``."""
 
     name: str
     directory: Path
@@ -71,7 +71,7 @@ class Checkpoint:
     def open(cls, name: str, *, model_types: tuple[str, ...] | None) -> Checkpoint:
         """Find the directory of ``name``, a path or a hub id, and read its ``config.json``.
 
-        ``model_types`` are the values of ``model_type`` that will do, None for any. Raises CheckpointError.
+        ``model_types`` are the accepted values of ``model_type``, None for any. Raises CheckpointError.
         """
         directory = _resolve(name)
         path = directory / "config.json"
@@ -79,7 +79,7 @@ class Checkpoint:
             config = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise CheckpointError(
-                f"model {name!r}: {directory} has no config.json, so it is no checkpoint"
+                f"model {name!r}: {directory} has no config.json, so it is not a checkpoint"
             ) from None
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise CheckpointError(f"model {name!r}: {path} cannot be read: {error}") from error
@@ -93,7 +93,7 @@ class Checkpoint:
         return cls(name, directory, config)
 
     def parsed(self, kind: type[PreTrainedConfig]) -> Any:
-        """``config.json`` as one of transformers' configurations. Raises CheckpointError."""
+        """``config.json`` parsed as a configuration class of transformers. Raises CheckpointError."""
         try:
             with quiet_transformers():
                 return kind.from_dict(_without_code(self.config))
@@ -103,7 +103,7 @@ class Checkpoint:
 
     @property
     def files(self) -> dict[str, Path]:
-        """The file of every tensor. Raises CheckpointError when a listed file is not there."""
+        """The file of every tensor. Raises CheckpointError if a listed file is missing."""
         return self._headers[0]
 
     @property
@@ -128,7 +128,7 @@ class Checkpoint:
         for name in sorted(names):
             if not isinstance(name, str) or Path(name).name != name:
                 raise CheckpointError(
-                    f"model {self.name!r}: its index names {name!r}, which is no plain file name"
+                    f"model {self.name!r}: its index names {name!r}, which is not a plain file name"
                 )
             path = self.directory / name
             if not path.is_file():
@@ -144,10 +144,10 @@ class Checkpoint:
     def check_prefixes(
         self, prefixes: tuple[str, ...], *, optional: tuple[str, ...] = (), ignored: tuple[str, ...] = ()
     ) -> None:
-        """Refuse tensors that belong to no part, and parts that have no tensor. Raises CheckpointError.
+        """Raise CheckpointError for tensors that belong to no part, and for parts without a tensor.
 
-        ``optional`` are whole names of tensors that may be there or not, ``ignored`` prefixes of those that nobody
-        reads.
+        ``prefixes`` are those of the parts, ``optional`` complete names of optional tensors, ``ignored`` prefixes of
+        unused tensors.
         """
         strays = sorted(
             key
@@ -163,21 +163,21 @@ class Checkpoint:
             raise CheckpointError(f"model {self.name!r} lacks the tensors of {_some(absent)}")
 
     def tensor(self, key: str) -> Tensor:
-        """One tensor on the CPU. Raises CheckpointError when there is none of that name."""
+        """One tensor on the CPU. Raises CheckpointError if there is none of that name."""
         if key not in self.files:
             raise CheckpointError(f"model {self.name!r} lacks the tensor {key}")
         with _readable(self.name, self.files[key]) as file:
             return file.get_tensor(key)
 
     def array(self, key: str) -> np.ndarray:
-        """One tensor in single precision, without torch. Raises CheckpointError when there is none of that name."""
+        """One tensor as float32, without torch. Raises CheckpointError if there is none of that name."""
         if key not in self.files:
             raise CheckpointError(f"model {self.name!r} lacks the tensor {key}")
         path = self.files[key]
         with _readable(self.name, path, "np") as file:
             if file.get_slice(key).get_dtype() != "BF16":
                 return np.asarray(file.get_tensor(key), np.float32)
-        # numpy has no such type: it is the upper half of a single.
+        # numpy has no bfloat16: it is the upper half of a float32.
         with path.open("rb") as raw:
             header_bytes = int.from_bytes(raw.read(8), "little")
             about = json.loads(raw.read(header_bytes))[key]
@@ -198,10 +198,10 @@ class Checkpoint:
         renamed: tuple[tuple[str, str], ...] = (),
         ignored: tuple[str, ...] = (),
     ) -> None:
-        """Compare the tensors under ``prefix`` with a module's, from headers alone. Raises CheckpointError.
+        """Compare the tensors under ``prefix`` with a module's, reading only headers. Raises CheckpointError.
 
-        The module may be on the meta device. Of tied weights one name is enough. ``renamed`` are pairs of a regular
-        expression for names in the file and what they are in the module, ``ignored`` prefixes of names in the file.
+        The module may be on the meta device. Tied weights need only one of their names. ``renamed`` are pairs (regular
+        expression for names in the file, replacement for the module), ``ignored`` prefixes of names in the file.
         """
         theirs = {
             _renamed(key, renamed): shape
@@ -221,7 +221,7 @@ class Checkpoint:
         )
 
     def fill(self, module: nn.Module, prefix: str) -> None:
-        """Copy the tensors under ``prefix`` into ``module``, strictly. Raises CheckpointError."""
+        """Copy the tensors under ``prefix`` into ``module``. Raises CheckpointError if any does not fit."""
         self.check(module, prefix)
         keys = [key for key in self.keys(prefix) if not key.endswith(_COMPUTED)]
         module.load_state_dict({key.removeprefix(prefix): self.tensor(key) for key in keys})
@@ -229,25 +229,9 @@ class Checkpoint:
     def pretrained(
         self, kind: type[PreTrainedModel], config: Any, prefix: str, dtype: torch.dtype
     ) -> PreTrainedModel:
-        """One of transformers' classes with the tensors under ``prefix``, strictly. Raises CheckpointError."""
-        mapping = {f"^{prefix}".replace(".", r"\."): ""}
-        self.files  # noqa: B018 - reports missing and broken files with their names
-        try:
-            with quiet_transformers():
-                module, info = kind.from_pretrained(
-                    self.directory,
-                    config=config,
-                    key_mapping=mapping,
-                    output_loading_info=True,
-                    use_safetensors=True,
-                    local_files_only=True,
-                    ignore_mismatched_sizes=True,
-                    dtype=dtype,
-                )
-        except Exception as error:  # a configuration can fail in as many ways as modules can be built
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise CheckpointError(f"model {self.name!r} cannot be loaded: {reason}") from error
-        # Other parts' tensors keep their names; those that lost the prefix had no place.
+        """A model of transformers' class ``kind`` with the tensors under ``prefix``. Raises CheckpointError."""
+        module, info = self.load(kind, config, dtype, key_mapping={f"^{prefix}".replace(".", r"\."): ""})
+        # Tensors of other parts keep their names; unexpected ones under the prefix have lost it.
         unexpected = sorted(
             prefix + key
             for key in info["unexpected_keys"]
@@ -258,10 +242,35 @@ class Checkpoint:
             for key, found, wanted in info["mismatched_keys"]
         )
         self.refuse(sorted(prefix + key for key in info["missing_keys"]), unexpected, sizes)
-        return module.eval()
+        return module
+
+    def load(
+        self, kind: type[PreTrainedModel], config: Any, dtype: torch.dtype, **options: Any
+    ) -> tuple[PreTrainedModel, dict[str, Any]]:
+        """A model by ``kind.from_pretrained``, and transformers' report of the tensors that did not fit.
+
+        The caller must check the report: missing tensors are random. ``options`` are passed on. Raises CheckpointError.
+        """
+        self.files  # noqa: B018 - reports missing and broken files with their names
+        try:
+            with quiet_transformers():
+                model, report = kind.from_pretrained(
+                    self.directory,
+                    config=config,
+                    output_loading_info=True,
+                    use_safetensors=True,
+                    local_files_only=True,
+                    ignore_mismatched_sizes=True,
+                    dtype=dtype,
+                    **options,
+                )
+        except Exception as error:  # a configuration can fail in as many ways as modules can be built
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise CheckpointError(f"model {self.name!r} cannot be loaded: {reason}") from error
+        return model.eval(), report
 
     def tokenizer(self, subfolder: str = "") -> PreTrainedTokenizerBase:
-        """The tokenizer of the checkpoint or of a folder in it. Raises CheckpointError."""
+        """The tokenizer of the checkpoint, or of a subfolder. Raises CheckpointError."""
         place = self.directory / subfolder
         if not (place / "tokenizer_config.json").is_file() and not (place / "tokenizer.json").is_file():
             raise CheckpointError(f"model {self.name!r}: {place} has no tokenizer")
@@ -277,10 +286,10 @@ class Checkpoint:
             ) from error
 
     def fingerprint(self) -> str:
-        """A hash of what the checkpoint computes: its JSON files and samples of every weight file.
+        """A hash of the checkpoint: of its JSON files, and of samples of every weight file.
 
-        Weights are sampled at evenly spaced places instead of read whole, since a 7-billion model is 14 GB;
-        another training run moves all of them.
+        Weights are sampled at evenly spaced places, since a 7-billion model has 14 GB. Any further training changes all
+        weights, so samples are enough.
         """
         digest = hashlib.blake2b(digest_size=12)
         described = sorted(p for p in self.directory.rglob("*") if p.suffix in (".json", ".txt", ".model"))
@@ -297,7 +306,7 @@ class Checkpoint:
         return digest.hexdigest()
 
     def refuse(self, missing: list[str], unexpected: list[str], sizes: list[str]) -> None:
-        """Raise CheckpointError that names tensors which are missing, unexpected or of another size, if any are."""
+        """Raise CheckpointError that names missing, unexpected and wrongly sized tensors, if there are any."""
         wrong = []
         if missing:
             wrong.append(f"lacks the tensors {_some(missing)}")
@@ -310,7 +319,7 @@ class Checkpoint:
 
 
 def _without_code(settings: Any) -> Any:
-    """A configuration without what names code to run: an attention kernel can be a repository of the hub."""
+    """A configuration without settings that name code to run: an attention kernel can be a hub repository."""
     if isinstance(settings, list):
         return [_without_code(value) for value in settings]
     if not isinstance(settings, dict):
@@ -343,7 +352,7 @@ def _resolve(name: str) -> Path:
         raise CheckpointError(f"model {name!r} is a file; give the directory that holds config.json")
     if not is_hub_id(name):
         raise CheckpointError(
-            f"model {name!r}: there is no such directory, and it is no hub id (owner/name or owner/name@revision)"
+            f"model {name!r}: there is no such directory, and it is not a hub id (owner/name or owner/name@revision)"
         )
     return fetched(name, _WANTED_FILES)
 
@@ -355,9 +364,9 @@ def is_hub_id(name: str) -> bool:
 
 
 def fetched(name: str, patterns: list[str]) -> Path:
-    """The folder in the hub's cache that holds those files of a hub id, fetched if they are not there.
+    """The folder in the hub's cache with these files of a hub id. Downloads them if they are missing.
 
-    Without a network, or with ``HF_HUB_OFFLINE``, what the cache holds of the revision counts. Raises CheckpointError.
+    Without a network, or with ``HF_HUB_OFFLINE``, uses what the cache has of the revision. Raises CheckpointError.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -368,7 +377,7 @@ def fetched(name: str, patterns: list[str]) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"model {name!r} is no local directory and could not be fetched from the hub: {reason}"
+            f"model {name!r} is not a local directory and could not be fetched from the hub: {reason}"
         ) from error
 
 

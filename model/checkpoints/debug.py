@@ -1,7 +1,7 @@
-"""A debug-size checkpoint: random weights from a fixed seed, in the same format as a published one.
+"""A debug-size checkpoint: random weights from a fixed seed, in the format of a published one.
 
-Every path of the system runs on it in a second and its words mean nothing. Its tokenizers spell any printable
-ASCII, letter by letter.
+The whole system runs on it in a second; its texts mean nothing. Its tokenizers encode any printable ASCII, letter by
+letter.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def save_debug_checkpoint(directory: Path, *, kind: str = "decoder", seed: int =
         model = InstructBlipForConditionalGeneration(config).eval()
         retrieval = Blip2ForImageTextRetrieval(retrieval_config).eval()
         with torch.no_grad():
-            # transformers starts query tokens at zero and layer norms at one; a trained model's are neither.
+            # transformers initialises query tokens with zeros and layer norms with ones; trained models have neither.
             for part in (model, retrieval):
                 part.query_tokens.normal_()
                 norm = part.vision_model.post_layernorm

@@ -1,4 +1,4 @@
-"""How a checkpoint normalises pixels: mean and standard deviation a channel, from its processor's settings."""
+"""Pixel normalisation of a checkpoint: mean and standard deviation of each channel, from its processor's settings."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["CLIP", "HALF", "Normalisation", "image_normalisation"]
 #: Mean and standard deviation of red, green and blue, of values from 0 to 1.
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
-#: What BLIP's image processors use where a checkpoint does not say.
+#: Default of BLIP's image processors.
 CLIP: Normalisation = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-#: What the processors of SmolVLM and Qwen use.
+#: Default of the processors of SmolVLM and Qwen.
 HALF: Normalisation = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _FILES = ("processor_config.json", "preprocessor_config.json")
 
@@ -26,9 +26,9 @@ def image_normalisation(
     files: tuple[str, ...] = _FILES,
     parts: tuple[str, ...] = ("image_processor",),
 ) -> Normalisation:
-    """The checkpoint's own normalisation, ``default`` where it has none. Raises CheckpointError.
+    """The checkpoint's normalisation, or ``default`` if it has none. Raises CheckpointError.
 
-    ``files`` are looked at in that order, and in each of them ``parts``, else the whole file.
+    Reads ``files`` in this order; of each, the first of ``parts`` that it has, else the whole file.
     """
     for name in files:
         path = checkpoint.directory / name

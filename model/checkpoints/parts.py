@@ -1,7 +1,7 @@
-"""Loading one part of a composite checkpoint by transformers' own class, with the other part left empty.
+"""Load one part of a composite checkpoint with transformers' own class, leaving the other part empty.
 
-transformers reports tensors that found no place, and goes on; here they are errors, but for those of the part that was
-left out. Tensors that are missing would be random.
+transformers only reports tensors that do not fit, and fills missing ones with random numbers. Here both are errors,
+except for the part that is left out.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError, quiet_transformers
+from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
 
 if TYPE_CHECKING:
     import torch
@@ -21,26 +21,12 @@ __all__ = ["load_without", "tokenizer_for"]
 def load_without(
     checkpoint: Checkpoint, kind: type[PreTrainedModel], config: Any, dtype: torch.dtype, *, left_out: str
 ) -> PreTrainedModel:
-    """A model of ``kind`` whose ``config`` has been emptied of one part. Raises CheckpointError.
+    """A model of class ``kind``, whose ``config`` was emptied of one part. Raises CheckpointError.
 
-    ``left_out`` is a regular expression for the names, as in the file or in the class, of tensors that may be
-    unexpected or of another size for that. All others have to be there, and all of the class too.
+    ``left_out`` is a regular expression for the tensors of that part (names in the file or in the class), which may be
+    unexpected, missing or of another size. All other tensors must fit exactly.
     """
-    checkpoint.files  # noqa: B018 - reports missing and broken files with their names
-    try:
-        with quiet_transformers():
-            model, info = kind.from_pretrained(
-                checkpoint.directory,
-                config=config,
-                output_loading_info=True,
-                use_safetensors=True,
-                local_files_only=True,
-                ignore_mismatched_sizes=True,
-                dtype=dtype,
-            )
-    except Exception as error:  # a configuration can fail in as many ways as modules can be built
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise CheckpointError(f"model {checkpoint.name!r} cannot be loaded: {reason}") from error
+    model, info = checkpoint.load(kind, config, dtype)
     ignored = re.compile(left_out)
     checkpoint.refuse(
         sorted(key for key in info["missing_keys"] if not ignored.search(key)),
@@ -51,15 +37,15 @@ def load_without(
             if not ignored.search(key)
         ),
     )
-    return model.eval()
+    return model
 
 
 def tokenizer_for(
     checkpoint: Checkpoint, rows: int, *, subfolder: str = "", part: str = "the language model"
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of a part whose table of embeddings has so many rows.
+    """The tokenizer for a part whose embedding table has this many rows.
 
-    Raises CheckpointError for a tokenizer that cannot be read, or that knows tokens beyond the table.
+    Raises CheckpointError if the tokenizer cannot be read, or has tokens beyond the table.
     """
     tokenizer = checkpoint.tokenizer(subfolder)
     beyond = {number: token for token, number in tokenizer.get_vocab().items() if number >= rows}

@@ -1,4 +1,5 @@
-"""From what a user names to checkpoints: a directory, a hub id, ``demo``, ``debug``, and the retrieval companion."""
+"""Resolve the name of a model (a directory, a hub id, ``demo`` or ``debug``) to its checkpoints, with the retrieval
+companion."""
 
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ _PUBLISHED_CHANNELS = 1408
 
 @dataclass(frozen=True)
 class Models:
-    """The checkpoints of a run. ``notice`` is what a user must be told of the model, if anything."""
+    """The checkpoints of a run. ``notice`` is a warning about the model for users, or None."""
 
     checkpoint: Checkpoint
     retrieval: Checkpoint | None
@@ -52,15 +53,16 @@ class Models:
 
     @property
     def instructblip(self) -> Checkpoint:
-        """``checkpoint`` under the name that it had when InstructBLIP was the only family."""
+        """Alias of ``checkpoint``, from when InstructBLIP was the only family."""
         return self.checkpoint
 
 
 def open_models(model: str, retrieval_model: str | None = None) -> Models:
     """Open a checkpoint of any family and its retrieval companion. Raises CheckpointError.
 
-    Without ``retrieval_model`` the companion is the checkpoint's own ``retrieval`` folder, or for InstructBLIP the
-    published one for published image encoders; ``none`` goes without. Families that read slots have no companion yet.
+    Without ``retrieval_model`` the companion is the checkpoint's own ``retrieval`` folder, else, for InstructBLIP with
+    the published image encoder, the published companion. ``none`` means no companion. Families that read slots have no
+    companion yet.
     """
     name = model
     if model == DEMO:
@@ -99,15 +101,15 @@ def open_models(model: str, retrieval_model: str | None = None) -> Models:
 
 
 def open_retrieval(name: str) -> Checkpoint:
-    """Open a retrieval model by its directory or hub id, or that of ``demo`` or ``debug``. Raises CheckpointError."""
+    """Open a retrieval model by directory or hub id, or that of ``demo`` or ``debug``. Raises CheckpointError."""
     name = companion_of(name) or name if name in (DEMO, DEBUG) else name
     return Checkpoint.open(name, model_types=RETRIEVAL_MODEL_TYPES)
 
 
 def companion_of(model: str) -> str | None:
-    """The retrieval model in a model's own folder, None if there is none. Opens nothing else of the model.
+    """The retrieval model in a model's own folder; None if there is none. Opens nothing else of the model.
 
-    Of a model on the hub, only that folder is fetched. Raises CheckpointError if the hub has no such model.
+    From the hub, downloads only that folder. Raises CheckpointError if the hub has no such model.
     """
     if model == DEMO:
         folder = demo_checkpoint()
@@ -124,12 +126,12 @@ def companion_of(model: str) -> str | None:
 
 
 def notice_of(model: str) -> str | None:
-    """What has to be said of texts by a model of ours that knows nothing of real video."""
+    """The warning about texts of the demo or debug model, which know nothing of real video; None for others."""
     return {DEMO: DEMO_NOTICE, DEBUG: DEBUG_NOTICE}.get(model)
 
 
 def demo_checkpoint() -> Path:
-    """The trained checkpoint that comes with the package. Raises CheckpointError where it was left out."""
+    """The demo checkpoint that comes with the package. Raises CheckpointError if it is not installed."""
     directory = Path(__file__).parents[1] / "demo" / "weights"
     if not (directory / "config.json").is_file():
         raise CheckpointError(f"the demo model is not installed: {directory} is missing")
@@ -137,14 +139,14 @@ def demo_checkpoint() -> Path:
 
 
 def debug_checkpoint(kind: str = "decoder") -> Path:
-    """The debug checkpoint in the user's cache, made on first use. Safe with several processes at once."""
+    """The debug checkpoint in the user's cache, made on first use. Several processes may call this at once."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "malmm"
-    # Another release of torch may draw other weights from the same seed, one of transformers another format.
+    # Other releases of torch may draw other weights from the same seed; those of transformers may change the format.
     releases = "-".join(version(name).split("+")[0] for name in ("torch", "transformers"))
     target = cache / f"debug-{kind}-{_DEBUG_VERSION}-{releases}"
     if (target / "retrieval" / "config.json").is_file():
         return target
-    # Needs torch and transformers, which take seconds to load.
+    # Imported here: torch and transformers take seconds to import.
     from malmm.model.checkpoints.debug import save_debug_checkpoint
 
     cache.mkdir(parents=True, exist_ok=True)

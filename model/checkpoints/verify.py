@@ -1,8 +1,8 @@
-"""Checking a run's checkpoints before any worker loads them: whole, of one kind with each other, readable.
+"""Verify a run's checkpoints before any worker loads them: complete, readable, and matching each other.
 
-Reads files' headers and builds modules on torch's meta device, so that a wrong checkpoint is one sentence on the
-driver at once instead of a worker that dies minutes later. Of the weights only the image encoders' are read, to
-compare them.
+Reads the files' headers and builds modules on torch's meta device, so that a wrong checkpoint raises one sentence on
+the driver at once, instead of killing workers minutes later. Reads only the weights of the image encoders, to compare
+them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ __all__ = ["verify_models"]
 
 
 def verify_models(models: Models) -> None:
-    """Raise CheckpointError for a missing, unexpected or wrongly sized tensor, an unreadable tokenizer, or a
-    retrieval model of another image encoder.
+    """Raise CheckpointError for a missing, unexpected or wrongly sized tensor, an unreadable tokenizer, or a retrieval
+    model with another image encoder.
     """
     family_of(models.checkpoint).verify(models.checkpoint)
     retrieval = models.retrieval

@@ -1,9 +1,9 @@
-"""A checkpoint's tokenizer and the table that its tokens are looked up in, which may not fit each other.
+"""Check that a tokenizer fits its embedding table, and tokenize texts for it.
 
-Publishers have added tokens to tokenizers without adding rows to the table: BLIP-2's retrieval checkpoints know an
-``<image>`` that only their language models look up. Such special tokens never come of plain words, so a checkpoint that
-has them is whole; a text that spells one out gets the token for what is unknown. Ordinary tokens beyond the table mean
-that the tokenizer is another model's.
+Publishers have added tokens to tokenizers without adding rows to the table: BLIP-2's retrieval checkpoints have an
+``<image>`` token that only their language models look up. Plain words never become such special tokens, so a checkpoint
+with them is accepted; a text that spells one out gets the unknown token. Ordinary tokens beyond the table mean that the
+tokenizer belongs to another model.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["TextTokens", "check_vocabulary", "within_table"]
 
 
 def check_vocabulary(checkpoint: Checkpoint, tokenizer: Any, size: int, whose: str) -> None:
-    """Raise CheckpointError if the tokenizer of transformers has ordinary tokens beyond a table of ``size`` rows.
+    """Raise CheckpointError if a transformers tokenizer has ordinary tokens beyond a table of ``size`` rows.
 
     ``whose`` names the table in the message.
     """
@@ -27,12 +27,12 @@ def check_vocabulary(checkpoint: Checkpoint, tokenizer: Any, size: int, whose: s
 
 
 def within_table(ids: Any, size: int, unknown: int | None) -> Any:
-    """Token ids, an array or a tensor, with those beyond a table of ``size`` rows replaced by ``unknown`` or 0."""
+    """Replace token ids (an array or a tensor) beyond a table of ``size`` rows by ``unknown``, or 0 if None."""
     return ids * (ids < size) + (unknown or 0) * (ids >= size)
 
 
 class TextTokens:
-    """Texts to token ids by a checkpoint's own tokenizer, without transformers where it has a ``tokenizer.json``."""
+    """Encodes texts with a checkpoint's own tokenizer, without transformers if it has a ``tokenizer.json``."""
 
     def __init__(self, encode: Callable[[str], list[int]], size: int, unknown: int) -> None:
         self._encode, self._size, self._unknown = encode, size, unknown
@@ -42,7 +42,7 @@ class TextTokens:
         """For a table of ``size`` rows and texts cut to ``longest`` tokens. Raises CheckpointError."""
         path = checkpoint.directory / "tokenizer.json"
         if not path.is_file():
-            # Only the files of older releases, which transformers converts.
+            # Older checkpoints have only the slow tokenizer's files, which transformers converts.
             slow = checkpoint.tokenizer()
             check_vocabulary(checkpoint, slow, size, "text table")
             return cls(
@@ -68,7 +68,7 @@ class TextTokens:
         return cls(lambda text: list(tokenizer.encode(text).ids), size, unknown)
 
     def ids(self, text: str) -> list[int]:
-        """Token ids of a text, with those that the tokenizer puts around it."""
+        """Token ids of a text, with the tokenizer's special tokens around it."""
         return [number if number < self._size else self._unknown for number in self._encode(text)]
 
 

@@ -1,15 +1,15 @@
-"""A memory bank: at most M entries of past states, kept in place.
+"""A memory bank: at most M entries of past states. When it is full, the most similar neighbours are merged.
 
-The visual memory bank and the query memory banks of MA-LMM (He et al., CVPR 2024, section 3) are the same
-structure. Three properties keep its cost to the new entry:
+The visual memory bank and the query memory banks of MA-LMM (He et al., CVPR 2024, section 3) are the same structure.
+Three properties make an append cost no more than its new entry:
 
-* Keys and values are affine in the entry, and a merge's weights sum to one, so the merge of the keys is the
-  key of the merge. They are only ever projected once, and go through the same changes in buffers of their own
-  (``Change.apply``), at once or any time later: what a bank does depends on its entries alone.
-* Attention does not care about the order of its keys. An entry stays in the physical slot that it was
-  written to; a merge leaves its result in one slot and frees the other, token position by token position,
-  and the next entry is written there. Time order is an index. A full bank has no holes and needs no mask.
-* A merge changes two similarities of neighbours and an append adds one. The others are kept.
+* Keys and values are affine in the entry, and the weights of a merge sum to one, so the merge of the keys is the key of
+  the merge. So each entry is projected once, and its keys and values go through the same changes in their own buffers
+  (``Change.apply``), at once or later: what a bank does depends only on its entries.
+* Attention does not depend on the order of its keys. An entry stays in its physical slot. A merge writes its result to
+  one slot and frees the other, for each token position separately, and the next entry is written there. Time order is
+  an index. A full bank has no holes and needs no mask.
+* A merge changes two similarities of neighbours, and an append adds one. All others are kept.
 
 Shape suffixes: B rows, S physical slots or entries in time order, N token positions, C channels.
 """
@@ -28,11 +28,11 @@ __all__ = ["Bank", "BankEntries", "Change"]
 
 
 class BankEntries:
-    """What one row of a bank holds, in time order.
+    """The entries of one row of a bank, in time order.
 
-    ``tokens`` [S, N, C]; ``sizes`` [S, N], frames held by each position; ``first`` [S, N] int64, the
-    ordinal of the first appended entry that each position covers. Policies join neighbours only, so position
-    n of entry s covers ordinals ``first[s, n]`` up to ``first[s + 1, n]``, or up to ``appended`` at the end.
+    ``tokens`` [S, N, C]; ``sizes`` [S, N], the number of frames in each position; ``first`` [S, N] int64, the ordinal
+    of the first appended entry that each position covers. Policies merge only neighbours, so position n of entry s
+    covers the ordinals from ``first[s, n]`` up to ``first[s + 1, n]``, or up to ``appended`` at the end.
     """
 
     __slots__ = ("appended", "first", "sizes", "tokens")
@@ -55,11 +55,10 @@ _SLOT, _FIRST, _SIZE = range(3)
 
 @dataclass(frozen=True)
 class Change:
-    """What one append did to a bank, in physical places, so that other buffers can do the same.
+    """The changes of one append, in physical places, so that other buffers can follow.
 
-    Places are flat: row, slot and position of a [B, S, N] buffer. ``count`` is how many entries the bank held
-    after it. Where two entries were merged, the second of ``pair_2B`` went into the first with the weight
-    ``weight_B1``.
+    Places are flat indices (row, slot, position) of a [B, S, N] buffer. ``count`` is the number of entries after the
+    append. If two entries were merged, the second of ``pair_2B`` was merged into the first with weight ``weight_B1``.
     """
 
     count: int
@@ -68,9 +67,9 @@ class Change:
     weight_B1: Tensor | None = None
 
     def apply(self, buffer_BSND: Tensor, newest_BND: Tensor) -> None:
-        """Do to a buffer of something affine in the entries what was done to the entries.
+        """Apply the same change to a buffer of values that are affine in the entries, such as keys.
 
-        ``newest_BND`` is what belongs to the appended entry. Every change of a bank must come, in order.
+        ``newest_BND`` are the values of the appended entry. Apply all changes of a bank, in order.
         """
         flat = buffer_BSND.view(-1, buffer_BSND.shape[-1])
         if self.pair_2B is not None and self.weight_B1 is not None:
@@ -83,14 +82,14 @@ class Change:
 class Bank:
     """Preallocated memory of ``rows`` independent sequences that advance in lock step.
 
-    Compression is lazy: a bank holds up to ``length`` + 1 entries between appends, as attention must see them,
-    and makes room when the next one comes or at ``finish()``. Rows that have ended are the last ones:
-    ``retire(active)`` leaves them as they are.
+    Compression is lazy: between appends a bank holds up to ``length`` + 1 entries, as attention must see them, and
+    compresses at the next append or at ``finish()``. Sequences end from the last row on: ``retire(active)`` leaves the
+    ended rows as they are.
 
-    ``length`` 0 switches the memory off: only the newest entry is held. ``steps`` is the largest number of
-    entries that will be appended, which bounds the allocation. ``present_BN`` is false at positions that are
-    padding: they count for nothing where a policy looks at all positions of an entry together.
-    ``compared`` is how many of the channels, from the first, are compared: the others are merged along with them.
+    ``length`` 0 switches the memory off: the bank holds only the newest entry. ``steps`` is the largest number of
+    appends, which bounds the allocation. ``present_BN`` is false for padding, which is ignored when a policy looks at
+    all positions of an entry together. ``compared`` is the number of channels, from the first, that are compared; the
+    others are merged along with them.
     """
 
     def __init__(
@@ -108,7 +107,7 @@ class Bank:
         compared: int | None = None,
     ) -> None:
         if length < 0 or steps < 1 or rows < 1:
-            raise ValueError(f"a bank of {rows} rows, length {length}, {steps} steps cannot be")
+            raise ValueError(f"a bank of {rows} rows, length {length}, {steps} steps is not possible")
         self.policy = policy
         self.length = length
         self._present_BN = present_BN
@@ -123,7 +122,7 @@ class Bank:
         self._row_appended = [0] * rows
         shape_BSN = (rows, self.capacity, positions)
         self.tokens_BSNC = torch.empty(*shape_BSN, channels, device=device, dtype=dtype)
-        # What is known of each entry, in time order: its slot, the first ordinal it covers, how many frames it holds.
+        # Of each entry, in time order: its slot, the first ordinal that it covers, and its number of frames.
         self._known_3SBN = torch.zeros(3, self.capacity, rows, positions, device=device, dtype=torch.int64)
         self._time_S11 = torch.arange(self.capacity, device=device)[:, None, None]
         self._known_3SBN[_SLOT] = self._time_S11
@@ -141,19 +140,19 @@ class Bank:
         return self.tokens_BSNC.nbytes
 
     def buffer(self, channels: int) -> Tensor:
-        """Room [B, S, N, ``channels``] for something that goes through the bank's changes."""
+        """An empty buffer [B, S, N, ``channels``] for values that follow the bank's changes."""
         return self.tokens_BSNC.new_empty(*self.tokens_BSNC.shape[:3], channels)
 
     def retire(self, active: int) -> None:
-        """Keep only the first ``active`` rows going; the others have ended and stay as they are."""
+        """Continue only with the first ``active`` rows; the others have ended and stay as they are."""
         if not 0 <= active <= self.active:
             raise ValueError(f"{active} rows cannot be active of {self.active}")
         self.active = active
 
     def append(self, tokens_BNC: Tensor, sizes_BN: Tensor | None = None) -> Change:
-        """Take one more entry of every active row, and make room for it first where the bank is full.
+        """Append one entry to every active row; compress first if the bank is full.
 
-        ``sizes_BN`` is how many frames the entry's positions hold, one each unless told otherwise.
+        ``sizes_BN`` are the numbers of frames in the entry's positions, by default one each.
         """
         active = self.active
         merged = None
@@ -161,9 +160,9 @@ class Bank:
             self.count = 1
         elif self.count == self.capacity:
             if not self.policy.bounded:
-                raise ValueError(f"a bank for {self.capacity} entries was given one more")
+                raise ValueError(f"a bank for {self.capacity} entries got one more")
             if self.capacity <= self.length:
-                raise ValueError(f"a bank told of {self.capacity} steps was given one more")
+                raise ValueError(f"a bank for {self.capacity} steps got one more")
             merged = self._compress()
         else:
             self.count += 1
@@ -185,10 +184,10 @@ class Bank:
         return Change(self.count, places_B, *(merged or ()))
 
     def finish(self) -> list[BankEntries]:
-        """Compress every row to the bank's length and give what each holds. Ends the bank's use."""
+        """Compress every row to the bank's length and return the entries of each. Ends the bank's use."""
         full = sum(count > max(self.length, 1) for count in self._row_count) if self.policy.bounded else 0
         if full:
-            # Rows that hold one too many are the longest ones, so they come first.
+            # Rows with one entry too many are the longest ones, so they come first.
             self.active = full
             self.count = self.capacity
             self._compress()
@@ -196,7 +195,7 @@ class Bank:
         return self.entries()
 
     def entries(self) -> list[BankEntries]:
-        """What each row holds now, in time order, before any further compression."""
+        """The current entries of each row, in time order, without further compression."""
         held = []
         for row, (count, appended) in enumerate(zip(self._row_count, self._row_appended, strict=True)):
             slots_SN, first_SN, sizes_SN = self._known_3SBN[:, :count, row].unbind()
@@ -212,7 +211,7 @@ class Bank:
         return held
 
     def _flat(self, slots_BN: Tensor) -> Tensor:
-        """Places of slots of the active rows, [..., B, N] as they come."""
+        """Flat places [..., B, N] of slots of the active rows."""
         return self._base_BN[: self.active] + slots_BN * self.positions
 
     def _similarity(self, a_BNC: Tensor, b_BNC: Tensor) -> Tensor:
@@ -227,7 +226,8 @@ class Bank:
     def _compress(self) -> tuple[Tensor, Tensor] | None:
         """Free one slot of every position of the active rows; it becomes the last in time order.
 
-        Gives the places [2, B * N] of what was merged and the second ones' weight, None when an entry was forgotten.
+        Returns the places [2, B * N] of the merged pairs and the weight of the second ones; None if an entry was
+        dropped.
         """
         known_3SBN = self._known_3SBN[:, :, : self.active]
         pair_BN = self.policy.choose(
@@ -244,10 +244,10 @@ class Bank:
         return merged
 
     def _merge(self, pair_BN: Tensor) -> tuple[Tensor, Tensor]:
-        """Join the pair into its first entry: the mean weighted by how many frames each side holds."""
+        """Merge two neighbours into the first: the mean, weighted by the number of frames of each."""
         slots_SBN, _, sizes_SBN = self._known_3SBN[:, :, : self.active]
         with_neighbours = self.policy.uses_similarity and self.capacity > 2
-        # The pair, and where similarities are kept the entries before and after it.
+        # The pair and, if similarities are kept, the entries before and after it.
         around = (pair_BN + self._around_411[: 4 if with_neighbours else 2]).clamp(0, self.capacity - 1)
         places = self._flat(slots_SBN.gather(0, around)).flatten(1)
         flat = self.tokens_BSNC.view(-1, self.tokens_BSNC.shape[-1])
@@ -270,12 +270,12 @@ class Bank:
     def _close_similarity(
         self, pair_BN: Tensor, before_BN: Tensor, near_2BNC: Tensor, merged_BNC: Tensor
     ) -> None:
-        """Drop the pair's own similarity and renew those of the merged entry with its neighbours."""
+        """Drop the pair's own similarity, and update those of the merged entry with its neighbours."""
         similarity_SBN = self._similarity_SBN[:, : self.active]
         kept_S11 = self._time_S11[:-2]
         similarity_SBN[:-1] = similarity_SBN.gather(0, kept_S11 + (kept_S11 >= pair_BN))
         near_2BN = self._similarity(near_2BNC, merged_BNC)
-        # Where the merged entry is the first, the left value is written over by the right one; where it is
-        # the last, the right value lands where the next append puts its own.
+        # If the merged entry is the first, the right value overwrites the left one; if it is the last, the next append
+        # overwrites the right value.
         similarity_SBN.scatter_(0, before_BN[None], near_2BN[:1])
         similarity_SBN.scatter_(0, pair_BN[None], near_2BN[1:])

@@ -1,8 +1,8 @@
-"""How a full memory bank makes room: which entries go together, or which one goes.
+"""Merge policies: choose which entries of a full memory bank are merged, or which one is dropped.
 
-A policy is asked once a frame, when a bank holds one entry more than its length. It names, for each row
-and token position on its own, one index of the time order. Merging policies join the entry at that index
-with its successor, weighted by how many frames each holds; ``fifo`` forgets the entry instead.
+A policy is called once a frame, when a bank has one entry more than its length. It returns one index in time order for
+each row and token position. A merging policy merges the entry at that index with its successor, weighted by their
+numbers of frames; ``fifo`` drops the entry instead.
 
 Shape suffixes: B rows, N token positions, S entries in time order.
 """
@@ -22,10 +22,9 @@ __all__ = ["POLICIES", "MergePolicy", "merge_policy"]
 class MergePolicy:
     """One way to keep a bank within its length.
 
-    ``choose(similarity [B, N, S-1], sizes [B, N, S]) -> index [B, N]`` (int64, below S-1). ``similarity`` is
-    the cosine of neighbours and holds nothing when ``uses_similarity`` is false, which saves computing it.
-    ``merges`` tells a merge from forgetting, which may not use similarity; a policy that is not ``bounded`` is
-    never asked.
+    ``choose(similarity [B, N, S-1], sizes [B, N, S]) -> index [B, N]`` (int64, below S-1). ``similarity`` is the cosine
+    of neighbours; it is not computed, and undefined, if ``uses_similarity`` is false. ``merges`` is false for a policy
+    that drops entries, which may not use similarity. A policy that is not ``bounded`` is never called.
     """
 
     name: str
@@ -54,7 +53,7 @@ def _fewest_frames(similarity_BNS: Tensor, sizes_BNS: Tensor) -> Tensor:
 
 
 def _never(similarity_BNS: Tensor, sizes_BNS: Tensor) -> Tensor:
-    raise RuntimeError("an unbounded bank was asked to make room")
+    raise RuntimeError("an unbounded bank cannot be full")
 
 
 POLICIES = {
@@ -66,8 +65,8 @@ POLICIES = {
         MergePolicy("frame", _most_similar_frames, uses_similarity=True),
         # First in, first out.
         MergePolicy("fifo", _oldest, merges=False),
-        # Average pooling over time, online: join the neighbours that hold the fewest frames between them,
-        # so that all entries come to cover about the same number of frames, whatever they show.
+        # Average pooling over time, online: merge the neighbours with the fewest frames together, so that all entries
+        # cover about the same number of frames, whatever they show.
         MergePolicy("average", _fewest_frames),
         MergePolicy("none", _never, bounded=False),
     )
@@ -75,7 +74,7 @@ POLICIES = {
 
 
 def merge_policy(name: str) -> MergePolicy:
-    """The policy called ``name``. Raises ValueError that lists the names there are."""
+    """The policy called ``name``. Raises ValueError that lists the valid names."""
     try:
         return POLICIES[name]
     except KeyError:

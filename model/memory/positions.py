@@ -1,16 +1,16 @@
-"""Where in time a frame lies, as a learned vector added to its visual tokens before the memory bank.
+"""Temporal position embeddings: a learned vector for a frame's time, added to its visual tokens before the memory bank.
 
-MA-LMM's authors train such a table (their ``image_pe``); InstructBLIP's published weights have none, which is a
+MA-LMM's authors train such a table (their ``image_pe``). InstructBLIP's published weights have none, which equals a
 table of zeros. Here it is an optional tensor of a checkpoint, ``time_positions.weight``.
 
-Theirs has a row for every frame number, which fits the one number of frames that they sample from each video. A
-segment and the whole video that it is part of do not have the same number, and a table by frame number does not
-stretch. This one is a function of relative time: frame i of T lies at (i + 0.5) / T of the whole, and its vector
-is the linear interpolation of the table's rows there, the first row being the beginning and the last the end.
+The authors' table has a row for each frame number, since they sample the same number of frames from every video. A
+segment and its whole video have different numbers of frames. So this table is a function of relative time: frame i of T
+lies at (i + 0.5) / T of the whole, and its vector is interpolated linearly between the table's rows, of which the first
+is the beginning and the last the end.
 
-Memory is stored without positions and gets them when it is used, so that a segment's slots take their place in the
-segment or in its video. That works since merging is the mean weighted by frames: the positions in a slot are
-the mean over the frames that it covers, whatever the tokens were.
+Memory is stored without positions and gets them when it is used, so that a segment's slots get their positions in the
+segment or in its video. This is exact because a merge is the mean weighted by frames: a slot's position is the mean
+over the frames that it covers, whatever the tokens are.
 
 Shape suffixes: T frames, P rows of the table, C channels.
 """
@@ -33,10 +33,10 @@ POSITIONS_KEY = f"{POSITIONS_PREFIX}weight"
 
 
 class TimePositions(nn.Module):
-    """A table ``weight`` [P, C] over relative time. Differentiable in the table; holds nothing else."""
+    """A table ``weight`` [P, C] over relative time, differentiable in the table."""
 
     def __init__(self, weight: Tensor) -> None:
-        """Raises ValueError for a table that is not [P, C] with two rows at least."""
+        """Raises ValueError for a table that is not [P, C] with at least two rows."""
         super().__init__()
         if weight.ndim != 2 or weight.shape[0] < 2 or weight.shape[1] < 1:
             raise ValueError(f"a position table {list(weight.shape)}: it must be [P, C] with P at least 2")
@@ -44,7 +44,7 @@ class TimePositions(nn.Module):
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, channels: int) -> Self | None:
-        """The table of a checkpoint with so many visual channels, None where it has none.
+        """Load a checkpoint's table for this many visual channels; None if it has none.
 
         Raises CheckpointError for a table of another shape.
         """
@@ -56,14 +56,14 @@ class TimePositions(nn.Module):
         return positions
 
     def of_frames(self, count: int) -> Tensor:
-        """Vectors [count, C] of all frames of a whole of ``count``. Raises ValueError for no frames."""
+        """Vectors [count, C] of all frames of a whole of ``count`` frames. Raises ValueError if ``count`` is 0."""
         return self._mix(self._shares(0, count, count))
 
     def of_runs(self, first: Tensor, sizes: Tensor, count: int) -> Tensor:
-        """Mean vectors [..., C] over the frames ``first`` up to ``first + sizes`` of a whole of ``count``.
+        """Mean vectors [..., C] over the frames ``first`` up to ``first + sizes`` of a whole of ``count`` frames.
 
-        ``first`` and ``sizes`` [...] are whole numbers of any type. Raises ValueError for a run without
-        frames or of frames that the whole does not have.
+        ``first`` and ``sizes`` [...] are whole numbers of any type. Raises ValueError for an empty run, or one outside
+        of the whole.
         """
         begin = first.to(self.weight.device, torch.int64)
         end = begin + sizes.to(self.weight.device, torch.int64)
@@ -75,16 +75,16 @@ class TimePositions(nn.Module):
         if bool((begin >= end).any()):
             raise ValueError("a run of no frames has no position")
         shares_TP = self._shares(lowest, highest, count)
-        # Summed over the rows' shares and not their channels: fewer, and a whole video has many frames.
+        # Cumulative sums of shares [T, P] and not of vectors [T, C]: smaller, and a whole video has many frames.
         until_TP = torch.cat([torch.zeros_like(shares_TP[:1]), shares_TP.cumsum(0)])
         total = until_TP[end - lowest] - until_TP[begin - lowest]
         return self._mix(total / (end - begin)[..., None])
 
     def added(self, memory: Memory, *, before: int = 0, total: int | None = None) -> Memory:
-        """``memory`` with the mean vector of the frames that each position of each slot covers.
+        """Add to each position of each slot the mean vector of the frames that it covers.
 
-        The memory's frames follow ``before`` others in a whole of ``total``; unless told, they are the whole.
-        Tokens in half precision become the table's type. Raises ValueError when the whole is shorter than that.
+        The memory's frames follow ``before`` other frames in a whole of ``total``; by default they are the whole.
+        Tokens in half precision become the table's type. Raises ValueError if the whole is too short.
         """
         whole = memory.appended if total is None else total
         if before < 0 or before + memory.appended > whole:
@@ -95,14 +95,14 @@ class TimePositions(nn.Module):
         return replace(memory, tokens=memory.tokens + self._within(memory, before, whole))
 
     def removed(self, memory: Memory) -> Memory:
-        """``memory``, which is a whole, without the vectors that its frames were given in it."""
+        """Subtract the vectors from a memory that is a whole: undo ``added``."""
         return replace(memory, tokens=memory.tokens - self._within(memory, 0, memory.appended))
 
     def _within(self, memory: Memory, before: int, whole: int) -> Tensor:
         return self.of_runs(memory.first + before, memory.sizes, whole).to(memory.tokens.device)
 
     def _shares(self, begin: int, end: int, count: int) -> Tensor:
-        """How much of each row is in frames [begin, end) of ``count``: float64 [T, P], T of them."""
+        """Interpolation weights float64 [T, P] of the table's rows for the T frames [begin, end) of ``count``."""
         if count < 1:
             raise ValueError(f"a whole of {count} frames has no positions: at least 1")
         rows = self.weight.shape[0]
@@ -113,12 +113,12 @@ class TimePositions(nn.Module):
         return (1 - distance_TP.abs()).clamp(min=0)
 
     def _mix(self, shares: Tensor) -> Tensor:
-        """[..., P] shares of the rows as vectors [..., C] of the table's type."""
+        """Combine rows with weights [..., P] to vectors [..., C] of the table's type."""
         return (shares @ self.weight.double()).to(self.weight.dtype)
 
 
 def table_rows(checkpoint: Checkpoint, channels: int) -> int | None:
-    """P of a checkpoint's table from its header, None without a table. Raises CheckpointError as ``load`` does."""
+    """Rows P of a checkpoint's table, from its header; None without a table. Raises CheckpointError as ``load``."""
     found = checkpoint.shapes.get(POSITIONS_KEY)
     if found is None:
         return None

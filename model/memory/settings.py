@@ -1,4 +1,4 @@
-"""How much a pass over a video remembers, and the order in which segments advance together."""
+"""Memory settings of a pass over a video, and the order in which segments are batched."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["MemorySettings", "falling_order"]
 
 @dataclass(frozen=True)
 class MemorySettings:
-    """How much a pass remembers. ``visual`` and ``query`` switch each bank; ``length`` is M.
+    """Memory settings. ``length`` is M; ``visual`` and ``query`` switch each kind of bank on or off.
 
-    Raises ValueError for a length below one and for a policy that does not exist.
+    Raises ValueError for a length below one and for an unknown policy.
     """
 
     length: int = 20
@@ -29,5 +29,5 @@ class MemorySettings:
 
 
 def falling_order(lengths: Sequence[int]) -> list[int]:
-    """Indices of ``lengths`` from the longest on, equal ones in their given order."""
+    """Indices that sort ``lengths`` in descending order; stable."""
     return sorted(range(len(lengths)), key=lambda index: -lengths[index])

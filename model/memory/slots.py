@@ -1,4 +1,4 @@
-"""Finished visual memory: its spans in time, merging several into one, and its form for storage.
+"""Finished visual memory: its slots, their time spans, and merging several memories into one.
 
 Shape suffixes: S slots in time order, N visual tokens, L layers, C channels.
 """
@@ -20,7 +20,7 @@ __all__ = ["Memory", "SlotSpan", "merge_memories"]
 
 @dataclass(frozen=True)
 class SlotSpan:
-    """What one slot covers: frames [first, first + frame_count) and seconds [start_s, end_s)."""
+    """The span of one slot: frames [first, first + frame_count) and seconds [start_s, end_s)."""
 
     first: int
     frame_count: int
@@ -35,13 +35,13 @@ class SlotSpan:
 class Memory:
     """The visual memory of a segment, or of several merged: ``tokens`` [S, N, C] or [S, N, L, C], ``sizes`` [S, N].
 
-    Of L layers the first is compared, and the others are merged along with it.
+    Of L layers only the first is compared; the others are merged along with it.
 
-    Provenance is in frames of the whole, be it a segment or several one after the other: ``first`` [S, N] int64
-    is the first frame that each position covers, ``sizes`` how many it holds, and ``appended`` how many frames
-    there were, whether a slot holds them or a policy forgot them. Policies join neighbours only, so a position is
-    the mean of the unbroken run of frames [first, first + sizes). The one exception is a policy that merges what
-    another has forgotten frames of: ``sizes`` then counts what is left of a longer run.
+    Provenance is in frames of the whole (a segment, or several one after the other): ``first`` [S, N] int64 is the
+    first frame that each position covers, ``sizes`` the number of frames in it, and ``appended`` the number of all
+    frames, including those that a policy dropped. Policies merge only neighbours, so a position is the mean of the
+    consecutive frames [first, first + sizes). The one exception: if a memory from which frames were dropped is merged
+    later, ``sizes`` counts the frames that are left of a longer run.
     """
 
     tokens: Tensor
@@ -57,15 +57,15 @@ class Memory:
 
     @classmethod
     def of(cls, entries: BankEntries) -> Memory:
-        """The memory that a finished bank's row holds."""
+        """The memory in a row of a finished bank."""
         return cls(entries.tokens, entries.sizes, entries.first, entries.appended)
 
     @classmethod
     def stored(cls, tokens: Tensor, sizes: Tensor, frames: int) -> Memory:
-        """The memory of a segment of so many frames, read back from storage.
+        """The memory of a segment of ``frames`` frames, read from storage.
 
-        Sizes say where each slot begins: frames that are in no slot were forgotten, and the oldest are forgotten
-        first. Raises ValueError when slots hold more frames than there were.
+        Where each slot begins follows from the sizes: frames in no slot were dropped, and the oldest are dropped first.
+        Raises ValueError if the slots have more frames than the segment.
         """
         counts = sizes.to(torch.int64)
         held = counts.sum(0)
@@ -79,17 +79,17 @@ class Memory:
         return list(zip(begins, [*begins[1:], self.appended], strict=True))
 
     def middles(self, *, between: bool = False) -> list[float]:
-        """The middle frame of each slot; ``between`` two frames it may be a half."""
+        """The middle frame of each slot, rounded down; with ``between`` it may be half way between two frames."""
         return [(begin + end - 1) / 2 if between else (begin + end - 1) // 2 for begin, end in self._runs()]
 
     def spans(self, timestamps_s: Sequence[float], start_s: float, end_s: float) -> list[SlotSpan]:
         """The time span of every slot of a segment [start_s, end_s) whose frames had these timestamps.
 
-        Each token position parts time in its own way. A slot begins at the lower median, over positions, of
-        the frames where they begin; since every position begins a later slot at a later frame, so do the
-        medians, and the spans tile the segment without gap or overlap. ``timestamp_s`` is the time of the slot's
-        middle frame, ``centre_s`` the mean of the times of its first and last one. Where the policy forgot frames
-        (first in, first out), the first slot begins at its own frame.
+        Each token position divides time in its own way. A slot begins at the lower median, over positions, of their
+        first frames. At every position a later slot begins later, so the medians do too, and the spans tile the segment
+        without gaps or overlaps. ``timestamp_s`` is the time of the slot's middle frame, ``centre_s`` the mean of the
+        times of its first and last frame. If the policy dropped frames (``fifo``), the first slot begins at its own
+        first frame.
         """
         if len(timestamps_s) != self.appended:
             raise ValueError(f"{len(timestamps_s)} timestamps for a memory of {self.appended} frames")
@@ -113,15 +113,15 @@ class Memory:
 def merge_memories(
     memories: Iterable[Memory], *, length: int, policy: str = "token", slots: int | None = None
 ) -> Memory:
-    """One memory of at most ``length`` slots out of several, in time order, by the same compression.
+    """Merge several memories, in time order, into one of at most ``length`` slots, by the same compression.
 
-    Its frames are those of the memories, one memory after the other. Told how many ``slots`` there are at most,
-    it takes one memory after the other and lets it go: a video of many hours need not be held at once.
+    With ``slots``, an upper bound for the number of slots in all memories, only one memory is held at a time, which
+    matters for a video of many hours.
 
-    Halves are merged as singles: cosines of like frames are equal in half precision, and which pair is most
-    similar is lost.
+    Tokens in half precision are merged in single precision: in half precision the cosines of similar frames are equal,
+    so the most similar pair could not be found.
 
-    Raises ValueError when there is none or they differ in shape.
+    Raises ValueError if there is no memory, or if their shapes differ.
     """
     if slots is None:
         memories = list(memories)
@@ -156,6 +156,6 @@ def merge_memories(
     if bank is None:
         raise ValueError("no memories to merge")
     merged = bank.finish()[0]
-    # The bank counts slots; the first slot that a position covers says the first frame.
+    # The bank counts slots: a position's first frame is that of its first slot.
     first = torch.cat(firsts).gather(0, merged.first)
     return Memory(merged.tokens.unflatten(-1, shape[1:]), merged.sizes, first, before)

@@ -165,7 +165,7 @@ def test_pickle_is_never_read(copied, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "has no config.json, so it is no checkpoint"),
+        (None, "has no config.json, so it is not a checkpoint"),
         ("{", "config.json cannot be read"),
         ("[]", "is of type None; this needs 'instructblip'"),
         ('{"model_type": "llava"}', "is of type 'llava'; this needs 'instructblip'"),
@@ -200,7 +200,7 @@ def test_a_configuration_that_transformers_cannot_use_is_named(copied, part, key
 def test_names_that_lead_nowhere_are_refused(tmp_path):
     (tmp_path / "file").write_text("")
     for name, message in (
-        (str(tmp_path / "nowhere"), "there is no such directory, and it is no hub id"),
+        (str(tmp_path / "nowhere"), "there is no such directory, and it is not a hub id"),
         (str(tmp_path / "file"), "is a file; give the directory that holds config.json"),
         ("./here/there", "no such directory"),
         ("a/b/c", "no such directory"),
@@ -215,7 +215,7 @@ def test_an_unknown_hub_id_without_network_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     for name in ("owner/no-such-model", "owner/" + "x" * 200):
         with pytest.raises(
-            CheckpointError, match=r"is no local directory and could not be fetched"
+            CheckpointError, match=r"is not a local directory and could not be fetched"
         ) as refused:
             opened_at(name)
         assert "\n" not in str(refused.value)
