@@ -1,6 +1,6 @@
-"""Memory that a worker needs for each part of a model, computed from a configuration.
+"""Memory that a worker needs for each part of a model, and what a slot and a frame cost, from a configuration.
 
-``python -m malmm.model.footprint MODEL`` takes a checkpoint, or the name of a published size. It loads no weights:
+``python -m malmm.model.footprint MODEL`` takes a checkpoint, or the name of a published one. It loads no weights:
 parts are built on torch's meta device.
 """
 
@@ -11,11 +11,11 @@ import json
 import math
 import sys
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import InstructBlipConfig
+from transformers import AutoConfig, InstructBlipConfig
 
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
 from malmm.model.checkpoints.resolve import NO_RETRIEVAL, Models, open_models
@@ -24,29 +24,18 @@ from malmm.model.families.instructblip.qformer import OnlineQFormer
 from malmm.model.families.registry import family_of, image_size, row_of, token_shape
 from malmm.model.memory.positions import table_rows
 from malmm.model.memory.settings import MemorySettings
+from malmm.model.published.catalogue import catalogue, published
 
-__all__ = ["PUBLISHED_SIZES", "Footprint", "footprints", "main", "plain_footprints", "slot_bytes"]
-
-_VICUNA: dict[str, Any] = {"model_type": "llama", "vocab_size": 32001, "pad_token_id": 0}
-_FLAN_T5: dict[str, Any] = {
-    "model_type": "t5",
-    "vocab_size": 32128,
-    "d_kv": 64,
-    "num_layers": 24,
-    "feed_forward_proj": "gated-gelu",
-    "tie_word_embeddings": False,
-    "decoder_start_token_id": 0,
-}
-# The language models' sizes are those of their published configurations; image encoder and Q-Former are
-# InstructBLIP's defaults (ViT-g/14, 12 layers of 768).
-PUBLISHED_SIZES: dict[str, dict[str, Any]] = {
-    "vicuna-7b": _VICUNA
-    | {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
-    "vicuna-13b": _VICUNA
-    | {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40},
-    "flan-t5-xl": _FLAN_T5 | {"d_model": 2048, "d_ff": 5120, "num_heads": 32},
-    "flan-t5-xxl": _FLAN_T5 | {"d_model": 4096, "d_ff": 10240, "num_heads": 64},
-}
+__all__ = [
+    "Footprint",
+    "Work",
+    "footprints",
+    "kv_bytes_a_token",
+    "main",
+    "plain_footprints",
+    "slot_bytes",
+    "work_of",
+]
 
 _PROMPT_TOKENS = 32
 _THUMBNAIL_BYTES_A_PIXEL = 0.2
@@ -60,6 +49,23 @@ class Footprint:
     part: str
     parameters: int
     size_bytes: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """What memory and frames cost, whatever is done with them.
+
+    A slot has ``tokens`` of ``layers`` x ``channels`` numbers, which take ``slot_bytes`` in half precision.
+    ``frame_flop`` are operations of one frame in vision encoder and projector, ``kv_bytes_a_token`` what the language
+    model keeps of a token in half precision. The Q-Former's operations depend on banks and prompts, and are not in it.
+    """
+
+    tokens: int
+    layers: int
+    channels: int
+    slot_bytes: int
+    frame_flop: int
+    kv_bytes_a_token: int
 
 
 def _count(part: nn.Module) -> int:
@@ -129,10 +135,11 @@ def plain_footprints(
 
     Raises CheckpointError if no model can be built from the configuration.
     """
-    vision, language = family_of(checkpoint).parameters(checkpoint)
+    vision, projector, language = family_of(checkpoint).parameters(checkpoint)
     length = (settings or MemorySettings()).length
     return [
-        Footprint("encode", "vision encoder and projector", vision, vision * half_bytes),
+        Footprint("encode", "vision encoder", vision, vision * half_bytes),
+        Footprint("encode", "projector", projector, projector * half_bytes),
         Footprint(
             "encode", "visual bank, a segment", 0, 4 * (length + 1) * math.prod(token_shape(checkpoint))
         ),
@@ -140,18 +147,48 @@ def plain_footprints(
     ]
 
 
-def _rows(arguments: argparse.Namespace) -> list[Footprint]:
+def kv_bytes_a_token(checkpoint: Checkpoint) -> int:
+    """Bytes that the language model keeps of one token in half precision. Layers of linear attention keep none.
+
+    Raises CheckpointError for a configuration that does not say.
+    """
+    text = checkpoint.parsed(AutoConfig.for_model(str(checkpoint.config["model_type"])).__class__).text_config
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    kinds = getattr(text, "layer_types", None)
+    layers = kinds.count("full_attention") if kinds else text.num_hidden_layers
+    return int(2 * 2 * layers * heads * width)
+
+
+def work_of(checkpoint: Checkpoint) -> Work:
+    """What a slot and a frame cost, by the configuration alone. Raises CheckpointError."""
+    tokens, *layers, channels = token_shape(checkpoint)
+    count = math.prod(layers)
+    return Work(
+        tokens,
+        count,
+        channels,
+        2 * tokens * count * channels,
+        family_of(checkpoint).frame_flop(checkpoint),
+        kv_bytes_a_token(checkpoint),
+    )
+
+
+def _opened(name: str) -> Checkpoint:
+    known = published(name)
+    if known is not None and not Path(name).is_dir():
+        return known.checkpoint
+    return open_models(name, NO_RETRIEVAL).checkpoint
+
+
+def _rows(checkpoint: Checkpoint, arguments: argparse.Namespace) -> list[Footprint]:
     settings = MemorySettings(length=arguments.bank_length)
+    if row_of(checkpoint).reads_slots:
+        return plain_footprints(checkpoint, half_bytes=arguments.bytes, settings=settings)
+    config = checkpoint.parsed(InstructBlipConfig)
     position_rows = 0
-    if arguments.model in PUBLISHED_SIZES:
-        config = InstructBlipConfig(text_config=PUBLISHED_SIZES[arguments.model])
-    else:
-        checkpoint = open_models(arguments.model, NO_RETRIEVAL).checkpoint
-        if row_of(checkpoint).reads_slots:
-            return plain_footprints(checkpoint, half_bytes=arguments.bytes, settings=settings)
-        config = checkpoint.parsed(InstructBlipConfig)
-        channels = int(config.qformer_config.encoder_hidden_size)
-        position_rows = table_rows(checkpoint, channels) or 0
+    if published(checkpoint.name) is None:
+        position_rows = table_rows(checkpoint, int(config.qformer_config.encoder_hidden_size)) or 0
     return footprints(
         config,
         half_bytes=arguments.bytes,
@@ -168,22 +205,25 @@ def main(argv: list[str] | None = None) -> int:
         description="Print the memory that a worker needs for each part of a model, without loading weights.",
     )
     parser.add_argument(
-        "model", help=f"a checkpoint directory, a hub id, or one of {', '.join(PUBLISHED_SIZES)}"
+        "model",
+        help="a checkpoint directory, a hub id, or one of " + ", ".join(model.short for model in catalogue()),
     )
     parser.add_argument("--bank-length", type=int, default=20, help="slots a bank (%(default)s)")
     parser.add_argument("--prompts", type=int, default=1, help="prompts a segment (%(default)s)")
     parser.add_argument(
         "--bytes", type=int, choices=(2, 4), default=2, help="bytes a vision or language weight"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON array")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args(argv)
     try:
-        rows = _rows(arguments)
+        checkpoint = _opened(arguments.model)
+        rows, work = _rows(checkpoint, arguments), work_of(checkpoint)
     except (CheckpointError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if arguments.json:
-        print(json.dumps([asdict(row) for row in rows], indent=2))
+        parts = [asdict(row) for row in rows]
+        print(json.dumps({"model": checkpoint.name, "parts": parts, "work": asdict(work)}, indent=2))
         return 0
     print(f"{'worker':<10}{'part':<40}{'parameters':>16}{'MiB':>12}")
     for row in rows:
@@ -191,6 +231,14 @@ def main(argv: list[str] | None = None) -> int:
     for stage in ("encode", "generate"):
         total = sum(row.size_bytes for row in rows if row.stage == stage)
         print(f"{stage:<10}{'all':<40}{'':>16}{total / 2**20:>12,.1f}")
+    shape = (
+        f"{work.tokens} tokens of " + (f"{work.layers} x " if work.layers > 1 else "") + f"{work.channels}"
+    )
+    print(f"a slot: {shape}, {work.slot_bytes / 2**10:,.0f} KiB in half precision")
+    if row_of(checkpoint).reads_slots:
+        kept = work.tokens * work.kv_bytes_a_token / 2**20
+        print(f"a slot in the language model's cache: {kept:,.1f} MiB")
+    print(f"a frame: {work.frame_flop / 1e9:,.0f} GFLOP in vision encoder and projector")
     return 0
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from malmm.model.memory.slots import Memory
 
 __all__ = [
     "Asked",
+    "Counts",
     "Encoded",
     "Family",
     "LabelScores",
@@ -97,6 +98,14 @@ class LabelScores:
         return self.labels[place], self.probabilities[place]
 
 
+class Counts(NamedTuple):
+    """Numbers that the parts of a model hold. The projector is what maps what is seen into the language model."""
+
+    vision: int
+    projector: int
+    language: int
+
+
 class VideoEncoder(Protocol):
     """Frames in, memory out."""
 
@@ -147,8 +156,14 @@ class Family(Protocol):
     def verify(self, checkpoint: Checkpoint) -> None:
         """Compare a checkpoint's tensors with the model's, from headers alone. Raises CheckpointError."""
 
-    def parameters(self, checkpoint: Checkpoint) -> tuple[int, int]:
-        """Numbers that the vision part and the language part load, by the configuration alone."""
+    def parameters(self, checkpoint: Checkpoint) -> Counts:
+        """Numbers of each part, by the configuration alone. Raises CheckpointError."""
+
+    def frame_flop(self, checkpoint: Checkpoint) -> int:
+        """Operations a frame through vision encoder and projector, by the configuration alone.
+
+        Two for each multiplication and addition of a matrix product. Raises CheckpointError.
+        """
 
     def load_encoder(
         self,

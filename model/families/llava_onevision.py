@@ -78,6 +78,7 @@ FAMILY = PlainFamily(
     without_vision=_without_vision,
     vision_names=r"vision_tower\.",
     language_names=_LANGUAGE,
+    projector_names=r"multi_modal_projector\.|image_newline",
     wording=_wording,
     # Published files name the vision tower's inner model, files that transformers 5 saves do not.
     renamed=(
@@ -87,4 +88,5 @@ FAMILY = PlainFamily(
         (r"^(multi_modal_projector\.|image_newline)", r"model.\1"),
     ),
     optional=("language_model.lm_head.weight",),
+    pools_projected=True,
 )

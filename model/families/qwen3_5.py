@@ -61,6 +61,7 @@ FAMILY = PlainFamily(
     without_vision=without_vision,
     vision_names=r"visual\.",
     language_names=r"language_model\.|lm_head\.",
+    projector_names=r"visual\.(merger|deepstack_merger_list)\.",
     wording=_wording,
     # Multi-token prediction, which transformers does not run.
     ignored=("mtp.",),

@@ -135,6 +135,7 @@ FAMILY = PlainFamily(
     without_vision=without_vision,
     vision_names=r"visual\.",
     language_names=r"language_model\.|lm_head\.",
+    projector_names=r"visual\.(merger|deepstack_merger_list)\.",
     wording=_wording,
     frames_per_step=FRAMES_A_STEP,
 )

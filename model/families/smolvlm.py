@@ -91,5 +91,6 @@ FAMILY = PlainFamily(
     without_vision=_without_vision,
     vision_names=r"vision_model\.",
     language_names=_LANGUAGE,
+    projector_names=r"connector\.",
     wording=_wording,
 )

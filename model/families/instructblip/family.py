@@ -6,9 +6,11 @@ import torch
 from transformers import InstructBlipConfig
 
 from malmm.model.checkpoints.checkpoint import Checkpoint
+from malmm.model.families.family import Counts
 from malmm.model.families.instructblip.encoder import INSTRUCTBLIP_OPTIONAL, INSTRUCTBLIP_PREFIXES, Encoder
 from malmm.model.families.instructblip.language import LanguageModel
 from malmm.model.families.instructblip.meta import meta_parts
+from malmm.model.families.operations import encoder_flop
 from malmm.model.memory.positions import table_rows
 
 __all__ = ["FAMILY", "InstructBlipFamily"]
@@ -31,13 +33,28 @@ class InstructBlipFamily:
         checkpoint.tokenizer()
         checkpoint.tokenizer("qformer_tokenizer")
 
-    def parameters(self, checkpoint: Checkpoint) -> tuple[int, int]:
-        """Numbers of image encoder and Q-Former, and of language model and projection, by the configuration alone."""
-        parts = meta_parts(checkpoint.parsed(InstructBlipConfig))
+    def parameters(self, checkpoint: Checkpoint) -> Counts:
+        """Numbers of image encoder, of Q-Former and projection, and of language model, by the configuration alone."""
+        config = checkpoint.parsed(InstructBlipConfig)
+        parts = meta_parts(config)
         queries = parts.pop("query_tokens").numel()
         counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
-        language = counts.pop("language_model") + counts.pop("language_projection")
-        return sum(counts.values()) + queries, language
+        language = counts.pop("language_model")
+        text = config.text_config
+        if not getattr(text, "scale_decoder_outputs", True):
+            # T5 1.1, which FLAN-T5 is: transformers ties its output layer to the embeddings by configuration,
+            # and unties it when it loads weights that hold both.
+            language += text.vocab_size * text.d_model
+        return Counts(counts.pop("vision_model"), sum(counts.values()) + queries, language)
+
+    def frame_flop(self, checkpoint: Checkpoint) -> int:
+        """Operations a frame through the image encoder: the Q-Former's depend on banks and prompts."""
+        config = checkpoint.parsed(InstructBlipConfig).vision_config
+        tokens = (config.image_size // config.patch_size) ** 2 + 1
+        vision = meta_parts(checkpoint.parsed(InstructBlipConfig))["vision_model"]
+        return encoder_flop(
+            vision.named_parameters(), tokens, layers=config.num_hidden_layers, width=config.hidden_size
+        )
 
     def load_encoder(
         self,

@@ -14,13 +14,16 @@ from transformers import PreTrainedTokenizerBase
 
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
 from malmm.model.checkpoints.parts import load_without, tokenizer_for
-from malmm.model.families.family import half_precision
+from malmm.model.families.family import Counts, half_precision
+from malmm.model.families.operations import encoder_flop, product_flop
 from malmm.model.families.plain.encoder import PlainEncoder
 from malmm.model.families.plain.language import PlainLanguage, Wording
 from malmm.model.families.plain.vision import StepVision
-from malmm.model.families.registry import image_size
+from malmm.model.families.registry import image_size, token_shape
 
 __all__ = ["PlainFamily"]
+
+_Parameters = list[tuple[str, torch.nn.Parameter]]
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class PlainFamily:
     tensors that may be absent, ``ignored`` prefixes of tensors that nobody reads. ``vision`` loads the vision part from
     (checkpoint, configuration, type, side of frames). ``without_vision`` empties a configuration's vision part in
     place, and ``vision_names`` is a regular expression for the tensors that are then left over; ``language_names`` is
-    one for the language model's own. ``wording`` makes the text part from (checkpoint, configuration, tokenizer).
+    one for the language model's own, ``projector_names`` for the projector's. ``wording`` makes the text part from
+    (checkpoint, configuration, tokenizer). ``pools_projected`` says that patches are projected before they are pooled.
     """
 
     name: str
@@ -43,11 +47,13 @@ class PlainFamily:
     without_vision: Callable[[Any], None]
     vision_names: str
     language_names: str
+    projector_names: str
     wording: Callable[[Checkpoint, Any, PreTrainedTokenizerBase], Wording]
     renamed: tuple[tuple[str, str], ...] = ()
     optional: tuple[str, ...] = ("lm_head.weight",)
     ignored: tuple[str, ...] = ()
     frames_per_step: int = 1
+    pools_projected: bool = False
     reads_slots: bool = True
 
     def config(self, checkpoint: Checkpoint) -> Any:
@@ -67,15 +73,37 @@ class PlainFamily:
         tokenizer = tokenizer_for(checkpoint, int(config.text_config.vocab_size))
         self.wording(checkpoint, config, tokenizer)
 
-    def parameters(self, checkpoint: Checkpoint) -> tuple[int, int]:
-        """Numbers of the vision part and of the language part, by the configuration alone."""
+    def parameters(self, checkpoint: Checkpoint) -> Counts:
+        """Numbers of each part, by the configuration alone. Raises CheckpointError."""
+        vision, projector, language = (
+            sum(parameter.numel() for _, parameter in part) for part in self._parts(checkpoint)
+        )
+        return Counts(vision, projector, language)
+
+    def frame_flop(self, checkpoint: Checkpoint) -> int:
+        """Operations a frame through vision encoder and projector. Raises CheckpointError."""
+        vision, projector, _ = self._parts(checkpoint)
+        config = checkpoint.parsed(getattr(transformers, self.config_class)).vision_config
+        patches = (image_size(checkpoint) // config.patch_size) ** 2
+        layers = getattr(config, "depth", None) or config.num_hidden_layers
+        seen = encoder_flop(vision, patches, layers=layers, width=config.hidden_size)
+        rows = patches if self.pools_projected else token_shape(checkpoint)[0]
+        return (seen + product_flop(projector, rows)) // self.frames_per_step
+
+    def _parts(self, checkpoint: Checkpoint) -> tuple[_Parameters, _Parameters, _Parameters]:
+        """Named parameters of vision encoder, projector and language model on the meta device, tied ones once."""
         config = copy.deepcopy(checkpoint.parsed(getattr(transformers, self.config_class)))
         with torch.device("meta"):
             model = getattr(transformers, self.model_class)._from_config(config)
-        # Tied weights are counted once.
-        counts = {name: parameter.numel() for name, parameter in model.named_parameters()}
-        language = sum(count for name, count in counts.items() if re.search(self.language_names, name))
-        return sum(counts.values()) - language, language
+        parts: tuple[_Parameters, _Parameters, _Parameters] = ([], [], [])
+        for name, parameter in model.named_parameters():
+            place = 0
+            if re.search(self.language_names, name):
+                place = 2
+            elif re.search(self.projector_names, name):
+                place = 1
+            parts[place].append((name, parameter))
+        return parts
 
     def load_encoder(
         self,

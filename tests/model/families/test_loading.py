@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.models import edit_json, edit_weights
 from support.tiny_families import FAMILIES, model_class, save_tiny
+from torch.utils.flop_counter import FlopCounterMode
 
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError, quiet_transformers
 from malmm.model.checkpoints.resolve import open_models
@@ -155,11 +156,26 @@ def test_what_the_table_says_of_slots_is_what_the_encoder_makes(saved, family):
     shape = tuple(tokens.shape[1:])
     assert token_shape(checkpoint) == (shape if shape[1] > 1 else (shape[0], shape[2]))
     assert row_of(checkpoint).licence == "Apache-2.0"
-    seen, bank, said = plain_footprints(checkpoint, half_bytes=4)
+    seen, projected, bank, said = plain_footprints(checkpoint, half_bytes=4)
     assert seen.size_bytes == 4 * seen.parameters > 0
     assert bank.size_bytes == 21 * 4 * tokens[0].numel()
     weights = load_file(checkpoint.directory / "model.safetensors")
-    assert seen.parameters + said.parameters == sum(value.numel() for value in weights.values())
+    counted = seen.parameters + projected.parameters + said.parameters
+    assert counted == sum(value.numel() for value in weights.values())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_operations_of_a_frame_are_those_that_torch_counts(saved, family):
+    checkpoint = opened(saved(family))
+    vision = family_of(checkpoint).load_encoder(checkpoint).vision
+    side = image_size(checkpoint)
+    # torch does not count its fused attention on a CPU.
+    vision.model.set_attn_implementation("eager")
+    with FlopCounterMode(display=False) as counted:
+        vision(torch.zeros(2, side, side, 3, dtype=torch.uint8))
+    assert family_of(checkpoint).frame_flop(checkpoint) == pytest.approx(
+        counted.get_total_flops() / 2, rel=1e-3
+    )
 
 
 def test_compiling_is_refused_with_the_reason(saved):
