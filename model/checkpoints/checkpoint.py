@@ -32,7 +32,7 @@ __all__ = ["Checkpoint", "CheckpointError", "fetched", "is_hub_id", "quiet_trans
 
 # Buffers that older releases of transformers saved and newer ones compute.
 _COMPUTED = (".position_ids", ".inv_freq", ".masked_bias")
-_WANTED_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "qformer_tokenizer/*"]
+_WANTED_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "qformer_tokenizer/*"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _SAMPLE_BYTES = 1 << 16
 _SAMPLES_PER_FILE = 64
