@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from malmm.model.families.registry import family_of
 from malmm.model.memory.settings import MemorySettings
 from malmm.model.memory.slots import SlotSpan
 from malmm.model.towers.blip2 import RetrievalModel
+from malmm.operators.batch_limit import BatchLimit, Mishap
 from malmm.operators.device import choose_device
 from malmm.operators.metering import IdleMeter, told_to_ray
 from malmm.pipeline.schema.config import Prompt
@@ -61,10 +64,16 @@ class EncodeSegments:
             )
         self.settings = settings
         self.prompts = prompts
+        self.batches = BatchLimit(chosen)
         self._meter = IdleMeter(told_to_ray("encode"))
 
+    @property
+    def device_lost(self) -> bool:
+        """Whether the GPU stopped answering, so that nothing more can be done in this process."""
+        return self.batches.device_lost
+
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """Encode a batch. If it fails, each segment is tried alone, so that a bad one fails alone."""
+        """Encode a batch. A segment that cannot be encoded fails alone. Batches are as large as memory allows."""
         return self._meter.measured(self._encoded, rows)
 
     def _encoded(self, rows: pa.Table) -> pa.Table:
@@ -73,31 +82,25 @@ class EncodeSegments:
         results: list[dict[str, Any]] = [row.columns() for row in held]
         good = [index for index, row in enumerate(held) if row.failure is None]
         frames = {index: array_at(rows, "frames", index, np.uint8) for index in good}
-        for index, encoded in self._encode(good, frames).items():
-            row = held[index]
-            try:
-                if isinstance(encoded, Exception):
-                    raise encoded
-                results[index] = row.columns() | self._row(rows, index, row, frames[index], encoded)
-            except (RuntimeError, ValueError) as error:
-                results[index] = row.failed("encode", type(error).__name__, _sentence(error)).columns()
-        return rows_table(results, ENCODED)
-
-    def _encode(self, indices: list[int], frames: dict[int, np.ndarray]) -> dict[int, Encoded | Exception]:
-        if not indices:
-            return {}
         texts = [prompt.text for prompt in self.prompts]
-        try:
-            encoded = self.encoder.encode(
-                [frames[index] for index in indices], [texts] * len(indices), self.settings
-            )
-        except (RuntimeError, ValueError) as error:  # out of memory is a RuntimeError
-            if len(indices) == 1:
-                return {indices[0]: error}
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            return {index: result for one in indices for index, result in self._encode([one], frames).items()}
-        return dict(zip(indices, encoded, strict=True))
+
+        def encode(indices: Sequence[int]) -> list[Encoded]:
+            pictures = [frames[index] for index in indices]
+            return self.encoder.encode(pictures, [texts] * len(indices), self.settings)
+
+        def columns(encoded: Sequence[tuple[int, Encoded]]) -> list[dict[str, Any]]:
+            return [self._row(rows, index, held[index], frames[index], one) for index, one in encoded]
+
+        encoded = dict(zip(good, self.batches.results(good, encode), strict=True))
+        whole = [(index, one) for index, one in encoded.items() if not isinstance(one, Mishap)]
+        made = dict(zip([index for index, _ in whole], self.batches.results(whole, columns), strict=True))
+        for index, one in encoded.items():
+            result = one if isinstance(one, Mishap) else made[index]
+            if isinstance(result, Mishap):
+                results[index] = held[index].failed("encode", *astuple(result)).columns()
+            else:
+                results[index] = held[index].columns() | result
+        return rows_table(results, ENCODED)
 
     def _row(
         self, rows: pa.Table, index: int, row: Carried, frames: np.ndarray, encoded: Encoded
@@ -147,7 +150,3 @@ def _thumbnail(frame: np.ndarray, video: Video) -> bytes:
         written, format="JPEG", quality=_JPEG_QUALITY
     )
     return written.getvalue()
-
-
-def _sentence(error: Exception) -> str:
-    return " ".join(str(error).split())[:500]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from typing import Any, Self
 
 import numpy as np
@@ -12,8 +13,9 @@ import torch
 
 from malmm.model.checkpoints.resolve import NO_RETRIEVAL, open_models
 from malmm.model.decoding import Decoding
-from malmm.model.families.family import Asked, Slots
+from malmm.model.families.family import Asked, LabelScores, Slots
 from malmm.model.families.registry import family_of
+from malmm.operators.batch_limit import BatchLimit, Mishap
 from malmm.operators.device import choose_device
 from malmm.operators.metering import IdleMeter, told_to_ray
 from malmm.pipeline.schema.config import Prompt
@@ -34,11 +36,18 @@ class GenerateTexts:
         self, *, model: str, prompts: tuple[Prompt, ...], max_new_tokens: int, device: str | None = None
     ) -> None:
         checkpoint = open_models(model, NO_RETRIEVAL).checkpoint
-        self.language = family_of(checkpoint).load_language(checkpoint, device=choose_device(device))
+        chosen = choose_device(device)
+        self.language = family_of(checkpoint).load_language(checkpoint, device=chosen)
         self.prompts = prompts
         self.max_new_tokens = max_new_tokens
         self.on_words: Callable[[str], None] | None = None
+        self.batches = BatchLimit(chosen)
         self._meter = IdleMeter(told_to_ray("generate"))
+
+    @property
+    def device_lost(self) -> bool:
+        """Whether the GPU stopped answering, so that nothing more can be done in this process."""
+        return self.batches.device_lost
 
     def for_prompts(self, prompts: tuple[Prompt, ...], on_words: Callable[[str], None] | None = None) -> Self:
         """A copy of this operator for other prompts, which shares the language model."""
@@ -67,28 +76,44 @@ class GenerateTexts:
         texts: dict[int, list[str]] = {index: [""] * len(asked[index]) for index in asked}
         scores: dict[int, list[float | None]] = {index: [None] * len(asked[index]) for index in asked}
         labelled: dict[int, list[list[float] | None]] = {i: [None] * len(of) for i, of in asked.items()}
-        failed: dict[int, Exception] = {}
+        failed: dict[int, Mishap] = {}
         open_ended = [item for item in wanted if not self.prompts[item[2]].labels]
-        questions = [asked[index][place] for index, place, _ in open_ended]
-        answers = self._attempt(questions, [index for index, _, _ in open_ended], failed)
-        for (index, place, _), text in zip(open_ended, answers, strict=True):
-            texts[index][place] = text
-        for index, place, prompt in wanted:
-            chosen = self.prompts[prompt]
-            if not chosen.labels or index in failed:
+
+        def generate(items: Sequence[tuple[int, int, int]]) -> list[str]:
+            return self.language.generate_texts(
+                [asked[index][place] for index, place, _ in items],
+                Decoding(self.max_new_tokens),
+                on_words=self.on_words if len(open_ended) == 1 else None,
+            )
+
+        for (index, place, _), text in zip(
+            open_ended, self.batches.results(open_ended, generate), strict=True
+        ):
+            if isinstance(text, Mishap):
+                failed[index] = text
+            else:
+                texts[index][place] = text
+
+        def score(items: Sequence[tuple[int, int, int]]) -> list[LabelScores]:
+            return [
+                self.language.score_labels([asked[index][place]], self.prompts[prompt].labels)[0]
+                for index, place, prompt in items
+            ]
+
+        for item in wanted:
+            index, place, prompt = item
+            if not self.prompts[prompt].labels or index in failed:
                 continue
-            try:
-                result = self.language.score_labels([asked[index][place]], chosen.labels)[0]
-            except (RuntimeError, ValueError) as error:
-                failed[index] = error
+            [result] = self.batches.results([item], score)
+            if isinstance(result, Mishap):
+                failed[index] = result
                 continue
             texts[index][place], scores[index][place] = result.best
             labelled[index][place] = list(result.probabilities)
         results: list[dict[str, Any]] = []
         for index, row in enumerate(held):
             if index in failed:
-                reason = " ".join(str(failed[index]).split())[:500]
-                results.append(row.failed("generate", type(failed[index]).__name__, reason).columns())
+                results.append(row.failed("generate", *astuple(failed[index])).columns())
             elif index in texts:
                 results.append(
                     row.columns()
@@ -97,26 +122,6 @@ class GenerateTexts:
             else:
                 results.append(row.columns())
         return self._joined(rows, results)
-
-    def _attempt(self, asked: list[Asked], indices: list[int], failed: dict[int, Exception]) -> list[str]:
-        """Generate the texts of questions about the rows ``indices``: all together or, if that fails, one by one."""
-        if not asked:
-            return []
-        try:
-            return self.language.generate_texts(
-                asked,
-                Decoding(self.max_new_tokens),
-                on_words=self.on_words if len(asked) == 1 else None,
-            )
-        except (RuntimeError, ValueError) as error:
-            if len(asked) == 1:
-                failed[indices[0]] = error
-                return [""]
-            return [
-                text
-                for question, index in zip(asked, indices, strict=True)
-                for text in self._attempt([question], [index], failed)
-            ]
 
     def _joined(self, rows: pa.Table, results: list[dict[str, Any]]) -> pa.Table:
         """The stage's columns, with what the rows brought along."""

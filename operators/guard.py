@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import inspect
 import linecache
+import os
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from functools import wraps
@@ -20,7 +22,7 @@ from malmm.pipeline.schema.ids import video_id
 from malmm.pipeline.schema.records import Failure
 from malmm.pipeline.schema.rows import FILES, Carried, carried, rows_table
 
-__all__ = ["guarded", "guarded_actor"]
+__all__ = ["end_of_traceback", "guarded", "guarded_actor"]
 
 _MESSAGE_CHARS, _TRACE_CHARS = 500, 1500
 
@@ -55,13 +57,21 @@ def guarded(stage: str, schema: pa.Schema, operator: _Work) -> _Work:
 
 
 def guarded_actor(stage: str, schema: pa.Schema, operator: type) -> type:
-    """Guard a class whose objects are called with tables, like ``guarded``. Its constructor may raise."""
+    """Guard a class whose objects are called with tables, like ``guarded``. Its constructor may raise.
+
+    If an object says ``device_lost``, the next call ends the process, and not the call: no work can succeed there.
+    Ray restarts the actor and gives the batch to it or to another one.
+    """
 
     class Guarded:
         def __init__(self, **options: Any) -> None:
             self.inner = operator(**options)
 
         def __call__(self, rows: pa.Table) -> pa.Table:
+            if getattr(self.inner, "device_lost", False):
+                print(f"malmm: {stage}: the GPU does not answer any more, this worker ends", file=sys.stderr)
+                sys.stderr.flush()
+                os._exit(1)
             return _one_by_one_if_need_be(stage, schema, self.inner, rows)
 
     # Ray names processes after the class.
@@ -84,7 +94,7 @@ def _one_by_one_if_need_be(
 
 def _failed(stage: str, schema: pa.Schema, rows: pa.Table, error: Exception) -> pa.Table:
     """The rows with the error as their failure. A row that failed before keeps its own failure."""
-    where, trace = _place(error)
+    where, trace = _place(error), end_of_traceback(error)
     kind = type(error).__name__
     message = f"{' '.join(str(error).split())[:_MESSAGE_CHARS] or kind} ({where})"
     if rows.schema.names == FILES.names:
@@ -99,13 +109,20 @@ def _failed(stage: str, schema: pa.Schema, rows: pa.Table, error: Exception) -> 
     return rows_table([row.columns() for row in results], schema)
 
 
-def _place(error: Exception) -> tuple[str, str]:
-    """File and line where it was raised, and the end of the traceback."""
-    # Leave out the guard's own frames.
-    frames = [
+def end_of_traceback(error: BaseException) -> str:
+    """The last 1500 characters of the exception's traceback, without the guard's own frames."""
+    linecache.checkcache()
+    lines = [*traceback.format_list(_frames(error)), *traceback.format_exception_only(error)]
+    return "".join(lines)[-_TRACE_CHARS:]
+
+
+def _place(error: BaseException) -> str:
+    """File and line where it was raised."""
+    frames = _frames(error)
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "unknown place"
+
+
+def _frames(error: BaseException) -> list[traceback.FrameSummary]:
+    return [
         frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) != Path(__file__)
     ]
-    linecache.checkcache()
-    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "unknown place"
-    lines = [*traceback.format_list(frames), *traceback.format_exception_only(error)]
-    return where, "".join(lines)[-_TRACE_CHARS:]

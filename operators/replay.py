@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -16,6 +16,7 @@ from malmm.model.checkpoints.resolve import NO_RETRIEVAL, open_models
 from malmm.model.families.registry import family_of
 from malmm.model.memory.settings import MemorySettings
 from malmm.model.memory.slots import Memory
+from malmm.operators.batch_limit import BatchLimit, Mishap
 from malmm.operators.device import choose_device
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.schema.config import Prompt
@@ -44,11 +45,18 @@ class ReplayPrompts:
     ) -> None:
         checkpoint = open_models(model, NO_RETRIEVAL).checkpoint
         family = family_of(checkpoint)
-        self.encoder = family.load_encoder(checkpoint, device=choose_device(device), with_vision=False)
+        chosen = choose_device(device)
+        self.encoder = family.load_encoder(checkpoint, device=chosen, with_vision=False)
         self.steps_of_several = family.frames_per_step > 1
         self.archive = ArchiveReader.open(archive)
         self.settings = settings
         self.prompts = prompts
+        self.batches = BatchLimit(chosen)
+
+    @property
+    def device_lost(self) -> bool:
+        """Whether the GPU stopped answering, so that nothing more can be done in this process."""
+        return self.batches.device_lost
 
     def for_prompts(self, prompts: tuple[Prompt, ...]) -> Self:
         """A copy of this operator for other prompts, which shares the Q-Former."""
@@ -71,11 +79,11 @@ class ReplayPrompts:
                 else:
                     together[len(prompts[index])][index] = stored
         for of_rows in together.values():
-            memories = {index: stored.memory for index, stored in of_rows.items()}
-            for index, output in self._replay(memories, prompts).items():
+            indices = list(of_rows)
+            for index, output in zip(indices, self._replay(of_rows, prompts), strict=True):
                 row = held[index]
-                if isinstance(output, Exception):
-                    results[index] = _failed(row, output)
+                if isinstance(output, Mishap):
+                    results[index] = row.failed("replay", *astuple(output)).columns()
                     continue
                 columns = row.columns() | {"prompts": prompts[index]}
                 if output is not None:
@@ -120,23 +128,15 @@ class ReplayPrompts:
         return _Stored(memory, next(iter(spans.values())))
 
     def _replay(
-        self, memories: dict[int, Memory], prompts: dict[int, list[int]]
-    ) -> dict[int, torch.Tensor | Exception | None]:
-        """Query outputs by row, None for families that read slots. If the batch fails, each row is tried alone."""
-        texts = [[self.prompts[prompt].text for prompt in prompts[index]] for index in memories]
-        try:
-            outputs = self.encoder.replay(list(memories.values()), texts, self.settings)
-        except (RuntimeError, ValueError) as error:  # out of memory is a RuntimeError
-            if len(memories) == 1:
-                return dict.fromkeys(memories, error)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            return {
-                index: output
-                for one in memories
-                for index, output in self._replay({one: memories[one]}, prompts).items()
-            }
-        return dict(zip(memories, outputs, strict=True))
+        self, stored: Mapping[int, _Stored], prompts: Mapping[int, list[int]]
+    ) -> list[torch.Tensor | Mishap | None]:
+        """Query outputs of these rows, None for families that read slots."""
+
+        def replay(indices: Sequence[int]) -> Sequence[torch.Tensor | None]:
+            texts = [[self.prompts[prompt].text for prompt in prompts[index]] for index in indices]
+            return self.encoder.replay([stored[index].memory for index in indices], texts, self.settings)
+
+        return self.batches.results(list(stored), replay)
 
 
 @dataclass(frozen=True)

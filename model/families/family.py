@@ -40,10 +40,14 @@ __all__ = [
 
 
 def half_precision(device: torch.device) -> torch.dtype:
-    """The type for vision encoders and language models: half on CUDA, single elsewhere."""
+    """The type for vision encoders and language models: half on CUDA, single elsewhere.
+
+    bfloat16 where the card computes with it. Cards before Ampere (T4, V100) emulate it slowly and get float16.
+    """
     if device.type != "cuda":
         return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if native else torch.float16
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,102 @@
+"""Batch limit: how many rows an actor works on at once, found by trying, and whether its GPU still answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from malmm.operators.guard import end_of_traceback
+
+__all__ = ["BatchLimit", "Mishap"]
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+# What allocators say that raise no class of their own: cudaMalloc, cuBLAS, and PyTorch on a CPU.
+_OUT_OF_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
+_MESSAGE_CHARS = 500
+
+
+@dataclass(frozen=True)
+class Mishap:
+    """Why a row could not be worked on: the exception's class and its message on one line.
+
+    ``trace`` is the end of the traceback, empty where the row or the device is at fault and not the program. The
+    exception itself is not kept: its traceback would keep the batch's tensors alive.
+    """
+
+    kind: str
+    message: str
+    trace: str
+
+
+class BatchLimit:
+    """Works on rows in batches that fit the device's memory.
+
+    When memory runs out, the batch is halved, and later batches are no larger than what fitted. When a batch fails for
+    another reason, each of its rows is tried alone, so that a bad row fails alone. A CUDA error after which the
+    device answers nothing more fails all rows that are left and sets ``device_lost``: every further call in this
+    process would fail too, so whoever owns the process should end it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.most: int | None = None
+        self.device_lost = False
+
+    def results(
+        self, items: Sequence[_Item], work: Callable[[Sequence[_Item]], Sequence[_Result]]
+    ) -> list[_Result | Mishap]:
+        """``work``'s results for all items, in their order. It takes a batch and returns a result for each item.
+
+        A RuntimeError or ValueError of ``work`` is caught; other exceptions are raised.
+        """
+        found: list[_Result | Mishap] = []
+        size = self.most or len(items)
+        alone_until = 0
+        while len(found) < len(items):
+            at = len(found)
+            batch = items[at : at + (1 if at < alone_until else size)]
+            # Retried out here, where the failed attempt's tensors are freed: inside of ``except`` they are not.
+            results, mishap, out_of_memory = self._tried(batch, work)
+            if mishap is None:
+                found += results
+            elif self.device_lost:
+                found += [mishap] * (len(items) - at)
+            elif len(batch) == 1:
+                found.append(mishap)
+            elif out_of_memory:
+                self.most = size = len(batch) // 2
+            else:
+                alone_until = at + len(batch)
+        return found
+
+    def _tried(
+        self, batch: Sequence[_Item], work: Callable[[Sequence[_Item]], Sequence[_Result]]
+    ) -> tuple[Sequence[_Result], Mishap | None, bool]:
+        try:
+            return work(batch), None, False
+        except (RuntimeError, ValueError) as error:
+            out_of_memory = isinstance(error, torch.OutOfMemoryError) or any(
+                words in str(error) for words in _OUT_OF_MEMORY
+            )
+            kind = torch.OutOfMemoryError.__name__ if out_of_memory else type(error).__name__
+            message = " ".join(str(error).split())[:_MESSAGE_CHARS]
+            by_device = isinstance(error, torch.AcceleratorError)
+            expected = out_of_memory or by_device or isinstance(error, ValueError)
+            mishap = Mishap(kind, message, "" if expected else end_of_traceback(error))
+        if by_device and not self._answers():
+            self.device_lost = True
+        elif out_of_memory and self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return [], mishap, out_of_memory
+
+    def _answers(self) -> bool:
+        """Whether the device can still compute. After an illegal access or a failed assertion on it, it cannot."""
+        try:
+            return int(torch.ones(1, dtype=torch.int64, device=self.device).sum().item()) == 1
+        except RuntimeError:
+            return False
