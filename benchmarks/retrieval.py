@@ -178,7 +178,7 @@ def lengths(archive: ArchiveReader, truth: dict[str, list[Scene]]) -> None:
     searcher = Searcher(archive)
     models = searcher.models()
     encoder = Encoder.load(models.instructblip)
-    retrieval = searcher.query_vectors.image_model()
+    retrieval = searcher.query_vectors.matching_model()
     assert encoder.vision is not None
     chosen = dict(sorted(truth.items())[:10])
     addresses = archive.addresses_of(chosen)

@@ -17,7 +17,7 @@ from malmm.model.families.family import Encoded
 from malmm.model.families.registry import family_of
 from malmm.model.memory.settings import MemorySettings
 from malmm.model.memory.slots import SlotSpan
-from malmm.model.towers.blip2 import RetrievalModel
+from malmm.model.towers.registry import tower_of
 from malmm.operators.batch_limit import BatchLimit, Mishap
 from malmm.operators.device import choose_device
 from malmm.operators.metering import IdleMeter, told_to_ray
@@ -31,7 +31,7 @@ _JPEG_QUALITY = 85
 
 
 class EncodeSegments:
-    """An actor that holds the vision encoder, the Q-Former and the retrieval model, and no language model.
+    """An actor that holds the vision encoder, the Q-Former and the retrieval model's image side, and no language model.
 
     ``DECODED`` to ``ENCODED``, all segments of a batch in lock step. Nothing carries over between batches.
     ``check_vision=False`` is for a driver that has called ``malmm.model.checkpoints.verify.verify_models``.
@@ -56,11 +56,8 @@ class EncodeSegments:
         self.steps_of_several = family.frames_per_step > 1
         self.retrieval = None
         if models.retrieval is not None:
-            self.retrieval = RetrievalModel.load(
-                models.retrieval,
-                instructblip=models.checkpoint,
-                check_vision=check_vision,
-                device=chosen,
+            self.retrieval = tower_of(models.retrieval).load_slots(
+                models.retrieval, model=models.checkpoint, check_vision=check_vision, device=chosen
             )
         self.settings = settings
         self.prompts = prompts
@@ -123,7 +120,8 @@ class EncodeSegments:
         if encoded.query_output is not None:
             arrays["query_output"] = encoded.query_output.to(torch.float32).cpu().numpy()
         if self.retrieval is not None:
-            vectors = self.retrieval.slot_vectors(encoded.memory.tokens)
+            shape = (row.video.width, row.video.height)
+            vectors = self.retrieval.of_slots(encoded.memory, frames, shape)
             arrays["vectors"] = vectors.to(torch.float16).cpu().numpy()
         return with_arrays(columns, **arrays)
 

@@ -62,7 +62,8 @@ def add_fields(parser: Taker) -> None:
     parser.add_argument(
         "--retrieval-model",
         metavar="ID|DIR",
-        help="a BLIP-2 image-text checkpoint with the same image encoder, or 'none' (default: the model's companion)",
+        help="what finds moments by words: a SigLIP or CLIP checkpoint for any model, a BLIP-2 image-text checkpoint "
+        "with the same image encoder, or 'none' (default: the model's companion)",
     )
     parser.add_argument(
         "--fps", type=float, default=defaults.fps, help="sampled frames a second of video (%(default)g)"

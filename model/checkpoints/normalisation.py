@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
+from malmm.model.checkpoints.processor_settings import PROCESSOR_FILES, processor_settings
 
 __all__ = ["CLIP", "HALF", "Normalisation", "image_normalisation"]
 
@@ -16,32 +16,20 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 CLIP: Normalisation = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 #: Default of the processors of SmolVLM and Qwen.
 HALF: Normalisation = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
 def image_normalisation(
     checkpoint: Checkpoint,
     *,
     default: Normalisation = CLIP,
-    files: tuple[str, ...] = _FILES,
+    files: tuple[str, ...] = PROCESSOR_FILES,
     parts: tuple[str, ...] = ("image_processor",),
 ) -> Normalisation:
     """The checkpoint's normalisation, or ``default`` if it has none. Raises CheckpointError.
 
     Reads ``files`` in this order; of each, the first of ``parts`` that it has, else the whole file.
     """
-    for name in files:
-        path = checkpoint.directory / name
-        if not path.is_file():
-            continue
-        try:
-            settings = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise CheckpointError(f"model {checkpoint.name!r}: {path} cannot be read: {error}") from error
-        if isinstance(settings, dict):
-            settings = next((settings[part] for part in parts if part in settings), settings)
-        if not isinstance(settings, dict):
-            raise CheckpointError(f"model {checkpoint.name!r}: {path} holds no settings")
+    for path, settings in processor_settings(checkpoint, files=files, parts=parts):
         if "image_mean" in settings or "image_std" in settings:
             mean, std = (
                 _channels(settings.get(key), fallback)

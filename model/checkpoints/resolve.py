@@ -12,6 +12,7 @@ from pathlib import Path
 
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError, fetched, is_hub_id
 from malmm.model.families.registry import row_of
+from malmm.model.towers.registry import open_tower, refuse_unfit
 
 __all__ = [
     "DEBUG",
@@ -20,7 +21,6 @@ __all__ = [
     "DEMO_NOTICE",
     "NO_RETRIEVAL",
     "PUBLISHED_RETRIEVAL",
-    "RETRIEVAL_MODEL_TYPES",
     "Models",
     "companion_of",
     "debug_checkpoint",
@@ -36,7 +36,6 @@ DEMO_NOTICE = f"The demo model knows only drawn shapes: of anything else its wor
 DEBUG = "debug"
 DEBUG_NOTICE = f"The debug model has random weights: its words mean nothing. {_REAL}"
 _DEBUG_VERSION = 2
-RETRIEVAL_MODEL_TYPES = ("blip-2",)
 NO_RETRIEVAL = "none"
 # Trained on the same frozen ViT-g/14 as the published InstructBLIP checkpoints.
 PUBLISHED_RETRIEVAL = "Salesforce/blip2-itm-vit-g"
@@ -58,11 +57,11 @@ class Models:
 
 
 def open_models(model: str, retrieval_model: str | None = None) -> Models:
-    """Open a checkpoint of any family and its retrieval companion. Raises CheckpointError.
+    """Open a checkpoint of any family and its retrieval model. Raises CheckpointError.
 
-    Without ``retrieval_model`` the companion is the checkpoint's own ``retrieval`` folder, else, for InstructBLIP with
-    the published image encoder, the published companion. ``none`` means no companion. Families that read slots have no
-    companion yet.
+    ``retrieval_model`` is a tower that fits the family. Without it the checkpoint's own ``retrieval`` folder counts,
+    or for InstructBLIP the published one for published image encoders; ``none`` goes without, and so does a checkpoint
+    of another family without that folder.
     """
     name = model
     if model == DEMO:
@@ -77,33 +76,31 @@ def open_models(model: str, retrieval_model: str | None = None) -> Models:
             raise CheckpointError(f"model {model!r}: its config.json has no {part}")
     if retrieval_model == NO_RETRIEVAL:
         return Models(checkpoint, None, notice)
-    if row.reads_slots:
-        if retrieval_model is None:
-            return Models(checkpoint, None, notice)
-        raise CheckpointError(
-            f"model {model!r}: {row.name} has no retrieval model here yet: give --retrieval-model none, and search "
-            "goes by the words of captions and answers"
-        )
     if retrieval_model is None:
         own = checkpoint.directory / "retrieval"
         if (own / "config.json").is_file():
             retrieval_model = str(own)
+        elif row.reads_slots:
+            return Models(checkpoint, None, notice)
         elif (
             checkpoint.config["vision_config"].get("hidden_size", _PUBLISHED_CHANNELS) == _PUBLISHED_CHANNELS
         ):
             retrieval_model = PUBLISHED_RETRIEVAL
         else:
             raise CheckpointError(
-                f"model {model!r} has no retrieval companion: give --retrieval-model a BLIP-2 image-text "
-                "checkpoint of the same image encoder, or 'none' to index without search vectors"
+                f"model {model!r} has no retrieval companion: give --retrieval-model a dual encoder, such as "
+                "google/siglip2-base-patch16-224, a BLIP-2 image-text checkpoint of the same image encoder, or 'none' "
+                "to index without search vectors"
             )
-    return Models(checkpoint, open_retrieval(retrieval_model), notice)
+    retrieval = open_retrieval(retrieval_model)
+    refuse_unfit(retrieval, checkpoint)
+    return Models(checkpoint, retrieval, notice)
 
 
 def open_retrieval(name: str) -> Checkpoint:
     """Open a retrieval model by directory or hub id, or that of ``demo`` or ``debug``. Raises CheckpointError."""
     name = companion_of(name) or name if name in (DEMO, DEBUG) else name
-    return Checkpoint.open(name, model_types=RETRIEVAL_MODEL_TYPES)
+    return open_tower(name)
 
 
 def companion_of(model: str) -> str | None:

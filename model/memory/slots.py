@@ -73,6 +73,20 @@ class Memory:
             raise ValueError(f"slots that hold {int(held.max())} frames, of a segment of {frames}")
         return cls(tokens, sizes, frames - held + counts.cumsum(0) - counts, frames)
 
+    def frame_weights(self) -> Tensor:
+        """How much of each slot each frame makes: float64 [S, T], rows that sum to one.
+
+        A position is the mean of its run of frames, and positions count alike: a frame's weight is the mean, over
+        positions, of one over the frames of the run that it is in. Whatever is a vector a frame merges so: carried
+        along with the tokens through every merge, and averaged over positions at the end, it comes to the same.
+        """
+        runs = self.sizes.to(torch.int64).clamp(min=1)
+        share_SN = 1 / (runs.to(torch.float64) * runs.shape[1])
+        steps_ST = share_SN.new_zeros(len(runs), self.appended + 1)
+        steps_ST.scatter_add_(1, self.first, share_SN)
+        steps_ST.scatter_add_(1, (self.first + runs).clamp(max=self.appended), -share_SN)
+        return steps_ST.cumsum(1)[:, :-1].clamp(min=0)
+
     def _runs(self) -> list[tuple[int, int]]:
         """The frames [begin, end) of each slot, the lower median over positions."""
         begins = self.first.median(dim=1).values.tolist()

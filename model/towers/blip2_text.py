@@ -18,7 +18,7 @@ import numpy as np
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
 from malmm.model.checkpoints.vocabulary import TextTokens
 
-__all__ = ["TextTower"]
+__all__ = ["TextTower", "load_texts"]
 
 _DEFAULTS: dict[str, Any] = {
     "vocab_size": 30522,
@@ -145,3 +145,8 @@ def _erf(values: np.ndarray) -> np.ndarray:
     )  # fmt: skip
     rest = t * np.exp(-z * z + np.polynomial.polynomial.polyval(t, powers))
     return np.where(values >= 0, 1 - rest, rest - 1)
+
+
+def load_texts(checkpoint: Checkpoint) -> TextTower:
+    """The text side of a BLIP-2 checkpoint. Raises CheckpointError."""
+    return TextTower.load(checkpoint)

@@ -12,6 +12,7 @@ from typing import Any
 
 from malmm.model.checkpoints.resolve import NO_RETRIEVAL, Models, notice_of, open_models
 from malmm.model.families.registry import image_size, token_shape
+from malmm.model.towers.registry import vector_size
 from malmm.pipeline.archive.location import resolve
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.indexing.background_listing import BackgroundListing
@@ -113,4 +114,4 @@ def _lacks_texts(config: IndexConfig, archive: Archive | None) -> bool:
 def _vector_size(models: Models) -> int:
     if models.retrieval is None:
         return _VECTOR_SIZE
-    return int(models.retrieval.config.get("image_text_hidden_size", _VECTOR_SIZE))
+    return vector_size(models.retrieval)

@@ -1,7 +1,8 @@
 """Turn query texts and images into vectors. Loads only the parts of the models that a query needs.
 
-A text goes through the text tower of the retrieval model, in numpy, without torch and without the language model. An
-image, and re-ranking, need the image encoder and the Q-Former.
+A text goes through the text side of the retrieval model: for BLIP-2 in numpy, without torch, and for every retrieval
+model without its image encoder and without the language model. An image needs the image encoder, and re-ranking the
+matching head.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from malmm.model.towers.registry import row_of, text_vectors_of, tower_of
 from malmm.pipeline.archive.recipe_models import archive_models, archive_retrieval
 from malmm.pipeline.schema.config import Recipe
 from malmm.pipeline.schema.errors import ConfigError
@@ -19,9 +21,8 @@ from malmm.pipeline.schema.errors import ConfigError
 if TYPE_CHECKING:
     from malmm.model.checkpoints.checkpoint import Checkpoint
     from malmm.model.checkpoints.resolve import Models
-    from malmm.model.families.instructblip.vision import VisionEncoder
     from malmm.model.towers.blip2 import RetrievalModel
-    from malmm.model.towers.blip2_text import TextTower
+    from malmm.model.towers.tower import PictureVectors, TextVectors
 
 __all__ = ["QueryVectors"]
 
@@ -36,9 +37,9 @@ class QueryVectors:
         self._recipe, self._names = recipe, names
         self._retrieval: Checkpoint | None = None
         self._models: Models | None = None
-        self._texts: TextTower | None = None
-        self._images: RetrievalModel | None = None
-        self._vision: VisionEncoder | None = None
+        self._texts: TextVectors | None = None
+        self._pictures: PictureVectors | None = None
+        self._matching: RetrievalModel | None = None
 
     def models(self) -> Models:
         """All of the archive's checkpoints. Raises CheckpointError."""
@@ -55,17 +56,12 @@ class QueryVectors:
     def of_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors float32 [B, V]. Raises CheckpointError, and ConfigError for an archive without vectors."""
         if self._texts is None:
-            from malmm.model.towers.blip2_text import TextTower
-
-            self._texts = TextTower.load(_there(self.retrieval()))
+            self._texts = text_vectors_of(_there(self.retrieval()))
         return self._texts.vectors(texts)
 
     def of_image(self, path: Path) -> np.ndarray:
         """Unit vectors float32 [Q, V] of an image file. Raises ConfigError for a file that is not an image."""
-        import torch
         from PIL import Image, UnidentifiedImageError
-
-        from malmm.model.families.instructblip.vision import VisionEncoder
 
         try:
             with Image.open(path) as opened:
@@ -74,36 +70,38 @@ class QueryVectors:
             raise ConfigError(f"no such image: {path}") from error
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             raise ConfigError(f"{path} is not an image that can be read: {error}") from error
-        if self._vision is None:
-            self._vision = VisionEncoder.load(self.models().instructblip, dtype=torch.float32).eval()
-        side = self._vision.image_size
-        squashed = np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC))
-        with torch.inference_mode():
-            tokens = self._vision(torch.from_numpy(squashed.copy())[None])
-        return self.image_model().slot_vectors(tokens)[0].cpu().numpy()
+        if self._pictures is None:
+            tower = _there(self.retrieval())
+            self._pictures = tower_of(tower).load_pictures(tower, model=lambda: self.models().checkpoint)
+        return self._pictures.of_picture(np.array(picture))
 
     def matches(self, tokens: Sequence[np.ndarray], text: str) -> list[float]:
-        """Probabilities, by the matching head, that each slot (tokens [N, C]) matches a text."""
+        """Probabilities, by the matching head, that each slot (tokens [N, C]) matches a text.
+
+        Raises CheckpointError, and ConfigError for a retrieval model without a matching head.
+        """
         import torch
 
         stacked = torch.from_numpy(np.stack(tokens).astype(np.float32))
-        return list(self.image_model().match(stacked, [text] * len(tokens)).tolist())
+        return list(self.matching_model().match(stacked, [text] * len(tokens)).tolist())
 
-    def image_model(self) -> RetrievalModel:
-        """The retrieval model with its image tower.
-
-        Raises CheckpointError, and ConfigError for an archive without vectors.
-        """
-        if self._images is None:
+    def matching_model(self) -> RetrievalModel:
+        """The retrieval model with its matching head. Raises as ``matches`` does."""
+        if self._matching is None:
+            retrieval = _there(self.retrieval())
+            if not row_of(retrieval).can_match:
+                raise ConfigError(
+                    f"the archive's retrieval model {retrieval.name!r} is {row_of(retrieval).name}, which has no "
+                    "matching head: search without --rerank"
+                )
             # torch and transformers take seconds to load.
             from malmm.model.towers.blip2 import RetrievalModel
 
-            models = self.models()
             # The image encoders were compared when the archive was made, and fingerprints show the same weights.
-            self._images = RetrievalModel.load(
-                _there(models.retrieval), instructblip=models.instructblip, check_vision=False
+            self._matching = RetrievalModel.load(
+                retrieval, instructblip=self.models().checkpoint, check_vision=False
             )
-        return self._images
+        return self._matching
 
 
 def _there(retrieval: Checkpoint | None) -> Checkpoint:

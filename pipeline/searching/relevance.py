@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from malmm.model.towers.registry import vector_size
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.schema.config import CAPTION
 from malmm.pipeline.schema.errors import ConfigError
@@ -103,7 +104,7 @@ def relevance_of(
     background = None
     if retrieval is not None and (path := retrieval.directory / BACKGROUND_FILE).is_file():
         background = Background.load(path)
-        size = retrieval.config.get("image_text_hidden_size")
+        size = vector_size(retrieval)
         if background.vectors.shape[2] != size:
             raise ConfigError(
                 f"{path} has vectors of {background.vectors.shape[2]} numbers, and the model of {size}"

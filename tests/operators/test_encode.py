@@ -23,6 +23,7 @@ from support.models import random_frames
 
 from malmm.model.families.family import Encoded
 from malmm.model.families.instructblip.qformer import MemorySettings
+from malmm.model.memory.slots import Memory
 from malmm.operators.encode import EncodeSegments
 from malmm.pipeline.schema.rows import ENCODED, array_at, carried
 
@@ -185,14 +186,14 @@ def test_vectors_that_cannot_be_made_fail_their_segment_alone(
 ) -> None:
     retrieval = encode.retrieval
     assert retrieval is not None
-    whole = retrieval.slot_vectors
+    whole = retrieval.of_slots
 
-    def small(tokens: torch.Tensor) -> torch.Tensor:
-        if len(tokens) == 3:
+    def small(memory: Memory, *arguments: Any) -> torch.Tensor:
+        if len(memory) == 3:
             raise torch.OutOfMemoryError("out of memory")
-        return whole(tokens)
+        return whole(memory, *arguments)
 
-    monkeypatch.setattr(retrieval, "slot_vectors", small)
+    monkeypatch.setattr(retrieval, "of_slots", small)
     held = carried(encode(decoded_table(decoded_segments([2, 3, 4]))))
     assert [row.failure is None for row in held] == [True, False, True]
 

@@ -86,7 +86,7 @@ def test_models_of_another_type_are_refused(checkpoint_directory):
     directory = checkpoint_directory()
     with pytest.raises(CheckpointError, match="is of type 'blip-2', which no model family covers"):
         open_models(str(directory / "retrieval"))
-    with pytest.raises(CheckpointError, match="is of type 'instructblip'; this needs 'blip-2'"):
+    with pytest.raises(CheckpointError, match="is of type 'instructblip', which no tower covers"):
         open_models(str(directory), str(directory))
 
 

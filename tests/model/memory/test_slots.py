@@ -204,3 +204,45 @@ def test_what_cannot_be_merged_is_refused():
 
 def test_printing_a_memory_shows_shapes():
     assert repr(remember(0, 9, 4)) == "Memory(tokens=(4, 5, 4), appended=9)"
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    SEEDS,
+    st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    st.integers(1, 5),
+    st.sampled_from([*BOUNDED, "none"]),
+    st.integers(1, 4),
+)
+def test_frame_weights_are_what_travels_along_with_the_tokens(seed, lengths, length, policy, positions):
+    """Each frame carries its own number through every merge, of one memory and of several into one."""
+    if policy == "fifo":
+        lengths = lengths[:1]
+    frames = sum(lengths)
+    generator = torch.Generator().manual_seed(seed)
+    memories = []
+    before = 0
+    for count in lengths:
+        bank = Bank(
+            rows=1,
+            length=length,
+            steps=count,
+            positions=positions,
+            channels=2 * frames,
+            compared=frames,
+            policy=merge_policy(policy),
+            device="cpu",
+            dtype=torch.float64,
+        )
+        for frame in range(before, before + count):
+            own = torch.eye(frames, dtype=torch.float64)[frame].expand(1, positions, -1)
+            seen = torch.randn(1, positions, frames, generator=generator, dtype=torch.float64)
+            bank.append(torch.cat([seen, own], dim=-1))
+        held = Memory.of(bank.finish()[0])
+        tokens = held.tokens.unflatten(-1, (2, frames))
+        carried = tokens[:, :, 1].mean(1)
+        torch.testing.assert_close(held.frame_weights(), carried[:, before : before + count])
+        memories.append(Memory(tokens, held.sizes, held.first, held.appended))
+        before += count
+    merged = merge_memories(memories, length=length, policy=policy)
+    torch.testing.assert_close(merged.frame_weights(), merged.tokens[:, :, 1].mean(1))

@@ -7,16 +7,16 @@ from support.models import edit_json, edit_weights, random_frames
 from transformers import AutoImageProcessor, Blip2ForImageTextRetrieval
 
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError, quiet_transformers
-from malmm.model.checkpoints.resolve import RETRIEVAL_MODEL_TYPES
 from malmm.model.families.instructblip.encoder import Encoder
 from malmm.model.families.instructblip.qformer import MemorySettings
 from malmm.model.towers.blip2 import RetrievalModel, check_same_vision
+from malmm.model.towers.registry import open_tower
 
 TEXTS = ["a man on a bicycle", "rain", "x", "Two dogs, one of them asleep."]
 
 
 def companion(directory):
-    return Checkpoint.open(str(directory / "retrieval"), model_types=RETRIEVAL_MODEL_TYPES)
+    return open_tower(str(directory / "retrieval"))
 
 
 def instructblip(directory):
