@@ -146,7 +146,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*lancedb fork support")
     warnings.filterwarnings("ignore", message=".*lance is not fork-safe")
     # Workers get the class itself: they could not import this file.
-    stages.EncodeSegments = SleepingEncoder  # type: ignore[misc]
+    stages.ENCODER = SleepingEncoder
     print(
         f"segments of {FRAMES} frames of {SIDE}x{SIDE}, {FRAMES * SIDE**2 * 3 / 1e6:.0f} MB each; encoding one sleeps"
         f" {options.segment_s:g} s; decoding, writing and all else is real, on {os.cpu_count()} cores\n"

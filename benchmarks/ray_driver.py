@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--together", type=int, nargs="+", default=[1, 4, 8], help="(%(default)s)")
     options = parser.parse_args()
     stages.probe_files, stages.decode_segments, stages.write_segments = probe, decode, write  # type: ignore[assignment]
-    stages.EncodeSegments, stages.GenerateTexts = Encode, Generate  # type: ignore[assignment,misc]
+    stages.ENCODER, stages.GENERATOR = Encode, Generate
     print("| together | segments | s | driver's CPU, ms a segment | frames/s at most |")
     print("|---|---|---|---|---|", flush=True)
     for together in options.together:

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from malmm.model.families.instructblip.qformer import MemorySettings
+from malmm.model.memory.settings import MemorySettings
 from malmm.operators.decode import DecodeSettings, decode_segments
 from malmm.operators.encode import EncodeSegments
 from malmm.operators.generate import GenerateTexts

@@ -34,7 +34,7 @@ class EncodeSegments:
     """An actor that holds the vision encoder, the Q-Former and the retrieval model's image side, and no language model.
 
     ``DECODED`` to ``ENCODED``, all segments of a batch in lock step. Nothing carries over between batches.
-    ``check_vision=False`` is for a driver that has called ``malmm.model.checkpoints.verify.verify_models``.
+    ``check_vision=False`` is for a driver that has called ``malmm.model.checkpoints.verified.verify_once``.
     ``compile_vision`` compiles the vision encoder; where that cannot be done the actor does not start.
     """
 

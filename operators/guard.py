@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pyarrow as pa
@@ -56,16 +57,18 @@ def guarded(stage: str, schema: pa.Schema, operator: _Work) -> _Work:
     return returning
 
 
-def guarded_actor(stage: str, schema: pa.Schema, operator: type) -> type:
+def guarded_actor(stage: str, schema: pa.Schema, operator: type | str) -> type:
     """Guard a class whose objects are called with tables, like ``guarded``. Its constructor may raise.
 
+    An ``operator`` given by name, such as ``malmm.operators.encode:EncodeSegments``, is imported by the actor alone.
     If an object says ``device_lost``, the next call ends the process, and not the call: no work can succeed there.
     Ray restarts the actor and gives the batch to it or to another one.
     """
 
     class Guarded:
         def __init__(self, **options: Any) -> None:
-            self.inner = operator(**options)
+            made = resolve_name(operator) if isinstance(operator, str) else operator
+            self.inner = made(**options)
 
         def __call__(self, rows: pa.Table) -> pa.Table:
             if getattr(self.inner, "device_lost", False):
@@ -75,8 +78,8 @@ def guarded_actor(stage: str, schema: pa.Schema, operator: type) -> type:
             return _one_by_one_if_need_be(stage, schema, self.inner, rows)
 
     # Ray names processes after the class.
-    Guarded.__name__ = Guarded.__qualname__ = operator.__name__
-    Guarded.__doc__ = operator.__doc__
+    name = operator.partition(":")[2] if isinstance(operator, str) else operator.__name__
+    Guarded.__name__ = Guarded.__qualname__ = name
     return Guarded
 
 

@@ -22,9 +22,11 @@ __all__ = [
     "NO_RETRIEVAL",
     "PUBLISHED_RETRIEVAL",
     "Models",
+    "cache_folder",
     "companion_of",
     "debug_checkpoint",
     "demo_checkpoint",
+    "library_releases",
     "notice_of",
     "open_models",
     "open_retrieval",
@@ -135,12 +137,21 @@ def demo_checkpoint() -> Path:
     return directory
 
 
+def cache_folder() -> Path:
+    """Where this package keeps what can be made again, of this user."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "malmm"
+
+
+def library_releases() -> str:
+    """Of the libraries that models are built with, without loading them."""
+    return "-".join(version(name).split("+")[0] for name in ("torch", "transformers"))
+
+
 def debug_checkpoint(kind: str = "decoder") -> Path:
     """The debug checkpoint in the user's cache, made on first use. Several processes may call this at once."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "malmm"
+    cache = cache_folder()
     # Other releases of torch may draw other weights from the same seed; those of transformers may change the format.
-    releases = "-".join(version(name).split("+")[0] for name in ("torch", "transformers"))
-    target = cache / f"debug-{kind}-{_DEBUG_VERSION}-{releases}"
+    target = cache / f"debug-{kind}-{_DEBUG_VERSION}-{library_releases()}"
     if (target / "retrieval" / "config.json").is_file():
         return target
     # Imported here: torch and transformers take seconds to import.

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    # Whoever only names a policy, as the driver of a run does, need not load it.
+    from torch import Tensor
 
 __all__ = ["POLICIES", "MergePolicy", "merge_policy"]
 
@@ -45,7 +47,7 @@ def _most_similar_frames(similarity_BNS: Tensor, sizes_BNS: Tensor) -> Tensor:
 
 
 def _oldest(similarity_BNS: Tensor, sizes_BNS: Tensor) -> Tensor:
-    return torch.zeros(sizes_BNS.shape[:2], dtype=torch.int64, device=sizes_BNS.device)
+    return sizes_BNS.new_zeros(sizes_BNS.shape[:2]).long()
 
 
 def _fewest_frames(similarity_BNS: Tensor, sizes_BNS: Tensor) -> Tensor:

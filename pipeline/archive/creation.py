@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import lancedb
 import pyarrow as pa
 
 from malmm.pipeline.archive.lease_table import WRITER_TABLE
@@ -151,6 +150,8 @@ def _refuse_strangers(place: str, names: set[str]) -> None:
             and not is_generation(name)
         )
     else:
+        import lancedb
+
         with lance_errors(place, "list the tables of"):
             strangers = sorted(set(lancedb.connect(place).list_tables(limit=1000).tables) - names)
     if strangers:

@@ -14,7 +14,6 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import lance
-import lancedb
 import pyarrow as pa
 
 from malmm.pipeline.schema.errors import ArchiveError
@@ -131,6 +130,8 @@ def change_columns(dataset: lance.LanceDataset, schema: pa.Schema, archive_uri: 
 def drop_tables(archive_uri: str, *, below: bool) -> None:
     """Delete a generation's tables. One that lies at the archive's own address keeps the tables that all generations
     share; one ``below`` the archive is deleted with its folder."""
+    import lancedb
+
     kept = () if below else ("recipes", "writer", "runs")
     with lance_errors(archive_uri, "delete old tables of"):
         database = lancedb.connect(archive_uri)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import lancedb
 import numpy as np
 import pyarrow as pa
 
@@ -18,6 +17,9 @@ from malmm.pipeline.archive.table_reader import TableReader
 from malmm.pipeline.schema.config import Recipe
 from malmm.pipeline.schema.errors import ArchiveError, ConfigError
 from malmm.pipeline.schema.records import PERMANENT_KINDS, Failure
+
+if TYPE_CHECKING:
+    import lancedb
 
 __all__ = ["ArchiveReader"]
 
@@ -78,9 +80,9 @@ class ArchiveReader:
         """A table's Arrow schema, as in ``malmm.pipeline.schema.tables``."""
         return self.tables.dataset(name).schema
 
-    def count(self, name: str) -> int:
-        """The number of rows of a table."""
-        return self.tables.dataset(name).count_rows()
+    def count(self, name: str, where: str | None = None) -> int:
+        """The number of rows of a table, or of those that match a SQL condition."""
+        return self.tables.dataset(name).count_rows(where)
 
     def memory_rows(self, segment_ids: Iterable[str], columns: Sequence[str] = MEMORY_COLUMNS) -> pa.Table:
         """``SlotReader.memory_rows``: memory slots of the given segments."""

@@ -8,12 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import lancedb
-from lancedb.index import FTS, Bitmap, BTree, IvfPq
+from typing import TYPE_CHECKING, Any
 
 from malmm.pipeline.archive.location import lance_errors, open_dataset
+
+if TYPE_CHECKING:
+    import lancedb
+    from lancedb.index import IvfPq
+
+# LanceDB is imported where it is used: it loads a REST client, for seconds of CPU, and most commands make no index.
 
 __all__ = [
     "VECTORS_INDEX",
@@ -33,19 +36,19 @@ EXACT_ROWS = 5000
 _MANY_ROWS, _MANY_SHARE = 5000, 0.1
 _SUB_VECTOR = 8
 _MOST_PARTITIONS = 4096
-# Table, column, kind of index, and from how many rows on it is worth having.
-_WANTED: tuple[tuple[str, str, Any, int], ...] = (
-    ("memories", "memory_id", BTree, EXACT_ROWS),
-    ("memories", "segment_id", BTree, EXACT_ROWS),
-    ("memories", "video_id", BTree, EXACT_ROWS),
-    ("annotations", "annotation_id", BTree, EXACT_ROWS),
-    ("annotations", "segment_id", BTree, EXACT_ROWS),
-    ("annotations", "video_id", BTree, EXACT_ROWS),
-    ("annotations", "prompt_version", Bitmap, EXACT_ROWS),
-    ("segments", "segment_id", BTree, EXACT_ROWS),
-    ("segments", "video_id", BTree, EXACT_ROWS),
-    ("annotations", "text", FTS, 1),
-    ("memories", "vectors", IvfPq, EXACT_ROWS),
+# Table, column, kind of index by its name in lancedb.index, and from how many rows on it is worth having.
+_WANTED = (
+    ("memories", "memory_id", "BTree", EXACT_ROWS),
+    ("memories", "segment_id", "BTree", EXACT_ROWS),
+    ("memories", "video_id", "BTree", EXACT_ROWS),
+    ("annotations", "annotation_id", "BTree", EXACT_ROWS),
+    ("annotations", "segment_id", "BTree", EXACT_ROWS),
+    ("annotations", "video_id", "BTree", EXACT_ROWS),
+    ("annotations", "prompt_version", "Bitmap", EXACT_ROWS),
+    ("segments", "segment_id", "BTree", EXACT_ROWS),
+    ("segments", "video_id", "BTree", EXACT_ROWS),
+    ("annotations", "text", "FTS", 1),
+    ("memories", "vectors", "IvfPq", EXACT_ROWS),
 )
 
 
@@ -67,6 +70,8 @@ def has_index(table: lancedb.table.Table, name: str) -> bool:
 
 def index_states(archive_uri: str) -> list[IndexState]:
     """Every index of the archive whose tables lie at a resolved address."""
+    import lancedb
+
     states = []
     with lance_errors(archive_uri, "read the indexes of"):
         database = lancedb.connect(archive_uri)
@@ -80,6 +85,9 @@ def index_states(archive_uri: str) -> list[IndexState]:
 
 def make_words_index(archive_uri: str) -> None:
     """Make the full-text index of a new archive, so that its texts can be searched from the first one on."""
+    import lancedb
+    from lancedb.index import FTS
+
     with lance_errors(archive_uri, "index the texts of"):
         lancedb.connect(archive_uri).open_table("annotations").create_index(
             "text", config=FTS(), name=WORDS_INDEX
@@ -98,6 +106,9 @@ def update_indexes(
     ``at_once`` does not wait for many rows. ``check`` is called before each write and may refuse it; ``tell`` hears
     what is about to be done.
     """
+    import lancedb
+    from lancedb import index as kinds
+
     done = []
     with lance_errors(archive_uri, "index"):
         database = lancedb.connect(archive_uri)
@@ -110,7 +121,7 @@ def update_indexes(
                 if rows >= least:
                     check()
                     tell(what)
-                    config = _vectors_config(table, rows) if kind is IvfPq else kind()
+                    config = _vectors_config(table, rows) if kind == "IvfPq" else getattr(kinds, kind)()
                     table.create_index(column, config=config, name=f"{column}_idx")
                     done.append(what)
             else:
@@ -128,6 +139,8 @@ def update_indexes(
 
 def _vectors_config(table: Any, rows: int) -> IvfPq:
     """Cosine, parts of about as many vectors as there are parts, a byte for every eight numbers."""
+    from lancedb.index import IvfPq
+
     size = table.schema.field("vectors").type.value_type.list_size
     first = table.search().where("vectors IS NOT NULL").select(["vectors"]).limit(1).to_arrow()
     vectors = rows * len(first["vectors"][0])

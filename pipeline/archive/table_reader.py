@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lance
-import lancedb
 import pyarrow as pa
 
 from malmm.pipeline.archive.location import lance_errors, open_dataset
 from malmm.pipeline.archive.predicates import is_in
 from malmm.pipeline.schema.errors import ArchiveError
+
+if TYPE_CHECKING:
+    import lancedb
 
 __all__ = ["TableReader"]
 
@@ -38,6 +40,9 @@ class TableReader:
 
     def table(self, name: str) -> lancedb.table.Table:
         """Open the LanceDB table at its latest version. A handle does not see later commits."""
+        # Loads a REST client, for seconds of CPU. Only search needs it, and making indexes.
+        import lancedb
+
         with lance_errors(self.uri, f"open table {name!r} of"):
             if self._database is None:
                 kept = lancedb.Session(

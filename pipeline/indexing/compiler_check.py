@@ -8,8 +8,6 @@ from __future__ import annotations
 import ray
 from ray.exceptions import RayError
 
-from malmm.model.families.instructblip.compiled_vision import try_compiler
-from malmm.operators.device import choose_device
 from malmm.pipeline.cluster.resources import Resources
 from malmm.pipeline.schema.errors import WorkerError
 
@@ -40,4 +38,8 @@ def check_compilers(resources: Resources) -> None:
 
 
 def _problem() -> str | None:
+    # Torch is for workers: the driver does without.
+    from malmm.model.families.instructblip.compiled_vision import try_compiler
+    from malmm.operators.device import choose_device
+
     return try_compiler(choose_device())

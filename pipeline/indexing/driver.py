@@ -9,8 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from malmm.model.checkpoints.resolve import Models
-from malmm.model.checkpoints.verify import verify_models
-from malmm.model.footprint import slot_bytes
+from malmm.model.checkpoints.verified import verify_once
 from malmm.pipeline.archive.compaction import Rewrite
 from malmm.pipeline.archive.creation import address_of_rows
 from malmm.pipeline.archive.writer import Archive
@@ -61,7 +60,7 @@ class Run:
     def go(self, archive: Archive | None, work: PendingWork) -> None:
         """Do the work and fill in missing annotations. Creates the archive once there is a video to store."""
         self.tell(Progress("starting"))
-        verify_models(self.models)
+        verify_once(self.models)
         with ExitStack() as stack:
             if archive is not None:
                 stack.enter_context(archive.held())
@@ -86,6 +85,9 @@ class Run:
 
     def preview(self, archive: Archive | None, work: PendingWork) -> None:
         """Fill ``report.plan`` with what ``go`` would do. Reads the headers of new files and writes nothing."""
+        # Loads torch, which a run does without.
+        from malmm.model.footprint import slot_bytes
+
         if work.files:
             with connected(verbose=self.verbose, wanted=self.config.resources, tell=self.tell) as resources:
                 self._survey(archive, work, resources)

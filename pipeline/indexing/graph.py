@@ -12,22 +12,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray.data
-from ray import ObjectRef
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 from ray.data.context import AutoscalingConfig
 
-from malmm.model.families.instructblip.qformer import MemorySettings
+from malmm.model.memory.settings import MemorySettings
 from malmm.operators.decode import DecodeSettings, decode_segments
-from malmm.operators.encode import EncodeSegments
-from malmm.operators.generate import GenerateTexts
 from malmm.operators.guard import guarded, guarded_actor
-from malmm.operators.plan import plan_segments
 from malmm.operators.probe import probe_files
-from malmm.operators.replay import ReplayPrompts
 from malmm.operators.write import write_segments
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.resources import Resources
 from malmm.pipeline.indexing.file_queue import FileQueueHandle
+from malmm.pipeline.indexing.survey_stages import listed_files, unfinished_segments
 from malmm.pipeline.schema.config import AnnotateConfig, IndexConfig, Recipe
 from malmm.pipeline.schema.rows import (
     ANSWERED,
@@ -43,6 +39,11 @@ from malmm.pipeline.schema.rows import (
 
 __all__ = ["Wiring", "indexing", "planned_before", "replaying", "segments_a_block", "surveying"]
 
+# Operators with a model. Their actors import them: torch and transformers take seconds to load, and neither the driver
+# nor the workers of light stages need them.
+ENCODER: type | str = "malmm.operators.encode:EncodeSegments"
+GENERATOR: type | str = "malmm.operators.generate:GenerateTexts"
+REPLAYER: type | str = "malmm.operators.replay:ReplayPrompts"
 _FILES_A_BLOCK = 4
 # With fewer blocks a decoder, some decoders would be idle while others finish.
 _BLOCKS_A_DECODER = 16
@@ -152,16 +153,6 @@ def surveying(
     return dataset
 
 
-def listed_files(positions: pa.Table, *, queue: FileQueueHandle) -> pa.Table:
-    """A position of the queue to the files there, ``FILES``."""
-    return queue.files_at(positions["position"][0].as_py())
-
-
-def unfinished_segments(videos: pa.Table, *, done: ObjectRef[np.ndarray] | None, **options: Any) -> pa.Table:
-    """``plan_segments`` with the ids in Ray's object store, where all processes of a node share one copy."""
-    return plan_segments(videos, done=None if done is None else ray.get(done), **options)
-
-
 def planned_before(rows: Sequence[Carried], *, verbose: bool = False) -> Dataset:
     """Planned segments to be tried again, one a block."""
     return _dataset([rows_table([row.columns()], PLANNED) for row in rows], verbose=verbose)
@@ -212,7 +203,7 @@ def indexing(
         )
         # encode, 1:1 on GPUs: memory slots, retrieval vectors, and a query output for each prompt
         .map_batches(
-            guarded_actor("encode", ENCODED, EncodeSegments),
+            guarded_actor("encode", ENCODED, ENCODER),
             fn_constructor_kwargs={
                 "model": config.model,
                 "retrieval_model": config.retrieval_model,
@@ -226,7 +217,7 @@ def indexing(
         )
         # generate, 1:1 on GPUs: texts
         .map_batches(
-            guarded_actor("generate", ANSWERED, GenerateTexts),
+            guarded_actor("generate", ANSWERED, GENERATOR),
             batch_size=batch_size,
             **_generating(config, resources, expected),
         )
@@ -261,7 +252,7 @@ def replaying(
         _dataset(work, verbose=verbose)
         # replay, 1:1 on GPUs: query outputs of new prompts on stored slots
         .map_batches(
-            guarded_actor("replay", REPLAYED, ReplayPrompts),
+            guarded_actor("replay", REPLAYED, REPLAYER),
             fn_constructor_kwargs={
                 "archive": archive.uri,
                 "model": config.model,
@@ -273,7 +264,7 @@ def replaying(
         )
         # generate, 1:1 on GPUs: texts
         .map_batches(
-            guarded_actor("generate", ANSWERED, GenerateTexts),
+            guarded_actor("generate", ANSWERED, GENERATOR),
             batch_size=4 * config.batch_segments,
             **_generating(config, resources, expected),
         )

@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 import pyarrow as pa
 
 from malmm.operators.plan import segments_of
+from malmm.pipeline.archive.predicates import equals
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.schema.config import SCOPES, Prompt, Recipe
 from malmm.pipeline.schema.ids import ONLINE, REPLAY, annotation_id, whole_video_subject
@@ -22,8 +23,9 @@ _ROWS_A_BLOCK = 16
 def something_missing(archive: ArchiveReader, prompts: Sequence[Prompt]) -> bool:
     """Whether any prompt has fewer texts than there are segments and videos. Counts rows without reading them."""
     owed = archive.count("segments") + archive.count("videos")
-    texts = archive.table("annotations")
-    return any(texts.count_rows(f"prompt_version = '{prompt.version}'") < owed for prompt in prompts)
+    return any(
+        archive.count("annotations", equals("prompt_version", prompt.version)) < owed for prompt in prompts
+    )
 
 
 def missing_annotations(

@@ -264,7 +264,7 @@ class Asker:
         """The operators replay and generate, with this question as their only prompt. Models are loaded once."""
         if self._replayer is None:
             # Imported here: search needs neither the Q-Former nor the language model.
-            from malmm.model.families.instructblip.qformer import MemorySettings
+            from malmm.model.memory.settings import MemorySettings
             from malmm.operators.generate import GenerateTexts
             from malmm.operators.replay import ReplayPrompts
 

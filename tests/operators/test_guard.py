@@ -72,6 +72,15 @@ ERRORS: list[Exception] = [
 ]
 
 
+def test_a_named_operator_is_loaded_where_it_is_made() -> None:
+    actor = guarded_actor("decode", DECODED, "no_such_module:Operator")
+    assert actor.__name__ == "Operator"
+    with pytest.raises(ModuleNotFoundError):
+        actor()
+    named = guarded_actor("count", DECODED, "collections:Counter")
+    assert named(a=2).inner["a"] == 2
+
+
 @pytest.mark.parametrize("guard", [as_function, as_generator, as_actor])
 @given(
     bad=st.dictionaries(st.integers(0, len(ROWS) - 1), st.sampled_from(ERRORS)),

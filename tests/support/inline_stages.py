@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from malmm.model.families.instructblip.qformer import MemorySettings
+from malmm.model.memory.settings import MemorySettings
 from malmm.operators.decode import DecodeSettings, decode_segments
 from malmm.operators.encode import EncodeSegments
 from malmm.operators.generate import GenerateTexts

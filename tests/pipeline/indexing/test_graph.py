@@ -1,28 +1,57 @@
+"""Every wiring is built on a Ray and run to its end, with small doubles of the operators and with the real ones."""
+
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
+from support.flow_rows import video_at
 from support.media import VideoSpec, make_video
 
 from malmm.model.checkpoints.resolve import open_models
 from malmm.operators.plan import segments_of
 from malmm.operators.probe import probe_files
 from malmm.pipeline.archive.writer import Archive
-from malmm.pipeline.cluster.connection import connected
-from malmm.pipeline.cluster.resources import Resources
-from malmm.pipeline.indexing import graph as stages
+from malmm.pipeline.cluster.resources import Node, Resources, choose_resources
+from malmm.pipeline.indexing import graph
 from malmm.pipeline.indexing.block_stream import received
-from malmm.pipeline.indexing.file_queue import RemoteFileQueue, positions_for
-from malmm.pipeline.indexing.graph import Wiring, indexing, segments_a_block, surveying
+from malmm.pipeline.indexing.fail_fast import FailFast
+from malmm.pipeline.indexing.file_queue import POSITIONS, RemoteFileQueue, positions_for
+from malmm.pipeline.indexing.graph import (
+    Wiring,
+    indexing,
+    planned_before,
+    replaying,
+    segments_a_block,
+    surveying,
+)
 from malmm.pipeline.indexing.index import make_recipe
 from malmm.pipeline.indexing.run_loop import committed_ids
-from malmm.pipeline.schema.config import IndexConfig, Recipe
+from malmm.pipeline.schema.config import AnnotateConfig, IndexConfig, Prompt, Recipe
+from malmm.pipeline.schema.errors import WorkerError
+from malmm.pipeline.schema.plans import VideoPlan, plans_in
 from malmm.pipeline.schema.receipts import Receipt
-from malmm.pipeline.schema.rows import FILES, array_at, carried, rows_table
+from malmm.pipeline.schema.rows import (
+    ANSWERED,
+    DECODED,
+    ENCODED,
+    FILES,
+    PROBED,
+    RECEIPTS,
+    REPLAYED,
+    TO_REPLAY,
+    Carried,
+    array_at,
+    carried,
+    rows_table,
+)
 
 RESOURCES = Resources(
     decode_workers=1,
@@ -34,6 +63,12 @@ RESOURCES = Resources(
     generate_cpus=0.25,
     generate_gpus=0,
 )
+RECIPE = Recipe("debug", "none", "none", "none", 1.0, 1.0, 2, "token", 56)
+SHARED = choose_resources([Node(4, 2)])
+APART = Resources(2, 0.2, 1, 0.1, 1.0, 1, 0.1, 1.0)
+QUESTION = Prompt("people", "How many people are there?")
+INDEX = IndexConfig(("v",), "none", model="debug", batch_segments=4, prompts=(QUESTION,))
+ON_RAY = pytest.mark.filterwarnings("default")  # Ray's of its own settings
 
 
 @pytest.mark.parametrize(
@@ -48,11 +83,155 @@ def test_segments_go_together_where_every_decoder_has_enough_of_them(
     assert segments_a_block(segments, config, resources) == together
 
 
-def listing(tmp_path: Path, recipe: Recipe) -> tuple[pa.Table, set[str]]:
-    """Two videos, of ten seconds and of three, as ``FILES``, and the ids of their segments."""
+@pytest.fixture(scope="module")
+def ray_with_gpus() -> Iterator[None]:
+    """A Ray with two GPUs, which a machine without any may claim to have."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        ray.init(
+            address="local",
+            num_cpus=4,
+            num_gpus=2,
+            include_dashboard=False,
+            object_store_memory=100_000_000,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            # Idle workers are kept: starting one anew costs seconds.
+            _system_config={"num_workers_soft_limit": 10},
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@pytest.fixture
+def doubles(ray_with_gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Operators that pass rows on, with the columns that theirs would have; those with a model need a GPU.
+
+    Whether Ray accepts a wiring depends on what it is asked for and not on the operator.
+    """
+
+    def passing(schema: pa.Schema) -> Any:
+        def operator(rows: pa.Table, **_: Any) -> pa.Table:
+            return rows_table([row.columns() for row in carried(rows)], schema)
+
+        return operator
+
+    def holding(schema: pa.Schema) -> Any:
+        class Operator:
+            def __init__(self, **_: Any) -> None:
+                assert ray.get_gpu_ids()
+
+            def __call__(self, rows: pa.Table) -> pa.Table:
+                return rows_table([row.columns() for row in carried(rows)], schema)
+
+        return Operator
+
+    monkeypatch.setattr(graph, "decode_segments", passing(DECODED))
+    monkeypatch.setattr(graph, "ENCODER", holding(ENCODED))
+    monkeypatch.setattr(graph, "GENERATOR", holding(ANSWERED))
+    monkeypatch.setattr(graph, "write_segments", passing(RECEIPTS))
+    monkeypatch.setattr(graph, "REPLAYER", holding(REPLAYED))
+
+
+ARCHIVE = cast("Archive", SimpleNamespace(uri="none", recipe=RECIPE))
+LENGTHS = {"/videos/a.mp4": 9.0, "/videos/b.mp4": 2.0}
+
+
+def probing() -> Any:
+    """A double of ``probe_files`` that knows the videos of ``LENGTHS``."""
+    columns = {
+        uri: Carried(video_at(uri, duration_s=length), None, None).columns()
+        for uri, length in LENGTHS.items()
+    }
+
+    def probe(files: pa.Table, **_: Any) -> pa.Table:
+        return rows_table([columns[uri] for uri in files["uri"].to_pylist()], PROBED)
+
+    return probe
+
+
+@ON_RAY
+@pytest.mark.usefixtures("doubles")
+@pytest.mark.parametrize(
+    ("together", "resources"), [(1, SHARED), (4, SHARED), (4, APART)], ids=["alone", "together", "apart"]
+)
+def test_indexing_runs_on_gpus(together: int, resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Videos of nine and of two segments, in blocks of one and of four, the second listed after the first came out."""
+    monkeypatch.setattr(graph, "probe_files", probing())
+    config = INDEX if resources is SHARED else IndexConfig(("v",), "none", batch_segments=4, compile=True)
+    wiring = Wiring(config, RECIPE, resources, together)
+    files = [rows_table([{"uri": uri, "fingerprint": "f"}], FILES) for uri in LENGTHS]
+    blocks: list[pa.Table] = []
+    queue = RemoteFileQueue(POSITIONS)
+    queue.admit()
+    queue.offer(files[0])
+    surveyed = surveying(wiring, queue, POSITIONS)
+    for block in received(indexing(surveyed, wiring, "none", pa.schema([]), expected=1)):
+        if block is None or not block.num_rows:
+            continue
+        if not blocks:
+            queue.offer(files[1])
+            queue.close()
+        blocks.append(block)
+    plans = [plan for table in queue.take(0) for plan in plans_in(table)]
+    found = [row.segment for block in blocks for row in carried(block)]
+    ids = {segment.segment_id for segment in found if segment is not None}
+    assert len(ids) == len(found) == 11
+    assert ids == {key for plan in plans if isinstance(plan, VideoPlan) for key in plan.segment_ids}
+    # What does not fill a block goes alone or with another, whichever comes first.
+    assert sorted(block.num_rows for block in blocks) in (
+        [[1] * 11] if together == 1 else [[3, 4, 4], [4, 7]]
+    )
+
+
+@ON_RAY
+@pytest.mark.usefixtures("doubles")
+def test_an_error_in_an_operator_fails_its_rows_and_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def __init__(self, **_: Any) -> None:
+            pass
+
+        def __call__(self, rows: pa.Table) -> pa.Table:
+            raise KeyError("no such column")
+
+    monkeypatch.setattr(graph, "ENCODER", Broken)
+    video = video_at(duration_s=5.0)
+    rows = [
+        Carried(video, span, None) for span in segments_of(video, RECIPE.recipe_id, RECIPE.segment_s, 1.0)
+    ]
+    made = indexing(planned_before(rows), Wiring(INDEX, RECIPE, SHARED), "none", pa.schema([]))
+    found = [row for block in received(made) if block is not None for row in carried(block)]
+    assert sorted(row.segment.index for row in found if row.segment) == list(range(5))
+    failures = [row.failure for row in found if row.failure]
+    assert {(failure.stage, failure.kind) for failure in failures} == {("encode", "KeyError")}
+    assert all("test_graph.py:" in failure.message for failure in failures)
+    alike = FailFast()
+    with pytest.raises(WorkerError, match="in __call__"):
+        list(map(alike.see, failures))
+
+
+@ON_RAY
+@pytest.mark.usefixtures("doubles")
+@pytest.mark.parametrize("config", [INDEX, AnnotateConfig("none", prompts=(QUESTION,), model="debug")])
+def test_replaying_runs_on_gpus(config: IndexConfig | AnnotateConfig) -> None:
+    rows = [
+        Carried(video_at(f"/videos/{number}.mp4"), None, None).columns()
+        | {"segment_ids": ["00" * 12], "prompts": [0]}
+        for number in range(5)
+    ]
+    work = [rows_table(rows[:3], TO_REPLAY), rows_table(rows[3:], TO_REPLAY)]
+    blocks = [block for block in received(replaying(work, config, ARCHIVE, SHARED)) if block is not None]
+    found = [row.video for block in blocks for row in carried(block)]
+    assert len({video.uri for video in found if video is not None}) == len(found) == 5
+
+
+def listing(tmp_path: Path, recipe: Recipe, *lengths_s: float) -> tuple[pa.Table, set[str]]:
+    """Videos of these lengths as ``FILES``, and the ids of their segments."""
     paths = [
-        make_video(tmp_path, VideoSpec(name, rate="16", duration_s=duration_s))
-        for name, duration_s in (("ten.mp4", 10.0), ("three.mp4", 3.0))
+        make_video(tmp_path, VideoSpec(f"{length_s:g}.mp4", rate="16", duration_s=length_s))
+        for length_s in lengths_s
     ]
     files = rows_table([{"uri": str(path), "fingerprint": "f"} for path in paths], FILES)
     planned = {
@@ -76,7 +255,8 @@ def blocks_of(files: pa.Table, wiring: Wiring, archive: Archive) -> list[pa.Tabl
     return [block for block in received(dataset) if block is not None and block.num_rows]
 
 
-@pytest.mark.filterwarnings("default")  # Ray's of its own settings
+@ON_RAY
+@pytest.mark.usefixtures("ray_with_gpus")
 @pytest.mark.parametrize("together", [1, 4])
 def test_frames_are_read_where_rays_object_store_has_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
@@ -110,44 +290,40 @@ def test_frames_are_read_where_rays_object_store_has_them(
         def __call__(self, rows: pa.Table) -> pa.Table:
             return rows
 
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(stages, "EncodeSegments", Where)
-    monkeypatch.setattr(stages, "GenerateTexts", Same)
-    monkeypatch.setattr(stages, "write_segments", lambda rows, **_: rows)
+    monkeypatch.setattr(graph, "ENCODER", Where)
+    monkeypatch.setattr(graph, "GENERATOR", Same)
+    monkeypatch.setattr(graph, "write_segments", lambda rows, **_: rows)
     # Less than 100 kB would not go through the store.
     config = IndexConfig((str(tmp_path),), "none", model="debug", segment_s=1.0, fps=16.0, batch_segments=4)
     recipe = make_recipe(config, open_models("debug"))
-    files, planned = listing(tmp_path, recipe)
+    # Full blocks: of those that are not, batches are put together by copying.
+    files, planned = listing(tmp_path, recipe, 9.0, 3.0)
     archive = Archive.create_or_open(str(tmp_path / "archive"), recipe, 32)
-    with connected():
-        told = [
-            text
-            for block in blocks_of(files, Wiring(config, recipe, RESOURCES, together), archive)
-            for text in block["told"].to_pylist()
-        ]
+    told = [
+        text
+        for block in blocks_of(files, Wiring(config, recipe, RESOURCES, together), archive)
+        for text in block["told"].to_pylist()
+    ]
     assert told == ["shared"] * len(planned)
 
 
-@pytest.mark.filterwarnings("default")  # Ray's of its own settings
-def test_segments_that_go_together_are_stored_as_those_that_go_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ten segments of one video and three of another; the stages run on a Ray of their own."""
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+@ON_RAY
+@pytest.mark.usefixtures("ray_with_gpus")
+def test_segments_that_go_together_are_stored_as_those_that_go_alone(tmp_path: Path) -> None:
+    """Ten segments of one video and three of another."""
     config = IndexConfig((str(tmp_path),), "none", model="debug", segment_s=1.0, fps=4.0, batch_segments=4)
     recipe = make_recipe(config, open_models("debug"))
-    files, planned = listing(tmp_path, recipe)
+    files, planned = listing(tmp_path, recipe, 10.0, 3.0)
     assert len(planned) == 13
     stored, blocks = {}, {}
-    with connected():
-        for together in (1, 4):
-            archive = Archive.create_or_open(str(tmp_path / f"archive-{together}"), recipe, 32)
-            found = blocks_of(files, Wiring(config, recipe, RESOURCES, together), archive)
-            blocks[together] = sorted(block.num_rows for block in found)
-            archive.commit(Receipt(**text) for block in found for text in block["receipt"].to_pylist())
-            assert archive.completed_segments() == planned
-            memories = archive.table("memories").to_arrow().drop(["tokens"])
-            stored[together] = memories.sort_by("memory_id").to_pylist()
+    for together in (1, 4):
+        archive = Archive.create_or_open(str(tmp_path / f"archive-{together}"), recipe, 32)
+        found = blocks_of(files, Wiring(config, recipe, RESOURCES, together), archive)
+        blocks[together] = sorted(block.num_rows for block in found)
+        archive.commit(Receipt(**text) for block in found for text in block["receipt"].to_pylist())
+        assert archive.completed_segments() == planned
+        memories = archive.table("memories").to_arrow().drop(["tokens"])
+        stored[together] = memories.sort_by("memory_id").to_pylist()
     assert blocks[1] == [1] * 13
     # What does not fill a block goes alone or with another, whichever comes first.
     assert blocks[4] in ([1, 4, 4, 4], [4, 4, 5])
