@@ -16,8 +16,9 @@ demo: $(VENV)/.installed  ## draw videos, index them, ask, compare the answers w
 	$(BIN)/malmm demo $(DEMO)
 
 # Two at once: tests that start clusters wait for processes more than they compute. A file's tests share what it makes.
+# In the order of the files, so that the long ones of tests/integration come first and short ones fill both to the end.
 test: $(VENV)/.installed-dev  ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not faults"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not faults"
 
 # Rounds are independent, and any of them can be had again: `make test-faults SAMPLE=1 SEED=17`.
 test-faults: $(VENV)/.installed-dev  ## let things fail at random places, SAMPLE rounds from SEED on

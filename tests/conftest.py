@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 from support.equipment import NEEDS, missing
+from support.made_once import made_once, shared_folder
 
 if TYPE_CHECKING:
     from support.drawn_archive import Drawn
@@ -30,7 +32,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep what goes to the user's cache and state, such as the debug checkpoint, in directories of the session."""
     names = ("XDG_CACHE_HOME", "XDG_STATE_HOME")
     before = {name: os.environ.get(name) for name in names}
-    os.environ.update({name: str(tmp_path_factory.mktemp(name.lower())) for name in names})
+    os.environ.update({name: str(shared_folder(tmp_path_factory) / name.lower()) for name in names})
     yield
     for name, value in before.items():
         if value is None:
@@ -45,7 +47,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
     # Loads torch, Ray and Lance, which few tests of a small selection need.
     from support.drawn_archive import make_archive
 
-    return make_archive(tmp_path_factory.mktemp("drawn"), segment_s=20.0)
+    return made_once(tmp_path_factory, "drawn", partial(make_archive, segment_s=20.0))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["Service"]
 
 _LONGEST_PAUSE_S = 3600.0
+#: What runs a job.
+_PROGRAM = (sys.executable, "-m", "malmm.jobs.cli")
 #: Nothing is gained by trying these again: done as far as it goes, told wrongly, or stopped on purpose.
 _FINAL = (0, EXIT_SOME_FAILED, EXIT_USAGE, EXIT_INTERRUPTED)
 
@@ -129,7 +131,7 @@ class Service:
             "--attempt",
             str(attempt),
         ]
-        command = [sys.executable, "-m", "malmm.jobs.cli", "run", job.path, *options]
+        command = [*_PROGRAM, "run", job.path, *options]
         with self._lock:
             if self._stopping.is_set():
                 return None

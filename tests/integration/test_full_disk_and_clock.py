@@ -100,7 +100,7 @@ def test_a_full_disk_costs_a_rerun_and_nothing_else(
     with small_disk(megabytes=64) as disk:
         place, gate = disk / "archive", Gate(tmp_path)
         gate.allow(4)
-        session = start(folder, place, notes=tmp_path, gate=gate, **SETTINGS)
+        session = start(folder, place, notes=tmp_path, gate=gate, ray=False, **SETTINGS)
         until_more_is_committed(session, place)
         ballast = fill(disk)
         gate.open()

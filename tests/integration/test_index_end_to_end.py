@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -20,10 +18,11 @@ import pytest
 import ray
 import ray.data
 import torch
-from support.archive_contents import contents
+from support.archive_contents import contents, versions
 from support.flow_rows import picture
 from support.media import VideoSpec, make_video
 from support.mixed_folder import BROKEN, FPS, LENGTH, NAMES, PROMPTS, SEGMENT_S, SPECS, go, good, make_folder
+from support.processes import run_here
 
 from malmm.model.checkpoints.resolve import open_models
 from malmm.model.decoding import Decoding
@@ -35,9 +34,12 @@ from malmm.model.towers.blip2 import RetrievalModel
 from malmm.operators.media.probe import probe
 from malmm.operators.media.reader import SpanRequest, decode_span
 from malmm.operators.media.sampling import plan_spans
+from malmm.pipeline import dataset
 from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.indexing import compiler_check
+from malmm.pipeline.indexing.annotate import annotate
 from malmm.pipeline.indexing.reports import IndexReport
-from malmm.pipeline.schema.config import Prompt
+from malmm.pipeline.schema.config import AnnotateConfig, Prompt
 from malmm.pipeline.schema.ids import video_id
 from malmm.pipeline.schema.progress import Progress
 
@@ -306,58 +308,50 @@ def test_rows_are_what_a_plain_pass_over_each_segment_gives(
         check_texts(video_id(str(path)), output)
 
 
-PLAIN_CLIENT = """
-import json, sys
-import lancedb
-assert not {"malmm", "ray", "torch"} & sys.modules.keys()
-archive = lancedb.connect(sys.argv[1])
-memories = archive.open_table("memories")
-vector = json.loads(sys.argv[2])
-found = memories.search(vector, vector_column_name="vectors").distance_type("cosine").limit(3)
-found = found.select(["memory_id", "segment_id", "video_id", "slot", "start_s", "end_s", "timestamp_s",
-                      "frame_count", "sizes", "token_shape", "thumbnail"]).to_list()
-tokens = memories.search().limit(1).select(["memory_id", "tokens"]).to_list()
-print(json.dumps({
-    "tables": sorted(archive.list_tables().tables),
-    "columns": {name: archive.open_table(name).schema.names for name in archive.list_tables().tables},
-    "rows": {name: archive.open_table(name).count_rows() for name in archive.list_tables().tables},
-    "nearest": [[row["memory_id"], row["_distance"], len(row["thumbnail"])] for row in found],
-    "texts": archive.open_table("annotations").search().where("segment_id IS NULL").limit(1000).to_arrow()
-        .select(["prompt_name", "text"]).to_pylist(),
-}))
-"""
-
-
-def test_a_plain_lancedb_client_reads_it(first: tuple[ArchiveReader, IndexReport]) -> None:
-    archive, report = first
-    segment = archive.segments().to_pylist()[0]["segment_id"]
-    [row, *_] = archive.memory_rows([segment], ("memory_id", "vectors")).to_pylist()
-    query = [float(value) for value in row["vectors"][3]]
-    done = subprocess.run(
-        [sys.executable, "-c", PLAIN_CLIENT, archive.uri, json.dumps(query)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_workers_put_new_prompts_to_stored_memory_then_nothing_is_left(copied: Path) -> None:
+    archive, colour = ArchiveReader.open(str(copied)), Prompt("colour", "Which colour is it?")
+    kept = versions(archive, "videos", "segments", "memories")
+    done = run_here("annotate", "--archive", copied, "--prompt", f"{colour.name}={colour.text}", "--quiet")
     assert done.returncode == 0, done.stderr
-    read = json.loads(done.stdout)
-    assert {"videos", "segments", "memories", "annotations", "failures"} <= set(read["tables"])
-    documented = {
-        "videos": "video_id uri fingerprint duration_s fps width height codec recipe_id indexed_at",
-        "segments": "segment_id video_id index start_s end_s frame_count recipe_id",
-        "memories": "memory_id segment_id video_id slot start_s end_s timestamp_s frame_count vectors tokens "
-        "sizes thumbnail",
-        "annotations": "annotation_id video_id segment_id start_s end_s task prompt_name prompt text score mode "
-        "model created_at",
-        "failures": "video_id segment_id uri stage kind message attempts first_seen last_seen",
-    }
-    for table, columns in documented.items():
-        assert set(columns.split()) <= set(read["columns"][table]), table
-    assert read["rows"]["memories"] == report.memories
-    assert read["nearest"][0][0] == row["memory_id"]
-    assert read["nearest"][0][1] == pytest.approx(0, abs=1e-2)
-    assert all(length > 100 for _, _, length in read["nearest"])
-    assert len(read["texts"]) == len(NAMES) * report.videos_indexed
+    made = [row for row in archive.annotations().to_pylist() if row["prompt_name"] == "colour"]
+    assert len(made) == archive.count("segments") + archive.count("videos")
+    assert {row["mode"] for row in made} == {"replay"}
+    assert f"{len(made)} made" in done.stdout
+    again = annotate(AnnotateConfig(str(copied), (colour,)))
+    assert (again.missing, again.texts, again.there) == (0, 0, len(made))
+    assert versions(archive, "videos", "segments", "memories") == kept
+
+
+@pytest.mark.filterwarnings("ignore:The `filter` argument is deprecated:DeprecationWarning")  # of read_lance
+def test_rows_on_workers_are_those_of_the_archive(first: tuple[ArchiveReader, IndexReport]) -> None:
+    archive, report = first
+    texts = dataset(archive.uri, "annotations", columns=["text"], where="segment_id IS NULL")
+    whole = [row["text"] for row in archive.annotations().to_pylist() if row["segment_id"] is None]
+    assert sorted(row["text"] for row in texts.take_all()) == sorted(whole)
+    assert dataset(archive.uri, "memories").count() == report.memories
+
+
+@pytest.mark.usefixtures("_cluster")
+def test_without_a_compiler_a_run_says_so_and_begins_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, environment = compiler_check._problem, {"CXX": str(tmp_path / "none")}
+    environment["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path / "cache")
+
+    def without_a_compiler() -> str | None:
+        os.environ.update(environment)
+        return real()
+
+    monkeypatch.setattr(compiler_check, "_problem", without_a_compiler)
+    archive = tmp_path / "archive"
+    done = run_here(
+        "index", good(folder)[0], "--archive", archive, "--model", "debug", "--compile", "--quiet"
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "--compile needs a C++ compiler, and " in done.stderr
+    assert done.stderr.strip().endswith("or run without --compile")
+    assert not archive.exists()
 
 
 def test_one_more_video_is_indexed_alone(copied: Path, folder: Path, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from socket import socket
@@ -122,12 +121,16 @@ def test_a_submitted_job_exits_as_it_ended_and_is_measured(tmp_path: Path, serve
          "--set", f"index.sources={tmp_path / 'videos'}", "--set", "index.segment_s=1"],
         env=server.environment, stdout=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
-        while process.poll() is None:
-            # A gauge is on the page once for each time that it is set.
+
+        def looked_at_the_end() -> bool:
+            """Read the page once more. A gauge is on it once for each time that it is set."""
+            ended = process.poll() is not None
             with urlopen(server.metrics, timeout=60) as answer:  # noqa: S310 - our own server
                 page = answer.read().decode()
-            seen |= {name for name in wanted if name in page}
-            time.sleep(0.3)
+            seen.update(name for name in wanted if name in page)
+            return ended
+
+        until(looked_at_the_end)
         assert process.stdout is not None
         said = process.stdout.read()
     # One video failed, which is the exit code of the job, and so of the submission.

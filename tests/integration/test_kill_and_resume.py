@@ -80,10 +80,10 @@ def test_rows_are_those_of_a_clean_run(folder: Path, clean: dict[str, Any], tmp_
     until_more_is_committed(session, place)
     kill(session)
 
-    # Told to stop: what is ready is committed, and it says so.
-    for number, allowed in ((signal.SIGINT, 6), (signal.SIGTERM, 9)):
+    # Told to stop: what is ready is committed, and it says so. Ctrl-C also reaches the workers of a local cluster.
+    for number, allowed, ray in ((signal.SIGINT, 6, True), (signal.SIGTERM, 9, False)):
         gate.allow(allowed)
-        session = start(folder, place, *OPTIONS, gate=gate)
+        session = start(folder, place, *OPTIONS, gate=gate, ray=ray)
         stored = until_more_is_committed(session, place)
         assert stored < SEGMENTS
         if number == signal.SIGINT:

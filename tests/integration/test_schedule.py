@@ -11,6 +11,7 @@ from typing import Any
 
 from support.archive_contents import contents
 from support.archive_rows import RECIPE, VECTOR_SIZE
+from support.held_run import Gate
 from support.media import VideoSpec, make_video
 from support.processes import Session, command, run_here
 from support.small_runs import SETTINGS, committed
@@ -20,11 +21,15 @@ from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.run_history import RunRecord, read_runs
 from malmm.pipeline.archive.writer import Archive
 
+SEGMENTS = 12
 
-def serve(folder: Path, *jobs: Path) -> Session:
+
+def serve(folder: Path, *jobs: Path, gate: Gate | None = None) -> Session:
+    """`malmm schedule` as a process; with a gate, its runs go through it and run all stages in their own process."""
     notes = folder / f"notes-{time.monotonic_ns()}"
     notes.mkdir()
-    return Session(command("schedule", *jobs, "--log-format", "json"), notes)
+    options: tuple[str | Path, ...] = ("schedule", *jobs, "--log-format", "json")
+    return Session(command(*options) if gate is None else gate.command(*options, ray=False), notes)
 
 
 def stopped(session: Session) -> None:
@@ -66,7 +71,7 @@ def test_jobs_of_one_archive_never_run_at_once(tmp_path: Path) -> None:
 def test_stopped_in_the_middle_it_goes_on_when_started_again(tmp_path: Path) -> None:
     videos, place = tmp_path / "videos", tmp_path / "archive"
     videos.mkdir()
-    make_video(videos, VideoSpec("a.mp4", duration_s=150.0))
+    make_video(videos, VideoSpec("a.mp4", rate="12", duration_s=float(SEGMENTS), width=64, height=48))
     fields = ", ".join(f"{name}: {value}" for name, value in SETTINGS.items())
     job = tmp_path / "job.yaml"
 
@@ -77,16 +82,19 @@ def test_stopped_in_the_middle_it_goes_on_when_started_again(tmp_path: Path) -> 
         )
 
     write("*/2 * * * * *")
-    session = serve(tmp_path, job)
+    gate = Gate(tmp_path)
+    gate.allow(3)
+    session = serve(tmp_path, job, gate=gate)
     until(lambda: committed(place) > 0, going=session.ended)
     stopped(session)
     run = read_runs(str(place), job="job")[0]
     assert (run.status, run.exit_code) == ("interrupted", 130)
     stored = committed(place)
-    assert stored < 150
+    assert stored < SEGMENTS
+    gate.open()
     # Due but once a year: only what was stopped in the middle is a reason to run.
     write("0 0 1 1 *")
-    again = serve(tmp_path, job)
+    again = serve(tmp_path, job, gate=gate)
     until(lambda: len(ended(place, "job")) == 2, going=again.ended)
     stopped(again)
     assert [each["event"] for each in events(again)][:2] == ["catching up", "scheduled"]
@@ -95,7 +103,7 @@ def test_stopped_in_the_middle_it_goes_on_when_started_again(tmp_path: Path) -> 
     assert last.counts["segments_resumed"] >= stored
     reader = ArchiveReader.open(str(place))
     # Raises for rows that are there twice.
-    assert len(contents(reader)["segments"]) == 150
+    assert len(contents(reader)["segments"]) == SEGMENTS
     assert len(reader.completed_videos()) == 1
 
 

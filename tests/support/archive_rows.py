@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from malmm.pipeline.archive.commits import Committed
 from malmm.pipeline.archive.receipts import write_rows
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema import ids, tables
@@ -91,6 +93,11 @@ def rows(
         "annotations": pa.Table.from_pylist(annotations, schema=tables.ANNOTATIONS),
         "segments": pa.Table.from_pylist(segments, schema=tables.SEGMENTS),
     }
+
+
+def commit_rows(archive: Archive, *numbers: int, **options: Any) -> Committed:
+    """Write the rows of the given segments and commit them; options are those of ``rows``."""
+    return archive.commit(write_rows(archive.uri, rows(*numbers, **options)))
 
 
 def annotation(

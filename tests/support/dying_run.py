@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-__all__ = ["command"]
+__all__ = ["command", "die_after"]
 
 _COUNTED = ("/pipeline/archive/", "/pipeline/indexing/", "/lance/", "/support/inline_stages.py")
 
@@ -21,6 +21,20 @@ _COUNTED = ("/pipeline/archive/", "/pipeline/indexing/", "/lance/", "/support/in
 def command(calls: int, *options: str | Path) -> list[str]:
     """``malmm`` with these options, killed at so many calls unless it ends before."""
     return [sys.executable, __file__, str(calls), *map(str, options)]
+
+
+def die_after(calls: int) -> None:
+    """Have this process killed at so many calls, counted from now on in this thread."""
+    left = calls
+
+    def count(frame: FrameType, event: str, argument: Any) -> None:
+        nonlocal left
+        if event == "call" and any(part in frame.f_code.co_filename for part in _COUNTED):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.setprofile(count)
 
 
 def _main(calls: int, *options: str) -> int:
@@ -31,18 +45,9 @@ def _main(calls: int, *options: str) -> int:
     from malmm.jobs.cli import main
     from support.inline_stages import InlineStages
 
-    left = calls
-
-    def count(frame: FrameType, event: str, argument: Any) -> None:
-        nonlocal left
-        if event == "call" and any(part in frame.f_code.co_filename for part in _COUNTED):
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
     with pytest.MonkeyPatch.context() as patch:
         InlineStages().install(patch)
-        sys.setprofile(count)
+        die_after(calls)
         return main(options)
 
 

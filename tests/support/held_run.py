@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,8 @@ def _hold_decoders(gate: str) -> None:
 
 
 def _without_ray(gate: str, patch: Any) -> None:
-    """Run all stages here, and let stored memory through the gate a segment at a time, each committed at once."""
-    from malmm.pipeline.indexing import replay_commits
+    """Run all stages here, commit each segment at once, and let stored memory through the gate a segment at a time."""
+    from malmm.pipeline.indexing import replay_commits, segment_commits
     from malmm.pipeline.schema.rows import carried
     from support.inline_stages import InlineStages
 
@@ -86,7 +86,15 @@ def _without_ray(gate: str, patch: Any) -> None:
                     yield from super().replaying([block.slice(place, 1)], *arguments, **options)
 
     HeldStages().install(patch)
-    patch.setattr(replay_commits, "COMMIT_EVERY_S", 0.0)
+    for module in (replay_commits, segment_commits):
+        patch.setattr(module, "COMMIT_EVERY_S", 0.0)
+
+
+def _hold_scheduled(gate: Sequence[str], patch: Any) -> None:
+    """Have the runs that a schedule begins go through the gate as well."""
+    from malmm.jobs.schedules import service
+
+    patch.setattr(service, "_PROGRAM", (sys.executable, __file__, *gate))
 
 
 def _main(gate: str, *options: str) -> int:
@@ -99,8 +107,11 @@ def _main(gate: str, *options: str) -> int:
     _hold_decoders(gate)
     with pytest.MonkeyPatch.context() as patch:
         if options[0] == _WITHOUT_RAY:
-            options = options[1:]
+            how, options = options[:1], options[1:]
             _without_ray(gate, patch)
+            _hold_scheduled((gate, *how), patch)
+        else:
+            _hold_scheduled((gate,), patch)
         return main(options)
 
 

@@ -1,24 +1,17 @@
+"""Checkpoints that are broken, incomplete or of another kind, each named with what is wrong."""
+
 from __future__ import annotations
 
-import json
-import os
-import resource
 import shutil
 import struct
-from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 import torch
 from safetensors.torch import load_file
 from support.models import edit_json, edit_weights, shard
-from transformers import (
-    InstructBlipConfig,
-    InstructBlipForConditionalGeneration,
-    InstructBlipQFormerModel,
-)
 
-from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError, quiet_transformers
+from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
 from malmm.model.families.instructblip.encoder import Encoder
 from malmm.model.families.instructblip.language import LanguageModel
 
@@ -145,23 +138,6 @@ def test_broken_weights_are_named(copied, damage):
     assert f"{directory / 'model.safetensors'} cannot be read" in refusal(directory)
 
 
-class Bomb:
-    def __reduce__(self):
-        return (os.mkdir, (os.environ["BOMB"],))
-
-
-def test_pickle_is_never_read(copied, monkeypatch):
-    directory = copied()
-    (directory / "model.safetensors").unlink()
-    exploded = directory.parent / "exploded"
-    monkeypatch.setenv("BOMB", str(exploded))
-    torch.save({"query_tokens": Bomb()}, directory / "pytorch_model.bin")
-    message = refusal(directory)
-    assert "model.safetensors is missing" in message
-    assert "it holds pytorch_model.bin, which is pickle and never read" in message
-    assert not exploded.exists()
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -221,19 +197,6 @@ def test_an_unknown_hub_id_without_network_is_refused(monkeypatch, tmp_path):
         assert "\n" not in str(refused.value)
 
 
-def test_only_safetensors_and_text_are_fetched(monkeypatch, checkpoint_directory):
-    asked = {}
-
-    def download(name, **options):
-        asked[name] = options
-        return str(checkpoint_directory())
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert opened_at("owner/name").directory == checkpoint_directory()
-    patterns = asked["owner/name"]["allow_patterns"]
-    assert not any(Path("model.bin").match(pattern) or Path("code.py").match(pattern) for pattern in patterns)
-
-
 def test_broken_and_missing_tokenizers_are_named(copied):
     directory = copied()
     for path, message in (
@@ -259,47 +222,6 @@ def test_the_other_tokenizer_is_not_taken_for_the_q_formers(copied):
     assert "the tokenizer is another model's" in refusal(directory)
 
 
-def test_a_tokenizer_that_asks_for_code_gets_none_run(copied):
-    directory = copied()
-    exploded = directory / "exploded"
-    (directory / "code.py").write_text(f"import os; os.mkdir({str(exploded)!r})\nclass Own: pass\n")
-
-    def ask(config):
-        config.update(tokenizer_class="Own", auto_map={"AutoTokenizer": [None, "code.Own"]})
-
-    edit_json(directory / "tokenizer_config.json", ask)
-    edit_json(directory / "config.json", lambda c: c.update(auto_map={"AutoModel": "code.Own"}))
-    try:
-        load_all(directory)
-    except CheckpointError as error:
-        assert "tokenizer" in str(error)  # noqa: PT017
-    assert not exploded.exists()
-
-
-@pytest.mark.parametrize(
-    "key", ["attn_implementation", "_attn_implementation", "_attn_implementation_internal"]
-)
-def test_a_configuration_that_names_a_kernel_of_the_hub_gets_none_run(copied, key):
-    directory = copied()
-
-    def ask(config):
-        for part in (config, *(config[name] for name in ("vision_config", "qformer_config", "text_config"))):
-            part[key] = "owner/kernel"
-
-    edit_json(directory / "config.json", ask)
-    encoder, language = load_all(directory)
-    for model in (encoder.vision.model, encoder.qformer.qformer, language.model):
-        assert model.config._attn_implementation in ("sdpa", "eager")
-
-
-def test_loading_does_not_change_the_configuration(checkpoint_directory):
-    checkpoint = opened_at(checkpoint_directory())
-    before = json.dumps(checkpoint.config)
-    Encoder.load(checkpoint)
-    LanguageModel.load(checkpoint)
-    assert json.dumps(checkpoint.config) == before
-
-
 def test_the_fingerprint_follows_the_content_not_the_place(copied, checkpoint_directory):
     original = opened_at(checkpoint_directory()).fingerprint()
     directory = copied(name="a")
@@ -322,84 +244,3 @@ def test_the_fingerprint_follows_the_content_not_the_place(copied, checkpoint_di
         changed = opened_at(path).fingerprint()
         assert changed not in (original, configured)
         configured = changed
-
-
-def test_sharded_checkpoints_load(checkpoint_directory, tmp_path):
-    whole = checkpoint_directory()
-    with quiet_transformers():
-        model = InstructBlipForConditionalGeneration.from_pretrained(whole)
-        shutil.copytree(whole, tmp_path / "sharded")
-        (tmp_path / "sharded" / "model.safetensors").unlink()
-        model.save_pretrained(tmp_path / "sharded", max_shard_size="200KB")
-    assert len(list((tmp_path / "sharded").glob("model-*.safetensors"))) > 3
-    for ours, expected in zip(load_all(tmp_path / "sharded"), load_all(whole), strict=True):
-        theirs = expected.state_dict()
-        assert ours.state_dict().keys() == theirs.keys()
-        assert all(torch.equal(value, theirs[key]) for key, value in ours.state_dict().items())
-
-
-def test_every_part_holds_the_files_tensors(checkpoint_directory):
-    encoder, language = load_all(checkpoint_directory())
-    ours = {
-        **{f"vision_model.{key}": value for key, value in encoder.vision.model.state_dict().items()},
-        **{f"qformer.{key}": value for key, value in encoder.qformer.qformer.state_dict().items()},
-        "query_tokens": encoder.qformer.query_tokens,
-        **{f"language_projection.{key}": value for key, value in language.projection.state_dict().items()},
-        **{f"language_model.{key}": value for key, value in language.model.state_dict().items()},
-    }
-    stored = load_file(checkpoint_directory() / "model.safetensors")
-    assert ours.keys() == stored.keys()
-    assert all(torch.equal(value, stored[key]) for key, value in ours.items())
-
-
-def claim_huge(directory, prefix):
-    """Move the tensors under ``prefix`` to a sparse file that claims 64 MiB of each."""
-    others = ["vision_model", "query_tokens", "qformer", "language_projection", "language_model"]
-    others.remove(prefix)
-    shard(directory, {"a.safetensors": others, "b.safetensors": [prefix]})
-    header, offset = {}, 0
-    for key in load_file(directory / "b.safetensors"):
-        header[key] = {"dtype": "F32", "shape": [2**24], "data_offsets": [offset, offset + 2**26]}
-        offset += 2**26
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with (directory / "b.safetensors").open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        file.truncate(8 + len(text) + offset)
-
-
-@pytest.mark.parametrize(("part", "unread"), [(Encoder, "language_model"), (LanguageModel, "vision_model")])
-def test_a_part_is_loaded_without_reading_the_others_tensors(copied, part, unread):
-    directory = copied()
-    claim_huge(directory, unread)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    part.load(opened_at(directory))
-    grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown_kib < 2**19
-
-
-def test_one_tensor_and_the_names_under_a_prefix(opened, checkpoint_directory):
-    checkpoint = opened()
-    stored = load_file(checkpoint_directory() / "model.safetensors")
-    assert torch.equal(checkpoint.tensor(VISION), stored[VISION])
-    assert checkpoint.keys("language_projection.") == [
-        "language_projection.bias",
-        "language_projection.weight",
-    ]
-    with pytest.raises(CheckpointError, match=r"lacks the tensor vision_model\.nothing"):
-        checkpoint.tensor("vision_model.nothing")
-
-
-def test_transformers_is_quiet_only_inside(capfd, opened):
-    from transformers.utils import logging
-
-    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    checkpoint = opened()
-    config = checkpoint.parsed(InstructBlipConfig).qformer_config
-    checkpoint.pretrained(InstructBlipQFormerModel, config, "qformer.", torch.float32)
-    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
-    captured = capfd.readouterr()
-    assert captured.out == captured.err == ""
-    with pytest.raises(RuntimeError, match="inside"), quiet_transformers():
-        raise RuntimeError("inside")
-    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before

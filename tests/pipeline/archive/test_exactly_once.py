@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,6 +23,8 @@ from malmm.pipeline.archive.table_writer import TableWriter
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema.errors import ArchiveError
 
+# Of a whole run, as a power of ten.
+MOST_CALLS = 3.5
 STEPS = ("memories", "annotations", "segments")
 
 
@@ -184,7 +185,8 @@ SCRIPT = """
 import sys
 from malmm.pipeline.archive.writer import Archive
 from support.archive_rows import RECIPE, VECTOR_SIZE, run
-print("ready", flush=True)
+from support.dying_run import die_after
+die_after(int(sys.argv[2]))
 run(Archive.create_or_open(sys.argv[1], RECIPE, VECTOR_SIZE))
 """
 
@@ -193,15 +195,13 @@ def test_killed_at_random_and_run_again(tmp_path, clean):
     chance = random.Random(5)
     place = str(tmp_path / "archive")
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    codes = []
     for _ in range(4):
-        process = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, place], stdout=subprocess.PIPE, env=environment
-        )
-        process.stdout.readline()
-        time.sleep(chance.uniform(0.0, 0.1))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        calls = str(round(10 ** chance.uniform(2, MOST_CALLS)))
+        command = [sys.executable, "-c", SCRIPT, place, calls]
+        codes.append(subprocess.run(command, env=environment, check=False).returncode)
+    assert -signal.SIGKILL in codes
+    assert set(codes) <= {-signal.SIGKILL, 0}
     archive = Archive.create_or_open(place, RECIPE, VECTOR_SIZE)
     run(archive)
     assert contents(archive) == clean

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import lance
 import pytest
+from support.waiting import until
 
 from malmm.pipeline.archive import lease as leases
 from malmm.pipeline.archive import lease_renewal, lease_table
@@ -22,27 +23,33 @@ from malmm.pipeline.archive.lease import Lease
 from malmm.pipeline.schema.errors import ArchiveBusy
 
 HOLD = """
-import sys, time
+import sys
 from malmm.pipeline.archive.lease import Lease
 lease = Lease.take(sys.argv[1])
 print("held", flush=True)
-time.sleep(600)
+sys.stdin.read()
 """
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A holder that is silent for a second is dead."""
+    """A holder beats ten times a second."""
     monkeypatch.setattr(lease_renewal, "BEAT_S", 0.1)
-    monkeypatch.setattr(lease_renewal, "PATIENCE_S", 1.0)
     monkeypatch.setattr(leases, "_POLL_S", 0.05)
+
+
+@pytest.fixture
+def impatient(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is dead for others when it is silent for a second."""
+    monkeypatch.setattr(lease_renewal, "PATIENCE_S", 1.0)
 
 
 @contextmanager
 def holder(place: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that holds the lease; killed at the end if it still lives."""
     command = [sys.executable, "-c", HOLD, str(place)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True) as process:  # type: ignore[call-overload]
         try:
             assert process.stdout is not None
             assert process.stdout.readline().strip() == "held"
@@ -91,7 +98,7 @@ def test_a_living_writer_of_another_machine_is_noticed_by_its_beats(
             Lease.take(str(tmp_path))
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("impatient")
 def test_a_silent_writer_of_another_machine_is_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,7 +112,7 @@ def test_a_silent_writer_of_another_machine_is_taken_over(
         lease.give_back()
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("impatient")
 def test_a_writer_that_slept_too_long_commits_nothing_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,11 +131,12 @@ def test_a_writer_that_slept_too_long_commits_nothing_more(
         )
 
 
-@pytest.mark.usefixtures("quick")
-def test_a_short_sleep_is_forgiven(tmp_path: Path) -> None:
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_a_short_sleep_is_forgiven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float) -> None:
     lease = Lease.take(str(tmp_path))
     lease._renewal.stop()
-    time.sleep(0.5)
+    woken_s = lease_renewal.now_s() + share * lease_renewal.PATIENCE_S
+    monkeypatch.setattr(lease_renewal, "now_s", lambda: woken_s)
     lease.check()
     lease.give_back()
 
@@ -160,7 +168,8 @@ def test_the_clock_on_the_wall_plays_no_part(tmp_path: Path, monkeypatch: pytest
     with Lease.take(str(tmp_path)) as lease:
         real = time.time
         monkeypatch.setattr(time, "time", lambda: real() + 86_400)
-        time.sleep(0.3)
+        beat = lease_table.read(str(tmp_path)).beat
+        until(lambda: lease_table.read(str(tmp_path)).beat > beat)
         lease.check()
         elsewhere(monkeypatch)
         with pytest.raises(ArchiveBusy):

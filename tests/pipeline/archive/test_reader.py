@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -10,7 +11,6 @@ from support.archive_rows import RECIPE, VECTOR_SIZE, rows, segment, tokens, vid
 
 from malmm.pipeline.archive.receipts import write_rows
 from malmm.pipeline.archive.writer import Archive
-from malmm.pipeline.schema import tables
 from malmm.pipeline.schema.errors import ArchiveError, ConfigError
 
 
@@ -91,23 +91,61 @@ def test_memory_rows_does_not_read_tokens(archive):
         archive.memory_rows([], ["tokens"])
 
 
-def test_lancedb_alone_reads_it_and_reading_needs_neither_ray_nor_torch(archive):
-    index(archive, 0)
-    script = f"""
-import sys
+PLAIN_CLIENT = """
+import json, sys
 import lancedb
-db = lancedb.connect({archive.uri!r})
-assert db.open_table("memories").count_rows() == 3
-names = db.open_table("memories").schema.names
-assert names == {tables.memories_schema(1).names!r}, names
-assert db.open_table("segments").schema.names == {tables.SEGMENTS.names!r}
-found = db.open_table("memories").search([1.0] + [0.0] * 7, vector_column_name="vectors")
-rows = found.distance_type("cosine").select(["memory_id", "slot"]).limit(2).to_list()
-assert len(rows) == 2 and "malmm" not in sys.modules, rows
+assert not {"malmm", "ray", "torch"} & sys.modules.keys()
+archive = lancedb.connect(sys.argv[1])
+memories = archive.open_table("memories")
+vector = json.loads(sys.argv[2])
+found = memories.search(vector, vector_column_name="vectors").distance_type("cosine").limit(3)
+found = found.select(["memory_id", "segment_id", "video_id", "slot", "start_s", "end_s", "timestamp_s",
+                      "frame_count", "sizes", "token_shape", "thumbnail"]).to_list()
+tokens = memories.search().limit(1).select(["memory_id", "tokens"]).to_list()
+read = {
+    "tables": sorted(archive.list_tables().tables),
+    "columns": {name: archive.open_table(name).schema.names for name in archive.list_tables().tables},
+    "rows": {name: archive.open_table(name).count_rows() for name in archive.list_tables().tables},
+    "nearest": [[row["memory_id"], row["_distance"], len(row["thumbnail"])] for row in found],
+    "texts": archive.open_table("annotations").search().where("segment_id IS NULL").limit(1000).to_arrow()
+        .select(["prompt_name", "text"]).to_pylist(),
+}
 from malmm.pipeline.archive.writer import Archive
-archive = Archive.open({archive.uri!r})
-assert len(list(archive.memory_tokens(archive.completed_segments()))) == 1
-assert archive.annotations().num_rows == 1 and archive.videos().num_rows == 0
-assert not {{"ray", "torch"}} & set(sys.modules)
+archive = Archive.open(sys.argv[1])
+assert len(list(archive.memory_tokens(archive.completed_segments()))) == archive.count("segments")
+assert archive.annotations().num_rows == archive.count("annotations")
+assert not {"ray", "torch"} & sys.modules.keys()
+print(json.dumps(read))
 """
-    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_lancedb_alone_reads_it_and_reading_needs_neither_ray_nor_torch(drawn):
+    archive = drawn.reader
+    segment = archive.segments().to_pylist()[0]["segment_id"]
+    [row, *_] = archive.memory_rows([segment], ("memory_id", "vectors")).to_pylist()
+    query = [float(value) for value in row["vectors"][3]]
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN_CLIENT, archive.uri, json.dumps(query)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    read = json.loads(done.stdout)
+    assert {"videos", "segments", "memories", "annotations", "failures"} <= set(read["tables"])
+    documented = {
+        "videos": "video_id uri fingerprint duration_s fps width height codec recipe_id indexed_at",
+        "segments": "segment_id video_id index start_s end_s frame_count recipe_id",
+        "memories": "memory_id segment_id video_id slot start_s end_s timestamp_s frame_count vectors tokens "
+        "sizes thumbnail",
+        "annotations": "annotation_id video_id segment_id start_s end_s task prompt_name prompt text score mode "
+        "model created_at",
+        "failures": "video_id segment_id uri stage kind message attempts first_seen last_seen",
+    }
+    for table, columns in documented.items():
+        assert set(columns.split()) <= set(read["columns"][table]), table
+    assert read["rows"]["memories"] == archive.count("memories")
+    assert read["nearest"][0][0] == row["memory_id"]
+    assert read["nearest"][0][1] == pytest.approx(0, abs=1e-2)
+    assert all(length > 100 for _, _, length in read["nearest"])
+    assert len(read["texts"]) == len(drawn.scenes)

@@ -7,7 +7,8 @@ import pytest
 from support.archive_contents import versions
 from support.archive_rows import RECIPE, VECTOR_SIZE
 from support.drawn_archive import Drawn
-from support.processes import run_cli
+from support.inline_stages import InlineStages
+from support.processes import run_here
 
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.writer import Archive
@@ -26,9 +27,9 @@ def copy(drawn: Drawn, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(place)
 
 
-def test_new_prompts_on_real_workers_then_nothing_to_do(drawn: Drawn, copy: str) -> None:
-    options = ["--archive", copy, "--prompt", f"{FIRST.name}={FIRST.text}", "--quiet"]
-    done = run_cli("annotate", *options)
+def test_new_prompts_then_nothing_to_do(drawn: Drawn, copy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    InlineStages().install(monkeypatch)
+    done = run_here("annotate", "--archive", copy, "--prompt", f"{FIRST.name}={FIRST.text}", "--quiet")
     assert done.returncode == 0, done.stderr
     assert "15 made" not in done.stdout
     archive = ArchiveReader.open(copy)
@@ -48,8 +49,15 @@ def test_new_prompts_on_real_workers_then_nothing_to_do(drawn: Drawn, copy: str)
     assert (again.missing, again.texts, again.there) == (0, 0, len(made))
     assert versions(archive) == before
 
+
+def test_labels_have_scores_that_sum_to_one(
+    drawn: Drawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    InlineStages().install(monkeypatch)
+    place = shutil.copytree(drawn.place, tmp_path / "archive")
+    archive = ArchiveReader.open(str(place))
     labels = ["--prompt", "kind=Is there a star?", "--labels", "yes,no", "--scope", "video", "--quiet"]
-    done = run_cli("annotate", "--archive", copy, *labels)
+    done = run_here("annotate", "--archive", place, *labels)
     assert done.returncode == 0, done.stderr
     classified = [row for row in archive.annotations().to_pylist() if row["prompt_name"] == "kind"]
     assert len(classified) == len(drawn.scenes)
