@@ -30,6 +30,7 @@ __all__ = [
     "Footprint",
     "Work",
     "footprints",
+    "footprints_of",
     "kv_bytes_a_token",
     "main",
     "plain_footprints",
@@ -181,20 +182,19 @@ def _opened(name: str) -> Checkpoint:
     return open_models(name, NO_RETRIEVAL).checkpoint
 
 
-def _rows(checkpoint: Checkpoint, arguments: argparse.Namespace) -> list[Footprint]:
-    settings = MemorySettings(length=arguments.bank_length)
+def footprints_of(
+    checkpoint: Checkpoint, *, half_bytes: int = 2, settings: MemorySettings | None = None, prompts: int = 1
+) -> list[Footprint]:
+    """``footprints`` or ``plain_footprints``, as the checkpoint's family asks for. Raises CheckpointError."""
     if row_of(checkpoint).reads_slots:
-        return plain_footprints(checkpoint, half_bytes=arguments.bytes, settings=settings)
+        return plain_footprints(checkpoint, half_bytes=half_bytes, settings=settings)
     config = checkpoint.parsed(InstructBlipConfig)
+    # A published configuration comes without files, in which a table of positions could be.
     position_rows = 0
     if published(checkpoint.name) is None:
         position_rows = table_rows(checkpoint, int(config.qformer_config.encoder_hidden_size)) or 0
     return footprints(
-        config,
-        half_bytes=arguments.bytes,
-        settings=settings,
-        prompts=arguments.prompts,
-        position_rows=position_rows,
+        config, half_bytes=half_bytes, settings=settings, prompts=prompts, position_rows=position_rows
     )
 
 
@@ -217,7 +217,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         checkpoint = _opened(arguments.model)
-        rows, work = _rows(checkpoint, arguments), work_of(checkpoint)
+        settings = MemorySettings(length=arguments.bank_length)
+        rows = footprints_of(
+            checkpoint, half_bytes=arguments.bytes, settings=settings, prompts=arguments.prompts
+        )
+        work = work_of(checkpoint)
     except (CheckpointError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

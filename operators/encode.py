@@ -12,13 +12,13 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
+from malmm.model.batch_limit import BatchLimit, Mishap
 from malmm.model.checkpoints.resolve import open_models
 from malmm.model.families.family import Encoded
 from malmm.model.families.registry import family_of
 from malmm.model.memory.settings import MemorySettings
 from malmm.model.memory.slots import SlotSpan
 from malmm.model.towers.registry import tower_of
-from malmm.operators.batch_limit import BatchLimit, Mishap
 from malmm.operators.device import choose_device
 from malmm.operators.metering import IdleMeter, told_to_ray
 from malmm.pipeline.schema.config import Prompt

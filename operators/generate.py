@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from malmm.model.batch_limit import BatchLimit, Mishap
 from malmm.model.checkpoints.resolve import NO_RETRIEVAL, open_models
 from malmm.model.decoding import Decoding
 from malmm.model.families.family import Asked, LabelScores, Slots
 from malmm.model.families.registry import family_of
-from malmm.operators.batch_limit import BatchLimit, Mishap
 from malmm.operators.device import choose_device
 from malmm.operators.metering import IdleMeter, told_to_ray
 from malmm.pipeline.schema.config import Prompt

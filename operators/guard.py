@@ -23,7 +23,7 @@ from malmm.pipeline.schema.ids import video_id
 from malmm.pipeline.schema.records import Failure
 from malmm.pipeline.schema.rows import FILES, Carried, carried, rows_table
 
-__all__ = ["end_of_traceback", "guarded", "guarded_actor"]
+__all__ = ["guarded", "guarded_actor"]
 
 _MESSAGE_CHARS, _TRACE_CHARS = 500, 1500
 
@@ -97,7 +97,7 @@ def _one_by_one_if_need_be(
 
 def _failed(stage: str, schema: pa.Schema, rows: pa.Table, error: Exception) -> pa.Table:
     """The rows with the error as their failure. A row that failed before keeps its own failure."""
-    where, trace = _place(error), end_of_traceback(error)
+    where, trace = _place(error), _trace(error)
     kind = type(error).__name__
     message = f"{' '.join(str(error).split())[:_MESSAGE_CHARS] or kind} ({where})"
     if rows.schema.names == FILES.names:
@@ -112,7 +112,7 @@ def _failed(stage: str, schema: pa.Schema, rows: pa.Table, error: Exception) -> 
     return rows_table([row.columns() for row in results], schema)
 
 
-def end_of_traceback(error: BaseException) -> str:
+def _trace(error: BaseException) -> str:
     """The last 1500 characters of the exception's traceback, without the guard's own frames."""
     linecache.checkcache()
     lines = [*traceback.format_list(_frames(error)), *traceback.format_exception_only(error)]

@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from malmm.model.batch_limit import BatchLimit, Mishap
 from malmm.model.checkpoints.resolve import NO_RETRIEVAL, open_models
 from malmm.model.families.registry import family_of
 from malmm.model.memory.settings import MemorySettings
 from malmm.model.memory.slots import Memory
-from malmm.operators.batch_limit import BatchLimit, Mishap
 from malmm.operators.device import choose_device
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.schema.config import Prompt

@@ -48,7 +48,7 @@ def _vision(checkpoint: Checkpoint, config: Any, dtype: torch.dtype, side: int) 
         ),
         parts=("video_processor", "image_processor"),
     )
-    return StepVision(model, _tokens, normalisation, image_size=side, dtype=dtype)
+    return StepVision(model, _tokens, normalisation, image_size=side)
 
 
 def _without_vision(config: Any) -> None:

@@ -35,7 +35,7 @@ def _tokens(model: Any, pixels_BCHW: Tensor) -> Tensor:
 
 def _vision(checkpoint: Checkpoint, config: Any, dtype: torch.dtype, side: int) -> StepVision:
     model = checkpoint.pretrained(Qwen3_5VisionModel, config.vision_config, "model.visual.", dtype)
-    return step_vision(checkpoint, model, _tokens, dtype, side)
+    return step_vision(checkpoint, model, _tokens, side)
 
 
 def _inputs(model: Any, tokens_SNC: Tensor, ids_1L: Tensor) -> dict[str, Any]:

@@ -61,9 +61,7 @@ def _tokens(model: Any, pixels_BCHW: Tensor) -> Tensor:
     return torch.stack([layer.view(steps, -1, layer.shape[-1]) for layer in layers], dim=2)
 
 
-def step_vision(
-    checkpoint: Checkpoint, model: Any, tokens_of: Any, dtype: torch.dtype, side: int
-) -> StepVision:
+def step_vision(checkpoint: Checkpoint, model: Any, tokens_of: Any, side: int) -> StepVision:
     """The vision part around one of Qwen's vision models."""
     normalisation = image_normalisation(
         checkpoint,
@@ -76,7 +74,6 @@ def step_vision(
         tokens_of,
         normalisation,
         image_size=side,
-        dtype=dtype,
         frames_per_step=FRAMES_A_STEP,
         multiple=model.config.patch_size * model.config.spatial_merge_size,
     )
@@ -84,7 +81,7 @@ def step_vision(
 
 def _vision(checkpoint: Checkpoint, config: Any, dtype: torch.dtype, side: int) -> StepVision:
     model = checkpoint.pretrained(Qwen3VLVisionModel, config.vision_config, "model.visual.", dtype)
-    return step_vision(checkpoint, model, _tokens, dtype, side)
+    return step_vision(checkpoint, model, _tokens, side)
 
 
 def without_vision(config: Any) -> None:

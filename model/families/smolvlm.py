@@ -55,7 +55,7 @@ def _vision(checkpoint: Checkpoint, config: Any, dtype: torch.dtype, side: int) 
     normalisation = image_normalisation(
         checkpoint, default=HALF, parts=("video_processor", "image_processor")
     )
-    return StepVision(model, _tokens, normalisation, image_size=side, dtype=dtype)
+    return StepVision(model, _tokens, normalisation, image_size=side)
 
 
 def _without_vision(config: Any) -> None:

@@ -32,7 +32,6 @@ class StepVision(nn.Module):
         normalisation: tuple[tuple[float, ...], tuple[float, ...]],
         *,
         image_size: int,
-        dtype: torch.dtype,
         frames_per_step: int = 1,
         multiple: int = 0,
     ) -> None:
@@ -42,7 +41,6 @@ class StepVision(nn.Module):
         self.frames_per_step = frames_per_step
         self._tokens_of = tokens_of
         self._multiple = multiple
-        self._dtype = dtype
         mean, std = normalisation
         # As transformers' processors do it: the rescaling by 1/255 is folded into mean and deviation.
         self.register_buffer(
@@ -75,4 +73,5 @@ class StepVision(nn.Module):
 
     def forward(self, frames_BHWC: Tensor) -> Tensor:
         """Tokens [S, N, L, C] of uint8 frames [B, H, W, 3], B a multiple of ``frames_per_step``."""
-        return self._tokens_of(self.model, self.pixels(frames_BHWC).to(self._dtype))
+        dtype = next(self.model.parameters()).dtype
+        return self._tokens_of(self.model, self.pixels(frames_BHWC).to(dtype))

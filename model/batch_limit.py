@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-
-from malmm.operators.guard import end_of_traceback
 
 __all__ = ["BatchLimit", "Mishap"]
 
@@ -17,7 +16,7 @@ _Result = TypeVar("_Result")
 
 # What allocators say that raise no class of their own: cudaMalloc, cuBLAS, and PyTorch on a CPU.
 _OUT_OF_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
-_MESSAGE_CHARS = 500
+_MESSAGE_CHARS, _TRACE_CHARS = 500, 1500
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,8 @@ class BatchLimit:
             message = " ".join(str(error).split())[:_MESSAGE_CHARS]
             by_device = isinstance(error, torch.AcceleratorError)
             expected = out_of_memory or by_device or isinstance(error, ValueError)
-            mishap = Mishap(kind, message, "" if expected else end_of_traceback(error))
+            trace = "".join(traceback.format_exception(error))
+            mishap = Mishap(kind, message, "" if expected else trace[-_TRACE_CHARS:])
         if by_device and not self._answers():
             self.device_lost = True
         elif out_of_memory and self.device.type == "cuda":

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from malmm.operators.batch_limit import BatchLimit, Mishap
+from malmm.model.batch_limit import BatchLimit, Mishap
 
 CPU = torch.device("cpu")
 # Tensors can be made on it, and nothing can be read back.
