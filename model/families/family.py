@@ -1,12 +1,13 @@
-"""What a model family is: four questions that it answers, and the objects that pass between the answers.
+"""The interface of a model family, and the objects that pass between its parts.
 
-1. How must frames look? ``frame_format``.
-2. How do frames become tokens and memory? ``load_encoder``: the vision part alone.
-3. How do memory and a prompt become the language model's input? 4. How does text come from that? ``load_language``:
-   the language model alone, given one ``Asked`` a text.
+A family has two parts, which are loaded separately:
 
-Banks, merging, provenance, storage, replay, search and jobs know no family. All state is explicit: an encoder or a
-language model keeps nothing between calls. Families are listed in ``malmm.model.families.registry``.
+* ``load_encoder``: the vision part, which turns frames into tokens and memory;
+* ``load_language``: the language model, which turns memory and prompts (one ``Asked`` a text) into texts.
+
+Banks, merging, provenance, storage, replay, search and jobs do not depend on the family. All state is explicit: an
+encoder or a language model keeps nothing between calls. ``malmm.model.families.registry`` lists the families, and says
+how frames must look.
 
 Shape suffixes: T frames, S slots, N visual tokens, L layers, C channels, K prompts, Q queries, D channels of a query.
 """
@@ -40,9 +41,9 @@ __all__ = [
 
 
 def half_precision(device: torch.device) -> torch.dtype:
-    """The type for vision encoders and language models: half on CUDA, single elsewhere.
+    """The dtype for vision encoders and language models: half precision on CUDA, single elsewhere.
 
-    bfloat16 where the card computes with it. Cards before Ampere (T4, V100) emulate it slowly and get float16.
+    bfloat16 if the card supports it. Cards before Ampere (T4, V100) emulate it slowly and get float16.
     """
     if device.type != "cuda":
         return torch.float32
@@ -52,7 +53,7 @@ def half_precision(device: torch.device) -> torch.dtype:
 
 @dataclass(frozen=True)
 class Encoded:
-    """One segment, encoded: its memory and, from Q-Former families, ``query_output`` [K, Q, D], one a prompt."""
+    """An encoded segment: its memory and, from Q-Former families, ``query_output`` [K, Q, D], one for each prompt."""
 
     memory: Memory
     query_output: Tensor | None = None
@@ -60,9 +61,9 @@ class Encoded:
 
 @dataclass(frozen=True, eq=False)
 class Slots:
-    """Memory as a language model reads it: ``tokens`` [S, N, C] or [S, N, L, C] in time order.
+    """Memory as input of a language model: ``tokens`` [S, N, C] or [S, N, L, C] in time order.
 
-    ``times_s`` is the time in the video of each slot, and ``end_s`` where the part of the video that it covers ends.
+    ``times_s`` are the times of the slots in the video, and ``end_s`` is the end of the span that they cover.
     """
 
     tokens: Tensor
@@ -76,10 +77,10 @@ class Slots:
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """One text to make: a prompt, and what the family's language part answers from.
+    """A request for one text: a prompt, and the input of the language part.
 
-    That is ``query_output`` [Q, D] for Q-Former families and ``slots`` for the others. Texts that are asked of the
-    same ``Slots`` object share its prefill. ``system`` is the system text, for families with a chat template.
+    The input is ``query_output`` [Q, D] for Q-Former families and ``slots`` for the others. Requests with the same
+    ``Slots`` object share its prefill. ``system`` is the system prompt, for families with a chat template.
     """
 
     prompt: str
@@ -90,20 +91,20 @@ class Asked:
 
 @dataclass(frozen=True)
 class LabelScores:
-    """A classification: the probability of each label, in the order they were given."""
+    """A classification: the probability of each label, in the given order."""
 
     labels: tuple[str, ...]
     probabilities: tuple[float, ...]
 
     @property
     def best(self) -> tuple[str, float]:
-        """The likeliest label and its probability."""
+        """The most likely label and its probability."""
         place = max(range(len(self.labels)), key=lambda index: self.probabilities[index])
         return self.labels[place], self.probabilities[place]
 
 
 class Counts(NamedTuple):
-    """Numbers that the parts of a model hold. The projector is what maps what is seen into the language model."""
+    """Numbers of parameters of a model's parts. The projector maps visual features to the language model's inputs."""
 
     vision: int
     projector: int
@@ -111,7 +112,7 @@ class Counts(NamedTuple):
 
 
 class VideoEncoder(Protocol):
-    """Frames in, memory out."""
+    """The vision part: frames in, memory out."""
 
     def encode(
         self, frames: Sequence[np.ndarray], prompts: Sequence[Sequence[str]], settings: MemorySettings
@@ -121,7 +122,7 @@ class VideoEncoder(Protocol):
     def replay(
         self, memories: Sequence[Memory], prompts: Sequence[Sequence[str]], settings: MemorySettings
     ) -> Sequence[Tensor | None]:
-        """What a prompt needs of stored memory: query outputs [K, Q, D], None where slots are enough."""
+        """Query outputs [K, Q, D] of prompts on stored memory; None for families that read slots."""
 
     def merge(
         self,
@@ -130,11 +131,11 @@ class VideoEncoder(Protocol):
         *,
         frame_counts: Sequence[int] | None = None,
     ) -> Memory:
-        """One memory of the segments of a video, in time order."""
+        """Merge the memories of a video's segments, in time order, into one."""
 
 
 class LanguagePart(Protocol):
-    """Memory and prompts in, text out."""
+    """The language part: memory and prompts in, text out."""
 
     def generate_texts(
         self,
@@ -143,30 +144,30 @@ class LanguagePart(Protocol):
         *,
         on_words: Callable[[str], None] | None = None,
     ) -> list[str]:
-        """One text for each. ``on_words`` gets the words of a single text as they come."""
+        """Generate a text for each request. Calls ``on_words`` with the words of a single text as they come."""
 
     def score_labels(self, asked: Sequence[Asked], labels: Sequence[str]) -> list[LabelScores]:
-        """Score the labels as continuations of each prompt. Raises ValueError without labels or with equal ones."""
+        """Score labels as continuations of each prompt. Raises ValueError without labels or with equal ones."""
 
 
 class Family(Protocol):
     """A model family."""
 
-    #: True where each frame's time is written before its slot, and memory alone answers: no query bank.
+    #: True for families whose language model reads slots; false for Q-Former families, which have query banks.
     reads_slots: bool
-    #: Frames that become one step of the memory bank.
+    #: Number of frames in one step of the memory bank.
     frames_per_step: int
 
     def verify(self, checkpoint: Checkpoint) -> None:
-        """Compare a checkpoint's tensors with the model's, from headers alone. Raises CheckpointError."""
+        """Compare a checkpoint's tensors with the model's, reading only headers. Raises CheckpointError."""
 
     def parameters(self, checkpoint: Checkpoint) -> Counts:
-        """Numbers of each part, by the configuration alone. Raises CheckpointError."""
+        """Numbers of parameters of each part, from the configuration. Raises CheckpointError."""
 
     def frame_flop(self, checkpoint: Checkpoint) -> int:
-        """Operations a frame through vision encoder and projector, by the configuration alone.
+        """Floating point operations of a frame in vision encoder and projector, from the configuration.
 
-        Two for each multiplication and addition of a matrix product. Raises CheckpointError.
+        Counts two for each multiply-add of a matrix product. Raises CheckpointError.
         """
 
     def load_encoder(
@@ -177,7 +178,7 @@ class Family(Protocol):
         with_vision: bool = True,
         compile_vision: bool = False,
     ) -> VideoEncoder:
-        """The part that sees frames, without the language model. ``with_vision=False`` for replay alone."""
+        """Load the vision part, without the language model. ``with_vision=False`` loads what replay needs."""
 
     def load_language(self, checkpoint: Checkpoint, *, device: torch.device | str = "cpu") -> LanguagePart:
-        """The language model, without the part that sees frames. Raises CheckpointError."""
+        """Load the language model, without the vision part. Raises CheckpointError."""

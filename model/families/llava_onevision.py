@@ -1,6 +1,6 @@
 """LLaVA-OneVision: SigLIP, a two-layer projector, pooling to 196 tokens a frame, Qwen2.
 
-Its processor writes no time between frames, so neither do we. One learned "newline" token follows the last slot.
+Like its processor, writes no times between frames. One learned "newline" token follows the last slot.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LANGUAGE = r"language_model\.|lm_head\."
 
 
 def _tokens(model: Any, pixels_BCHW: Tensor) -> Tensor:
-    """Tokens [B, N, 1, C], without the newline token behind the last frame."""
+    """Tokens [B, N, 1, C], without the newline token after the last frame."""
     found: Tensor = model.get_video_features(pixels_BCHW[None], return_dict=True).pooler_output[0, :-1]
     return found.view(len(pixels_BCHW), -1, 1, found.shape[-1])
 
@@ -80,7 +80,7 @@ FAMILY = PlainFamily(
     language_names=_LANGUAGE,
     projector_names=r"multi_modal_projector\.|image_newline",
     wording=_wording,
-    # Published files name the vision tower's inner model, files that transformers 5 saves do not.
+    # Published files have the vision tower's inner model in their names; files saved by transformers 5 do not.
     renamed=(
         (r"^vision_tower\.(vision_model\.)?", "model.vision_tower."),
         (r"^language_model\.model\.", "model.language_model."),

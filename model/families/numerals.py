@@ -1,4 +1,4 @@
-"""Whole numbers as English words, as the package num2words writes them: SmolVLM was trained on its words."""
+"""Whole numbers as English words, spelled like the package num2words, on whose output SmolVLM was trained."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ni
 def in_words(number: int) -> str:
     """The words of a number from 0 to 999,999: 1234 is "one thousand, two hundred and thirty-four".
 
-    Raises ValueError for another.
+    Raises ValueError for any other number.
     """
     if not 0 <= number < 1_000_000:
-        raise ValueError(f"{number} has no words here: 0 to 999,999")
+        raise ValueError(f"{number} cannot be written in words here: 0 to 999,999")
     if number < 20:
         return _SMALL[number]
     if number < 100:

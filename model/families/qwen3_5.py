@@ -1,4 +1,4 @@
-"""Qwen3.5: as Qwen3-VL without deepstack tensors, and with linear layers, whose state changes in place."""
+"""Qwen3.5: like Qwen3-VL, but without deepstack tensors and with linear attention, whose state changes in place."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ FAMILY = PlainFamily(
     language_names=r"language_model\.|lm_head\.",
     projector_names=r"visual\.(merger|deepstack_merger_list)\.",
     wording=_wording,
-    # Multi-token prediction, which transformers does not run.
+    # Multi-token prediction, which transformers does not use.
     ignored=("mtp.",),
     frames_per_step=FRAMES_A_STEP,
 )

@@ -1,7 +1,7 @@
 """Qwen3-VL: two frames a step, and three "deepstack" tensors beside each token, which the first layers add.
 
-Deepstack tensors are carried through the bank and merged with the pairs and weights of the tokens. The time of a slot
-is written before it, in seconds. Positions are transformers' own: a slot counts as one step in time.
+Deepstack tensors go through the bank with the tokens, and are merged with the same pairs and weights. The time of a
+slot is written before it, in seconds. Positions are computed by transformers: a slot counts as one step in time.
 
 Shape suffixes: B frames, S steps, N tokens, L layers (the token and its deepstack tensors), C channels.
 """
@@ -62,7 +62,7 @@ def _tokens(model: Any, pixels_BCHW: Tensor) -> Tensor:
 
 
 def step_vision(checkpoint: Checkpoint, model: Any, tokens_of: Any, side: int) -> StepVision:
-    """The vision part around one of Qwen's vision models."""
+    """Wrap one of Qwen's vision models as a vision part."""
     normalisation = image_normalisation(
         checkpoint,
         default=HALF,
@@ -92,7 +92,7 @@ def without_vision(config: Any) -> None:
 
 
 def seen_by_qwen(slots: Slots) -> str:
-    """The words around slots, as Qwen's processor writes them in place of the template's placeholder."""
+    """The text for slots, as Qwen's processor writes it in place of the template's placeholder."""
     tokens = PLACEHOLDER * slots.tokens.shape[1]
     return "".join(
         f"<{time_s:.1f} seconds><|vision_start|>{tokens}<|vision_end|>" for time_s in slots.times_s

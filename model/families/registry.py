@@ -1,6 +1,6 @@
 """The table of model families. Importing it loads neither torch nor transformers.
 
-To add a family: a file or folder beside this one that offers a ``malmm.model.families.family.Family``, and a row here.
+To add a family, add a file or folder beside this one with a ``malmm.model.families.family.Family``, and a row here.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ __all__ = ["FAMILIES", "FamilyRow", "family_of", "image_size", "row_of", "token_
 
 @dataclass(frozen=True)
 class FamilyRow:
-    """One family: the ``model_type`` of its checkpoints, its ``name``, and the module that offers ``FAMILY``.
+    """One family: the ``model_type`` of its checkpoints, its ``name``, and the module that has ``FAMILY``.
 
-    ``parts`` are the sections that ``config.json`` must have. ``image_size`` is the side in pixels of the square frames
-    that it is given, from ``config.json``: part of the recipe. ``reads_slots`` is false for Q-Former families, whose
-    retrieval model reads their memory. ``token_shape`` is the shape of a slot's tokens, (N, C), or (N, L, C) for
-    families with L tensors a token. ``licence`` is what the publisher's page says.
+    ``parts`` are the sections that ``config.json`` must have. ``image_size`` returns the side of its square frames in
+    pixels from ``config.json``; it is part of the recipe. ``reads_slots`` is false for Q-Former families, whose
+    retrieval model reads their memory. ``token_shape`` returns the shape of a slot's tokens, (N, C), or (N, L, C) for
+    families with L tensors a token. ``licence`` is that of the publisher's page.
     """
 
     model_type: str
@@ -40,18 +40,18 @@ class FamilyRow:
 
 
 def _own_size(default: int) -> Callable[[dict[str, Any]], int]:
-    """The size that the vision encoder's configuration says."""
+    """The size in the vision encoder's configuration."""
     return lambda config: int(config["vision_config"].get("image_size", default))
 
 
 def _qwen_size(config: dict[str, Any]) -> int:
-    """64 tokens a frame: Qwen's processors let the size depend on a clip's length, and a bank needs one size."""
+    """The size with 64 tokens a frame: Qwen's own depends on a clip's length, but a bank needs one size."""
     vision = config["vision_config"]
     return 8 * int(vision.get("patch_size", 16)) * int(vision.get("spatial_merge_size", 2))
 
 
 def _patches(config: dict[str, Any], size: int, patch: int) -> int:
-    """Patches on a side of a frame; the last two are what transformers takes where a configuration does not say."""
+    """Patches on a side of a frame; ``size`` and ``patch`` are transformers' defaults."""
     vision = config["vision_config"]
     return int(vision.get("image_size", size)) // int(vision.get("patch_size", patch))
 
@@ -116,7 +116,7 @@ FAMILIES = {
 
 
 def row_of(checkpoint: Checkpoint) -> FamilyRow:
-    """The family of a checkpoint. Raises CheckpointError, with the list of families, where none covers it."""
+    """The family of a checkpoint. Raises CheckpointError, with the list of families, if there is none."""
     row = FAMILIES.get(checkpoint.config.get("model_type", ""))
     if row is None:
         known = ", ".join(f"{row.name} ({row.model_type})" for row in FAMILIES.values())
@@ -134,7 +134,7 @@ def family_of(checkpoint: Checkpoint) -> Family:
 
 
 def image_size(checkpoint: Checkpoint) -> int:
-    """Side in pixels of the square frames that a checkpoint is given. Raises CheckpointError."""
+    """Side in pixels of a checkpoint's square frames. Raises CheckpointError."""
     return _positive(checkpoint, "image size", lambda row: (row.image_size(checkpoint.config),))[0]
 
 

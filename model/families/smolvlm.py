@@ -1,6 +1,6 @@
 """SmolVLM2: SigLIP, a pixel shuffle and a linear layer, a small Llama. 64 or 81 tokens a frame.
 
-The smallest family, and the one to read first: a vision part, the words around slots, and ``FAMILY``.
+The smallest family, so read this one first: a vision part, the text around slots, and ``FAMILY``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _FRAME = f"\nFrame from {{minutes:02d}}:{{seconds:02d}}:{_FENCE}<global-img>{{to
 
 
 def _tokens(model: Any, pixels_BCHW: Tensor) -> Tensor:
-    """Tokens [B, N, 1, C]. Not by ``get_image_features``, which drops pictures whose normalised pixels are all 0."""
+    """Tokens [B, N, 1, C]. ``get_image_features`` would drop pictures whose normalised pixels are all 0."""
     batch, _, height, width = pixels_BCHW.shape
     patch = model.config.vision_config.patch_size
     mask = torch.ones(batch, height // patch, width // patch, dtype=torch.bool, device=pixels_BCHW.device)
@@ -63,7 +63,7 @@ def _without_vision(config: Any) -> None:
 
 
 def _seen(slots: Slots) -> str:
-    """The words around slots, as SmolVLM's processor writes them around frames."""
+    """The text for slots, as SmolVLM's processor writes it for frames."""
     tokens = "<image>" * slots.tokens.shape[1]
     length = timedelta(seconds=int(slots.end_s))
     said = [_INTRODUCTION.format(count=in_words(len(slots.tokens)), length=length)]

@@ -1,9 +1,9 @@
-"""The vision encoder as compiled code, for batches of a few fixed sizes.
+"""The compiled vision encoder, for a few fixed batch sizes.
 
-Compiled code, and a CUDA graph even more so, is made for one shape. A run's batches have any number of frames: the
-last of a segment is smaller, and segments end at different times. So frames go in batches of ``BATCHES``, the last
-padded, and all sizes are compiled when the encoder is loaded: nothing is compiled again while videos wait, and
-a worker that cannot compile says so before it has taken any.
+Compiled code, and a CUDA graph even more so, is for one shape. A run's batches have any number of frames: the last one
+of a segment is smaller, and segments end at different times. So frames go in batches of the sizes ``BATCHES``, the last
+one padded. All sizes are compiled when the encoder is loaded, so that nothing is compiled while videos wait, and a
+worker that cannot compile fails before it takes any.
 
 Shape suffixes: B frames, H and W pixels, C colours, N tokens.
 """
@@ -22,19 +22,19 @@ from malmm.model.families.instructblip.vision import VisionEncoder
 
 __all__ = ["BATCHES", "CompileError", "CompiledVision", "batch_sizes", "try_compiler"]
 
-#: Frames in a batch: many, and few for what is left. Each is multiple of the smallest.
+#: Batch sizes in frames: a large one, and a small one for the rest. Each is a multiple of the smallest.
 BATCHES = (32, 8)
-# A CUDA graph's first call warms up and its second records: from the third on it is replayed.
+# The first call of a CUDA graph warms up, the second records, and from the third on it is replayed.
 _CALLS_BEFORE_REPLAY = 3
 _LONGEST_REASON = 300
 
 
 class CompileError(RuntimeError):
-    """This machine cannot compile; the message says what is missing and the way out."""
+    """This machine cannot compile. The message says what is missing and what to do."""
 
 
 def batch_sizes(count: int, sizes: Sequence[int] = BATCHES) -> Iterator[int]:
-    """Sizes of the batches that ``count`` frames go in: less than the smallest size of it all is padding."""
+    """Yield the sizes of batches for ``count`` frames. All together have less padding than the smallest size."""
     smallest = min(sizes)
     while count > 0:
         padded = -(-count // smallest) * smallest
@@ -44,10 +44,9 @@ def batch_sizes(count: int, sizes: Sequence[int] = BATCHES) -> Iterator[int]:
 
 
 class CompiledVision:
-    """What a ``VisionEncoder`` does, by compiled code; on CUDA by replaying a CUDA graph.
+    """Runs a ``VisionEncoder`` as compiled code; on CUDA by replaying a CUDA graph.
 
-    Neither a module nor in one: the encoder keeps its own parameters under their own names. It has to stay on its
-    device and in its type from here on.
+    Not a module: the encoder keeps its parameters under their own names. It must stay on its device and keep its dtype.
     """
 
     def __init__(self, vision: VisionEncoder, sizes: Sequence[int] = BATCHES) -> None:
@@ -61,8 +60,8 @@ class CompiledVision:
             vision.forward, fullgraph=True, dynamic=False, mode="reduce-overhead" if on_cuda else None
         )
         # CUDA graphs belong to the thread that records them, and Ray Data calls an actor from another thread than the
-        # one that made it. In a thread of our own, inference mode is off as well, whatever it is in the caller's:
-        # compiled code is bound to the mode, and to that of its inputs.
+        # one that created it. In our own thread, inference mode is always off, whatever the caller's thread does:
+        # compiled code depends on that mode, and on that of its inputs.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="malmm-compiled")
         try:
             self._thread.submit(self._warm_up).result()
@@ -78,7 +77,7 @@ class CompiledVision:
     def _warm_up(self) -> None:
         side = self._vision.image_size
         with warnings.catch_warnings():
-            # Of torch's own insides, on import.
+            # Warnings of torch's own modules, on import.
             warnings.simplefilter("ignore")
             for size in self._sizes:
                 self._buffers[size] = torch.zeros(size, side, side, 3, dtype=torch.uint8, device=self._device)
@@ -94,9 +93,9 @@ class CompiledVision:
         for size in batch_sizes(len(frames_BHWC), self._sizes):
             part_BHWC = vision.on_device(frames_BHWC[begin : begin + size])
             count = len(part_BHWC)
-            # What is behind them are earlier frames: no frame has a say in another's tokens.
+            # The rest of the buffer has earlier frames, which do not change these frames' tokens.
             self._buffers[size][:count].copy_(part_BHWC)
-            # A copy: the next replay of a CUDA graph writes over what this one gave.
+            # A copy, since the next replay of the CUDA graph overwrites its output.
             tokens_BNC[begin : begin + count].copy_(self._run(size)[:count])
             begin += count
         return tokens_BNC
@@ -108,12 +107,12 @@ class CompiledVision:
 
 
 def try_compiler(device: torch.device) -> str | None:
-    """Compile next to nothing: why this machine cannot, as a sentence, or None if it can."""
+    """Compile a tiny function. Returns None if that works, else the reason as a sentence."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.compile(_next_to_nothing)(torch.ones(64, device=device))
-    except Exception as error:  # noqa: BLE001 - whatever goes wrong, compiling does not work here
+    except Exception as error:  # noqa: BLE001 - any exception means that compiling does not work here
         return _sentence(error)
     return None
 
@@ -130,13 +129,13 @@ def _sentence(error: Exception) -> str:
             "variable CXX, or run without --compile"
         )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    # A compiler's output has the line that says what is wrong somewhere in the middle.
+    # The line with the error is somewhere in the middle of a compiler's output.
     reason = next((line for line in lines if "error: " in line), lines[0])[:_LONGEST_REASON]
-    return f"--compile does not work on {host}: {reason}; mend that or run without --compile"
+    return f"--compile does not work on {host}: {reason}; fix that or run without --compile"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and those within it; torch wraps what its compilers raise."""
+    """Yield an exception and those inside it: torch wraps the exceptions of its compilers."""
     while error is not None:
         yield error
         error = getattr(error, "inner_exception", None) or error.__cause__

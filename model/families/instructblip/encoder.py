@@ -1,7 +1,7 @@
 """The online encoder: vision encoder and Q-Former with both memory banks, over segments in lock step.
 
-This is the part of MA-LMM that sees frames. It holds no language model, so that it scales apart from it:
-what it hands on for each prompt is the Q-Former's [Q, D] output, and for each segment its visual memory.
+This is the part of MA-LMM that reads frames. It has no language model, so that both can be scaled separately. Its
+output is the Q-Former's [Q, D] output for each prompt, and the visual memory of each segment.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from malmm.model.families.family import Encoded, half_precision
 from malmm.model.families.instructblip.compiled_vision import CompiledVision
 from malmm.model.families.instructblip.qformer import OnlineQFormer
 from malmm.model.families.instructblip.vision import VisionEncoder
+from malmm.model.families.lock_step import clip_tensor, frames_order, in_given_order, memories_order
 from malmm.model.memory.positions import POSITIONS_KEY, TimePositions
-from malmm.model.memory.settings import MemorySettings, falling_order
+from malmm.model.memory.settings import MemorySettings
 from malmm.model.memory.slots import Memory, merge_memories
 
 __all__ = [
@@ -40,14 +41,14 @@ INSTRUCTBLIP_PREFIXES = (
 #: Tensors that published weights do not have.
 INSTRUCTBLIP_OPTIONAL = (POSITIONS_KEY,)
 
-#: Frames that the Q-Former takes at once, times prompts and segments.
+#: Rows of one Q-Former call: frames times prompts times segments.
 ROWS_AT_ONCE = 16
 
 
 class Encoder(nn.Module):
-    """Frames and prompts in, query outputs and memory out. Nothing carries over between calls.
+    """Frames and prompts in, query outputs and memory out. Stateless between calls.
 
-    With ``positions``, a frame's visual tokens get the vector of its place in time before the memory bank.
+    With ``positions``, the vector of a frame's time is added to its visual tokens before the memory bank.
     """
 
     def __init__(
@@ -74,11 +75,11 @@ class Encoder(nn.Module):
         with_vision: bool = True,
         compile_vision: bool = False,
     ) -> Encoder:
-        """The encoder of an InstructBLIP checkpoint; ``with_vision=False`` for replay, which needs no frames.
+        """Load the encoder of an InstructBLIP checkpoint; ``with_vision=False`` for replay, which needs no frames.
 
-        ``dtype`` is the vision encoder's; all else is float32, as the authors run it. ``compile_vision`` compiles the
-        vision encoder, which takes a minute or so; the encoder then has to stay on its device.
-        Raises CheckpointError, and CompileError where nothing can be compiled.
+        ``dtype`` is the vision encoder's; all else is float32, as in the authors' code. ``compile_vision`` compiles the
+        vision encoder, which takes about a minute; the encoder must then stay on its device. Raises CheckpointError,
+        and CompileError if this machine cannot compile.
         """
         device = torch.device(device)
         checkpoint.check_prefixes(INSTRUCTBLIP_PREFIXES, optional=INSTRUCTBLIP_OPTIONAL)
@@ -125,18 +126,13 @@ class Encoder(nn.Module):
     ) -> list[Encoded]:
         """Encode segments in lock step: ``frames[s]`` is uint8 [T_s, H, W, 3], ``prompts[s]`` its K prompts.
 
-        ``vision_batch`` is how many frames go through the vision encoder at once, taken from all segments
-        that are still going. Raises ValueError for a segment without frames.
+        ``vision_batch`` is the number of frames in one call of the vision encoder, taken from all segments that have
+        not ended. Raises ValueError for a segment without frames.
         """
         if self.vision is None:
             raise ValueError("this encoder was loaded without its vision encoder")
-        if len(frames) != len(prompts):
-            raise ValueError(f"{len(frames)} segments and the prompts of {len(prompts)}")
-        order = falling_order([len(clip) for clip in frames])
-        if not order or not len(frames[order[-1]]):
-            raise ValueError("a segment without frames cannot be encoded")
-        # Arrays out of an object store are read-only, which torch has no word for; those are copied.
-        clips = [torch.from_numpy(np.require(frames[index], requirements=["C", "W"])) for index in order]
+        order = frames_order(frames, prompts)
+        clips = [clip_tensor(frames[index]) for index in order]
         lengths = [len(clip) for clip in clips]
 
         vision = self.vision
@@ -161,24 +157,18 @@ class Encoder(nn.Module):
         )
         if self.positions is not None:
             memories = [self.positions.removed(memory) for memory in memories]
-        results: list[Encoded | None] = [None] * len(clips)
-        for place, index in enumerate(order):
-            results[index] = Encoded(memories[place], outputs[place])
-        return [result for result in results if result is not None]
+        encoded = [Encoded(memory, output) for memory, output in zip(memories, outputs, strict=True)]
+        return in_given_order(encoded, order)
 
     @torch.inference_mode()
     def replay(
         self, memories: Sequence[Memory], prompts: Sequence[Sequence[str]], settings: MemorySettings
     ) -> list[Tensor]:
-        """Query outputs [K, Q, D] of new prompts on stored memory, stepping over its slots as if frames.
+        """Query outputs [K, Q, D] of new prompts on stored memory, stepping over its slots as if they were frames.
 
-        An approximation of the online pass: the query bank sees as many steps as there are slots.
+        An approximation of the online pass: the query bank gets only as many steps as there are slots.
         """
-        if len(memories) != len(prompts):
-            raise ValueError(f"{len(memories)} memories and the prompts of {len(prompts)}")
-        order = falling_order([len(memory) for memory in memories])
-        if not order or not len(memories[order[-1]]):
-            raise ValueError("a memory without slots cannot be replayed")
+        order = memories_order([len(memory) for memory in memories], prompts)
         ordered = [memories[index] for index in order]
         if self.positions is not None:
             ordered = [self.positions.added(memory) for memory in ordered]
@@ -196,10 +186,7 @@ class Encoder(nn.Module):
             tokens_per_frame=ordered[0].tokens.shape[1],
             sizes=[memory.sizes for memory in ordered],
         )
-        results: list[Tensor | None] = [None] * len(ordered)
-        for place, index in enumerate(order):
-            results[index] = outputs[place]
-        return [result for result in results if result is not None]
+        return in_given_order(outputs, order)
 
     @torch.inference_mode()
     def merge(
@@ -209,11 +196,11 @@ class Encoder(nn.Module):
         *,
         frame_counts: Sequence[int] | None = None,
     ) -> Memory:
-        """One memory of the segments of a video, in time order, compressed to the bank's length.
+        """Merge the memories of a video's segments, in time order, into one of the bank's length.
 
-        What is similar is judged with each frame's place in the whole video. Told the ``frame_counts`` of the
-        memories, which the same settings made, it takes one after the other and lets it go. Raises ValueError when
-        there is no memory or they differ in shape.
+        Similarity is measured with each frame's position in the whole video. With the ``frame_counts`` of the memories
+        (made with the same settings), only one memory is held at a time. Raises ValueError if there is no memory, or if
+        their shapes differ.
         """
         slots = None
         if frame_counts is None:
@@ -243,9 +230,9 @@ class Encoder(nn.Module):
         tokens_per_frame: int,
         sizes: list[Tensor] | None = None,
     ) -> tuple[list[Tensor], list[Memory]]:
-        """Step segments, the longest first, and collect each one's outputs when it ends.
+        """Step over all segments, longest first, and collect each one's outputs when it ends.
 
-        ``entries(begin, end)`` gives the visual tokens of those steps for every segment that has any.
+        ``entries(begin, end)`` returns the visual tokens of those steps for every segment that has any.
         """
         input_ids_SKL, attention_mask_SKL = self.prompt_tokens(prompts)
         state = self.qformer.start(
@@ -282,7 +269,7 @@ class Encoder(nn.Module):
 
 
 def _together(lengths: Sequence[int], begin: int, end: int, rows: int) -> Iterator[tuple[int, int]]:
-    """Steps [begin, end) in runs for the Q-Former to take at once: none goes over the end of a segment."""
+    """Divide steps [begin, end) into runs for one Q-Former call each; no run crosses the end of a segment."""
     most = max(1, ROWS_AT_ONCE // rows)
     while begin < end:
         stop = min(begin + most, end, *(length for length in lengths if length > begin))

@@ -1,4 +1,4 @@
-"""InstructBLIP, with Vicuna and with FLAN-T5, as a model family."""
+"""The InstructBLIP family, with Vicuna and with FLAN-T5."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class InstructBlipFamily:
     frames_per_step = 1
 
     def verify(self, checkpoint: Checkpoint) -> None:
-        """Compare a checkpoint's tensors with the model's, from headers alone. Raises CheckpointError."""
+        """Compare a checkpoint's tensors with the model's, reading only headers. Raises CheckpointError."""
         checkpoint.check_prefixes(INSTRUCTBLIP_PREFIXES, optional=INSTRUCTBLIP_OPTIONAL)
         config = checkpoint.parsed(InstructBlipConfig)
         for name, part in meta_parts(config).items():
@@ -34,7 +34,7 @@ class InstructBlipFamily:
         checkpoint.tokenizer("qformer_tokenizer")
 
     def parameters(self, checkpoint: Checkpoint) -> Counts:
-        """Numbers of image encoder, of Q-Former and projection, and of language model, by the configuration alone."""
+        """Numbers of parameters of image encoder, of Q-Former with projection, and of language model."""
         config = checkpoint.parsed(InstructBlipConfig)
         parts = meta_parts(config)
         queries = parts.pop("query_tokens").numel()
@@ -48,7 +48,7 @@ class InstructBlipFamily:
         return Counts(counts.pop("vision_model"), sum(counts.values()) + queries, language)
 
     def frame_flop(self, checkpoint: Checkpoint) -> int:
-        """Operations a frame through the image encoder: the Q-Former's depend on banks and prompts."""
+        """Operations of a frame in the image encoder; those of the Q-Former depend on banks and prompts."""
         config = checkpoint.parsed(InstructBlipConfig).vision_config
         tokens = (config.image_size // config.patch_size) ** 2 + 1
         vision = meta_parts(checkpoint.parsed(InstructBlipConfig))["vision_model"]

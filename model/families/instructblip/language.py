@@ -1,7 +1,7 @@
-"""The frozen language model: query outputs and prompts in, text out. It needs no vision and no Q-Former.
+"""The frozen language model: query outputs and prompts in, text out. It needs neither vision encoder nor Q-Former.
 
-Decoder-only (Vicuna) and encoder-decoder (FLAN-T5) checkpoints work alike: the projected query outputs stand
-before the prompt's own tokens, as InstructBLIP was trained.
+Decoder-only (Vicuna) and encoder-decoder (FLAN-T5) checkpoints work alike: the projected query outputs come before the
+prompt's tokens, as InstructBLIP was trained.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class LanguageModel(nn.Module):
         self.tokenizer = tokenizer
         start = model.config.decoder_start_token_id if model.config.is_encoder_decoder else None
         self.text_tokens = TextTokens.of(tokenizer, start)
-        # transformers fills gaps of the settings that it is given from here.
+        # Empty, since transformers takes settings from here that a call leaves out.
         model.generation_config = GenerationConfig()
 
     @classmethod
@@ -82,7 +82,7 @@ class LanguageModel(nn.Module):
 
     @property
     def is_encoder_decoder(self) -> bool:
-        """True for T5 kinds, whose prompt goes to the encoder."""
+        """True for T5 models, whose prompt goes to the encoder."""
         return bool(self.model.config.is_encoder_decoder)
 
     def _prefix(self, query_BQD: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -107,9 +107,10 @@ class LanguageModel(nn.Module):
         return torch.stack(embeds), torch.stack(mask)
 
     def _before_last(self, embeds_BPE: Tensor, mask_BP: Tensor) -> Cache:
-        """Keys and values of all positions but the last, of a decoder-only model: what continuations share.
+        """Keys and values of all positions but the last, for a decoder-only model: the prefill that continuations
+        share.
 
-        The last is left to each continuation, whose first token follows from the output at that place.
+        Each continuation computes the last position itself, since its first token follows from the output there.
         """
         mask_BN = mask_BP[:, :-1]
         outputs = self.model.base_model(
@@ -129,16 +130,17 @@ class LanguageModel(nn.Module):
         *,
         on_words: Callable[[str], None] | None = None,
     ) -> list[str]:
-        """Texts for ``query_output`` [B, Q, D] under ``prompts``, one each.
+        """Generate texts for ``query_output`` [B, Q, D] and ``prompts``, one each.
 
-        ``on_words`` gets the words of a single text, of one beam, as they come; what it raises ends the generation.
+        Calls ``on_words`` with the words of a single text, of one beam, as they come. An exception that it raises ends
+        the generation.
         """
         if not prompts:
             return []
         embeds, mask = self._prefix(query_output, prompts)
         before: Cache | None = None
         begin: dict[str, Tensor] = {}
-        # transformers encodes before it multiplies rows by beams, but has each beam read a decoder's prompt anew.
+        # transformers would compute a decoder's prompt again for each beam (an encoder's only once): share its prefill.
         if decoding.num_beams > 1 and not self.is_encoder_decoder:
             before = self._before_last(embeds, mask)
             before.batch_repeat_interleave(decoding.num_beams)
@@ -163,11 +165,11 @@ class LanguageModel(nn.Module):
         *,
         on_words: Callable[[str], None] | None = None,
     ) -> list[str]:
-        """As ``generate``, for questions that hold their query outputs. Raises ValueError for a system text."""
+        """``generate`` for requests with query outputs. Raises ValueError for a system prompt."""
         return self.generate(*_outputs_and_prompts(asked), decoding, on_words=on_words) if asked else []
 
     def score_labels(self, asked: Sequence[Asked], labels: Sequence[str]) -> list[LabelScores]:
-        """As ``classify``, for questions that hold their query outputs. Raises ValueError for a system text."""
+        """``classify`` for requests with query outputs. Raises ValueError for a system prompt."""
         return self.classify(*_outputs_and_prompts(asked), labels)
 
     @torch.inference_mode()
@@ -195,9 +197,9 @@ class LanguageModel(nn.Module):
     def _continuation_scores(
         self, embeds_BPE: Tensor, mask_BP: Tensor, labels: Sequence[str], batch_size: int = 32
     ) -> list[float]:
-        """The score of every label after every prefix, those of a prefix side by side.
+        """The score of every label after every prefix, grouped by prefix.
 
-        Prefixes are computed once; ``batch_size`` bounds how many labels follow each of them at a time.
+        Prefixes are computed once; ``batch_size`` is the largest number of labels that follow each of them in one call.
         """
         given = self._encoded if self.is_encoder_decoder else self._before_last
         follow = self._decoded if self.is_encoder_decoder else self._continued
@@ -212,7 +214,7 @@ class LanguageModel(nn.Module):
         return torch.cat(scores, dim=1).flatten().tolist()
 
     def _label_ids(self, labels: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Tokens of labels, each with the end of the text, padded on the right, and where they are [K, L]."""
+        """Tokens [K, L] of labels with the end token, padded on the right, and their mask [K, L]."""
         end = self.tokenizer.eos_token_id
         rows = []
         for label in labels:
@@ -226,7 +228,7 @@ class LanguageModel(nn.Module):
     def _continued(self, before: Cache, embeds_BPE: Tensor, mask_BP: Tensor, ids_KL: Tensor) -> Tensor:
         """A decoder-only model's logits [B*K, L, V] for every label after every prefix.
 
-        The padding at a label's end comes after all that is scored, and needs no mask.
+        The padding behind a label comes after all scored tokens, so it needs no mask.
         """
         (rows, _), (copies, length) = mask_BP.shape, ids_KL.shape
         cache = copy.deepcopy(before)
@@ -242,7 +244,7 @@ class LanguageModel(nn.Module):
         ).logits
 
     def _encoded(self, embeds_BPE: Tensor, mask_BP: Tensor) -> Tensor:
-        """What an encoder-decoder model's encoder makes of prefixes [B, P, E]: what continuations share."""
+        """The encoder's output for prefixes [B, P, E], for an encoder-decoder model: what continuations share."""
         return self.model.get_encoder()(inputs_embeds=embeds_BPE, attention_mask=mask_BP).last_hidden_state
 
     def _decoded(self, encoded_BPE: Tensor, embeds_BPE: Tensor, mask_BP: Tensor, ids_KL: Tensor) -> Tensor:
@@ -257,9 +259,9 @@ class LanguageModel(nn.Module):
 
 
 def _outputs_and_prompts(asked: Sequence[Asked]) -> tuple[Tensor, list[str]]:
-    """Query outputs [B, Q, D] and prompts of questions."""
+    """Query outputs [B, Q, D] and prompts of requests."""
     if any(question.system for question in asked):
-        raise ValueError("InstructBLIP has no chat template, and no place for a system text")
+        raise ValueError("InstructBLIP has no chat template, and no place for a system prompt")
     outputs = [question.query_output for question in asked if question.query_output is not None]
     if len(outputs) != len(asked) or not outputs:
         raise ValueError("InstructBLIP answers from query outputs")

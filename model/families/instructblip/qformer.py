@@ -1,21 +1,20 @@
 """The Q-Former, stepped online over frames with a visual memory bank and query memory banks.
 
-Follows He et al., CVPR 2024 (arXiv 2404.05726), section 3, over the parameters of Hugging Face's
-``InstructBlipQFormerModel``, unchanged and under their names. At every frame, cross-attention takes its keys
-and values from the visual memory bank, and each self-attention takes its own from a query memory bank of
-that layer's past inputs, for query rows and prompt rows alike.
+Follows He et al., CVPR 2024 (arXiv 2404.05726), section 3, with the unchanged parameters of Hugging Face's
+``InstructBlipQFormerModel``. At every frame, cross-attention takes keys and values from the visual memory bank. Each
+self-attention takes them from a query memory bank of that layer's past inputs, for query rows and prompt rows alike.
 
-What a plain implementation computes and this one need not, exactly:
+Savings over a plain implementation, all of them exact:
 
-* the input of layer 0 is the same at every frame, so all entries of its query bank are one vector, and
-  attention over copies is attention over one: that layer's self-attention is computed once a pass;
-* between frames only the banks carry state, so layers after the last bank run only where an output is
-  wanted, and without query banks the Q-Former runs once, at the end;
-* a bank holds a layer's inputs, never its outputs: what a layer does at a frame needs the layer below at this
-  frame and those before, and nothing of its own. So a layer takes several frames at once, as a causal
-  transformer takes tokens: one product a weight for all of them, then attention frame by frame while the bank
-  goes through its changes. Weights, which a frame alone is too small to make worth reading, are read once;
-* the visual bank does not depend on the prompt: K prompts share it, folded into the query length.
+* The input of layer 0 is the same at every frame, so all entries of its query bank are equal, and attention over copies
+  is attention over one. That layer's self-attention is computed once a pass.
+* Between frames only the banks carry state. So layers after the last bank run only if an output is wanted, and without
+  query banks the Q-Former runs once, at the end.
+* A bank holds a layer's inputs, never its outputs. So a layer at one frame depends on the layer below at this and
+  earlier frames, and never on its own outputs. A layer can therefore process several frames at once, as a causal
+  transformer processes tokens: one matrix product for all of them, then attention frame by frame while the bank
+  changes. The weights are read once for all frames, which matters because one frame is little work.
+* The visual bank does not depend on the prompt. K prompts share it, folded into the query length.
 
 Shape suffixes: S segments, K prompts, R = S * K rows, T frames, N visual tokens a frame, C their channels,
 Q query tokens, L prompt tokens, P = Q + L positions, D hidden size, H heads, E channels a head.
@@ -41,7 +40,7 @@ __all__ = ["MemorySettings", "OnlineQFormer", "OnlineState", "falling_order"]
 
 
 class _Recalled:
-    """A bank's keys and values for one attention layer; they go through the bank's changes."""
+    """Keys and values of a bank for one attention layer, which follow the bank's changes."""
 
     def __init__(self, bank: Bank, channels: int) -> None:
         self._key_BSND = bank.buffer(channels)
@@ -53,7 +52,7 @@ class _Recalled:
         return self._key_BSND.nbytes + self._value_BSND.nbytes
 
     def after(self, change: Change, key_BND: Tensor, value_BND: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, X, D] of all entries after the change, that of the appended one with them."""
+        """Apply a change; return keys and values [B, X, D] of all entries, with the appended one."""
         change.apply(self._key_BSND, key_BND)
         change.apply(self._value_BSND, value_BND)
         key_BXD, value_BXD = (
@@ -65,10 +64,10 @@ class _Recalled:
 
 @dataclass
 class OnlineState:
-    """All that a pass over a batch of segments carries from frame to frame. Made by ``OnlineQFormer.start``.
+    """The state of a pass over a batch of segments, from frame to frame. Made by ``OnlineQFormer.start``.
 
-    The segments are in order of falling length, so that those still going are the first ``active``.
-    ``query`` has a bank for each layer after the first, or none.
+    Segments are ordered from the longest to the shortest, so that the first ``active`` have not ended. ``query`` has a
+    bank for each layer after the first, or is empty.
     """
 
     visual: Bank
@@ -83,7 +82,7 @@ class OnlineState:
 
     @property
     def active_rows(self) -> int:
-        """R: segments still going, times prompts."""
+        """R: active segments times prompts."""
         return self.active * self.prompts_per_segment
 
     @property
@@ -97,19 +96,19 @@ class OnlineState:
         return sum(bank.nbytes for bank in self.query) + sum(kept.nbytes for kept in self.query_recalled)
 
     def retire(self, active: int) -> None:
-        """Go on with the first ``active`` segments only; the others have ended."""
+        """Continue with the first ``active`` segments; the others have ended."""
         self.active = active
         self.visual.retire(active)
         for bank in self.query:
             bank.retire(self.active_rows)
 
     def finish(self) -> list[BankEntries]:
-        """Each segment's visual memory, compressed to the bank's length. Ends the pass."""
+        """Return each segment's visual memory, compressed to the bank's length. Ends the pass."""
         return self.visual.finish()
 
 
 class OnlineQFormer(nn.Module):
-    """Steps a Q-Former over frames. Holds parameters only; a pass's memory is an ``OnlineState``."""
+    """Steps a Q-Former over frames. Has only parameters; the state of a pass is an ``OnlineState``."""
 
     def __init__(self, qformer: InstructBlipQFormerModel, query_tokens: nn.Parameter) -> None:
         super().__init__()
@@ -125,12 +124,12 @@ class OnlineQFormer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type banks and attention are computed in."""
+        """The dtype of banks and attention."""
         return self.query_tokens.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where frames and prompts must be."""
+        """The device on which frames and prompts must be."""
         return self.query_tokens.device
 
     def start(
@@ -142,10 +141,10 @@ class OnlineQFormer(nn.Module):
         tokens_per_frame: int,
         settings: MemorySettings,
     ) -> OnlineState:
-        """Begin a pass of at most ``steps`` frames over S segments with K prompts each.
+        """Start a pass of at most ``steps`` frames over S segments with K prompts each.
 
-        ``attention_mask_SKL`` is 1 for prompt tokens and 0 for padding, None for no padding. Raises
-        ValueError for prompts that are longer than the Q-Former's position table.
+        ``attention_mask_SKL`` is 1 for prompt tokens and 0 for padding; None if there is no padding. Raises ValueError
+        for prompts longer than the Q-Former's position table.
         """
         segments, prompts, length = input_ids_SKL.shape
         longest = self.qformer.config.max_position_embeddings
@@ -188,7 +187,7 @@ class OnlineQFormer(nn.Module):
             for _ in self._layers[1:]
             if settings.query
         ]
-        # Without query banks only the last frame attends, so keys and values are not kept.
+        # Without query banks only the last frame attends, so keys and values are not stored.
         visual_recalled = [_Recalled(visual, self.hidden) for _ in self._crossing] if query else []
         return OnlineState(
             visual=visual,
@@ -210,12 +209,11 @@ class OnlineQFormer(nn.Module):
         want_output: bool = True,
         sizes_STN: Tensor | None = None,
     ) -> Tensor | None:
-        """Take the next T frames of every active segment: ``frames_STNC`` [active, T, N, C] visual tokens.
+        """Process the next T frames of every active segment: ``frames_STNC`` [active, T, N, C] visual tokens.
 
-        Gives the Q-Former's output [active * K, P, D] after the last of them, or None when ``want_output`` is
-        false, which skips what no later frame depends on. The result is the same however many frames come at
-        once; time and memory are not. ``sizes_STN`` is how many frames each position already holds, for
-        entries that are stored slots.
+        Returns the Q-Former's output [active * K, P, D] after the last frame. With ``want_output`` false, skips what no
+        later frame depends on and returns None. The result does not depend on how many frames come at once; time and
+        memory do. ``sizes_STN`` are the numbers of frames in each position, if the entries are stored slots.
         """
         frames_STNC = frames_STNC.to(self.dtype)
         changes = [
@@ -227,7 +225,7 @@ class OnlineQFormer(nn.Module):
             return self._without_query_banks(state, hidden_RTPD) if want_output else None
         recalled = iter(state.visual_recalled)
         for index, layer in enumerate(self._layers):
-            # The first frame whose output is wanted: every layer but the last has another one above it.
+            # The first frame whose output is needed: all frames, except in the last layer.
             begin = 0 if layer is not self._layers[-1] else len(changes) - want_output
             if index:
                 hidden_RTPD = self._banked_self_attention(index, hidden_RTPD, state, begin)
@@ -238,7 +236,7 @@ class OnlineQFormer(nn.Module):
         return hidden_RTPD[:, 0] if want_output else None
 
     def _without_query_banks(self, state: OnlineState, hidden_RTPD: Tensor) -> Tensor:
-        """The output after the newest frame, which no earlier one has a part in but by the visual bank."""
+        """The output after the newest frame. It depends on earlier frames only through the visual bank."""
         tokens_SXC = state.visual.tokens_BSNC[: state.active, : state.visual.count].flatten(1, 2)
         for index, layer in enumerate(self._layers):
             if index:
@@ -274,7 +272,9 @@ class OnlineQFormer(nn.Module):
     def _banked_self_attention(
         self, index: int, hidden_RTPD: Tensor, state: OnlineState, begin: int
     ) -> Tensor:
-        """Remember the inputs of all frames; self-attention [R, T - begin, P, D] of those from ``begin`` on."""
+        """Append the inputs of all frames to the query bank; return self-attention [R, T - begin, P, D] from ``begin``
+        on.
+        """
         attention = self._layers[index].attention
         inner = attention.attention
         bank, recalled = state.query[index - 1], state.query_recalled[index - 1]

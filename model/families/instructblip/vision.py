@@ -1,4 +1,4 @@
-"""The frozen image encoder: uint8 frames in, visual tokens out, batched over whatever frames there are."""
+"""The frozen image encoder: uint8 frames in, visual tokens out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class VisionEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        # As transformers' processor does it: the rescaling by 1/255 is folded into mean and deviation.
+        # As in transformers' processor, the rescaling by 1/255 is folded into mean and standard deviation.
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32) * 255, persistent=False)
 
@@ -36,7 +36,7 @@ class VisionEncoder(nn.Module):
 
     @property
     def image_size(self) -> int:
-        """Side of the square frames that it takes, in pixels."""
+        """Side of the square input frames, in pixels."""
         return int(self.model.config.image_size)
 
     @property
@@ -55,7 +55,7 @@ class VisionEncoder(nn.Module):
         return pixels_BHWC.permute(0, 3, 1, 2).to(self.model.dtype)
 
     def on_device(self, frames_BHWC: Tensor) -> Tensor:
-        """The frames on the encoder's device; to a GPU without waiting until they are there."""
+        """Copy the frames to the encoder's device; to a GPU asynchronously."""
         device = self.mean.device
         if device.type == "cuda" and not frames_BHWC.is_cuda:
             frames_BHWC = frames_BHWC.pin_memory()

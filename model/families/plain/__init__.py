@@ -1,1 +1,1 @@
-"""What families without a Q-Former share: a bank over projected tokens, chat text, one prefill for many prompts."""
+"""Shared by families without a Q-Former: a bank over projected tokens, chat templates, one prefill for many prompts."""

@@ -1,4 +1,4 @@
-"""From a question about slots to the ids of a chat: the checkpoint's template, its words of time, its placeholders."""
+"""Token ids of a chat about slots, by the checkpoint's chat template."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["chat_ids", "chat_template"]
 
 
 def chat_template(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The checkpoint's chat template: of its processor, else of its tokenizer. Raises CheckpointError without one."""
+    """The chat template of the checkpoint's processor, else of its tokenizer. Raises CheckpointError if it has none."""
     path = checkpoint.directory / "chat_template.jinja"
     try:
         if path.is_file():
@@ -43,13 +43,13 @@ def chat_ids(
     prompt: str,
     system: str | None,
 ) -> list[int]:
-    """Token ids of one question about one video, up to where the answer begins.
+    """Token ids of one question about one video, up to the start of the answer.
 
-    The template writes ``placeholder`` where the video stands; ``seen`` is what is put in its place. Raises ValueError
-    for a template that does not write it once, and for a prompt that holds it.
+    The template writes ``placeholder`` for the video; it is replaced by ``seen``. Raises ValueError if the template
+    does not write it exactly once, and if the prompt contains it.
     """
     if placeholder in prompt or placeholder in (system or ""):
-        raise ValueError(f"a prompt may not hold the model's own token {placeholder}")
+        raise ValueError(f"a prompt may not contain the model's own token {placeholder}")
     conversation: list[dict[str, Any]] = []
     if system:
         conversation.append({"role": "system", "content": [{"type": "text", "text": system}]})

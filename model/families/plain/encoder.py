@@ -1,6 +1,6 @@
 """The online encoder of plain families: frames in, a memory of at most M slots of projected tokens out.
 
-There is no query bank, so memory does not depend on prompts, and replay is exact: stored slots answer as they did
+There is no query bank, so memory does not depend on prompts, and replay is exact: stored slots give the same answers as
 online.
 """
 
@@ -14,17 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from malmm.model.families.family import Encoded
+from malmm.model.families.lock_step import clip_tensor, frames_order, in_given_order
 from malmm.model.families.plain.vision import StepVision
 from malmm.model.memory.bank import Bank
 from malmm.model.memory.policies import merge_policy
-from malmm.model.memory.settings import MemorySettings, falling_order
+from malmm.model.memory.settings import MemorySettings
 from malmm.model.memory.slots import Memory, merge_memories
 
 __all__ = ["PlainEncoder"]
 
 
 class PlainEncoder(nn.Module):
-    """Vision encoder, projector and memory bank. Without ``vision`` it replays and merges stored memory alone."""
+    """Vision encoder, projector and memory bank. Without ``vision`` it can only replay and merge stored memory."""
 
     def __init__(self, vision: StepVision | None) -> None:
         super().__init__()
@@ -39,21 +40,17 @@ class PlainEncoder(nn.Module):
         *,
         vision_batch: int = 32,
     ) -> list[Encoded]:
-        """Encode segments in lock step: ``frames[s]`` is uint8 [T_s, H, W, 3]. Prompts change nothing here.
+        """Encode segments in lock step: ``frames[s]`` is uint8 [T_s, H, W, 3]. Prompts are ignored.
 
-        ``vision_batch`` is how many frames go through the vision encoder at once. The last frame of an odd number is
-        doubled for encoders that take two at a time, and counts once. Raises ValueError for a segment without frames,
-        for frames of another size and for a bank that is switched off.
+        ``vision_batch`` is the number of frames in one call of the vision encoder. If the encoder takes two frames at a
+        time, the last frame of an odd number is repeated, and counts once. Raises ValueError for a segment without
+        frames, for frames of another size and if the visual bank is switched off.
         """
         if self.vision is None:
             raise ValueError("this encoder was loaded without its vision encoder")
         if not settings.visual:
             raise ValueError("this family has no memory but the visual bank, which cannot be switched off")
-        if len(frames) != len(prompts):
-            raise ValueError(f"{len(frames)} segments and the prompts of {len(prompts)}")
-        order = falling_order([len(clip) for clip in frames])
-        if not order or not len(frames[order[-1]]):
-            raise ValueError("a segment without frames cannot be encoded")
+        order = frames_order(frames, prompts)
         each = self.vision.frames_per_step
         clips = [_whole_steps(frames[index], each) for index in order]
         steps = [len(clip) // each for clip in clips]
@@ -75,19 +72,19 @@ class PlainEncoder(nn.Module):
                 bank.append(torch.stack([of_clip[step - begin] for of_clip in coming[:active]]), sizes_B1)
         if bank is None:
             raise ValueError("a segment without frames cannot be encoded")
-        results: list[Encoded | None] = [None] * len(clips)
+        encoded = []
         for index, entries in zip(order, bank.finish(), strict=True):
             memory = Memory.of(entries)
             tokens = memory.tokens.unflatten(-1, shape[1:]) if shape[1] > 1 else memory.tokens
             # The bank counts steps.
             in_frames = replace(memory, tokens=tokens, first=memory.first * each, appended=len(frames[index]))
-            results[index] = Encoded(in_frames)
-        return [result for result in results if result is not None]
+            encoded.append(Encoded(in_frames))
+        return in_given_order(encoded, order)
 
     def replay(
         self, memories: Sequence[Memory], prompts: Sequence[Sequence[str]], settings: MemorySettings
     ) -> Sequence[Tensor | None]:
-        """Nothing is computed: a prompt needs no more than the slots themselves."""
+        """Return None for each memory: the language model reads the slots themselves."""
         if len(memories) != len(prompts):
             raise ValueError(f"{len(memories)} memories and the prompts of {len(prompts)}")
         return [None] * len(memories)
@@ -100,10 +97,10 @@ class PlainEncoder(nn.Module):
         *,
         frame_counts: Sequence[int] | None = None,
     ) -> Memory:
-        """One memory of the segments of a video, in time order, compressed to the bank's length.
+        """Merge the memories of a video's segments, in time order, into one of the bank's length.
 
-        Told the ``frame_counts`` of the memories, it takes one after the other and lets it go. Raises ValueError when
-        there is no memory or they differ in shape.
+        With the ``frame_counts`` of the memories, only one memory is held at a time. Raises ValueError if there is no
+        memory, or if their shapes differ.
         """
         slots = None
         if frame_counts is not None:
@@ -127,8 +124,7 @@ def _bank(tokens_SNLC: Tensor, *, rows: int, steps: int, settings: MemorySetting
 
 
 def _whole_steps(frames: np.ndarray, each: int) -> Tensor:
-    """The frames, the last one repeated until they fill whole steps."""
-    # Arrays out of an object store are read-only, which torch has no word for; those are copied.
-    clip = torch.from_numpy(np.require(frames, requirements=["C", "W"]))
+    """The frames, with the last one repeated to fill whole steps."""
+    clip = clip_tensor(frames)
     lacking = -len(clip) % each
     return torch.cat([clip, clip[-1:].expand(lacking, -1, -1, -1)]) if lacking else clip

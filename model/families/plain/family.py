@@ -1,4 +1,4 @@
-"""A plain family as an object: what its files say differently, and the loading that all of them share."""
+"""A plain family (without Q-Former) as an object: its differences as fields, and the loading that all share."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _Parameters = list[tuple[str, torch.nn.Parameter]]
 class PlainFamily:
     """A family of vision encoder, projector and language model.
 
-    ``config_class`` and ``model_class`` are names of transformers' classes. ``prefixes`` are the parts in a file;
-    ``renamed`` are pairs of a regular expression for names in the file and what they are in the class, ``optional``
-    tensors that may be absent, ``ignored`` prefixes of tensors that nobody reads. ``vision`` loads the vision part from
-    (checkpoint, configuration, type, side of frames). ``without_vision`` empties a configuration's vision part in
-    place, and ``vision_names`` is a regular expression for the tensors that are then left over; ``language_names`` is
-    one for the language model's own, ``projector_names`` for the projector's. ``wording`` makes the text part from
-    (checkpoint, configuration, tokenizer). ``pools_projected`` says that patches are projected before they are pooled.
+    ``config_class`` and ``model_class`` are names of transformers' classes. ``prefixes`` are those of the parts in a
+    file; ``renamed`` are pairs (regular expression for names in the file, replacement for the class), ``optional``
+    tensors that may be absent, ``ignored`` prefixes of unused tensors. ``vision`` loads the vision part from
+    (checkpoint, configuration, dtype, side of frames). ``without_vision`` empties a configuration's vision part in
+    place, and ``vision_names`` is a regular expression for its tensors; ``language_names`` is one for the language
+    model's tensors, ``projector_names`` for the projector's. ``wording`` makes the text part from (checkpoint,
+    configuration, tokenizer). ``pools_projected`` means that patches are projected before they are pooled.
     """
 
     name: str
@@ -57,14 +57,14 @@ class PlainFamily:
     reads_slots: bool = True
 
     def config(self, checkpoint: Checkpoint) -> Any:
-        """The checkpoint's configuration, a copy of one's own. Raises CheckpointError for tensors of no part too."""
+        """A copy of the checkpoint's configuration. Raises CheckpointError, also for tensors that belong to no part."""
         checkpoint.check_prefixes(self.prefixes, optional=self.optional, ignored=self.ignored)
         return copy.deepcopy(checkpoint.parsed(getattr(transformers, self.config_class)))
 
     def verify(self, checkpoint: Checkpoint) -> None:
         """Compare a checkpoint's tensors with the model's, and read its tokenizer and template.
 
-        From headers alone: modules are built on the meta device. Raises CheckpointError.
+        Reads only headers of weight files: modules are built on the meta device. Raises CheckpointError.
         """
         config = self.config(checkpoint)
         with torch.device("meta"):
@@ -74,14 +74,14 @@ class PlainFamily:
         self.wording(checkpoint, config, tokenizer)
 
     def parameters(self, checkpoint: Checkpoint) -> Counts:
-        """Numbers of each part, by the configuration alone. Raises CheckpointError."""
+        """Numbers of parameters of each part, from the configuration. Raises CheckpointError."""
         vision, projector, language = (
             sum(parameter.numel() for _, parameter in part) for part in self._parts(checkpoint)
         )
         return Counts(vision, projector, language)
 
     def frame_flop(self, checkpoint: Checkpoint) -> int:
-        """Operations a frame through vision encoder and projector. Raises CheckpointError."""
+        """Operations of a frame in vision encoder and projector. Raises CheckpointError."""
         vision, projector, _ = self._parts(checkpoint)
         config = checkpoint.parsed(getattr(transformers, self.config_class)).vision_config
         patches = (image_size(checkpoint) // config.patch_size) ** 2
@@ -114,7 +114,7 @@ class PlainFamily:
         with_vision: bool = True,
         compile_vision: bool = False,
     ) -> PlainEncoder:
-        """The vision part and the bank, without the language model. Raises CheckpointError, also for compiling."""
+        """Load the vision part, without the language model. Raises CheckpointError, also for ``compile_vision``."""
         if compile_vision:
             raise CheckpointError(
                 f"model {checkpoint.name!r}: --compile is for InstructBLIP, not for {self.name}"
@@ -129,7 +129,7 @@ class PlainFamily:
     def load_language(
         self, checkpoint: Checkpoint, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
     ) -> PlainLanguage:
-        """The language model, its vision part left empty. Raises CheckpointError."""
+        """Load the language model, with an empty vision part. Raises CheckpointError."""
         device = torch.device(device)
         config = self.config(checkpoint)
         tokenizer = tokenizer_for(checkpoint, int(config.text_config.vocab_size))

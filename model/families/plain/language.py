@@ -1,7 +1,7 @@
 """The language model of plain families: slots and prompts in, text out. It needs no vision part.
 
-Slots go in as placeholder ids beside their tokens, and transformers makes positions of them. Prompts on the same slots
-share one prefill.
+Slots are passed as placeholder ids with their visual tokens, and transformers computes the positions. Prompts on the
+same slots share one prefill.
 
 Shape suffixes: K labels, L ids, V vocabulary.
 """
@@ -28,11 +28,11 @@ __all__ = ["PlainLanguage", "Wording"]
 
 @dataclass(frozen=True)
 class Wording:
-    """How one family writes slots.
+    """How one family writes slots into a prompt.
 
-    ``seen(slots)`` is the text in place of ``placeholder``, with one ``token`` for each visual token.
-    ``inputs(model, tokens, ids)`` are the model's arguments beside the ids, from tokens [S, N, C] or [S, N, L, C] and
-    ids [1, L]. It makes new objects at each call: transformers expands what it is given in place.
+    ``seen(slots)`` is the text that replaces ``placeholder``, with one ``token`` for each visual token.
+    ``inputs(model, tokens, ids)`` returns the model's arguments besides the ids, from tokens [S, N, C] or [S, N, L, C]
+    and ids [1, L]. It must return new objects at each call, since transformers expands its arguments in place.
     """
 
     template: str
@@ -44,7 +44,7 @@ class Wording:
 
 
 class PlainLanguage(nn.Module):
-    """Generates and scores text from slots. Nothing carries over between calls."""
+    """Generates and scores text from slots. Stateless between calls."""
 
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, wording: Wording) -> None:
         super().__init__()
@@ -52,15 +52,15 @@ class PlainLanguage(nn.Module):
         self.tokenizer = tokenizer
         self.wording = wording
         self.text_tokens = _ends(tokenizer)
-        # transformers fills gaps of the settings that it is given from here.
+        # Empty, since transformers takes settings from here that a call leaves out.
         model.generation_config = GenerationConfig()
 
     def ids(self, asked: Asked) -> list[int]:
-        """Token ids of one question. Raises ValueError without slots and for text that holds the family's tokens."""
+        """Token ids of one request. Raises ValueError without slots, and if its text contains the family's token."""
         if asked.slots is None:
             raise ValueError("this family answers from slots")
         if self.wording.token in asked.prompt or self.wording.token in (asked.system or ""):
-            raise ValueError(f"a prompt may not hold the model's own token {self.wording.token}")
+            raise ValueError(f"a prompt may not contain the model's own token {self.wording.token}")
         return chat_ids(
             self.tokenizer,
             self.wording.template,
@@ -78,7 +78,7 @@ class PlainLanguage(nn.Module):
         *,
         on_words: Callable[[str], None] | None = None,
     ) -> list[str]:
-        """One text for each. ``on_words`` gets the words of a single text, of one beam, as they come."""
+        """Generate a text for each request. Calls ``on_words`` with the words of a single text, of one beam."""
         texts = [""] * len(asked)
         for index, ids, prefill in self._prefilled(asked):
             made = self.model.generate(
@@ -121,7 +121,7 @@ class PlainLanguage(nn.Module):
         return torch.tensor([*ids, *self.text_tokens.end[:1]], device=self.model.device)
 
     def _scores(self, ids: Sequence[int], prefill: Prefill, labels: Sequence[Tensor]) -> list[float]:
-        """Log-probabilities of labels after a prompt. Padding follows all that is scored, and needs no mask."""
+        """Log-probabilities of labels after a prompt. Padding comes after all scored tokens, so it needs no mask."""
         labels_KL = pad_sequence(list(labels), batch_first=True)
         count, length = labels_KL.shape
         rest = torch.tensor(ids[prefill.length :], device=self.model.device).expand(count, -1)
@@ -133,13 +133,13 @@ class PlainLanguage(nn.Module):
             logits_to_keep=length,
             **prefill.positions(rows=count, length=rest.shape[1] + length - 1),
         ).logits
-        # Doubles stay doubles, halves become singles.
+        # float64 stays, half precision becomes float32.
         exact = torch.promote_types(logits_KLV.dtype, torch.float32)
         found_KL = logits_KLV.to(exact).log_softmax(-1).gather(2, labels_KL[..., None])[..., 0]
         return [float(found_KL[row, : len(label)].sum()) for row, label in enumerate(labels)]
 
     def _prefilled(self, asked: Sequence[Asked]) -> Iterator[tuple[int, list[int], Prefill]]:
-        """Each question's place, its ids and the prefill for them; questions on the same slots share one."""
+        """Yield each request's index, its ids and its prefill, which requests on the same slots share."""
         groups: defaultdict[tuple[int, str | None], list[int]] = defaultdict(list)
         for index, question in enumerate(asked):
             groups[id(question.slots), question.system].append(index)
@@ -156,7 +156,7 @@ class PlainLanguage(nn.Module):
         visual = self.tokenizer.convert_tokens_to_ids(self.wording.token)
         tokens = slots.tokens.to(self.model.device, self.model.dtype)
         expected = tokens.shape[0] * tokens.shape[1]
-        # LLaVA writes one more, after the last slot.
+        # LLaVA adds one token after the last slot.
         if int((ids_1L == visual).sum()) < expected:
             raise ValueError(
                 "the model's chat template puts the video behind the question, which cannot be shared"

@@ -1,4 +1,4 @@
-"""One prefill for many prompts: the keys and values of what they share, copied for each of them."""
+"""One prefill for many prompts: the KV cache of their common prefix, copied for each prompt."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["Prefill", "common_length"]
 
 
 def common_length(rows: Sequence[Sequence[int]]) -> int:
-    """How many ids all rows begin with alike, one fewer than the shortest row at most.
+    """Length of the common prefix of all rows; at most one less than the shortest row.
 
-    Ids are compared and not text: a tokenizer may join letters over the seam of two texts.
+    Compares ids, not text: a tokenizer may merge letters across the boundary of two texts.
     """
     most = min(map(len, rows)) - 1
     first = rows[0]
@@ -26,11 +26,11 @@ def common_length(rows: Sequence[Sequence[int]]) -> int:
 
 @dataclass(frozen=True)
 class Prefill:
-    """What a language model holds after ``length`` ids. Use ``rows`` for each continuation.
+    """A language model's cache after ``length`` ids. Call ``rows`` for each continuation.
 
-    ``offset`` is what Qwen's positions in three dimensions differ by from the count of ids; transformers keeps it on
-    the model, where the next call would find the last one's. ``in_place`` is true for models with layers that change
-    their state in place, whose copies have to be deep.
+    ``offset`` is the difference between Qwen's three-dimensional positions and the number of ids. transformers keeps it
+    on the model, where the next call would find that of the call before. ``in_place`` is true for models whose layers
+    change their state in place, so that copies must be deep.
     """
 
     cache: DynamicCache
@@ -39,14 +39,14 @@ class Prefill:
     in_place: bool
 
     def positions(self, *, rows: int, length: int) -> dict[str, Tensor]:
-        """The argument for positions of what follows, for models that do not count them on by themselves."""
+        """The position argument for the ids that follow, for models that do not compute it themselves."""
         if self.offset is None:
             return {}
         counted = torch.arange(self.length, self.length + length, device=self.offset.device)
         return {"position_ids": (counted + self.offset).expand(3, rows, -1)}
 
     def rows(self, model: Any, count: int = 1) -> DynamicCache:
-        """A cache of ``count`` equal rows to continue from, with the model's positions set to go on from it."""
+        """A copy of the cache with ``count`` equal rows, to continue from. Sets the model's position offset."""
         if self.offset is not None:
             model.model.rope_deltas = self.offset.clone()
         if self.in_place:

@@ -1,4 +1,4 @@
-"""The vision part of a plain family: uint8 frames to tokens in the language model's own space.
+"""The vision part of a plain family: uint8 frames to tokens in the language model's embedding space.
 
 Shape suffixes: B frames, S steps of one or two frames, H rows, W columns, N tokens, L layers, C channels.
 """
@@ -17,9 +17,9 @@ __all__ = ["StepVision"]
 class StepVision(nn.Module):
     """Normalises frames and turns them into tokens, ``frames_per_step`` frames at a time.
 
-    ``tokens_of`` maps normalised pixels [B, 3, H, W] to [S, N, L, C]: layer 0 holds the tokens that are compared, and
-    the others are merged along with it. ``multiple`` is what both sides of a frame must be a multiple of; 0 asks for
-    frames of ``image_size`` exactly.
+    ``tokens_of`` maps normalised pixels [B, 3, H, W] to [S, N, L, C]: layer 0 has the tokens that are compared; the
+    others are merged along with it. Both sides of a frame must be multiples of ``multiple``; if that is 0, frames must
+    have exactly ``image_size``.
     """
 
     mean: Tensor
@@ -42,7 +42,7 @@ class StepVision(nn.Module):
         self._tokens_of = tokens_of
         self._multiple = multiple
         mean, std = normalisation
-        # As transformers' processors do it: the rescaling by 1/255 is folded into mean and deviation.
+        # As in transformers' processors, the rescaling by 1/255 is folded into mean and standard deviation.
         self.register_buffer(
             "mean", torch.tensor(mean, dtype=torch.float32).view(3, 1, 1) * 255, persistent=False
         )

@@ -268,7 +268,7 @@ def test_a_prompt_cannot_forge_slots(halves, family, text):
     slots = ours.slots(tiny_frames(family, 2), 1.0)
     wording = ours.language.wording
     if wording.token in text or wording.placeholder in text:
-        with pytest.raises(ValueError, match="may not hold the model's own token"):
+        with pytest.raises(ValueError, match="may not contain the model's own token"):
             ours.language.ids(Asked(text, slots=slots))
     else:
         assert (
