@@ -60,7 +60,7 @@ export EVERY_PACKAGE
 
 types: $(VENV)/.installed-dev links  ## check types, and that editors find every package
 	MYPYPATH=build/types:tests $(BIN)/mypy $(PACKAGES:%=-p malmm.%)
-	MYPYPATH=build/types:tests $(BIN)/mypy --allow-untyped-defs tests benchmarks examples
+	MYPYPATH=build/types:tests:benchmarks $(BIN)/mypy --allow-untyped-defs tests benchmarks examples
 	$(BIN)/python -c "$$EVERY_PACKAGE" > build/every_package.py
 	$(BIN)/basedpyright --level error build/every_package.py
 

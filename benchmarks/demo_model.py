@@ -1,172 +1,31 @@
-"""A model trained on drawn videos, on drawn videos that it has not seen, against their truth.
+"""Score a model that was trained on drawn videos on other drawn videos, against their truth.
 
     python benchmarks/demo_model.py WORK_DIR --model DIR [--tables 1 2 ...] [--videos 50] [--processes 2]
 
-Draws the videos into WORK_DIR, H.264 files that are kept for the next run, and takes the path of a run with each: file,
-decoder, vision encoder, banks, Q-Former, language model, text. An answer counts when it equals the truth to
-the letter. Prints its tables in Markdown.
+Draws the videos into WORK_DIR as H.264 files, which are kept for the next run. Each goes through all steps of a run:
+decoder, vision encoder, banks, Q-Former, language model. An answer counts if it equals the truth exactly. Prints
+tables in Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import math
-import multiprocessing
-import random
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
+from demo_bench import QUESTIONS_A_PASS, Bench, Clip, Score, described_and, sample
 from torch import Tensor
 
-from malmm.model.checkpoints.resolve import open_models
-from malmm.model.decoding import Decoding
-from malmm.model.demo.questions import DESCRIBE, KINDS, Question, describe_object, questions
-from malmm.model.demo.videos import draw_video, read_truth, truth_path
-from malmm.model.demo.world import Scene, plan_scenes
-from malmm.model.families.instructblip.encoder import Encoder
-from malmm.model.families.instructblip.language import LanguageModel
+from malmm.model.demo.questions import DESCRIBE, KINDS, describe_object
 from malmm.model.families.instructblip.qformer import MemorySettings
-from malmm.model.memory.slots import Memory
 from malmm.model.towers.blip2 import RetrievalModel
-from malmm.operators.media.reader import SpanRequest, decode_span
 
-_SEED = 90_000
-_LONGEST_TEXT = 160
-_BATCH = 16
-# Prompts that share a pass: the description and this many others, so that a video costs one pass a setting.
-_OTHERS = _BATCH - 1
 # Minutes, and how many videos of that length.
 _LENGTHS = ((1, 10), (2, 6), (5, 3), (10, 1), (30, 1))
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A decoded video: uint8 [T, side, side, 3] at one frame a second, its times, its truth and its length."""
-
-    frames: np.ndarray
-    times_s: list[float]
-    scenes: list[Scene]
-    seconds: float
-
-    @property
-    def questions(self) -> list[Question]:
-        """All that can be asked of it."""
-        return questions(self.scenes)
-
-
-class Bench:
-    """The models and the drawn videos."""
-
-    def __init__(self, work: Path, model: str, videos: int, processes: int) -> None:
-        models = open_models(model)
-        self.encoder = Encoder.load(models.instructblip)
-        self.language = LanguageModel.load(models.instructblip)
-        self.retrieval = None
-        if models.retrieval is not None:
-            self.retrieval = RetrievalModel.load(models.retrieval, instructblip=models.instructblip)
-        self.work, self.videos, self.processes = work, videos, processes
-
-    def clips(
-        self, name: str, seconds: float, count: int, wanted: Callable[[int], bool] = bool
-    ) -> list[Clip]:
-        """``count`` videos whose number of scenes is ``wanted``, drawn unless they are there."""
-        numbers = itertools.count()
-        seeds: list[tuple[int, int]] = []
-        while len(seeds) < count:
-            seed = (_SEED + round(seconds), next(numbers))
-            if wanted(len(plan_scenes(seconds, seed))):
-                seeds.append(seed)
-        self.work.mkdir(parents=True, exist_ok=True)
-        paths = [self.work / f"{name}-{seconds:g}s-{number}.mp4" for _, number in seeds]
-        with ProcessPoolExecutor(self.processes, multiprocessing.get_context("spawn")) as executor:
-            list(executor.map(_draw, paths, [seconds] * count, seeds))
-        return [self._decode(path, seconds) for path in paths]
-
-    def _decode(self, path: Path, seconds: float) -> Clip:
-        assert self.encoder.vision is not None
-        span = decode_span(
-            SpanRequest(str(path), 0.0, seconds, 1.0, self.encoder.vision.image_size, is_last=True)
-        )
-        assert span.problem is None, (path, span.problem)
-        return Clip(np.stack(list(span.frames)), list(span.timestamps_s), read_truth(path), seconds)
-
-    def online(
-        self, clip: Clip, asked: Sequence[Question], settings: MemorySettings
-    ) -> tuple[list[str], Memory]:
-        """Answers while the frames go by, and the memory that is left."""
-        outputs = []
-        for part in _parts(asked):
-            encoded = self.encoder.encode([clip.frames], [[q.prompt for q in part]], settings)[0]
-            assert encoded.query_output is not None
-            outputs.append(encoded.query_output)
-        return self._texts(torch.cat(outputs), asked), _stored(encoded.memory)
-
-    def replayed(self, memory: Memory, asked: Sequence[Question], settings: MemorySettings) -> list[str]:
-        """Answers from stored memory."""
-        outputs = [
-            self.encoder.replay([memory], [[q.prompt for q in part]], settings)[0] for part in _parts(asked)
-        ]
-        return self._texts(torch.cat(outputs), asked)
-
-    def _texts(self, outputs: Tensor, asked: Sequence[Question]) -> list[str]:
-        texts: list[str] = []
-        for begin in range(0, len(asked), 64):
-            part = asked[begin : begin + 64]
-            texts += self.language.generate(
-                outputs[begin : begin + 64], [q.prompt for q in part], Decoding(_LONGEST_TEXT)
-            )
-        return texts
-
-    def segments(self, clip: Clip, length_s: int, settings: MemorySettings) -> list[Memory]:
-        """The stored memories of a video that is cut into segments."""
-        memories = []
-        for begin in range(0, len(clip.frames), length_s):
-            frames = clip.frames[begin : begin + length_s]
-            memories.append(
-                _stored(self.encoder.encode([frames], [["Describe the video."]], settings)[0].memory)
-            )
-        return memories
-
-
-class Score:
-    """Right answers by kind of question."""
-
-    def __init__(self) -> None:
-        self.results: list[tuple[Question, bool]] = []
-
-    def add(self, asked: Sequence[Question], said: Sequence[str]) -> None:
-        """Count answers against the truth."""
-        self.results += [(q, text == q.answer) for q, text in zip(asked, said, strict=True)]
-
-    def share(self, wanted: Callable[[Question], bool]) -> float:
-        """The share of right answers among the questions that are ``wanted``."""
-        chosen = [right for question, right in self.results if wanted(question)]
-        return sum(chosen) / len(chosen) if chosen else float("nan")
-
-    def of_kind(self, kind: str) -> float:
-        """The share over one kind of question."""
-        return self.share(lambda q: q.kind == kind)
-
-    @property
-    def answers(self) -> float:
-        """The share over all questions but descriptions."""
-        return self.share(lambda q: q.kind != DESCRIBE)
-
-    @property
-    def descriptions(self) -> float:
-        """The share over descriptions."""
-        return self.of_kind(DESCRIBE)
-
-    def early(self, scenes: int) -> float:
-        """The share over questions about the first ``scenes`` scenes."""
-        return self.share(lambda q: q.scene is not None and q.scene < scenes)
 
 
 def by_kind(bench: Bench) -> None:
@@ -207,7 +66,7 @@ def ablations(bench: Bench) -> None:
     for name, settings in cases.items():
         score = Score()
         for clip in clips:
-            asked = _described_and(clip)
+            asked = described_and(clip)
             score.add(asked, bench.online(clip, asked, settings)[0])
         rows.append([name, *map(_percent, (score.answers, score.early(2), score.descriptions))])
         print("  " + "  ".join(rows[-1]), flush=True)
@@ -226,7 +85,7 @@ def lengths(bench: Bench) -> None:
         score, slots, took, frames = Score(), 0, 0.0, 0
         scenes = []
         for clip in bench.clips("long", 60 * minutes, count):
-            asked = _sample(clip.questions, _BATCH)
+            asked = sample(clip.questions, QUESTIONS_A_PASS)
             began = time.perf_counter()
             texts, memory = bench.online(clip, asked, settings)
             took += time.perf_counter() - began
@@ -259,7 +118,7 @@ def merged(bench: Bench) -> None:
     settings = MemorySettings(20)
     whole, parts, same, total = Score(), Score(), 0, 0
     for clip in bench.clips("long", 300, 6):
-        asked = _sample(clip.questions, 48)
+        asked = sample(clip.questions, 48)
         one, _ = bench.online(clip, asked, settings)
         memory = bench.encoder.merge(bench.segments(clip, 100, settings), settings)
         other = bench.replayed(memory, asked, settings)
@@ -282,7 +141,7 @@ def replays(bench: Bench) -> None:
         settings = MemorySettings(length)
         online, replayed, same, total = Score(), Score(), 0, 0
         for clip in bench.clips("several", 60, bench.videos, lambda scenes: 4 <= scenes <= 6):
-            asked = _described_and(clip)
+            asked = described_and(clip)
             said, memory = bench.online(clip, asked, settings)
             again = bench.replayed(memory, asked, settings)
             online.add(asked, said)
@@ -371,34 +230,6 @@ def _overlap(slot: tuple[int, float, float], scene: tuple[int, float, float]) ->
 
 def _mean(vectors_SQV: Tensor) -> Tensor:
     return torch.nn.functional.normalize(vectors_SQV.mean(1, keepdim=True), dim=-1)
-
-
-def _stored(memory: Memory) -> Memory:
-    """A memory as an archive keeps it: half precision, and what sizes tell."""
-    return Memory.stored(memory.tokens.half().float(), memory.sizes, memory.appended)
-
-
-def _described_and(clip: Clip) -> list[Question]:
-    """The description and a sample of the other questions."""
-    asked = clip.questions
-    return [*(q for q in asked if q.kind == DESCRIBE), *_sample(asked, _OTHERS)]
-
-
-def _sample(asked: list[Question], count: int) -> list[Question]:
-    """At most ``count`` questions, without the description, the same in every run."""
-    others = [question for question in asked if question.kind != DESCRIBE]
-    return random.Random(str([question.answer for question in others])).sample(
-        others, min(count, len(others))
-    )
-
-
-def _parts(asked: Sequence[Question]) -> Iterable[Sequence[Question]]:
-    return (asked[begin : begin + _BATCH] for begin in range(0, len(asked), _BATCH))
-
-
-def _draw(path: Path, seconds: float, seed: tuple[int, int]) -> None:
-    if not truth_path(path).exists():
-        draw_video(path, seconds=seconds, seed=seed)
 
 
 def _percent(share: float) -> str:

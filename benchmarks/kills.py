@@ -1,18 +1,18 @@
-"""Whether a run that is killed or frozen again and again ends with the rows of a clean one.
+"""Kill and freeze runs at random instants, and check that they end with the rows of a clean run.
 
     python benchmarks/kills.py [--kills 40] [--freezes 20] [--seed 0] [--s3]
 
-Draws four tiny videos and indexes them with the debug model through the command line. Then it does so again on other
-archives, kills the run's whole process group (SIGKILL) at a random instant, runs it again on the same archive, and
-so on; whenever a run reaches its end, its archive is compared row for row with the first one's and a new archive is
-begun. ``--freezes`` of the kills are freezes instead: the run's process group is stopped (SIGSTOP) for longer than its
-lease, a second run that cannot see its processes, as on another machine, takes the archive over and goes on to the
-end, and then the first is let go on (SIGCONT). The lease is short, so that a freeze need not last long.
+Draws four tiny videos and indexes them with the debug model through the command line. Then it indexes them into other
+archives, kills the run's whole process group (SIGKILL) at a random instant, runs it again on the same archive, and so
+on. Whenever a run reaches its end, its archive is compared row for row with the first one, and a new archive is begun.
+``--freezes`` of the kills are freezes instead: the run's process group is stopped (SIGSTOP) for longer than its lease;
+a second run, which cannot see its processes, as on another machine, takes the archive over and finishes; then the first
+is continued (SIGCONT). The lease is short, so that a freeze need not last long.
 
-The instants are spread over a run's whole life: each is drawn from one of the stages that a run goes through in turn,
-from the stage's begin to as long after it as the stage took the clean run. With ``--s3`` videos and archives lie in a
-moto server's bucket, which is not killed. Ends with 1 if a row was lost, changed or there twice, if memory or texts of
-a segment that is not done were left, or a process for a minute. Linux only.
+The instants are spread over a run's whole life: each is drawn from one of a run's stages in turn, from the start of the
+stage to as long after it as the stage took in the clean run. With ``--s3`` videos and archives are in the bucket of a
+moto server, which is not killed. The exit code is 1 if a row was lost, changed or duplicated, if orphans were left, or
+if a process still ran a minute after a kill. Linux only.
 """
 
 from __future__ import annotations
@@ -27,15 +27,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+
+from archive_flaws import KEYS, Flaws, compared, count, rows_of
 
 from malmm.pipeline import ArchiveReader
-from malmm.pipeline.schema.errors import ArchiveError
 
 LENGTHS_S = (5, 3, 6, 4)
 # One segment at a time, so that no batch depends on when its run was stopped.
@@ -44,16 +42,7 @@ OPTIONS = (
     *("--batch-segments", "1", "--json"),
 )
 PROMPT = ("--prompt", "people=How many people are there?")
-KEYS = {
-    "videos": "video_id",
-    "segments": "segment_id",
-    "memories": "memory_id",
-    "annotations": "annotation_id",
-    "failures": "failure_id",
-}
-# When something was done differs between runs that did the same.
-_TIMES = {"indexed_at", "created_at", "first_seen", "last_seen"}
-# The stage that begins with the first segments that a run has committed; the others are as the command line says them.
+# The stage that begins when a run has committed its first segments; other stages have the command line's names.
 COMMITTING = "Committing"
 # The command line with a short lease, and the same on what seems to be another machine.
 LEASE_S = 12.0
@@ -63,32 +52,12 @@ lease_renewal.PATIENCE_S, lease_renewal.BEAT_S, lease._POLL_S = {LEASE_S}, {LEAS
 """
 _ELSEWHERE = _HERE + "lease.place = lease_table.place = lambda: 'another machine'\n"
 _MAIN = "import sys; from malmm.jobs.cli import main; sys.exit(main(sys.argv[1:]))\n"
-# A worker of Ray that was just starting looks for its cluster for about 25 s.
+# A Ray worker that was just starting looks for its cluster for about 25 s before it ends.
 _LEAVING_S, _TRIES = 60.0, 3
 
 
-@dataclass(frozen=True)
-class Flaws:
-    """What is wrong with an archive, in rows; ``left`` are processes that outlived a kill by a minute."""
-
-    lost: int = 0
-    twice: int = 0
-    changed: int = 0
-    strange: int = 0
-    orphans: int = 0
-    left: int = 0
-
-    def __add__(self, other: Flaws) -> Flaws:
-        return Flaws(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(self)))
-
-    @property
-    def any(self) -> bool:
-        """Whether anything is."""
-        return self != Flaws()
-
-
 def main() -> None:
-    """Run, kill, compare, print; the exit code says whether all was well."""
+    """Run, kill, compare and print. Exits with 1 if there is a flaw."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -114,7 +83,7 @@ def _measure(videos: str, archives: str, options: argparse.Namespace, folder: Pa
     clean = _Run(videos, f"{archives}/clean", folder)
     if not clean.finished():
         sys.exit(f"`malmm index` ended with {clean.process.returncode}: {clean.errors.read_text()[-2000:]}")
-    expected = _rows(ArchiveReader.open(clean.archive))
+    expected = rows_of(ArchiveReader.open(clean.archive))
     segments, rows = len(expected["segments"]), sum(expected[name].total() for name in KEYS)
     stages = clean.stages
     lengths_s = {
@@ -129,7 +98,7 @@ def _measure(videos: str, archives: str, options: argparse.Namespace, folder: Pa
         "| kill | after s | it said last | segments before | then | videos | ended |\n|---|---|---|---|---|---|---|"
     )
 
-    # Most commits are made there.
+    # Three times as many instants in the stage that makes most commits.
     turns = [stage for stage in stages for _ in range(3 if stage == COMMITTING else 1)]
     instants = []
     for number in range(options.kills):
@@ -144,7 +113,7 @@ def _measure(videos: str, archives: str, options: argparse.Namespace, folder: Pa
         if killed in freezes and run.stopped_in(*instants[killed]):
             other = _Run(videos, place, folder, is_elsewhere=True)
             other.finished()
-            stored, whole = _count(place, "segments"), _count(place, "videos")
+            stored, whole = count(place, "segments"), count(place, "videos")
             run.go_on()
             left = run.leave()
             flaws += Flaws(left=len(left))
@@ -160,7 +129,7 @@ def _measure(videos: str, archives: str, options: argparse.Namespace, folder: Pa
             left = run.leave()
             flaws += Flaws(left=len(left))
             killed += 1
-            stored, whole = _count(place, "segments"), _count(place, "videos")
+            stored, whole = count(place, "segments"), count(place, "videos")
             print(
                 f"| {killed} | {run.elapsed_s:.1f} | {_shown(run.stage())} | {run.before} | {stored} | {whole} | "
                 f"killed{', left: ' + ', '.join(left) if left else ''} |",
@@ -170,19 +139,19 @@ def _measure(videos: str, archives: str, options: argparse.Namespace, folder: Pa
                 continue
             run = _Run(videos, place, folder)
         else:
-            # It ended first, quicker than the clean run or without that stage: an instant of another stage instead.
+            # The run ended first, faster than the clean run or without that stage: draw another instant.
             stage = chance.choice(turns)
             instants[killed] = (stage, chance.uniform(0.0, lengths_s[stage]))
         tries = 1
         while not run.finished():
-            # On a machine that is too busy, Ray may not start in time.
+            # On a busy machine Ray may not start in time.
             said = run.errors.read_text()
             print(f"| | | ended: {said.splitlines()[-1]} | | | | |", flush=True)
             if tries == _TRIES:
                 sys.exit(f"`malmm index` ended {tries} times with {run.process.returncode}: {said[-2000:]}")
             run = _Run(videos, place, folder)
             tries += 1
-        found = _compared(_rows(ArchiveReader.open(place)), expected)
+        found = compared(rows_of(ArchiveReader.open(place)), expected)
         print(f"| | | compared | | | | {found if found.any else 'as the clean run'} |", flush=True)
         flaws += found
         ended += 1
@@ -203,7 +172,7 @@ class _Run:
         self.archive = archive
         name = "other" if is_elsewhere else "run"
         self.output, self.errors = folder / f"{name}-stdout.txt", folder / f"{name}-stderr.txt"
-        self.before = _count(archive, "segments")
+        self.before = count(archive, "segments")
         self.stage_then = ""
         script = (_ELSEWHERE if is_elsewhere else _HERE) + _MAIN
         command = [sys.executable, "-c", script, "index", videos, "--archive", archive]
@@ -221,13 +190,13 @@ class _Run:
         self.committing = False
 
     def finished(self) -> bool:
-        """Wait for its end; whether it did all that there was to do."""
+        """Wait for the end of the run. Returns whether it did all its work."""
         self._watch()
         self.leave()
         return self.process.returncode == 0
 
     def killed_in(self, stage: str, after_s: float) -> bool:
-        """Kill it so long after it has come to a stage; False if it had ended before."""
+        """Kill the run ``after_s`` seconds after a stage began. Returns False if it had ended before."""
         self._watch(until=stage)
         try:
             self.process.wait(after_s)
@@ -237,7 +206,7 @@ class _Run:
         return self.process.wait() == -signal.SIGKILL
 
     def stopped_in(self, stage: str, after_s: float) -> bool:
-        """Stop it so long after it has come to a stage; False if it had ended before."""
+        """Stop the run ``after_s`` seconds after a stage began. Returns False if it had ended before."""
         self._watch(until=stage)
         try:
             self.process.wait(after_s)
@@ -248,7 +217,7 @@ class _Run:
         return self.process.returncode is None
 
     def go_on(self) -> None:
-        """Let go on what was stopped and wait for its end, which one whose cluster was away too long may not reach."""
+        """Continue a stopped run and wait for its end. Kills it if it does not end, as when its cluster is gone."""
         os.killpg(self.process.pid, signal.SIGCONT)
         try:
             self.process.wait(_LEAVING_S)
@@ -257,12 +226,12 @@ class _Run:
             self.process.wait()
 
     def stage(self) -> str:
-        """What it is doing, as it says itself, and whether it has committed anything."""
+        """The run's current stage, from its own output; ``COMMITTING`` once it has committed a segment."""
         lines = self.errors.read_text().splitlines()
         said = lines[-1].split(",")[0] if lines else ""
         if said != "Indexing":
             return said
-        self.committing = self.committing or _count(self.archive, "segments") > self.before
+        self.committing = self.committing or count(self.archive, "segments") > self.before
         return COMMITTING if self.committing else said
 
     def _watch(self, until: str | None = None) -> None:
@@ -275,7 +244,7 @@ class _Run:
         self.elapsed_s = time.monotonic() - self.began
 
     def leave(self) -> list[str]:
-        """Wait for all processes of its session to end by themselves; end those that do not, and give their names."""
+        """Wait for all processes of its session to end. Kills those that do not, and returns their names."""
         until = time.monotonic() + _LEAVING_S
         while (left := self._members()) and time.monotonic() < until:
             time.sleep(0.1)
@@ -300,52 +269,6 @@ class _Run:
 
 def _shown(stage: str) -> str:
     return stage.lower() or "starting"
-
-
-def _count(archive: str, table: str) -> int:
-    """Rows of a table; 0 while there is no archive."""
-    try:
-        return ArchiveReader.open(archive).count(table)
-    except ArchiveError:
-        return 0
-
-
-def _rows(archive: ArchiveReader) -> dict[str, Counter[tuple[str, str]]]:
-    """Every table's rows as (key, all that it says but times of doing), counted."""
-    found = {}
-    for name, key in KEYS.items():
-        dataset = archive.table(name).to_lance()
-        columns = [column for column in dataset.schema.names if column not in _TIMES and column != "tokens"]
-        rows = dataset.to_table(columns=columns).to_pylist()
-        found[name] = Counter((row[key], repr(row)) for row in rows)
-    ids = sorted(archive.completed_segments())
-    found["tokens"] = Counter(
-        (key, tokens.tobytes().hex() + sizes.tobytes().hex())
-        for key, tokens, sizes in archive.memory_tokens(ids)
-    )
-    done = {key for key, _ in found["segments"]}
-    videos = {key for key, _ in found["videos"]}
-    orphans: Counter[tuple[str, str]] = Counter()
-    for name in ("memories", "annotations"):
-        owners = archive.table(name).to_lance().to_table(columns=["segment_id", "video_id"]).to_pylist()
-        for row in owners:
-            if (row["segment_id"] not in done) if row["segment_id"] else (row["video_id"] not in videos):
-                orphans[name, row["segment_id"] or row["video_id"]] += 1
-    return found | {"orphans": orphans}
-
-
-def _compared(found: dict[str, Any], expected: dict[str, Any]) -> Flaws:
-    flaws = Flaws(orphans=found["orphans"].total())
-    for name in (*KEYS, "tokens"):
-        have, want = (Counter(key for key, _ in rows[name].elements()) for rows in (found, expected))
-        same = {key for key, _ in found[name].keys() & expected[name].keys()}
-        flaws += Flaws(
-            lost=len(want.keys() - have.keys()),
-            twice=(have - Counter(set(have))).total(),
-            changed=len((want.keys() & have.keys()) - same),
-            strange=len(have.keys() - want.keys()),
-        )
-    return flaws
 
 
 def _draw(folder: Path) -> None:
@@ -377,7 +300,7 @@ def _draw(folder: Path) -> None:
 
 @contextmanager
 def _object_store(videos: Path) -> Iterator[str]:
-    """A bucket with a copy of the videos, and what processes need to find it in their environment."""
+    """A bucket with a copy of the videos. Sets the environment variables by which processes find it."""
     import boto3
     from moto.server import ThreadedMotoServer
 
