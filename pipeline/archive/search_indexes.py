@@ -1,6 +1,6 @@
-"""Indexes of an archive's tables: which there are, how much they cover, and bringing them up to date.
+"""Search indexes of an archive's tables: which ones exist, how much they cover, and how they are updated.
 
-Lance searches rows that an index does not cover yet one by one, so an old index is slow and never wrong.
+Lance scans the rows that an index does not cover yet, so an outdated index is slow but never wrong.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ __all__ = [
 
 VECTORS_INDEX, WORDS_INDEX = "vectors_idx", "text_idx"
 EXACT_ROWS = 5000
-"""Tables of fewer rows are searched exactly: that is as fast, and exact."""
+"""Smaller tables get no index: scanning them is as fast, and exact."""
 
-# Once so many rows, or this share of the table, are not in an index, it is brought up to date.
+# An index is updated once so many rows, or this share of the table, are not in it.
 _MANY_ROWS, _MANY_SHARE = 5000, 0.1
 _SUB_VECTOR = 8
 _MOST_PARTITIONS = 4096
@@ -54,7 +54,7 @@ _WANTED = (
 
 @dataclass(frozen=True)
 class IndexState:
-    """An index, and how many of its table's rows it covers."""
+    """An index: ``rows`` of its table, of which it does not cover ``rows_unindexed``."""
 
     table: str
     column: str
@@ -69,7 +69,7 @@ def has_index(table: lancedb.table.Table, name: str) -> bool:
 
 
 def index_states(archive_uri: str) -> list[IndexState]:
-    """Every index of the archive whose tables lie at a resolved address."""
+    """All indexes of the archive whose tables lie at a resolved address. Raises ArchiveError."""
     import lancedb
 
     states = []
@@ -84,7 +84,7 @@ def index_states(archive_uri: str) -> list[IndexState]:
 
 
 def make_words_index(archive_uri: str) -> None:
-    """Make the full-text index of a new archive, so that its texts can be searched from the first one on."""
+    """Create the full-text index of a new archive, so that its first text can be searched."""
     import lancedb
     from lancedb.index import FTS
 
@@ -101,10 +101,10 @@ def update_indexes(
     check: Callable[[], None] = lambda: None,
     tell: Callable[[str], None] = lambda what: None,
 ) -> list[str]:
-    """Make the indexes that the archive is large enough for, and bring those up to date that lag; what was done.
+    """Create the indexes that the archive is large enough for and update those that lag. Returns their names.
 
-    ``at_once`` does not wait for many rows. ``check`` is called before each write and may refuse it; ``tell`` hears
-    what is about to be done.
+    ``at_once`` updates an index even if it lags only by a few rows. ``check`` is called before each write and may raise
+    to refuse it; ``tell`` is called with the name of each index before it is built.
     """
     import lancedb
     from lancedb import index as kinds
