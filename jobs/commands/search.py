@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Any
 
 from malmm.jobs.commands.options import add_archive
+from malmm.jobs.terminal.player import open_in, player
+from malmm.jobs.terminal.prompt import lines_of
 from malmm.jobs.terminal.text import clock, printable, seconds_of, shortened
-from malmm.pipeline.schema.errors import ConfigError
+from malmm.pipeline.schema.errors import ConfigError, MalmmError
 
 if TYPE_CHECKING:
-    from malmm.pipeline.archive.reader import ArchiveReader
-    from malmm.pipeline.searching.searcher import Found
+    import subprocess
 
-__all__ = ["add_filters", "add_models", "add_parser", "chosen_videos", "run"]
+    from malmm.pipeline.archive.reader import ArchiveReader
+    from malmm.pipeline.searching.searcher import Found, Like
+
+__all__ = ["Finder", "add_filters", "add_models", "add_parser", "chosen_videos", "run"]
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -23,9 +28,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "search",
         help="find moments in an archive",
         description="Find moments in an archive: by what its memory looks like and by what its texts say, both "
-        "together. Needs neither the videos nor Ray.",
+        "together. Needs neither the videos nor Ray. Without a query it asks for one after the other, or reads them "
+        "from standard input, one a line, and answers at once, as everything stays loaded.",
         epilog="examples:\n"
         "  malmm search 'a red circle moving left' --archive archive\n"
+        "  malmm search 'a red circle' --archive archive --open     # in mpv or VLC, at the moment\n"
+        "  malmm search --archive archive                           # a prompt\n"
         "  malmm search 'a goal' --archive archive --video 'match-*.mp4' -k 3 --rerank\n"
         "  malmm search --image still.png --archive archive\n"
         "  malmm search --like talk.mp4@12:30 --archive archive\n\n"
@@ -51,7 +59,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--exact", action="store_true", help="pass the approximate index by")
     add_models(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--open", action="store_true", help="open the best moment in mpv or VLC")
+    parser.add_argument(
+        "--page", metavar="URL", help="the address of `malmm serve`: link each moment to its page there"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object; at the prompt one a line")
     parser.set_defaults(run=run)
 
 
@@ -82,8 +94,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Search and print the moments."""
     from malmm.pipeline.archive.reader import ArchiveReader
     from malmm.pipeline.archive.video_selection import one_video
-    from malmm.pipeline.searching.searcher import Like, Searcher
+    from malmm.pipeline.searching.searcher import Like
 
+    if arguments.page is not None and not arguments.page.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"--page {arguments.page!r}: give the address that `malmm serve` prints, http://..."
+        )
     archive = ArchiveReader.open(arguments.archive)
     like = None
     if arguments.like is not None:
@@ -91,22 +107,117 @@ def run(arguments: argparse.Namespace) -> int:
         if not separator:
             raise ConfigError(f"--like {arguments.like!r}: write VIDEO@TIME, such as talk.mp4@12:30")
         like = Like(one_video(archive.videos(), name)["video_id"], seconds_of("--like", time))
-    found = Searcher(archive, model=arguments.model, retrieval_model=arguments.retrieval_model).search(
-        arguments.text,
-        image=arguments.image,
-        like=like,
-        k=arguments.k,
-        video_ids=chosen_videos(archive, arguments),
-        signals=tuple(part.strip() for part in arguments.signals.split(",")),
-        rerank=arguments.rerank,
-        exact=arguments.exact,
-        thumbnails=False,
-    )
+    finder = Finder(archive, arguments)
+    if arguments.text is None and arguments.image is None and like is None:
+        return _converse(finder, as_json=arguments.json)
+    finder.find(arguments.text, like)
     if arguments.json:
-        print(json.dumps({"archive": archive.root, "moments": [each.to_dict() for each in found]}, indent=2))
+        print(json.dumps(finder.to_dict(), indent=2))
     else:
-        print("\n".join(lines(found)) if found else "Nothing found.")
+        print(finder.shown())
+    if arguments.open:
+        finder.open(1)
     return 0
+
+
+class Finder:
+    """Searches an archive with the options of a command line, and holds what was found last."""
+
+    def __init__(self, archive: ArchiveReader, arguments: argparse.Namespace) -> None:
+        from malmm.pipeline.searching.searcher import Searcher
+
+        # Before anything is searched in vain.
+        self._player = player() if arguments.open else None
+        self._archive, self._arguments = archive, arguments
+        self._searcher = Searcher(archive, model=arguments.model, retrieval_model=arguments.retrieval_model)
+        self._videos = chosen_videos(archive, arguments)
+        self._found: list[Found] = []
+        self._playing: list[subprocess.Popen[bytes]] = []
+        self._begins: dict[str, float] = {}
+
+    def find(self, text: str | None, like: Like | None = None) -> None:
+        """Search for a text, for the picture of the options, or for a moment."""
+        self._found = self._searcher.search(
+            text,
+            image=self._arguments.image,
+            like=like,
+            k=self._arguments.k,
+            video_ids=self._videos,
+            signals=tuple(part.strip() for part in self._arguments.signals.split(",")),
+            rerank=self._arguments.rerank,
+            exact=self._arguments.exact,
+            thumbnails=False,
+        )
+        if self._arguments.page or self._arguments.open:
+            self._look_up_begins()
+
+    def shown(self) -> str:
+        """The moments for people."""
+        return "\n".join(lines(self._found, self._links())) if self._found else "Nothing found."
+
+    def to_dict(self) -> dict[str, Any]:
+        """The moments for JSON."""
+        moments = [each.to_dict() for each in self._found]
+        for moment, link in zip(moments, self._links() or [], strict=False):
+            moment["link"] = link
+        return {"archive": self._archive.root, "moments": moments}
+
+    def open(self, number: int) -> None:
+        """Open the moment of this number, from 1, in a player. Raises ConfigError where that cannot be."""
+        if not self._found and number == 1:
+            return
+        if not 1 <= number <= len(self._found):
+            raise ConfigError(f"there is no moment {number}: {len(self._found)} were found")
+        self._player = self._player or player()
+        self._look_up_begins()
+        moment = self._found[number - 1]
+        at_s = moment.start_s - self._begins.get(moment.video_id, 0.0)
+        self._playing.append(open_in(self._player, moment.uri, at_s))
+
+    def _look_up_begins(self) -> None:
+        rows = self._archive.video_rows({each.video_id for each in self._found}).to_pylist()
+        self._begins = {row["video_id"]: row["start_s"] for row in rows}
+
+    def _links(self) -> list[str] | None:
+        """The page of each moment's video, at the moment."""
+        if self._arguments.page is None:
+            return None
+        page = self._arguments.page.rstrip("/")
+        return [
+            f"{page}/#/video/{each.video_id}?t={max(0.0, each.start_s - self._begins.get(each.video_id, 0.0)):.2f}"
+            for each in self._found
+        ]
+
+
+def _converse(finder: Finder, *, as_json: bool) -> int:
+    """Answer queries until there are no more; a query that fails is one sentence, and the next is asked for."""
+    asked = False
+    if sys.stdin.isatty() and not as_json:
+        print("Type what to look for. `:open 2` opens the second moment in a player; Ctrl-D ends.")
+    try:
+        for line in lines_of("" if as_json else "search> "):
+            asked = True
+            try:
+                if line.startswith(":open"):
+                    finder.open(_number_of(line))
+                    continue
+                finder.find(line)
+            except MalmmError as error:
+                print(f"error: {printable(str(error))}", file=sys.stderr, flush=True)
+                continue
+            print(json.dumps({"query": line} | finder.to_dict()) if as_json else finder.shown(), flush=True)
+    except KeyboardInterrupt:
+        print()
+    if not asked and not sys.stdin.isatty():
+        raise ConfigError("no query: give what to look for, or lines of it on standard input")
+    return 0
+
+
+def _number_of(line: str) -> int:
+    number = line.removeprefix(":open").strip() or "1"
+    if not number.isdecimal():
+        raise ConfigError(f"{line!r}: write `:open` and the number of a moment")
+    return int(number)
 
 
 def chosen_videos(archive: ArchiveReader, arguments: argparse.Namespace) -> list[str] | None:
@@ -120,8 +231,8 @@ def chosen_videos(archive: ArchiveReader, arguments: argparse.Namespace) -> list
     return select_videos(archive, arguments.video, since=since, until=until)["video_id"].to_pylist()
 
 
-def lines(found: list[Found]) -> list[str]:
-    """Moments for people, best first."""
+def lines(found: list[Found], links: list[str] | None = None) -> list[str]:
+    """Moments for people, best first, each with its link."""
     shown = []
     for number, each in enumerate(found, 1):
         parts = [f"{' + '.join(each.signals)}"]
@@ -135,4 +246,6 @@ def lines(found: list[Found]) -> list[str]:
         said = each.text or each.caption
         if said:
             shown.append(f"     {shortened(said, 100)}")
+        if links is not None:
+            shown.append(f"     {links[number - 1]}")
     return shown
