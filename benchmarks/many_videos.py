@@ -23,7 +23,6 @@ from fastapi.testclient import TestClient
 from malmm.pipeline.archive.export import export_captions, texts_of
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.receipts import write_rows
-from malmm.pipeline.archive.search_indexes import update_indexes
 from malmm.pipeline.archive.video_selection import select_videos
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema import ids, tables
@@ -118,7 +117,7 @@ def main() -> None:
         for first in range(0, arguments.videos, AT_ONCE):
             fill(archive, range(first, min(arguments.videos, first + AT_ONCE)))
         archive.compact(at_least=2)
-        update_indexes(archive.uri, at_once=True)
+        archive.update_indexes(at_once=True)
         print(f"written in {time.perf_counter() - began:.0f} s")
     middle = (FIRST + timedelta(minutes=arguments.videos // 2)).isoformat()
     late = (FIRST + timedelta(minutes=arguments.videos - 3000)).isoformat()

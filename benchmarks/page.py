@@ -20,7 +20,6 @@ import pyarrow as pa
 from fastapi.testclient import TestClient
 
 from malmm.pipeline.archive.receipts import write_rows
-from malmm.pipeline.archive.search_indexes import update_indexes
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema import ids, tables
 from malmm.pipeline.schema.config import CAPTION, Recipe
@@ -127,7 +126,7 @@ def main() -> None:
         written = time.perf_counter()
         # As a run leaves it: small files merged, and indexes up to date.
         archive.compact(at_least=2)
-        update_indexes(archive.uri, at_once=True)
+        archive.update_indexes(at_once=True)
         print(f"written in {written - began:.0f} s, indexed in {time.perf_counter() - written:.0f} s")
     encoder = KnownVectors(centres)
     asyncio.run(encoder.vector("warm"))

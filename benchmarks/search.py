@@ -1,6 +1,7 @@
 """How long a search takes by the archive's size, and what the index misses.
 
     python benchmarks/search.py [--slots 1000 10000 100000] [--vectors 16] [--size 64] [--queries 100]
+    python benchmarks/search.py --grow 2000 20000 [--runs 10] [--upkeep parts 0.1 appended]
 
 Makes archives of real tables, with memory slots of random vectors that lie in clusters as those of a video's scenes do,
 and a caption a segment; brings their indexes up to date as a run does; and searches them through
@@ -8,34 +9,38 @@ and a caption a segment; brings their indexes up to date as a run does; and sear
 The query's vector is given, as the text tower's time does not depend on the archive: it is measured by itself, for the
 demo model. ``recall@10`` is the share of the ten nearest slots by exact search that the search through the index has
 among its own ten.
+
+With ``--grow`` an archive grows in runs, and a quarter of it is deleted on the way. After each run there is a row with
+what the indexes' upkeep cost, and recall and time of a search next to those of an index made of all rows at once. The
+upkeep is this product's (``parts``), that of version 0.1 (IVF_PQ, Lance's default optimizing), or an IVF_SQ that is
+only appended to (``appended``).
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import lance
 import numpy as np
-import pyarrow as pa
+from lancedb.index import IvfPq, IvfSq
+from synthetic_archive import WORDS, SyntheticArchive  # type: ignore[import-not-found]
 
 from malmm.model.checkpoints.resolve import open_models
 from malmm.model.towers.blip2 import RetrievalModel
-from malmm.pipeline import Archive, ArchiveReader, Recipe, Searcher
-from malmm.pipeline.archive.location import table_uri
-from malmm.pipeline.schema.config import CAPTION
-from malmm.pipeline.schema.ids import memory_id
-from malmm.pipeline.schema.tables import ANNOTATIONS, SEGMENTS, VIDEOS
+from malmm.pipeline import Archive, ArchiveReader, Searcher
+from malmm.pipeline.archive.index_states import index_states
+from malmm.pipeline.archive.search_indexes import EXACT_ROWS
+from malmm.pipeline.archive.vector_index import VECTORS_INDEX, partitions_for
+from malmm.pipeline.searching.candidates import Candidates
 
-SLOTS_A_SEGMENT, SEGMENTS_A_VIDEO, SLOT_S = 20, 36, 5.0
-SLOTS_A_WRITE = 2000
-WORDS = [f"{a}{b}{c}" for a in "bdfglmnprst" for b in "aeiou" for c in ("ck", "nd", "rt", "ll", "sh", "mp")]
+# Kinds of upkeep that are compared: this product's, and what Lance and version 0.1 do.
+UPKEEPS = ("parts", "0.1", "appended")
 
 
 class Prepared(Searcher):
@@ -57,7 +62,15 @@ def main() -> None:
     parser.add_argument("--vectors", type=int, default=16, help="a slot (%(default)s)")
     parser.add_argument("--size", type=int, default=64, help="numbers a vector (%(default)s)")
     parser.add_argument("--queries", type=int, default=100)
+    parser.add_argument(
+        "--grow", type=int, nargs=2, metavar=("FROM", "TO"), help="grow one archive in runs instead"
+    )
+    parser.add_argument("--runs", type=int, default=10, help="of like growth, with --grow (%(default)s)")
+    parser.add_argument("--upkeep", nargs="+", choices=UPKEEPS, default=list(UPKEEPS), help="with --grow")
     options = parser.parse_args()
+    if options.grow:
+        grow(options)
+        return
     took = encoder_s()
     print(
         f"slots of {options.vectors} vectors of {options.size}; {options.queries} queries; the demo model's text tower "
@@ -87,14 +100,14 @@ def encoder_s() -> float:
 def measure(place: str, count: int, options: argparse.Namespace) -> None:
     """One row of the table."""
     chance = np.random.default_rng(0)
-    nearby = make_archive(place, count, options.vectors, options.size, chance)
+    made = SyntheticArchive(place, options.vectors, options.size, count, chance)
+    made.grow(count)
     archive = ArchiveReader.open(place)
     # As a run leaves it: small files merged, and indexes up to date.
     Archive.open(place).compact(at_least=2)
     indexed_s = timed(lambda: Archive.open(place).update_indexes(at_once=True))
     searcher = Prepared(archive)
-    near = nearby[chance.integers(len(nearby), size=options.queries)]
-    searcher.queries = unit(near + 0.5 * unit(chance.standard_normal(near.shape, np.float32)))
+    searcher.queries = made.queries(options.queries)
     texts = [f"{n} {' '.join(chance.choice(WORDS, 3))}" for n in range(options.queries)]
     video = archive.videos()["video_id"][0].as_py()
 
@@ -117,138 +130,118 @@ def measure(place: str, count: int, options: argparse.Namespace) -> None:
     print("| " + " | ".join(cells) + " |", flush=True)
 
 
+def grow(options: argparse.Namespace) -> None:
+    """Print a row for each run in which an archive grows, for each kind of upkeep."""
+    first, last = options.grow
+    sizes = [round(first + (last - first) * run / options.runs) for run in range(options.runs + 1)]
+    print(
+        f"slots of {options.vectors} vectors of {options.size}, {options.queries} queries a step; after half of the "
+        "runs a quarter of the slots is deleted. CPU seconds are this process's.\n"
+    )
+    print(
+        "| upkeep | slots | kind and partitions | upkeep CPU s | recall@10 | recall@100 | p50 ms | p95 ms "
+        "| CPU ms | at once: p50 ms | CPU ms | ratio of CPU |"
+    )
+    print("|---" * 12 + "|", flush=True)
+    for upkeep in options.upkeep:
+        with tempfile.TemporaryDirectory() as folder:
+            chance = np.random.default_rng(0)
+            made = SyntheticArchive(f"{folder}/archive", options.vectors, options.size, last, chance)
+            for run, size in enumerate(sizes):
+                # What is new shows what was not there before.
+                made.grow(size - made.slots, looks=0.3 + 0.7 * run / options.runs)
+                took_s = keep_up(made.archive, upkeep)
+                report(upkeep, made, took_s, options, folder)
+                if run == options.runs // 2:
+                    made.archive.changes.delete(
+                        "memories", "segment_id", made.archive.segments()["segment_id"].to_pylist()[::4]
+                    )
+                    took_s = keep_up(made.archive, upkeep)
+                    report(f"{upkeep}, deleted", made, took_s, options, folder)
+
+
+def keep_up(archive: Archive, upkeep: str) -> float:
+    """Do what a run does at its end, and return the CPU seconds of the indexes."""
+    archive.compact(at_least=2)
+    began = time.process_time()
+    if upkeep == "parts":
+        archive.update_indexes()
+    else:
+        index_otherwise(archive, upkeep)
+    return time.process_time() - began
+
+
+def index_otherwise(archive: Archive, upkeep: str) -> None:
+    """Make or update the index of vectors as another kind of upkeep would."""
+    table = archive.table("memories")
+    index = next((index for index in table.list_indices() if index.columns == ["vectors"]), None)
+    rows = table.count_rows()
+    if index is None and rows >= EXACT_ROWS:
+        size = table.schema.field("vectors").type.value_type.list_size
+        parts = partitions_for(rows * len(table.search().limit(1).to_arrow()["vectors"][0]))
+        kinds = {
+            "0.1": IvfPq(distance_type="cosine", num_partitions=parts, num_sub_vectors=size // 8),
+            "appended": IvfSq(
+                distance_type="cosine", num_partitions=parts, sample_rate=32, max_iterations=10
+            ),
+        }
+        table.create_index("vectors", config=kinds[upkeep], name=VECTORS_INDEX)
+    elif index is not None:
+        more = {} if upkeep == "0.1" else {"num_indices_to_merge": 1}
+        archive.tables.dataset("memories").optimize.optimize_indices(index_names=[VECTORS_INDEX], **more)
+
+
+def report(
+    upkeep: str, made: SyntheticArchive, took_s: float, options: argparse.Namespace, folder: str
+) -> None:
+    """One row of the table of growth."""
+    queries = made.queries(options.queries)
+    shares, times, spent = asked(made.archive, queries)
+    state = next((state for state in index_states(made.archive.tables) if state.column == "vectors"), None)
+    kind = "none" if state is None else f"{state.kind} {' + '.join(map(str, state.partitions))}"
+    cells = [upkeep, f"{made.archive.count('memories')}", kind, f"{took_s:.1f}"]
+    cells += [f"{share:.3f}" for share in shares]
+    cells += [f"{1000 * value:.0f}" for value in (median(times), high(times), spent)]
+    if state is not None:
+        # The same rows with an index that was made of all at once.
+        copy = Path(folder, "at-once")
+        shutil.copytree(made.archive.uri, copy)
+        fresh = Archive.open(str(copy))
+        fresh.table("memories").drop_index(VECTORS_INDEX)
+        fresh.update_indexes(at_once=True)
+        _, at_once, at_once_spent = asked(fresh, queries)
+        shutil.rmtree(copy)
+        cells += [
+            f"{1000 * median(at_once):.0f}",
+            f"{1000 * at_once_spent:.0f}",
+            f"{spent / at_once_spent:.2f}",
+        ]
+    print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def asked(archive: Archive, queries: np.ndarray) -> tuple[list[float], list[float], float]:
+    """Recall@10 and @100 against exact search, seconds of each search, and the CPU seconds of one."""
+    candidates = Candidates(archive)
+    candidates.slots(queries[0], 100, None)
+    found, times = [], []
+    began = time.process_time()
+    for query in queries:
+        times.append(timed(lambda query=query: found.append(candidates.slots(query, 100, None))))  # type: ignore[misc]
+    spent = (time.process_time() - began) / len(queries)
+    shares: list[list[float]] = []
+    for query, slots in zip(queries, found, strict=True):
+        exact = candidates.slots(query, 100, None, exact=True)
+        pairs = [
+            {(slot.segment_id, slot.slot) for slot in some[:k]} for k in (10, 100) for some in (exact, slots)
+        ]
+        shares.append([len(pairs[0] & pairs[1]) / len(pairs[0]), len(pairs[2] & pairs[3]) / len(pairs[2])])
+    return np.mean(shares, axis=0).tolist(), times, spent
+
+
 def nearest(searcher: Prepared, text: str, *, exact: bool) -> set[str]:
     """Where the ten best moments of a search for vectors begin."""
     found = searcher.search(text, k=10, signals=("vectors",), exact=exact, thumbnails=False)
     return {f"{each.segment_id} {each.timestamp_s}" for each in found}
-
-
-def make_archive(place: str, count: int, vectors: int, size: int, chance: np.random.Generator) -> np.ndarray:
-    """An archive of ``count`` slots; some of their vectors [X, size]."""
-    models = open_models("demo")
-    recipe = Recipe(
-        model="demo",
-        model_fingerprint=models.instructblip.fingerprint(),
-        retrieval_model=models.retrieval.name if models.retrieval else "none",
-        retrieval_fingerprint=models.retrieval.fingerprint() if models.retrieval else "none",
-        fps=1.0,
-        segment_s=SLOTS_A_SEGMENT * SLOT_S,
-        bank_length=SLOTS_A_SEGMENT,
-        merge_policy="token",
-        image_size=96,
-    )
-    archive = Archive.create_or_open(place, recipe, size)
-    segments = -(-count // SLOTS_A_SEGMENT)
-    videos = -(-segments // SEGMENTS_A_VIDEO)
-    now = datetime.now(UTC)
-    append(
-        archive, "videos", pa.Table.from_pylist([video_row(n, recipe, now) for n in range(videos)], VIDEOS)
-    )
-    rows = [segment_row(n, recipe) for n in range(segments)]
-    append(archive, "segments", pa.Table.from_pylist(rows, SEGMENTS))
-    texts = [text_row(row, " ".join(chance.choice(WORDS, 12)), now) for row in rows]
-    append(archive, "annotations", pa.Table.from_pylist(texts, ANNOTATIONS))
-    # Slots of one look share it across the archive: that is what makes one nearer to a query than others.
-    looks = unit(chance.standard_normal((max(10, count // 20), vectors, size), np.float32))
-    seen = []
-    for begin in range(0, count, SLOTS_A_WRITE):
-        numbers = range(begin, min(count, begin + SLOTS_A_WRITE))
-        look = looks[chance.integers(len(looks), size=len(numbers))]
-        found = unit(look + 0.6 * unit(chance.standard_normal(look.shape, np.float32)))
-        seen.append(found[:50, 0])
-        append(archive, "memories", slot_rows(numbers, found, archive.schema("memories")))
-    return np.concatenate(seen)
-
-
-def append(archive: Archive, name: str, rows: pa.Table) -> None:
-    """Write rows as a run's commits do."""
-    lance.write_dataset(rows, table_uri(archive.uri, name), mode="append")
-
-
-def video_row(number: int, recipe: Recipe, now: datetime) -> dict[str, object]:
-    """A row of ``videos``."""
-    length_s = SEGMENTS_A_VIDEO * SLOTS_A_SEGMENT * SLOT_S
-    return {
-        "video_id": f"a{number:023x}",
-        "uri": f"/videos/{number}.mp4",
-        "fingerprint": "1",
-        "codec": "h264",
-        "start_s": 0.0,
-        "duration_s": length_s,
-        "fps": 24.0,
-        "width": 640,
-        "height": 360,
-        "cuts": [],
-        "metadata": "",
-        "recipe_id": recipe.recipe_id,
-        "indexed_at": now,
-    }
-
-
-def segment_row(number: int, recipe: Recipe) -> dict[str, object]:
-    """A row of ``segments``."""
-    video, index = divmod(number, SEGMENTS_A_VIDEO)
-    length_s = SLOTS_A_SEGMENT * SLOT_S
-    return {
-        "segment_id": f"b{number:023x}",
-        "video_id": f"a{video:023x}",
-        "index": index,
-        "start_s": index * length_s,
-        "end_s": (index + 1) * length_s,
-        "frame_count": round(length_s),
-        "recipe_id": recipe.recipe_id,
-    }
-
-
-def text_row(segment: dict[str, object], text: str, now: datetime) -> dict[str, object]:
-    """A segment's caption."""
-    same = {name: segment[name] for name in ("segment_id", "video_id", "start_s", "end_s")}
-    return {
-        **same,
-        "annotation_id": f"c{str(segment['segment_id'])[1:]}",
-        "task": "caption",
-        "prompt_name": CAPTION.name,
-        "prompt": CAPTION.text,
-        "prompt_version": CAPTION.version,
-        "text": text,
-        "mode": "online",
-        "model": "demo",
-        "created_at": now,
-    }
-
-
-def slot_rows(numbers: range, vectors_SQV: np.ndarray, schema: pa.Schema) -> pa.Table:
-    """Rows of ``memories``, with few tokens: searching reads none."""
-    count, queries, size = vectors_SQV.shape
-    flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors_SQV.astype(np.float16).reshape(-1)), size)
-    lists = pa.ListArray.from_arrays(pa.array(range(0, (count + 1) * queries, queries), pa.int32()), flat)
-    parts: Iterator[tuple[int, int]] = (divmod(number, SLOTS_A_SEGMENT) for number in numbers)
-    places = list(parts)
-    columns: dict[str, list[Any]] = {
-        "memory_id": [memory_id(f"b{segment:023x}", slot) for segment, slot in places],
-        "segment_id": [f"b{segment:023x}" for segment, _ in places],
-        "video_id": [f"a{segment // SEGMENTS_A_VIDEO:023x}" for segment, _ in places],
-        "slot": [slot for _, slot in places],
-        "start_s": [
-            SLOT_S * (slot + SLOTS_A_SEGMENT * (segment % SEGMENTS_A_VIDEO)) for segment, slot in places
-        ],
-    }
-    columns["end_s"] = [time_s + SLOT_S for time_s in columns["start_s"]]
-    columns["timestamp_s"] = columns["start_s"]
-    columns["frame_count"] = [5] * count
-    columns["tokens"] = [bytes(16)] * count
-    columns["token_shape"] = [[2, 4]] * count
-    columns["sizes"] = [[5, 5]] * count
-    columns["thumbnail"] = [bytes(3000)] * count
-    return pa.Table.from_arrays(
-        [lists if field.name == "vectors" else pa.array(columns[field.name], field.type) for field in schema],
-        schema=schema,
-    )
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """The vectors, of length 1."""
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
 def timed(what: Callable[[], object]) -> float:

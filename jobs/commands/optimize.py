@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from malmm.jobs.commands.options import Taker, add_archive, add_output
 from malmm.jobs.execution import perform_alone
@@ -53,7 +53,13 @@ def perform(config: OptimizeConfig, *, on_progress: OnProgress, verbose: bool) -
     """Do it."""
     from malmm.pipeline.archive.optimize import optimize
 
-    return optimize(config, on_progress=on_progress)
+    def on_cluster(*what: Any) -> Any:
+        # Ray takes seconds to load, and few archives are so large that it is needed.
+        from malmm.pipeline.indexing.worker_indexing import build_on_cluster
+
+        return build_on_cluster(*what)
+
+    return optimize(config, on_progress=on_progress, build_pieces=on_cluster)
 
 
 def summary(report: OptimizeReport) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from datetime import datetime
 from typing import Any
 
 from malmm.jobs.commands.options import add_archive
@@ -17,8 +18,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "status",
         help="show how far an archive is, and what runs on it now",
-        description="Show what of an archive is indexed, pending and failed, how many rows its indexes do not cover "
-        "yet, its storage by table, the run that is going with its progress, and the one before.",
+        description="Show what of an archive is indexed, pending and failed, how many rows its indexes cover, "
+        "with how many partitions and since when, what is about to make searches slow, its storage by table, the run "
+        "that is going with its progress, and the one before.",
         epilog="examples:\n  malmm status --archive archive\n  malmm status --archive archive --json\n\n"
         "exit codes: 0 shown, 1 the archive cannot be read, 2 wrong usage",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -50,8 +52,8 @@ def _lines(content: dict[str, Any]) -> list[str]:
         f"{content['rows']['annotations']} texts",
     ]
     for index in content["indexes"]:
-        covered = f"{index['rows'] - index['rows_unindexed']} of {index['rows']} rows indexed"
-        lines.append(f"Index     {index['table']}.{index['column']}: {covered}")
+        lines.append(f"Index     {index['table']}.{index['column']}: {_index(index)}")
+    lines += [f"Warning   {printable(warning)}" for warning in content["warnings"]]
     total = sum(table["bytes"] for table in content["storage"].values())
     tables = ", ".join(f"{name} {size(table['bytes'])}" for name, table in content["storage"].items())
     lines.append(f"Storage   {size(total)}: {tables}")
@@ -61,6 +63,15 @@ def _lines(content: dict[str, Any]) -> list[str]:
     if not content["running"]:
         lines.append("Running   nothing")
     return lines
+
+
+def _index(index: dict[str, Any]) -> str:
+    said = f"{index['rows'] - index['rows_unindexed']} of {index['rows']} rows indexed"
+    if index["partitions"]:
+        said += f", {' + '.join(map(str, index['partitions']))} partitions"
+    if index["trained_at"]:
+        said += f", trained {datetime.fromisoformat(index['trained_at']):%Y-%m-%d %H:%M} UTC"
+    return said
 
 
 def _run(run: dict[str, Any]) -> str:

@@ -1,1 +1,1 @@
-"""Drawn videos for trying things out."""
+"""Drawn videos to try things on."""

@@ -21,7 +21,7 @@ from malmm.pipeline.archive.location import (
 )
 from malmm.pipeline.archive.recipes_table import Generation, beside, in_force, is_generation, record_first
 from malmm.pipeline.archive.run_history import RUNS_TABLE
-from malmm.pipeline.archive.search_indexes import make_words_index
+from malmm.pipeline.archive.search_indexes import make_words_indexes
 from malmm.pipeline.archive.store_check import check_store
 from malmm.pipeline.schema.config import Recipe
 from malmm.pipeline.schema.errors import ArchiveError, RecipeMismatch
@@ -114,7 +114,7 @@ def _create(place: str, recipe: Recipe, vector_size: int) -> Generation:
     _refuse_strangers(place, set(schemas))
     check_store(place)
     _create_tables(place, schemas)
-    make_words_index(place)
+    make_words_indexes(place)
     return record_first(place, recipe)
 
 

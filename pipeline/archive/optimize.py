@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from malmm.pipeline.archive.search_indexes import IndexState, index_states
+from malmm.pipeline.archive.index_states import IndexState, index_states
+from malmm.pipeline.archive.migration import migrate
+from malmm.pipeline.archive.vector_index import BuildPieces
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema.config import OptimizeConfig
 from malmm.pipeline.schema.exit_codes import EXIT_OK
@@ -33,22 +35,32 @@ class OptimizeReport:
             "files": {
                 name: {"before": before, "after": after} for name, (before, after) in self.files.items()
             },
-            "indexes": [vars(state) for state in self.indexes],
+            "indexes": [state.to_dict() for state in self.indexes],
             "elapsed_s": self.elapsed_s,
             "exit_code": self.exit_code,
         }
 
 
-def optimize(config: OptimizeConfig, *, on_progress: OnProgress | None = None) -> OptimizeReport:
-    """Merge small files and update all indexes, in this process, without Ray.
+def optimize(
+    config: OptimizeConfig,
+    *,
+    on_progress: OnProgress | None = None,
+    build_pieces: BuildPieces | None = None,
+) -> OptimizeReport:
+    """Migrate the archive, merge small files and update all indexes, in this process, without Ray.
 
-    Raises ArchiveError if the archive cannot be written, and ArchiveBusy if another writer holds it.
+    ``build_pieces`` builds the index of very many vectors on workers. Raises ArchiveError if the archive cannot be
+    written, ArchiveBusy if another writer holds it, and what ``build_pieces`` raises.
     """
     began = time.monotonic()
     tell = on_progress or (lambda progress: None)
     archive = Archive.open(config.archive)
     with archive.held():
         tell(Progress("tidying"))
+        migrate(archive.changes)
         files = archive.compact(at_least=2)
-        archive.update_indexes(at_once=True, tell=lambda what: tell(Progress("building indexes")))
-    return OptimizeReport(archive.root, files, tuple(index_states(archive.uri)), time.monotonic() - began)
+        archive.update_indexes(
+            at_once=True, tell=lambda what: tell(Progress("building indexes")), build_pieces=build_pieces
+        )
+    states = tuple(index_states(archive.tables))
+    return OptimizeReport(archive.root, files, states, time.monotonic() - began)

@@ -14,6 +14,7 @@ from malmm.pipeline.archive.memories import MEMORY_COLUMNS, SlotReader
 from malmm.pipeline.archive.predicates import equals, is_in
 from malmm.pipeline.archive.recipes_table import in_force
 from malmm.pipeline.archive.table_reader import TableReader
+from malmm.pipeline.archive.text_grams import GRAMS_COLUMN
 from malmm.pipeline.schema.config import Recipe
 from malmm.pipeline.schema.errors import ArchiveError, ConfigError
 from malmm.pipeline.schema.records import PERMANENT_KINDS, Failure
@@ -190,7 +191,8 @@ class ArchiveReader:
     def annotations(self, video_id: str | None = None) -> pa.Table:
         """The ``annotations`` of one video or of all, each video's in time order."""
         filters = None if video_id is None else [equals("video_id", video_id)]
-        return self.tables.rows("annotations", filters).sort_by(
+        columns = [name for name in self.schema("annotations").names if name != GRAMS_COLUMN]
+        return self.tables.rows("annotations", filters, columns).sort_by(
             [
                 ("video_id", "ascending"),
                 ("start_s", "ascending"),

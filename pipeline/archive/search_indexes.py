@@ -1,151 +1,164 @@
-"""Search indexes of an archive's tables: which ones exist, how much they cover, and how they are updated.
+"""Indexes of an archive's tables: which there are to be, and bringing them up to date.
 
-Lance scans the rows that an index does not cover yet, so an outdated index is slow but never wrong.
+Lance searches rows that an index does not cover yet one by one, so an old index is slow and never wrong.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-from malmm.pipeline.archive.location import lance_errors, open_dataset
+import lance
 
-if TYPE_CHECKING:
-    import lancedb
-    from lancedb.index import IvfPq
+from malmm.pipeline.archive import vector_index
+from malmm.pipeline.archive.location import lance_errors
+from malmm.pipeline.archive.table_writer import TableWriter
+from malmm.pipeline.archive.text_grams import GRAMS_COLUMN
+from malmm.pipeline.archive.vector_index import BuildPieces
 
 # LanceDB is imported where it is used: it loads a REST client, for seconds of CPU, and most commands make no index.
 
 __all__ = [
-    "VECTORS_INDEX",
-    "WORDS_INDEX",
-    "IndexState",
-    "has_index",
-    "index_states",
-    "make_words_index",
+    "EXACT_ROWS",
+    "INDEXED_TABLES",
+    "make_words_indexes",
     "update_indexes",
 ]
 
-VECTORS_INDEX, WORDS_INDEX = "vectors_idx", "text_idx"
 EXACT_ROWS = 5000
-"""Smaller tables get no index: scanning them is as fast, and exact."""
+"""Tables of fewer rows are searched exactly: that is as fast, and exact."""
+INDEXED_TABLES = ("memories", "annotations", "segments")
 
-# An index is updated once so many rows, or this share of the table, are not in it.
+# Once so many rows, or this share of the table, are not in an index of keys or words, it is brought up to date.
 _MANY_ROWS, _MANY_SHARE = 5000, 0.1
-_SUB_VECTOR = 8
-_MOST_PARTITIONS = 4096
-# Table, column, kind of index by its name in lancedb.index, and from how many rows on it is worth having.
-_WANTED = (
-    ("memories", "memory_id", "BTree", EXACT_ROWS),
-    ("memories", "segment_id", "BTree", EXACT_ROWS),
-    ("memories", "video_id", "BTree", EXACT_ROWS),
-    ("annotations", "annotation_id", "BTree", EXACT_ROWS),
-    ("annotations", "segment_id", "BTree", EXACT_ROWS),
-    ("annotations", "video_id", "BTree", EXACT_ROWS),
-    ("annotations", "prompt_version", "Bitmap", EXACT_ROWS),
-    ("segments", "segment_id", "BTree", EXACT_ROWS),
-    ("segments", "video_id", "BTree", EXACT_ROWS),
-    ("annotations", "text", "FTS", 1),
-    ("memories", "vectors", "IvfPq", EXACT_ROWS),
-)
 
 
-@dataclass(frozen=True)
-class IndexState:
-    """An index: ``rows`` of its table, of which it does not cover ``rows_unindexed``."""
+class _Wanted(NamedTuple):
+    """An index of keys or words: its kind in lancedb.index, and from how many rows on it is worth having."""
 
     table: str
     column: str
     kind: str
-    rows: int
-    rows_unindexed: int
+    least: int = EXACT_ROWS
+    options: Mapping[str, Any] = MappingProxyType({})
 
+    @property
+    def what(self) -> str:
+        return f"{self.table}.{self.column}"
 
-def has_index(table: lancedb.table.Table, name: str) -> bool:
-    """Whether the table has an index of that name."""
-    return any(index.name == name for index in table.list_indices())
+    def make(self, archive_uri: str) -> None:
+        """Make the index of an archive's table."""
+        import lancedb
+        from lancedb import index as kinds
 
-
-def index_states(archive_uri: str) -> list[IndexState]:
-    """All indexes of the archive whose tables lie at a resolved address. Raises ArchiveError."""
-    import lancedb
-
-    states = []
-    with lance_errors(archive_uri, "read the indexes of"):
-        database = lancedb.connect(archive_uri)
-        for name in ("memories", "annotations", "segments"):
-            for index in database.open_table(name).list_indices():
-                unindexed = index.num_unindexed_rows or 0
-                rows = (index.num_indexed_rows or 0) + unindexed
-                states.append(IndexState(name, index.columns[0], index.index_type, rows, unindexed))
-    return states
-
-
-def make_words_index(archive_uri: str) -> None:
-    """Create the full-text index of a new archive, so that its first text can be searched."""
-    import lancedb
-    from lancedb.index import FTS
-
-    with lance_errors(archive_uri, "index the texts of"):
-        lancedb.connect(archive_uri).open_table("annotations").create_index(
-            "text", config=FTS(), name=WORDS_INDEX
+        table = lancedb.connect(archive_uri).open_table(self.table)
+        table.create_index(
+            self.column, config=getattr(kinds, self.kind)(**self.options), name=f"{self.column}_idx"
         )
+
+
+# Grams are looked up as they are.
+_AS_THEY_ARE = MappingProxyType(
+    {
+        "base_tokenizer": "whitespace",
+        "stem": False,
+        "remove_stop_words": False,
+        "lower_case": False,
+        "ascii_folding": False,
+    }
+)
+_WORDS = (
+    _Wanted("annotations", "text", "FTS", 1),
+    _Wanted("annotations", GRAMS_COLUMN, "FTS", 1, _AS_THEY_ARE),
+)
+_WANTED = (
+    _Wanted("memories", "memory_id", "BTree"),
+    _Wanted("memories", "segment_id", "BTree"),
+    _Wanted("memories", "video_id", "BTree"),
+    _Wanted("annotations", "annotation_id", "BTree"),
+    _Wanted("annotations", "segment_id", "BTree"),
+    _Wanted("annotations", "video_id", "BTree"),
+    _Wanted("annotations", "prompt_version", "Bitmap"),
+    _Wanted("segments", "segment_id", "BTree"),
+    _Wanted("segments", "video_id", "BTree"),
+    *_WORDS,
+)
+
+
+def make_words_indexes(archive_uri: str) -> None:
+    """Make the full-text indexes of a new archive, so that its texts can be searched from the first one on."""
+    with lance_errors(archive_uri, "index the texts of"):
+        for words in _WORDS:
+            words.make(archive_uri)
 
 
 def update_indexes(
     archive_uri: str,
+    changes: TableWriter,
     *,
     at_once: bool = False,
-    check: Callable[[], None] = lambda: None,
     tell: Callable[[str], None] = lambda what: None,
+    build_pieces: BuildPieces | None = None,
 ) -> list[str]:
-    """Create the indexes that the archive is large enough for and update those that lag. Returns their names.
+    """Make the indexes that the archive is large enough for, and bring those up to date that lag; what was done.
 
-    ``at_once`` updates an index even if it lags only by a few rows. ``check`` is called before each write and may raise
-    to refuse it; ``tell`` is called with the name of each index before it is built.
+    ``at_once`` does not wait for many rows. ``tell`` is called with what is about to be done. ``build_pieces`` builds
+    an index of very many vectors on workers. Raises ArchiveError, and ArchiveBusy when another writer took over.
     """
-    import lancedb
-    from lancedb import index as kinds
-
     done = []
-    with lance_errors(archive_uri, "index"):
-        database = lancedb.connect(archive_uri)
-        for name, column, kind, least in _WANTED:
-            table = database.open_table(name)
-            here = next((index for index in table.list_indices() if index.columns == [column]), None)
-            rows = table.count_rows(f"{column} IS NOT NULL")
-            what = f"{name}.{column}"
-            if here is None:
-                if rows >= least:
-                    check()
-                    tell(what)
-                    config = _vectors_config(table, rows) if kind == "IvfPq" else getattr(kinds, kind)()
-                    table.create_index(column, config=config, name=f"{column}_idx")
-                    done.append(what)
-            else:
-                behind = here.num_unindexed_rows or 0
-                if behind and (at_once or behind >= min(_MANY_ROWS, max(1, _MANY_SHARE * rows))):
-                    check()
-                    tell(what)
-                    # LanceDB's own way to a dataset takes the address for a URL, in which a path may not hold a `?`.
-                    dataset = open_dataset(archive_uri, name)
-                    if dataset is not None:
-                        dataset.optimize.optimize_indices(index_names=[here.name])
-                    done.append(what)
+    for wanted in _WANTED:
+        with changes.changing(wanted.table, f"index {wanted.what} of") as dataset:
+            if _update(archive_uri, dataset, wanted, at_once, tell):
+                done.append(wanted.what)
+    with changes.changing("memories", "index memories.vectors of") as dataset:
+        if _update_vectors(archive_uri, dataset, at_once, tell, build_pieces):
+            done.append("memories.vectors")
     return done
 
 
-def _vectors_config(table: Any, rows: int) -> IvfPq:
-    """Cosine, parts of about as many vectors as there are parts, a byte for every eight numbers."""
-    from lancedb.index import IvfPq
+def _update(
+    archive_uri: str, dataset: lance.LanceDataset, wanted: _Wanted, at_once: bool, tell: Callable[[str], None]
+) -> bool:
+    if wanted.column not in dataset.schema.names:
+        # Archives of 0.1 lack a column until they are optimized.
+        return False
+    here = next((each for each in dataset.describe_indices() if each.field_names == [wanted.column]), None)
+    rows = dataset.count_rows()
+    if here is None:
+        if rows < wanted.least:
+            return False
+        tell(wanted.what)
+        wanted.make(archive_uri)
+        return True
+    behind = rows - here.num_rows_indexed
+    if behind <= 0 or not (at_once or behind >= min(_MANY_ROWS, max(1, _MANY_SHARE * rows))):
+        return False
+    tell(wanted.what)
+    dataset.optimize.optimize_indices(index_names=[here.name])
+    return True
 
-    size = table.schema.field("vectors").type.value_type.list_size
-    first = table.search().where("vectors IS NOT NULL").select(["vectors"]).limit(1).to_arrow()
-    vectors = rows * len(first["vectors"][0])
-    return IvfPq(
-        distance_type="cosine",
-        num_partitions=max(1, min(_MOST_PARTITIONS, round(math.sqrt(vectors) / 2))),
-        num_sub_vectors=max(1, size // _SUB_VECTOR),
+
+def _update_vectors(
+    archive_uri: str,
+    dataset: lance.LanceDataset,
+    at_once: bool,
+    tell: Callable[[str], None],
+    build_pieces: BuildPieces | None,
+) -> bool:
+    if not dataset.count_rows(filter="vectors IS NOT NULL"):
+        return False
+    rows = {fragment.fragment_id: fragment.count_rows() for fragment in dataset.get_fragments()}
+    parts, kind = vector_index.parts_of(dataset, rows)
+    planned = vector_index.plan(
+        parts,
+        rows,
+        exact_rows=EXACT_ROWS,
+        is_right_kind=kind in (None, vector_index.KIND),
+        at_once=at_once,
     )
+    if planned is None:
+        return False
+    tell("memories.vectors")
+    vector_index.change_parts(archive_uri, dataset, planned, build_pieces)
+    return True

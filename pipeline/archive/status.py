@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from malmm.pipeline.archive.index_states import IndexState, index_states, index_warnings
 from malmm.pipeline.archive.location import lance_errors
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.run_history import RunRecord, read_runs
-from malmm.pipeline.archive.search_indexes import IndexState, index_states
 
 __all__ = ["Status", "TableSize", "status"]
 
@@ -30,8 +30,9 @@ class TableSize:
 class Status:
     """Status at one moment. ``video_s`` are seconds of indexed video.
 
-    ``pending`` is the number of videos that are partly stored, or that the current run (else the last run that listed
-    the sources) has left to do, whichever is larger. ``running`` is None if nothing runs.
+    ``warnings`` are sentences about indexes that make searches slow or worse. ``pending`` is the number of videos that
+    are partly stored, or that the current run (else the last run that listed the sources) has left to do, whichever is
+    larger. ``running`` is None if nothing runs.
     """
 
     archive: str
@@ -41,6 +42,7 @@ class Status:
     video_s: float
     failures_by_kind: Mapping[str, int]
     indexes: tuple[IndexState, ...]
+    warnings: tuple[str, ...]
     tables: Mapping[str, TableSize]
     running: RunRecord | None
     last_run: RunRecord | None
@@ -54,7 +56,8 @@ class Status:
             "failures_by_kind": dict(self.failures_by_kind),
             "rows": {name: table.rows for name, table in self.tables.items()},
             "rows_unindexed": sum(index.rows_unindexed for index in self.indexes),
-            "indexes": [vars(index) for index in self.indexes],
+            "indexes": [index.to_dict() for index in self.indexes],
+            "warnings": list(self.warnings),
             "storage": {
                 name: {"files": table.files, "bytes": table.bytes} for name, table in self.tables.items()
             },
@@ -72,6 +75,7 @@ def status(archive: ArchiveReader) -> Status:
     done = set(videos["video_id"].to_pylist())
     begun = set(archive.segments()["video_id"].to_pylist()) - done
     failures = archive.failures().to_pylist()
+    indexes = index_states(archive.tables)
     return Status(
         archive=archive.root,
         indexed=len(done),
@@ -79,7 +83,8 @@ def status(archive: ArchiveReader) -> Status:
         failed=len(archive.failed_videos()),
         video_s=sum(videos["duration_s"].to_pylist()),
         failures_by_kind=dict(Counter(row["kind"] for row in failures).most_common()),
-        indexes=tuple(index_states(archive.uri)),
+        indexes=tuple(indexes),
+        warnings=tuple(index_warnings(archive.tables, indexes)),
         tables={name: _size(archive, name) for name in _TABLES},
         running=running,
         last_run=over,

@@ -45,6 +45,9 @@ class TableReader:
 
         with lance_errors(self.uri, f"open table {name!r} of"):
             if self._database is None:
+                # For programs that ask for its tables: what is read here is read by Lance, which loads faster.
+                import lancedb
+
                 kept = lancedb.Session(
                     index_cache_size_bytes=_INDEX_CACHE_BYTES,
                     metadata_cache_size_bytes=self._layout_cache_bytes,

@@ -30,6 +30,8 @@ from malmm.pipeline.archive.recipes_table import Generation, in_force, put_in_fo
 from malmm.pipeline.archive.search_indexes import update_indexes
 from malmm.pipeline.archive.table_reader import TableReader
 from malmm.pipeline.archive.table_writer import TableWriter
+from malmm.pipeline.archive.text_grams import with_grams
+from malmm.pipeline.archive.vector_index import BuildPieces
 from malmm.pipeline.schema.config import Recipe
 from malmm.pipeline.schema.receipts import Receipt
 from malmm.pipeline.schema.records import Failure
@@ -147,7 +149,7 @@ class Archive(ArchiveReader):
         )
         value_set = pa.array(sorted(there), pa.string())
         new = rows.filter(pc.invert(pc.is_in(rows["annotation_id"], value_set=value_set)))
-        self.changes.append("annotations", new)
+        self.changes.append("annotations", with_grams(new, self.schema("annotations")))
         return new.num_rows
 
     def sweep(self) -> dict[str, int]:
@@ -195,13 +197,17 @@ class Archive(ArchiveReader):
         return self.clear_failures(stale_failures(self.tables, kept))
 
     def update_indexes(
-        self, *, at_once: bool = False, tell: Callable[[str], None] = lambda what: None
+        self,
+        *,
+        at_once: bool = False,
+        tell: Callable[[str], None] = lambda what: None,
+        build_pieces: BuildPieces | None = None,
     ) -> list[str]:
-        """Create the indexes that the archive is large enough for and update those that lag. Returns their names."""
-        lease = self.changes.lease
-        return update_indexes(
-            self._uri, at_once=at_once, check=lease.check if lease else lambda: None, tell=tell
-        )
+        """Create the indexes that the archive is large enough for and update those that lag. Returns their names.
+
+        ``build_pieces`` builds the index of very many vectors on workers.
+        """
+        return update_indexes(self._uri, self.changes, at_once=at_once, tell=tell, build_pieces=build_pieces)
 
     def compact(
         self,

@@ -28,6 +28,7 @@ from malmm.pipeline.indexing.run_loop import RunLoop, Survey, committed_ids
 from malmm.pipeline.indexing.run_progress import RunProgress
 from malmm.pipeline.indexing.segment_commits import SegmentCommits
 from malmm.pipeline.indexing.worker_compaction import rewriting_on_workers
+from malmm.pipeline.indexing.worker_indexing import build_on_workers
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.progress import OnProgress, Progress
 from malmm.pipeline.schema.tables import memories_schema
@@ -157,7 +158,9 @@ class Run:
         self._compact(archive)
         self._describe(archive, resources)
         self._compact(archive)
-        archive.update_indexes(tell=lambda what: self.tell(Progress("building indexes")))
+        archive.update_indexes(
+            tell=lambda what: self.tell(Progress("building indexes")), build_pieces=build_on_workers
+        )
         self._put_in_force(archive)
 
     def _compact(self, archive: Archive) -> None:

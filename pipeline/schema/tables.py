@@ -13,6 +13,7 @@ __all__ = [
     "RECIPES",
     "RUNS",
     "SEGMENTS",
+    "STORED_ANNOTATIONS",
     "VIDEOS",
     "memories_schema",
     "table_schemas",
@@ -58,6 +59,9 @@ ANNOTATIONS = pa.schema(
         pa.field("created_at", TIMESTAMP, nullable=False),
     ]
 )
+
+#: As an archive stores them, with what is made of them for search.
+STORED_ANNOTATIONS = ANNOTATIONS.append(pa.field("text_grams", pa.string()))
 
 FAILURES = pa.schema(
     [
@@ -137,7 +141,7 @@ def table_schemas(vector_size: int, token_layers: int = 1) -> dict[str, pa.Schem
         "recipes": RECIPES,
         "videos": VIDEOS,
         "memories": memories_schema(vector_size, token_layers),
-        "annotations": ANNOTATIONS,
+        "annotations": STORED_ANNOTATIONS,
         "segments": SEGMENTS,
         "failures": FAILURES,
     }

@@ -6,19 +6,22 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import lance
 import numpy as np
+from lance.query import MatchQuery
 
+from malmm.pipeline.archive import vector_index
 from malmm.pipeline.archive.location import lance_errors
 from malmm.pipeline.archive.predicates import IDS_PER_FILTER, is_in
 from malmm.pipeline.archive.reader import ArchiveReader
-from malmm.pipeline.archive.search_indexes import VECTORS_INDEX, has_index
+from malmm.pipeline.archive.text_grams import GRAMS_COLUMN, QueryGrams
 from malmm.pipeline.searching.fusion import Slot, TextHit
 
 __all__ = ["Candidates"]
 
 _SLOTS_A_TEXT = 5
-# Options of the approximate index.
-_PROBES, _REFINE = 120, 5
+# Options of the approximate index, which keeps a byte a number: few candidates more than wanted suffice.
+_REFINE = 5
 _SLOT_COLUMNS = ["video_id", "segment_id", "slot", "start_s", "end_s", "timestamp_s"]
 _TEXT_COLUMNS = ["video_id", "segment_id", "start_s", "end_s", "text"]
 # Search for rows of many videos: the most rows to search, the factor from step to step, and the spare of the first
@@ -37,20 +40,24 @@ class Candidates:
 
     def slots(self, query: np.ndarray, count: int, videos: Videos, *, exact: bool = False) -> list[Slot]:
         """The slots nearest to unit vectors [V] or [Q, V], nearest first."""
-        table = self._archive.table("memories")
-        approximate = not exact and has_index(table, VECTORS_INDEX)
+        dataset = self._archive.tables.dataset("memories")
+        approximate = not exact and vector_index.has_parts(dataset)
+        nearest: dict[str, Any] = {"column": "vectors", "q": query.astype(np.float32), "metric": "cosine"}
+        # docs/retrieval.md has the measurements.
+        nearest |= (
+            {"nprobes": vector_index.PROBES, "refine_factor": _REFINE}
+            if approximate
+            else {"use_index": False}
+        )
 
         def find(limit: int, where: str | None) -> list[Row]:
-            asked = table.search(query.astype(np.float32), vector_column_name="vectors").distance_type(
-                "cosine"
+            found = dataset.to_table(
+                columns=[*_SLOT_COLUMNS, "_distance"],
+                nearest={**nearest, "k": limit},
+                filter=where,
+                prefilter=True,
             )
-            # docs/retrieval.md has the measurements.
-            asked = (
-                asked.nprobes(_PROBES).refine_factor(_REFINE) if approximate else asked.bypass_vector_index()
-            )
-            if where is not None:
-                asked = asked.where(where, prefilter=True)
-            return list(asked.select([*_SLOT_COLUMNS, "_distance"]).limit(limit).to_list())
+            return list(found.to_pylist())
 
         with lance_errors(self._archive.uri, "search"):
             rows = self._of_videos(find, count, videos, finds_all=not approximate)
@@ -64,20 +71,20 @@ class Candidates:
         ]
 
     def hits(self, words: str, count: int, videos: Videos) -> list[TextHit]:
-        """Texts that contain the words, best first."""
-        from lancedb.query import MatchQuery
+        """Texts that contain the words, best first.
 
-        table = self._archive.table("annotations")
-
-        def find(limit: int, where: str | None) -> list[Row]:
-            # Plain words, not a query language: no input is a syntax error.
-            asked = table.search(MatchQuery(words, "text"), query_type="fts")
-            if where is not None:
-                asked = asked.where(where, prefilter=True)
-            return list(asked.select([*_TEXT_COLUMNS, "_score"]).limit(limit).to_list())
-
+        Texts in other languages than English are found by grams too (``archive.text_grams``). They come after those
+        found by English words, and before them where the query is not English.
+        """
+        dataset = self._archive.tables.dataset("annotations")
+        grams = QueryGrams.of(words)
         with lance_errors(self._archive.uri, "search"):
-            rows = self._of_videos(find, count, videos, finds_all=True)
+            rows = self._matches(dataset, words, "text", count, videos)
+            if GRAMS_COLUMN in dataset.schema.names and grams.wanted:
+                found = self._matches(dataset, grams.wanted, GRAMS_COLUMN, count, videos)
+                more = [row for row in found if grams.are_in(row[GRAMS_COLUMN])]
+                rows = _without_repeats(more, rows) if grams.is_first else _without_repeats(rows, more)
+                rows = rows[:count]
         # Leave out orphans of a killed run, which stay until the next run sweeps them.
         done = self._archive.completed_among({row["segment_id"] for row in rows if row["segment_id"]})
         return [
@@ -85,6 +92,22 @@ class Candidates:
             for row in rows
             if row["segment_id"] is None or row["segment_id"] in done
         ]
+
+    def _matches(
+        self, dataset: lance.LanceDataset, words: str, column: str, count: int, videos: Videos
+    ) -> list[Row]:
+        """Rows of ``annotations`` by the words in one of its columns, best first."""
+        columns = [*_TEXT_COLUMNS, "annotation_id", "_score", *([] if column == "text" else [column])]
+        # Plain words, not a query language: no input is a syntax error.
+        asked = MatchQuery(words, column)
+
+        def find(limit: int, where: str | None) -> list[Row]:
+            found = dataset.to_table(
+                columns=columns, full_text_query=asked, filter=where, prefilter=True, limit=limit
+            )
+            return list(found.to_pylist())
+
+        return self._of_videos(find, count, videos, finds_all=True)
 
     def with_slots_of(self, hits: Sequence[TextHit], slots: Sequence[Slot], query: np.ndarray) -> list[Slot]:
         """``slots``, and the nearest slots of each text's segment or video, so that a text leads to a moment."""
@@ -133,6 +156,11 @@ class Candidates:
 
     def _share(self, videos: Sequence[str]) -> float:
         return min(1.0, len(videos) / max(1, self._archive.count("videos")))
+
+
+def _without_repeats(first: list[Row], then: list[Row]) -> list[Row]:
+    there = {row["annotation_id"] for row in first}
+    return [*first, *(row for row in then if row["annotation_id"] not in there)]
 
 
 def _any_of(column: str, ids: Iterable[str]) -> str:

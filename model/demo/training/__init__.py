@@ -1,1 +1,1 @@
-"""Training of the demo checkpoint: ``python -m malmm.model.demo.training DIR``."""
+"""How the demo checkpoint is made: ``python -m malmm.model.demo.training DIR``."""

@@ -5,14 +5,9 @@ import pyarrow as pa
 import pytest
 from support.archive_rows import RECIPE, annotation, annotation_table, rows
 
+from malmm.pipeline.archive.index_states import IndexState, index_states
 from malmm.pipeline.archive.receipts import write_rows
-from malmm.pipeline.archive.search_indexes import (
-    EXACT_ROWS,
-    VECTORS_INDEX,
-    WORDS_INDEX,
-    has_index,
-    index_states,
-)
+from malmm.pipeline.archive.search_indexes import EXACT_ROWS
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema import ids, tables
 
@@ -62,23 +57,26 @@ def nearest(archive: Archive, query: np.ndarray, *, exact: bool, k: int = 10) ->
     return [row["memory_id"] for row in asked.select(["memory_id", "_distance"]).limit(k).to_list()]
 
 
-def test_a_new_archive_has_an_index_of_words_alone_which_finds_what_comes(archive):
-    assert [(state.column, state.rows) for state in index_states(archive.uri)] == [("text", 0)]
+def states(archive: Archive) -> dict[str, IndexState]:
+    return {f"{state.table}.{state.column}": state for state in index_states(archive.tables)}
+
+
+def test_a_new_archive_has_indexes_of_words_alone_which_find_what_comes(archive):
+    names = {"annotations.text", "annotations.text_grams"}
+    assert {name: state.rows for name, state in states(archive).items()} == dict.fromkeys(names, 0)
     archive.commit(write_rows(archive.uri, words(0, 1)))
-    [state] = index_states(archive.uri)
-    assert (state.rows, state.rows_unindexed) == (2, 2)
+    assert {(state.rows, state.rows_unindexed) for state in states(archive).values()} == {(2, 2)}
     found = archive.table("annotations").search("squares", query_type="fts").limit(5).to_list()
     assert len(found) == 2
-    assert archive.update_indexes() == ["annotations.text"]
-    [state] = index_states(archive.uri)
-    assert (state.rows, state.rows_unindexed) == (2, 0)
+    assert set(archive.update_indexes()) == names
+    assert {(state.rows, state.rows_unindexed) for state in states(archive).values()} == {(2, 0)}
     assert archive.update_indexes() == []
 
 
 def test_small_tables_are_left_alone(archive):
     add(archive, EXACT_ROWS - 1, seed=1)
     archive.update_indexes(at_once=True)
-    assert not has_index(archive.table("memories"), VECTORS_INDEX)
+    assert "memories.vectors" not in states(archive)
 
 
 def test_large_ones_are_indexed_brought_up_to_date_and_searched_with_what_is_new(archive):
@@ -87,15 +85,15 @@ def test_large_ones_are_indexed_brought_up_to_date_and_searched_with_what_is_new
     archive.update_indexes(tell=told.append)
     assert "memories.vectors" in told
     assert "memories.segment_id" in told
-    assert has_index(archive.table("memories"), VECTORS_INDEX)
-    add(archive, 300, seed=2)
-    last = f"{2:024x}-0299"
-    query = np.asarray(many_slots(300, seed=2)["vectors"][299].as_py()[0], np.float32)
+    assert "memories.vectors" in states(archive)
+    add(archive, 200, seed=2)
+    last = f"{2:024x}-0199"
+    query = np.asarray(many_slots(200, seed=2)["vectors"][199].as_py()[0], np.float32)
     assert nearest(archive, query, exact=False)[0] == last
     # A few more rows are not worth the trouble until somebody asks for it.
     assert archive.update_indexes() == []
     assert "memories.vectors" in archive.update_indexes(at_once=True)
-    assert all(state.rows_unindexed == 0 for state in index_states(archive.uri) if state.table == "memories")
+    assert all(state.rows_unindexed == 0 for state in states(archive).values() if state.table == "memories")
     assert nearest(archive, query, exact=False)[0] == last
 
     chance = np.random.default_rng(3)
@@ -110,7 +108,7 @@ def test_large_ones_are_indexed_brought_up_to_date_and_searched_with_what_is_new
 
     archive.compact(at_least=2)
     assert nearest(archive, np.asarray(query), exact=False)[0] == nearest(archive, query, exact=True)[0]
-    assert has_index(archive.table("annotations"), WORDS_INDEX)
+    assert "annotations.text" in states(archive)
 
 
 def test_texts_that_are_added_later_are_found(archive):

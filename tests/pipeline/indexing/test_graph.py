@@ -13,11 +13,14 @@ import pyarrow as pa
 import pytest
 import ray
 from support.flow_rows import video_at
+from support.growing_archive import Growing
 from support.media import VideoSpec, make_video
 
 from malmm.model.checkpoints.resolve import open_models
 from malmm.operators.plan import segments_of
 from malmm.operators.probe import probe_files
+from malmm.pipeline.archive import search_indexes, vector_index
+from malmm.pipeline.archive.index_states import index_states
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.resources import Node, Resources, choose_resources
 from malmm.pipeline.indexing import graph
@@ -34,6 +37,7 @@ from malmm.pipeline.indexing.graph import (
 )
 from malmm.pipeline.indexing.index import make_recipe
 from malmm.pipeline.indexing.run_loop import committed_ids
+from malmm.pipeline.indexing.worker_indexing import build_on_workers
 from malmm.pipeline.schema.config import AnnotateConfig, IndexConfig, Prompt, Recipe
 from malmm.pipeline.schema.errors import WorkerError
 from malmm.pipeline.schema.plans import VideoPlan, plans_in
@@ -329,3 +333,21 @@ def test_segments_that_go_together_are_stored_as_those_that_go_alone(tmp_path: P
     assert blocks[4] in ([1, 4, 4, 4], [4, 4, 5])
     assert len(stored[1]) == 13 * 4
     assert stored[1] == stored[4]
+
+
+@ON_RAY
+@pytest.mark.usefixtures("ray_with_gpus")
+def test_an_index_of_very_many_vectors_is_built_on_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_indexes, "EXACT_ROWS", 200)
+    monkeypatch.setattr(vector_index, "MANY_SLOTS", 200)
+    growing = Growing(str(tmp_path / "archive"), seed=8)
+    for _ in range(2):
+        growing.add(100)
+    assert "memories.vectors" in growing.archive.update_indexes(build_pieces=build_on_workers)
+    [state] = [each for each in index_states(growing.archive.tables) if each.column == "vectors"]
+    assert (state.rows, state.rows_unindexed, len(state.partitions)) == (200, 0, 1)
+    assert min(growing.recall()) >= 0.95
+    with pytest.raises(WorkerError, match="has no table 'memories'"):
+        build_on_workers(str(tmp_path), 1, [[0]], pa.array([[1.0]]))

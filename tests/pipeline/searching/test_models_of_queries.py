@@ -22,7 +22,7 @@ SEARCH = """
 import json, sys
 from malmm.pipeline.searching.searcher import Searcher
 found = Searcher(sys.argv[1]).search("a circle", k=1)
-heavy = sorted({"torch", "transformers", "ray"} & sys.modules.keys())
+heavy = sorted({"torch", "transformers", "ray", "lancedb"} & sys.modules.keys())
 print(json.dumps([found[0].similarity, heavy]))
 """
 OPEN = """
