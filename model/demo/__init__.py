@@ -1,1 +1,1 @@
-"""Drawn videos to try things on."""
+"""Drawn videos for trying things out."""

@@ -1,4 +1,4 @@
-"""The demo checkpoint's shape: configurations, tokenizers, and writing it in Hugging Face's format."""
+"""The demo checkpoint: its configurations and tokenizers, and writing it in Hugging Face's format."""
 
 from __future__ import annotations
 
@@ -172,9 +172,9 @@ def save_instructblip(directory: Path, model: PreTrainedModel, time_positions: T
 
 
 def save_retrieval(directory: Path, model: PreTrainedModel, background: Tensor) -> None:
-    """Write the retrieval companion, in half precision, with what tells what is relevant.
+    """Write the retrieval companion, in half precision, with its relevance threshold and background.
 
-    ``background`` are unit vectors [B, Q, V] of slots that nobody will search.
+    ``background`` are unit vectors [B, Q, V] of slots that are in no archive.
     """
     model.config.relevance_threshold = RELEVANCE_THRESHOLD
     with quiet_transformers():
@@ -201,7 +201,7 @@ def _image_processor() -> BlipImageProcessorPil:
 def initial_time_positions(channels: int) -> Tensor:
     """Sines and cosines of relative time [P, C], from a quarter of a period up to sixteen.
 
-    Half as large as visual tokens, so that what frames show decides which are merged.
+    Half as large as visual tokens, so that the content of frames decides which are merged.
     """
     time = torch.linspace(0, 1, TIME_POSITIONS)[:, None]
     periods = torch.logspace(-2, 4, channels // 2, base=2)[None]

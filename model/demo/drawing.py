@@ -1,4 +1,4 @@
-"""Pictures of the drawn world."""
+"""Draw pictures of the drawn world."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LEVELS = np.linspace(0, 1, 256, dtype=np.float32)[:, None]
 
 
 def position(thing: Object, share: float) -> tuple[float, float]:
-    """Centre (x, y) in pixels when ``share`` of the scene, 0 to 1, has gone by."""
+    """Centre (x, y) in pixels after ``share`` of the scene, 0 to 1."""
     across, down = MOTIONS[thing.motion]
     return thing.x + across * (share - 0.5) * thing.travel, thing.y + down * (share - 0.5) * thing.travel
 

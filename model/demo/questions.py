@@ -1,7 +1,7 @@
-"""What can be asked of a drawn video, with the one right answer.
+"""Questions about a drawn video, each with its one right answer.
 
-A question is only asked where the scenes leave one answer: "what colour is the circle" needs all circles of
-the video to be of one colour. Answers are compared as strings.
+A question is asked only if it has one answer: "what colour is the circle" needs all circles of the video to have one
+colour. Answers are compared as strings.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ STILL = "it does not move"
 
 @dataclass(frozen=True)
 class Question:
-    """``prompt`` and its ``answer``; ``kind`` says which of ``KINDS``, ``scene`` the one it is about, if any."""
+    """A ``prompt`` and its ``answer``; ``kind`` is one of ``KINDS``, ``scene`` the scene that it is about, or None."""
 
     kind: str
     prompt: str
@@ -67,7 +67,7 @@ KINDS = tuple(PROMPTS)
 
 
 def describe_object(thing: Object, *, motion: bool = True) -> str:
-    """Such as ``a red circle moving left``."""
+    """A description of an object, such as ``a red circle moving left``."""
     return f"a {thing.name}" + (f" moving {thing.motion}" if motion and thing.motion != "still" else "")
 
 
@@ -81,7 +81,7 @@ def description(scenes: Sequence[Scene]) -> str:
 
 
 def questions(scenes: Sequence[Scene], wording: random.Random | None = None) -> list[Question]:
-    """Every question that has one right answer, in the first wording of its kind, or in a random one."""
+    """All questions with one right answer, in the first wording of their kind, or in a random one."""
     asked: list[Question] = []
 
     def ask(kind: str, answer: str, x: str = "", scene: int | None = None) -> None:
@@ -141,7 +141,7 @@ def _third(scenes: Sequence[Scene], place: int) -> int | None:
 
 
 def _nearly_present(distinct: set[str], salt: str) -> list[str]:
-    """Objects that do not appear, those whose colour and shape both do first: the hardest to deny."""
+    """Objects that do not appear; first the hardest to deny, whose colour and shape both appear."""
 
     def order(name: str) -> tuple[int, int]:
         colour, shape = name.split()

@@ -1,4 +1,4 @@
-"""Drawn videos as files: H.264, with what they show written down beside them."""
+"""Drawn videos as H.264 files, each with a file of its truth."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _FPS = 10
 
 
 def truth_path(video: Path) -> Path:
-    """Where a drawn video's truth is kept."""
+    """The path of a drawn video's truth."""
     return video.with_suffix(video.suffix + ".json")
 
 
 def read_truth(video: Path) -> list[Scene]:
-    """The scenes of a drawn video. Raises OSError, and ValueError for a file that is no truth."""
+    """The scenes of a drawn video. Raises OSError, and ValueError for an invalid truth file."""
     try:
         truth = json.loads(truth_path(video).read_text(encoding="utf-8"))
         return [Scene.from_dict(scene) for scene in truth["scenes"]]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{truth_path(video)} is no truth of a drawn video: {error!r}") from error
+        raise ValueError(f"{truth_path(video)} is not the truth of a drawn video: {error!r}") from error
 
 
 def draw_video(path: Path, *, seconds: float, seed: tuple[int, ...]) -> list[Scene]:

@@ -1,8 +1,8 @@
-"""The drawn world: what can be seen in it, and scenes planned from a seed.
+"""The drawn world: its objects, and scenes planned from a seed.
 
-A video is a sequence of scenes. In each, one or two objects stay or move before a background; with two, one
-keeps to the left half of the picture and one to the right. A moving object trails fading copies of itself, as
-in a long exposure, so that a single picture shows which way it goes.
+A video is a sequence of scenes. In each, one or two objects stay or move in front of a background; of two, one stays in
+the left half of the picture and one in the right. A moving object trails fading copies of itself, as in a long
+exposure, so that a single picture shows its direction.
 """
 
 from __future__ import annotations
@@ -73,17 +73,17 @@ class Scene:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Scene:
-        """The scene that ``as_dict`` gave."""
+        """Read a scene written by ``as_dict``."""
         objects = tuple(Object(**each) for each in values["objects"])
         first, second = (tuple(shade) for shade in values["shades"])
         return cls(**(values | {"objects": objects, "shades": (first, second)}))
 
 
 def plan_scenes(seconds: float, seed: tuple[int, ...]) -> list[Scene]:
-    """Scenes of 3 to 20 seconds that tile the video; the same seed gives the same scenes.
+    """Scenes of 3 to 20 seconds that tile the video; the same seed makes the same scenes.
 
-    Objects are dealt like cards: none is seen again before all thirty of colours and shapes were, so that in
-    a minute of video every question about an object has one answer.
+    Objects are drawn without replacement: none appears again before all thirty combinations of colour and shape did. So
+    in a minute of video every question about an object has one answer.
     """
     chance = random.Random(repr(seed))  # noqa: S311 - drawing, not secrets
     deck: list[tuple[str, str]] = []
@@ -105,7 +105,7 @@ def plan_scenes(seconds: float, seed: tuple[int, ...]) -> list[Scene]:
 
 
 def plan_scene(start_s: float, end_s: float, looks: list[tuple[str, str]], chance: random.Random) -> Scene:
-    """A scene of the given objects (colour, shape), from left to right; the rest is left to ``chance``."""
+    """A scene of the given objects (colour, shape), from left to right; all else is random."""
     return Scene(
         start_s=start_s,
         end_s=end_s,

@@ -1,4 +1,4 @@
-"""Reading stored memory: slots, their vectors, tokens and thumbnails, as rows and arrays."""
+"""Read stored memory: slots with their vectors, tokens and thumbnails, as rows and arrays."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from malmm.pipeline.schema.ids import memory_id
 
 __all__ = ["MEMORY_COLUMNS", "SlotReader"]
 
-#: What ``memory_rows`` gives unless told: all but the vectors, the tokens and the thumbnail.
+#: Default columns of ``memory_rows``: all but the vectors, the tokens and the thumbnail.
 MEMORY_COLUMNS = (
     "memory_id",
     "segment_id",
@@ -36,7 +36,7 @@ MEMORY_COLUMNS = (
 
 
 class SlotReader:
-    """Reads the ``memories`` table among ``tables``."""
+    """Reads the table ``memories``."""
 
     def __init__(self, tables: TableReader, recipe: Recipe) -> None:
         self._tables = tables
@@ -44,11 +44,11 @@ class SlotReader:
 
     @property
     def has_vectors(self) -> bool:
-        """Whether slots have retrieval vectors, or will have."""
+        """Whether slots of this archive have retrieval vectors, by its recipe."""
         return self._recipe.retrieval_model != "none"
 
     def slot_count(self, video_ids: Iterable[str] | None = None) -> int:
-        """How many slots there are, of the given videos or in all."""
+        """Number of slots, of the given videos or in all."""
         if video_ids is None:
             return self._tables.dataset("memories").count_rows()
         dataset = self._tables.dataset("memories")
@@ -56,9 +56,9 @@ class SlotReader:
             return sum(dataset.count_rows(filter=part) for part in is_in("video_id", video_ids))
 
     def memory_rows(self, segment_ids: Iterable[str], columns: Sequence[str] = MEMORY_COLUMNS) -> pa.Table:
-        """Memory slots of the given segments, by segment in the order given and by slot.
+        """Rows of the given segments' slots, ordered by segment as given, then by slot.
 
-        ``tokens`` are read with ``memory_tokens``: asking for that column here is a ValueError.
+        Raises ValueError for the column ``tokens``: read it with ``memory_tokens``.
         """
         if "tokens" in columns:
             raise ValueError("memory_rows does not read tokens: use memory_tokens")
@@ -94,7 +94,7 @@ class SlotReader:
             yield segment, *self._stack(segment, part, [data for _, data in blobs])
 
     def segment_vectors(self, segment_id: str) -> np.ndarray | None:
-        """Retrieval vectors float32 [S, Q, V] of a segment's slots; None where it has none."""
+        """Retrieval vectors float32 [S, Q, V] of a segment's slots; None if it has none."""
         rows = self._tables.rows("memories", [equals("segment_id", segment_id)], ["slot", "vectors"]).sort_by(
             "slot"
         )
@@ -104,10 +104,10 @@ class SlotReader:
     def similarities(
         self, segment_ids: Iterable[str], query: np.ndarray, columns: Sequence[str], *, limit: int
     ) -> list[tuple[dict[str, Any], float]]:
-        """Columns of the nearest of the given segments' slots, each with its cosine with a query, nearest first.
+        """The slots of the given segments that are nearest to a query, nearest first: (columns, cosine) of each.
 
-        ``query`` is a vector [V], compared with the nearest of a slot's vectors, or several [Q, V], whose mean counts.
-        Slots without vectors are left out.
+        A query vector [V] is compared with the nearest of a slot's vectors; for several [Q, V], the mean counts. Skips
+        slots without vectors.
         """
         filters = [f"vectors IS NOT NULL AND {part}" for part in is_in("segment_id", segment_ids)]
         rows = self._tables.rows("memories", filters, [*columns, "vectors"]).combine_chunks()
@@ -125,7 +125,7 @@ class SlotReader:
         return list(zip(found, nearest[order].tolist(), strict=True))
 
     def slot_tokens(self, slots: Sequence[tuple[str, int]]) -> list[np.ndarray]:
-        """Tokens float16 [N, C] of slots named by segment_id and place, in the order given. Raises ArchiveError."""
+        """Tokens float16 [N, C] of slots (segment_id, slot), in the order given. Raises ArchiveError."""
         rows, dataset = self._slots(slots, ["segment_id", "slot", "token_shape", "sizes"])
         with lance_errors(self._tables.uri, "read stored tokens of"):
             blobs = dataset.read_blobs("tokens", addresses=rows["_rowaddr"].to_pylist(), preserve_order=True)
@@ -135,7 +135,7 @@ class SlotReader:
         ]
 
     def thumbnails(self, slots: Sequence[tuple[str, int]]) -> dict[tuple[str, int], bytes]:
-        """JPEGs of slots named by segment_id and place; of those that have one."""
+        """JPEGs of those of the slots (segment_id, slot) that have one."""
         if not slots:
             return {}
         rows, _ = self._slots(slots, ["segment_id", "slot", "thumbnail"])
@@ -144,9 +144,9 @@ class SlotReader:
         }
 
     def vectors_at(self, video_id: str, at_s: float) -> np.ndarray | None:
-        """Retrieval vectors float32 [Q, V] of the slot that covers a time of a video; None where it has none.
+        """Retrieval vectors float32 [Q, V] of the slot that covers a time of a video; None if it has none.
 
-        Raises ConfigError when the video has no slot then.
+        Raises ConfigError if no slot of the video covers that time.
         """
         dataset = self._tables.dataset("memories")
         condition = (
@@ -166,7 +166,7 @@ class SlotReader:
     def _slots(
         self, slots: Sequence[tuple[str, int]], columns: list[str]
     ) -> tuple[pa.Table, lance.LanceDataset]:
-        """Rows of the slots in the order given, with their addresses."""
+        """Rows of the slots in the order given, with their row addresses. Raises ArchiveError if one is gone."""
         dataset = self._tables.dataset("memories")
         ids = [memory_id(segment, slot) for segment, slot in slots]
         with lance_errors(self._tables.uri, "read table 'memories' of"):

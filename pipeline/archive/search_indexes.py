@@ -1,6 +1,6 @@
-"""Indexes of an archive's tables: which there are to be, and bringing them up to date.
+"""Search indexes of an archive's tables: which ones exist, and how they are updated.
 
-Lance searches rows that an index does not cover yet one by one, so an old index is slow and never wrong.
+Lance scans the rows that an index does not cover yet, so an outdated index is slow but never wrong.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ __all__ = [
 ]
 
 EXACT_ROWS = 5000
-"""Tables of fewer rows are searched exactly: that is as fast, and exact."""
+"""Smaller tables get no index: scanning them is as fast, and exact."""
 INDEXED_TABLES = ("memories", "annotations", "segments")
 
-# Once so many rows, or this share of the table, are not in an index of keys or words, it is brought up to date.
+# An index of keys or words is updated once so many rows, or this share of the table, are not in it.
 _MANY_ROWS, _MANY_SHARE = 5000, 0.1
 
 
@@ -48,7 +48,7 @@ class _Wanted(NamedTuple):
         return f"{self.table}.{self.column}"
 
     def make(self, archive_uri: str) -> None:
-        """Make the index of an archive's table."""
+        """Create the index in an archive."""
         import lancedb
         from lancedb import index as kinds
 
@@ -87,7 +87,7 @@ _WANTED = (
 
 
 def make_words_indexes(archive_uri: str) -> None:
-    """Make the full-text indexes of a new archive, so that its texts can be searched from the first one on."""
+    """Create the full-text indexes of a new archive, so that its first text can be searched."""
     with lance_errors(archive_uri, "index the texts of"):
         for words in _WORDS:
             words.make(archive_uri)
@@ -101,10 +101,11 @@ def update_indexes(
     tell: Callable[[str], None] = lambda what: None,
     build_pieces: BuildPieces | None = None,
 ) -> list[str]:
-    """Make the indexes that the archive is large enough for, and bring those up to date that lag; what was done.
+    """Create the indexes that the archive is large enough for and update those that lag. Returns their names.
 
-    ``at_once`` does not wait for many rows. ``tell`` is called with what is about to be done. ``build_pieces`` builds
-    an index of very many vectors on workers. Raises ArchiveError, and ArchiveBusy when another writer took over.
+    ``at_once`` updates an index even if it lags only by a few rows. ``tell`` is called with the name of each index
+    before it is built. ``build_pieces`` builds an index of very many vectors on workers. Raises ArchiveError, and
+    ArchiveBusy when another writer took over.
     """
     done = []
     for wanted in _WANTED:

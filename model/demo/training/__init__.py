@@ -1,1 +1,1 @@
-"""How the demo checkpoint is made: ``python -m malmm.model.demo.training DIR``."""
+"""Training of the demo checkpoint: ``python -m malmm.model.demo.training DIR``."""

@@ -1,8 +1,7 @@
 """Train the demo checkpoint: ``python -m malmm.model.demo.training DIR``.
 
-Each stage has a fixed seed and is kept in DIR/work when it is done; a run that was stopped goes on with the
-first that is not. The checkpoint ends in DIR/checkpoint. docs/demo-model.md tells what each stage
-is for and what was tried.
+Each stage has a fixed seed, and its result is saved in DIR/work; a run that was stopped resumes at the first unfinished
+stage. The checkpoint is written to DIR/checkpoint. docs/demo-model.md describes each stage, and what was tried.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ _FEWEST_SCENES = 64
 
 
 class Stages:
-    """The stages in order. ``effort`` scales their lengths: 1 for the checkpoint that ships."""
+    """The stages in order. ``effort`` scales their lengths; the shipped checkpoint was trained with 1."""
 
     def __init__(self, directory: Path, effort: float) -> None:
         self.directory, self.effort = directory, effort
@@ -65,7 +64,7 @@ class Stages:
         self.positions = TimePositions(initial_time_positions(VISION["hidden_size"])).requires_grad_(False)
 
     def run(self) -> None:
-        """All that is not done yet."""
+        """Run all unfinished stages."""
         pool = self._pool()
         vision = self._vision(pool)
         speaker, line = self._speaker()

@@ -1,4 +1,4 @@
-"""Videos put together from the pool's scenes, as visual tokens, and what the banks remember of them."""
+"""Training videos made of the pool's scenes, as visual tokens, and their memory in the banks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Film", "Reel", "online_memory", "stored_memory", "together"]
 
 @dataclass(frozen=True)
 class Film:
-    """A video of T frames: its visual tokens [T, N, C] without positions, its scenes, where they begin."""
+    """A video of T frames: visual tokens [T, N, C] without positions, its scenes, and their first frames."""
 
     tokens: Tensor
     scenes: list[Scene]
@@ -48,7 +48,7 @@ class Reel:
         self._none = ABSENT[0] * 100 + ABSENT[1]
 
     def film(self, scenes: int, longest: int) -> Film:
-        """``scenes`` scenes at random, fewer if they would be more than ``longest`` frames together.
+        """A film of ``scenes`` random scenes; fewer if they would have more than ``longest`` frames together.
 
         No object appears twice.
         """
@@ -83,9 +83,9 @@ class Reel:
 
 @torch.no_grad()
 def online_memory(films: Sequence[Tensor], length: int) -> list[Tensor]:
-    """What the visual bank holds at each film's last frame [S, N, C].
+    """The visual bank's entries [S, N, C] at each film's last frame.
 
-    ``films`` are their frames' tokens [T, N, C], positions included, in order of falling length.
+    ``films`` are tokens [T, N, C] of frames, with positions, ordered from the longest film to the shortest.
     """
     bank = Bank(
         rows=len(films),
@@ -107,7 +107,7 @@ def online_memory(films: Sequence[Tensor], length: int) -> list[Tensor]:
 
 @torch.no_grad()
 def stored_memory(film: Film, positions: TimePositions, length: int, segments: int) -> Memory:
-    """What an archive would give back of a film that was cut into ``segments`` alike, positions removed."""
+    """A film's memory as an archive would store it, cut into equal ``segments``, without positions."""
     edges = [len(film) * part // segments for part in range(segments + 1)]
     memories = []
     for begin, end in itertools.pairwise(edges):
@@ -139,7 +139,7 @@ def stored_memory(film: Film, positions: TimePositions, length: int, segments: i
 
 
 def together(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Memories of unlike length as one tensor [V, S, ...], aligned at the end, and which entries are there."""
+    """Memories of different lengths as one tensor [V, S, ...], aligned at the end, and a mask of their entries."""
     longest = max(map(len, rows))
     stacked = rows[0].new_zeros(len(rows), longest, *rows[0].shape[1:])
     present = torch.zeros(len(rows), longest, dtype=torch.bool)

@@ -1,8 +1,8 @@
-"""The last step of an online pass, with gradient.
+"""The last step of an online pass, with gradients.
 
-MA-LMM's banks hold past states detached (He et al., CVPR 2024: their implementation), so a pass learns from
-its last step alone: everything before it is the shipped code, without gradient. Here the last step is computed
-once more from what the banks held, with keys and values projected anew, so that the projections learn too.
+MA-LMM's banks hold detached past states (He et al., CVPR 2024: their implementation), so a pass learns only from its
+last step. The steps before it run the shipped code, without gradients. Here the last step is computed again from the
+banks' entries, with keys and values projected again, so that the projections learn too.
 
 Shape suffixes: V videos, K prompts each, R rows (V x K), P positions (queries, then prompt), S entries, N
 visual tokens, C channels, D hidden size, H heads.
@@ -33,8 +33,8 @@ def last_step(
 ) -> Tensor:
     """The Q-Former's output [R, P, D] for the newest frame, which is the last present entry of ``visual_VSNC``.
 
-    ``past_RSPD`` is what the query bank of each layer but the first held before this step, and
-    ``past_present_RS`` which of it counts; None without query banks.
+    ``past_RSPD`` are the entries of each layer's query bank (but the first's) before this step, and ``past_present_RS``
+    their mask; None without query banks.
     """
     model: Any = qformer.qformer
     rows, videos = len(input_ids_RL), len(visual_VSNC)

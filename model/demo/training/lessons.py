@@ -1,4 +1,4 @@
-"""What the language stages learn from: scenes in some order, a question about them, its answer."""
+"""Training examples of the language stages: scenes in some order, a question about them, and its answer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OFTEN = {"before": 4, "after": 4, "count": 2}
 
 
 def scene_of(attributes: Sequence[Sequence[int]], start_s: float, end_s: float) -> Scene:
-    """A scene that shows objects of these attributes, for making questions, not pictures."""
+    """A scene with objects of these attributes, for making questions (not pictures)."""
     objects = tuple(
         Object(_COLOURS[colour], _SHAPES[shape], _MOTIONS[motion], "small", 1, 0, 0, 0)
         for colour, shape, motion in attributes
@@ -34,7 +34,7 @@ def scene_of(attributes: Sequence[Sequence[int]], start_s: float, end_s: float) 
 
 
 def attributes_of(scene: Scene) -> list[tuple[int, int, int]]:
-    """Colour, shape and motion of a scene's first object and its second, or ``ABSENT``."""
+    """Colour, shape and motion of a scene's first and second object; ``ABSENT`` if there is no second."""
     known = [
         (_COLOURS.index(thing.colour), _SHAPES.index(thing.shape), _MOTIONS.index(thing.motion))
         for thing in scene.objects
@@ -56,9 +56,9 @@ def ask(scenes: Sequence[Scene], count: int, chance: random.Random) -> list[Ques
 
 
 def window_weights(begins: Sequence[int], total: int, windows: int) -> Tensor:
-    """How much of each window of relative time each scene fills [windows, scenes].
+    """The share of each window of relative time that each scene fills [windows, scenes]. Rows sum to one.
 
-    ``begins`` are the scenes' first frames of ``total``. Rows sum to one.
+    ``begins`` are the scenes' first frames, of ``total`` frames.
     """
     edges = torch.tensor([*begins, total], dtype=torch.float32) / total
     low = torch.arange(windows)[:, None] / windows
@@ -82,7 +82,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Prompts and answers as the shipped tokenizers and code put them before the models."""
+    """Encodes prompts and answers as the shipped tokenizers and code do."""
 
     qformer: PreTrainedTokenizerBase
     language: PreTrainedTokenizerBase

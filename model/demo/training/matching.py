@@ -1,8 +1,8 @@
-"""Stage 4: the retrieval companion, contrastive and matching, on memory slots and single frames.
+"""Stage 4: train the retrieval companion (contrastive and matching losses) on memory slots and single frames.
 
-As BLIP-2's first stage (Li et al., 2023), with two changes for a small world in which most phrases are true
-of several slots: a phrase has all slots that it is true of as positives, and pairs whose slot is partly of a
-scene that it is true of are left out.
+Like BLIP-2's first stage (Li et al., 2023), with two changes for a small world in which most phrases match several
+slots: all slots that a phrase matches are positives, and pairs with a slot that is only partly of a matching scene are
+left out.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _question_of(thing: Object, chance: random.Random) -> tuple[str, Phrase]:
 
 
 def is_true(phrase: Phrase, scene: Scene) -> bool:
-    """Whether some object of the scene is as the phrase says."""
+    """Whether the phrase matches some object of the scene."""
     return any(
         all(
             said is None or said == value

@@ -1,4 +1,4 @@
-"""A pool of drawn scenes at one frame a second, as the model sees them, for training.
+"""A pool of drawn scenes at one frame a second, at the model's image size, for training.
 
 Pictures go through JPEG instead of H.264, which costs a tenth; evaluation is on real H.264 files.
 """
@@ -48,12 +48,12 @@ class Pool:
         return np.searchsorted(self.scene_of, np.arange(len(self.attributes) + 1))
 
     def save(self, path: Path) -> None:
-        """Keep the pool in a safetensors file."""
+        """Save the pool to a safetensors file."""
         save_file(vars(self), path)
 
     @classmethod
     def load(cls, path: Path) -> Pool:
-        """The pool that ``save`` kept."""
+        """Load a pool written by ``save``."""
         return cls(**load_file(path))
 
 

@@ -1,4 +1,4 @@
-"""What a language stage says of its progress."""
+"""Progress output of the language stages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _EVERY = 50
 
 
 class Progress:
-    """Collects right answers by kind and prints their shares every fifty steps."""
+    """Counts right answers by kind and prints their shares every fifty steps."""
 
     def __init__(self, name: str, steps: int, say: Callable[[str], None]) -> None:
         self._name, self._steps, self._say = name, steps, say

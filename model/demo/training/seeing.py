@@ -1,4 +1,4 @@
-"""Stage 1: the vision encoder, supervised on colour, shape and motion: patch by patch, and whole pictures."""
+"""Stage 1: train the vision encoder, supervised on colour, shape and motion of patches and of whole pictures."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def train_vision(
     seed: int,
     say: Callable[[str], None],
 ) -> Heads:
-    """Train in place; gives the heads, which are not shipped."""
+    """Train in place. Returns the heads, which are not shipped."""
     heads = Heads(vision.channels)
     optimiser = Optimiser([vision.model, heads], rate=rate, steps=steps, warm=min(200, steps // 10))
     random = np.random.default_rng(seed)

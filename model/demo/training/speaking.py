@@ -1,7 +1,7 @@
-"""Stage 2: the language model learns to read a time line, before any picture is involved.
+"""Stage 2: train the language model to read a time line, without pictures.
 
-The time line is what the Q-Former will be taught to write: one vector for each of its queries, which says
-what is seen in that window of the video. Here it is made from the scenes themselves.
+The time line is the output that the Q-Former will learn to write: one vector for each of its queries, which encodes the
+content of one window of the video. Here it is made from the scenes themselves.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Stage 3: the Q-Former learns to write the time line from memory, and the language model to read what it writes.
+"""Stage 3: train the Q-Former to write the time line from memory, and the language model to read it.
 
-Every example goes through the banks that ship. What the banks held is detached, as the authors do; the last
-step is taken once more with gradient (``last_step``).
+Every example goes through the shipped banks. Their entries are detached, as in the authors' code; the last step is
+computed again with gradients (``last_step``).
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Lesson:
 
 
 class Teacher:
-    """Makes lessons from the reel."""
+    """Makes lessons (batches) from the reel."""
 
     def __init__(
         self,
