@@ -1,10 +1,10 @@
-"""Run all benchmarks, one after the other, and write what they say to one file.
+"""Run all benchmarks, one after the other, and write their output to one file.
 
     python benchmarks/all.py FOLDER [--only qformer decode ...] [--list]
 
-Draws the videos that some need and keeps them in FOLDER, with an archive of them. Each benchmark's output goes to
-FOLDER/NAME.txt and, with the date and the machine, to FOLDER/benchmarks.md. Some hours on two cores, and they need
-the machine for themselves. Ends with 1 if one failed; the others are run all the same.
+Draws the videos that some of them need and keeps them in FOLDER, with an archive of them. The output of each goes to
+FOLDER/NAME.txt and, with the date and the machine, to FOLDER/benchmarks.md. Takes some hours on two cores, on a machine
+that does nothing else. The exit code is 1 if one failed; the others are run nevertheless.
 """
 
 from __future__ import annotations

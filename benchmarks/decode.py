@@ -1,11 +1,11 @@
-"""How fast a video is decoded to sampled frames, against ffmpeg writing the same frames to nowhere.
+"""Speed of decoding a video to sampled frames, against ffmpeg writing the same frames to /dev/null.
 
     python benchmarks/decode.py VIDEO [--segment-s 100] [--fps 1] [--threads 1 2] [--repeats 3]
 
-Every measurement is a process of its own, so that its peak memory is its own. Rounds are interleaved and the
-best of each way is taken. Ratios are to ffmpeg with the same threads, which reads the whole file in one pass;
-the readers open it anew for every span, as workers do; ``keyframes`` decodes key frames alone. Loading Python
-modules is not counted; ffmpeg's start is.
+Every measurement runs in a new process, to measure its peak memory. Rounds are interleaved, and the best of each way
+counts. Ratios are to ffmpeg with the same number of threads, which reads the whole file in one pass; the readers open
+it again for every span, as workers do. ``keyframes`` decodes only key frames. The import of Python modules is not
+counted; the start of ffmpeg is.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""What the driver of a run costs a segment: a million planned segments, with workers that do nothing.
+"""CPU time of the driver for each segment: a million planned segments, without workers.
 
     python benchmarks/driver.py [--segments 1000000] [--segments-a-commit 1000]
 
-The driver's own code, `malmm.pipeline.indexing.driver.Run`, takes the plans of made-up videos of an hour and a
-receipt for each segment as if workers had sent them, and commits them to a real archive with one text each and no
-memory. Making plans and receipts is the workers' part, so its time is taken off; Ray's own work is not in it either, as
-there are no workers. A commit is made for every so many segments instead of every three seconds; where they make a
-thousand files of a table, Ray is started to merge them, and that is in it. The table has a row for each tenth of the
-segments, so that what grows with the archive shows."""
+The driver's own code, `malmm.pipeline.indexing.driver.Run`, gets the plans of invented videos of an hour, and a receipt
+for each segment, as if workers had sent them. It commits them to a real archive, with one text each and no memory. The
+time to make plans and receipts is subtracted, since that is the workers' work. Ray's own work is not included. A commit
+is made for a number of segments instead of every three seconds. When a table has a thousand files, Ray is started to
+compact it, which is included. The table has a row for each tenth of the segments, to show growth with the archive's
+size."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
+from invented_receipts import invented_receipt
 
 from malmm.model.checkpoints.resolve import open_models
 from malmm.operators.plan import segments_of
@@ -34,13 +34,11 @@ from malmm.pipeline.indexing.driver import Run
 from malmm.pipeline.indexing.file_queue import FileQueue
 from malmm.pipeline.indexing.pending_work import PendingWork
 from malmm.pipeline.indexing.reports import IndexReport
-from malmm.pipeline.schema.config import CAPTION, IndexConfig, Recipe
-from malmm.pipeline.schema.ids import annotation_id, video_id
+from malmm.pipeline.schema.config import IndexConfig, Recipe
+from malmm.pipeline.schema.ids import video_id
 from malmm.pipeline.schema.plans import VideoPlan, plans_table
-from malmm.pipeline.schema.receipts import Receipt
 from malmm.pipeline.schema.records import Segment, Video
 from malmm.pipeline.schema.rows import RECEIPTS, Carried, rows_table
-from malmm.pipeline.schema.tables import ANNOTATIONS, SEGMENTS
 from malmm.pipeline.sources.listing import SourceFile
 
 SEGMENT_S, SEGMENTS_A_VIDEO = 100.0, 36
@@ -48,7 +46,7 @@ PARTS = 10
 
 
 class Workers:
-    """Receipts in the place of a dataset's, and how long it took to make them."""
+    """Stands in for the workers: makes receipts, and measures how long that takes."""
 
     def __init__(self, archive: Archive, videos: list[Video], recipe: Recipe, a_block: int) -> None:
         self.archive, self.videos, self.recipe, self.a_block = archive, videos, recipe, a_block
@@ -86,32 +84,7 @@ class Workers:
         return table
 
     def _row(self, video: Video, segment: Segment) -> dict[str, Any]:
-        done = {
-            "segment_id": segment.segment_id,
-            "video_id": video.video_id,
-            "index": segment.index,
-            "start_s": segment.start_s,
-            "end_s": segment.end_s,
-            "frame_count": 100,
-            "recipe_id": self.recipe.recipe_id,
-        }
-        text = {name: done[name] for name in ("segment_id", "video_id", "start_s", "end_s")} | {
-            "annotation_id": annotation_id(segment.segment_id, CAPTION.version, "none", "online"),
-            "task": CAPTION.task,
-            "prompt_name": CAPTION.name,
-            "prompt": CAPTION.text,
-            "prompt_version": CAPTION.version,
-            "text": "a red circle moves to the left, then a blue square stays where it is",
-            "mode": "online",
-            "model": "debug",
-            "created_at": datetime.now(UTC),
-        }
-        # As `write_rows` makes them, which looks at the archive for each.
-        row, texts = (
-            pa.RecordBatch.from_pylist([each], schema=schema).serialize().to_pybytes()
-            for each, schema in ((done, SEGMENTS), (text, ANNOTATIONS))
-        )
-        receipt = Receipt(segment.segment_id, video.video_id, (), 0, texts, 1, row)
+        receipt = invented_receipt(segment, self.recipe.recipe_id, frames=100)
         return Carried(video, segment, None).columns() | {"problem": None, "receipt": vars(receipt)}
 
 

@@ -1,10 +1,10 @@
-"""How long it takes to the first committed segment of a folder with many small files.
+"""Time to the first committed segment of a folder with many small files.
 
     python benchmarks/first_segment.py [--files 2000] [--model debug]
 
-One drawn video of some seconds lies in a folder under as many names, as hard links, and is indexed through the public
-call until the first segment is committed; then the run is interrupted, as by Ctrl-C. Printed are the seconds from the
-call to that commit, and how many files had been listed, read and planned by then.
+A folder has hard links to one drawn video of some seconds. It is indexed through the public API until the first segment
+is committed; then the run is interrupted, as by Ctrl-C. Prints the seconds from the call to that commit, and how many
+files had been listed, probed and planned by then.
 """
 
 from __future__ import annotations

@@ -2,13 +2,13 @@
 
     python benchmarks/language.py [--segments 16] [--prompts 2] [--batches 8 32] [--beams 5] [--rounds 3]
 
-The baseline is what comes first to mind: transformers' own `generate`, once a segment and prompt. The demo model's
-answers end by themselves; a model of random weights (8 layers of 512, LLaMA's architecture) is made to write 32 tokens,
-since it ends nowhere. The last column says how many texts are not those of the baseline. Tokens a second count those of
-the texts.
+The baseline is the obvious way: transformers' `generate`, once for each segment and prompt. The demo model's answers
+end by themselves; a model with random weights (8 layers of 512, LLaMA's architecture) has to write 32 tokens, since it
+never ends a text. The last column is the number of texts that differ from the baseline. Tokens a second count the
+texts' tokens.
 
-The second table is of what is computed once a prompt. For beams the baseline is transformers' own `generate` of the
-same texts at once, in which each beam computes the prompt; for a classification, a forward of the whole a label.
+The second table shows what sharing a prompt's prefill saves. For beams the baseline is transformers' `generate` of the
+same texts in one batch, in which each beam computes the prompt; for a classification, a forward pass for each label.
 """
 
 from __future__ import annotations

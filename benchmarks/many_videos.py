@@ -1,4 +1,4 @@
-"""What an archive of very many videos costs its readers: pages, filters, searches by date, and export.
+"""Speed of reading an archive of very many videos: pages, filters, searches by date, and export.
 
 A synthetic archive with one segment, one memory slot and one caption a video, indexed a minute apart.
 

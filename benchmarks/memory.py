@@ -2,11 +2,11 @@
 
     python benchmarks/memory.py VIDEO [--loops 51] [--index-option=--batch-segments=4 ...]
 
-Indexes VIDEO, then the same repeated ``--loops`` times (by copying packets, deleted afterwards), each into a new
-archive with a Ray of its own, and prints the largest peak of each kind of process and the ratio. A peak is the
-kernel's own high-water mark (VmHWM), read twice a second. Pages of Ray's shared object store count in it for every
-process that has touched them, and pages of mapped files; "own" is what the process has allocated itself (RssAnon), at
-the largest of the readings. Linux only.
+Indexes VIDEO, and then the same video repeated ``--loops`` times (by copying packets), each into a new archive with a
+new Ray cluster, and prints the largest peak of each kind of process and the ratio. A peak is the kernel's high-water
+mark (VmHWM), read twice a second. It includes pages of Ray's shared object store and of mapped files that the process
+has touched; "own" is the memory that the process has allocated itself (RssAnon), the largest of the readings. Linux
+only.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
-"""Whether four nodes do four times the work of one, and what waits between decoding and encoding meanwhile.
+"""Scaling from one node to four, and how much waits between decoding and encoding.
 
     python benchmarks/nodes.py [--nodes 1 4] [--gpus 0] [--segments-a-node 20]
 
-The nodes are Ray's, all on this machine, with one CPU each to Ray's eye. The stages are those of a run, wired by
-`malmm.pipeline.indexing.graph.indexing`, with resources chosen as for a run; only the encoder is
-another, which sleeps as long as a GPU would take and gives one slot of zeros. Everything else is done for real and
-shares this machine's cores, so
-the sleep has to be much longer than that: the columns say how much of the time the encoders slept.
+All nodes are Ray nodes on this machine, each declared with one CPU. The stages are those of a run, wired by
+`malmm.pipeline.indexing.graph.indexing`, with resources chosen as for a run. Only the encoder is replaced: it sleeps as
+long as a GPU would take and returns one slot of zeros. All other work is real and shares this machine's cores, so the
+sleep must be much longer than that work: the columns say how much of the time the encoders slept.
 
-Work is counted from when every encoder has come back from its first batch to the end of the last. `store` is Ray's
-object store on all nodes together: the most that was ever used at once, against all decoded frames of the run.
+Work is counted from the moment when every encoder has finished its first batch to the end of the last one. `store` is
+the peak of Ray's object store on all nodes together, against all decoded frames of the run.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ cluster.shutdown()
 
 
 class SleepingEncoder(EncodeSegments):
-    """Takes ``frame_s`` seconds a frame and notes in ``log`` when it did so."""
+    """Sleeps ``frame_s`` seconds a frame and writes to ``log`` when it did so."""
 
     frame_s = 0.0
     log = ""
@@ -110,7 +109,7 @@ class SleepingEncoder(EncodeSegments):
 
 @dataclass
 class Store:
-    """The object store of all nodes, looked at twice a second."""
+    """The object store of all nodes, polled twice a second."""
 
     home: Path
     peak_bytes: float = 0.0

@@ -1,4 +1,4 @@
-"""How long a page of results takes over many slots, besides encoding the query.
+"""Time of a page of results over many slots, without encoding the query.
 
 A synthetic archive with real tables: clustered unit vectors, captions, thumbnails and the indexes that a run makes.
 

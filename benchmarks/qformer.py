@@ -3,17 +3,16 @@
     python benchmarks/qformer.py [--bank-length 10 20 40] [--frames 100] [--rounds 3] [--at-once 16]
         [--prompts 1 4 16] [--segments 1 4 8]
 
-Paper size unless told otherwise: 12 layers of 768, 257 visual tokens of 1408 a frame, 32 queries, 12 prompt
-tokens, float32, random weights, one segment. ``plain`` does what the paper describes: it concatenates the banks,
-projects all of them to keys and values at every frame and computes every similarity anew. ``floor`` is the same
-Q-Former on the same frames, one by one, with no memory: what a method that takes one frame at a time must pay for
-these weights. Ours runs one by one too, and as the encoder runs it, ``--at-once`` frames a step; so does a second
-floor, whose batches are as large. All run in turns in one process; medians are printed, and the largest difference
-between ours and plain, which in float32 may merge other entries where two similarities are nearly equal: in float64
-it is measured once more.
+The default is the paper's size: 12 layers of 768, 257 visual tokens of 1408 a frame, 32 queries, 12 prompt tokens,
+float32, random weights, one segment. ``plain`` does what the paper describes: it concatenates the banks, projects all
+of them to keys and values at every frame, and computes every similarity again. ``floor`` is the same Q-Former on the
+same frames, one by one, without memory: the least that a method with one frame at a time costs. Ours runs one by one
+too, and as in the encoder, ``--at-once`` frames a step; so does a second floor, with batches of the same size. All take
+turns in one process. Prints medians, and the largest difference between ours and plain. In float32 they may merge
+different entries where two similarities are nearly equal, so the difference is measured in float64 too.
 
 Then, at M = 20 and on 32 frames: several prompts on the same frames, which share the visual bank, and several segments
-in lock step, each against one.
+in lock step, each compared with one.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""What one new question of stored memory costs, against indexing the videos again.
+"""Cost of one new question to stored memory, against indexing the videos again.
 
     python benchmarks/question.py VIDEO [VIDEO ...] [--model demo] [--segment-s 100] [--paper-frames 100]
 
-Indexes the videos with `malmm index`, then puts a question to every segment: with `malmm annotate` as people do, and
-then in this process, where both ways take turns and nothing but their work is timed: decoding,
-encoding and generating against replaying and generating. The last row is without generating, which costs both the same.
+Indexes the videos with `malmm index`, then asks a question of every segment: with `malmm annotate`, and then in this
+process, where both ways take turns and only their work is timed (decoding, encoding and generating, against replaying
+and generating). The last row is without generating, which costs the same in both.
 
-With ``--paper-frames`` so many frames of the first video are encoded at paper size as well (ViT-g/14 and the Q-Former,
-random weights, float32) and a question is put to the memory of them, not read from an archive; both without generating.
-Some minutes on a CPU.
+With ``--paper-frames``, so many frames of the first video are also encoded at paper size (ViT-g/14 and the Q-Former,
+random weights, float32), and a question is replayed on their memory, which is not read from an archive; both without
+generating. Takes some minutes on a CPU.
 """
 
 from __future__ import annotations

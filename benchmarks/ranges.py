@@ -1,10 +1,10 @@
-"""How many bytes the segments of a video in an object store cost, against its own size.
+"""Bytes read from an object store for all segments of a video, against its size.
 
     python benchmarks/ranges.py VIDEO [--segment-s 100] [--processes 1]
 
-Reads a local file as if it were remote, by ranges, and counts them. Only key frames are decoded: which bytes are read
-does not depend on it. With ``--processes N`` the segments are dealt to N readers that share nothing, as on N workers,
-each of which reads the file's index for itself.
+Reads a local file by ranges, as if it were remote, and counts the bytes. Decodes only key frames, which does not change
+the bytes that are read. With ``--processes N`` the segments are divided among N readers that share nothing, as on N
+workers, each of which reads the file's index.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""What a segment costs the driver with Ray's part: the real wiring on a real Ray, with operators that do nothing.
+"""CPU time of the driver for each segment, with Ray's part: the real graph on a real Ray, with empty operators.
 
     python benchmarks/ray_driver.py [--segments 1000] [--together 1 4 8]
 
-Segments of made-up videos of an hour go through all stages as rows without frames and memory, one by one and several
-together, and are committed to a real archive. CPU time is that of the driver's process, all its threads, which is where
-Ray Data schedules; Ray's node and control processes are apart. Workers share the machine, so segments a second are no
-measure of what the driver could do: that is what its CPU time says. The last column is that limit for a driver that has
-one core, if a segment is 100 frames, in frames a second.
+Segments of invented videos of an hour go through all stages as rows without frames and memory, one by one and several
+together, and are committed to a real archive. CPU time is that of all threads of the driver's process, in which Ray
+Data schedules; Ray's node and control processes are not counted. Workers share the machine, so segments a second do not
+show the driver's limit, but its CPU time does: the last column is that limit for a driver with one core, in frames a
+second, if a segment has 100 frames.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import resource
 import tempfile
 import time
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
+from invented_receipts import invented_receipt
 
 from malmm.model.checkpoints.resolve import open_models
 from malmm.pipeline.archive.writer import Archive
@@ -32,10 +32,9 @@ from malmm.pipeline.indexing import graph as stages
 from malmm.pipeline.indexing.driver import Run
 from malmm.pipeline.indexing.pending_work import PendingWork
 from malmm.pipeline.indexing.reports import IndexReport
-from malmm.pipeline.schema.config import CAPTION, IndexConfig, Recipe
-from malmm.pipeline.schema.ids import annotation_id, video_id
-from malmm.pipeline.schema.receipts import Receipt
-from malmm.pipeline.schema.records import Segment, Video
+from malmm.pipeline.schema.config import IndexConfig, Recipe
+from malmm.pipeline.schema.ids import video_id
+from malmm.pipeline.schema.records import Video
 from malmm.pipeline.schema.rows import (
     ANSWERED,
     DECODED,
@@ -46,7 +45,6 @@ from malmm.pipeline.schema.rows import (
     carried,
     rows_table,
 )
-from malmm.pipeline.schema.tables import ANNOTATIONS, SEGMENTS
 from malmm.pipeline.sources.listing import SourceFile
 
 SEGMENT_S, SEGMENTS_A_VIDEO, FRAMES_A_SEGMENT = 100.0, 36, 100
@@ -102,39 +100,13 @@ def write(rows: pa.Table, *, recipe: Recipe, **_: Any) -> pa.Table:
     """In the place of ``write_segments``: receipts, and no fragments."""
     return rows_table(
         [
-            row.columns() | {"receipt": vars(receipt(row.segment, recipe.recipe_id))}
+            row.columns()
+            | {"receipt": vars(invented_receipt(row.segment, recipe.recipe_id, frames=FRAMES_A_SEGMENT))}
             for row in carried(rows)
             if row.segment is not None
         ],
         RECEIPTS,
     )
-
-
-def receipt(segment: Segment, recipe_id: str) -> Receipt:
-    """As ``write_rows`` makes it, for a segment with one text and no memory."""
-    keys = {
-        "segment_id": segment.segment_id,
-        "video_id": segment.video_id,
-        "start_s": segment.start_s,
-        "end_s": segment.end_s,
-    }
-    done = keys | {"index": segment.index, "frame_count": FRAMES_A_SEGMENT, "recipe_id": recipe_id}
-    text = keys | {
-        "annotation_id": annotation_id(segment.segment_id, CAPTION.version, "none", "online"),
-        "task": CAPTION.task,
-        "prompt_name": CAPTION.name,
-        "prompt": CAPTION.text,
-        "prompt_version": CAPTION.version,
-        "text": "a red circle moves to the left, then a blue square stays where it is",
-        "mode": "online",
-        "model": "debug",
-        "created_at": datetime.now(UTC),
-    }
-    row, texts = (
-        pa.RecordBatch.from_pylist([each], schema=schema).serialize().to_pybytes()
-        for each, schema in ((done, SEGMENTS), (text, ANNOTATIONS))
-    )
-    return Receipt(segment.segment_id, segment.video_id, (), 0, texts, 1, row)
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
-"""Measure how well an archive is searched and asked: the tables of docs/retrieval.md.
+"""Quality of search and answers: the tables of docs/retrieval.md.
 
-Draws videos of seeds that training never saw, indexes them with the demo model by the command line, and asks for what
-was drawn. A search is right when its first moment lies in a scene that the phrase fits, for at least half of the
-moment or of the scene.
+Draws videos with seeds that training never saw, indexes them with the demo model through the command line, and searches
+for what was drawn. A search is right if its first moment lies in a scene that matches the phrase, for at least half of
+the moment or of the scene.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
-"""How long a search takes by the archive's size, and what the index misses.
+"""Time of a search by the archive's size, and recall of the index.
 
     python benchmarks/search.py [--slots 1000 10000 100000] [--vectors 16] [--size 64] [--queries 100]
     python benchmarks/search.py --grow 2000 20000 [--runs 10] [--upkeep parts 0.1 appended]
 
-Makes archives of real tables, with memory slots of random vectors that lie in clusters as those of a video's scenes do,
-and a caption a segment; brings their indexes up to date as a run does; and searches them through
-``malmm.pipeline.Searcher``. 16 vectors of 64 are the demo model's, 32 of 256 those of published BLIP-2 checkpoints.
-The query's vector is given, as the text tower's time does not depend on the archive: it is measured by itself, for the
-demo model. ``recall@10`` is the share of the ten nearest slots by exact search that the search through the index has
-among its own ten.
+Makes archives with real tables: memory slots with random vectors in clusters, like those of a video's scenes, and a
+caption for each segment. Updates their indexes as a run does, and searches them with ``malmm.pipeline.Searcher``. 16
+vectors of 64 are the demo model's, 32 of 256 those of published BLIP-2 checkpoints. The query's vector is given, since
+the text tower's time does not depend on the archive; that time is measured separately, for the demo model.
+``recall@10`` is the share of the ten nearest slots (by exact search) that the search through the index finds among its
+ten.
 
 With ``--grow`` an archive grows in runs, and a quarter of it is deleted on the way. After each run there is a row with
-what the indexes' upkeep cost, and recall and time of a search next to those of an index made of all rows at once. The
-upkeep is this product's (``parts``), that of version 0.1 (IVF_PQ, Lance's default optimizing), or an IVF_SQ that is
-only appended to (``appended``).
+the cost of the indexes' upkeep, and with recall and time of a search, next to those of an index made of all rows at
+once. The upkeep is this product's (``parts``), that of version 0.1 (IVF_PQ, Lance's default optimizing), or an IVF_SQ
+that is only appended to (``appended``).
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""The store: how fast rows are written, what an hour of video takes, and what fewer bits a token would change.
+"""The store: speed of writing rows, storage of an hour of video, and the effect of fewer bits a token.
 
     python benchmarks/store.py ARCHIVE [--segments 30]
 
-ARCHIVE is one that `malmm index` made with the demo model, and is only read. Writing: memory rows of its segments go
-through `write_rows`, as workers write them, into a scratch archive, and are committed; the baseline writes and flushes
-the same bytes to a plain file, in turns. Storage: bytes of each table's files, and of each part of a memory slot, an
-hour of video. Tokens in 8 bits, with a scale a token, are not what the store does: the last table says how many answers
-from such tokens are the same as those from the float16 ones that are stored.
+ARCHIVE was made by `malmm index` with the demo model, and is only read. Writing: memory rows of its segments are
+written by `write_rows`, as workers do, into a scratch archive, and committed; the baseline writes and flushes the same
+bytes to a plain file, in turns. Storage: bytes of each table's files, and of each part of a memory slot, for an hour of
+video. The store has no tokens in 8 bits (with a scale a token): the last table shows how many answers from such tokens
+equal those from the stored float16 tokens.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""A thousand short videos with fifty hostile files among them: how long, how much memory, and what a rerun costs.
+"""A thousand short videos with fifty hostile files among them: time, memory, and the cost of a rerun.
 
     python benchmarks/thousand.py [--videos 1000] [--hostile 50]
 
-Encodes a dozen videos of one to two seconds, 64x48, and copies them under other names, each with some bytes of its own
-at the end; the hostile ones are text, nothing, random bytes, a header alone, sound alone, a file cut off before its
-index, an AVI whose header says 32,000 by 32,000, and others. Indexes all with the debug model through the command
-line, then again. Ends with 1 unless every good video is indexed and every hostile one has its reason in ``failures``
-(exit code 3), and the rerun decodes nothing.
+Encodes a dozen videos of one to two seconds, 64x48, and copies them under other names, each with some different bytes
+appended. The hostile files are text, empty files, random bytes, only a header, only audio, a file truncated before its
+index, an AVI whose header declares 32,000 by 32,000, and others. Indexes all with the debug model through the command
+line, then again. The exit code is 1 unless every good video is indexed, every hostile file has its reason in
+``failures`` (exit code 3), and the rerun decodes nothing.
 """
 
 from __future__ import annotations

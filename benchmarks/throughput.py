@@ -1,13 +1,12 @@
-"""From file to committed rows, against a bare loop without Ray.
+"""Throughput from file to committed rows, against a bare loop without Ray.
 
     python benchmarks/throughput.py VIDEO [VIDEO ...] [--model demo] [--segment-s 100] [--copies 8] [--rounds 1]
 
-Both index the same segments with the same operators, model and threads into archives of their own, in turns: the bare
-loop calls one operator after another in this process, a segment at a time, and commits every three seconds; the
-pipeline is what `malmm index` runs on this machine. Frames are counted from a quarter of the segments to three
-quarters, so neither starting Ray, nor loading a model, nor what was ready before or is left at the end is in it. Then
-comes where the bare loop's time goes, and how many bytes a frame go from stage to stage, which for the pipeline is
-through Ray's object store.
+Both index the same segments with the same operators, model and threads into separate archives, in turns. The bare loop
+calls one operator after another in this process, a segment at a time, and commits every three seconds; the pipeline is
+what `malmm index` runs on this machine. Frames are counted from a quarter of the segments to three quarters, which
+excludes starting Ray, loading models, and the start and end of the pipeline. Then it prints where the bare loop's time
+goes, and how many bytes a frame pass from stage to stage, which in the pipeline go through Ray's object store.
 """
 
 from __future__ import annotations

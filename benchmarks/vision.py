@@ -3,10 +3,10 @@
     python benchmarks/vision.py [--batches 1 4 8 32] [--paper-frames 8] [--frames 256] [--compile demo paper]
 
 At the demo model's size on many frames, and at paper size (ViT-g/14: 39 layers of 1408 at 224, random weights, float32)
-on a few: 521 GFLOP a frame. The baseline is a call a frame; all take turns in one process, and medians are printed.
-``GFLOP/s`` is what comes of a frame's matrix products, against one product of 2048 x 2048 in the same process, which no
-encoder can be faster than. ``--compile`` says for which sizes the same is done by compiled code as well, in batches of
-its fixed sizes; a row's ratio is to the best of the others.
+on a few: 521 GFLOP a frame. The baseline is one call a frame. All take turns in one process; prints medians.
+``GFLOP/s`` counts a frame's matrix products, and is compared with one product of 2048 x 2048 in the same process, the
+upper limit. ``--compile`` chooses the sizes for which compiled code is measured too, in batches of its fixed sizes; the
+ratio of such a row is to the best of the others.
 """
 
 from __future__ import annotations
