@@ -94,7 +94,7 @@ def _state(dataset: lance.LanceDataset, name: str, rows: int, index: Any) -> Ind
         column=index.field_names[0],
         kind=_KINDS.get(index.index_type, index.index_type),
         rows=rows,
-        rows_unindexed=max(0, rows - index.num_rows_indexed),
+        rows_unindexed=search_indexes.rows_unindexed(dataset, index),
         partitions=tuple(vector_index.partitions_of(dataset))
         if index.name == vector_index.VECTORS_INDEX
         else (),

@@ -23,6 +23,7 @@ __all__ = [
     "EXACT_ROWS",
     "INDEXED_TABLES",
     "make_words_indexes",
+    "rows_unindexed",
     "update_indexes",
 ]
 
@@ -93,6 +94,14 @@ def make_words_indexes(archive_uri: str) -> None:
             words.make(archive_uri)
 
 
+def rows_unindexed(dataset: lance.LanceDataset, index: Any) -> int:
+    """How many rows of a table one of its indexes, as ``describe_indices`` gives it, does not cover."""
+    covered = {fragment for segment in index.segments for fragment in segment.fragment_ids}
+    return sum(
+        fragment.count_rows() for fragment in dataset.get_fragments() if fragment.fragment_id not in covered
+    )
+
+
 def update_indexes(
     archive_uri: str,
     changes: TableWriter,
@@ -132,8 +141,8 @@ def _update(
         tell(wanted.what)
         wanted.make(archive_uri)
         return True
-    behind = rows - here.num_rows_indexed
-    if behind <= 0 or not (at_once or behind >= min(_MANY_ROWS, max(1, _MANY_SHARE * rows))):
+    behind = rows_unindexed(dataset, here)
+    if behind == 0 or not (at_once or behind >= min(_MANY_ROWS, max(1, _MANY_SHARE * rows))):
         return False
     tell(wanted.what)
     dataset.optimize.optimize_indices(index_names=[here.name])

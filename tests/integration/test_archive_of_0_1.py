@@ -122,6 +122,7 @@ def test_it_is_extended_and_what_was_there_stays(tmp_path: Path, monkeypatch: py
     optimize(OptimizeConfig(place))
 
     reader = ArchiveReader.open(place)
+    assert "text_grams" in reader.schema("annotations").names
     after = contents(reader)
     assert reader.recipe.recipe_id == RECIPE_ID
     added: dict[str, dict[str, Any]] = {}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from support.archive_rows import RECIPE, annotation, annotation_table, rows
+from support.archive_rows import RECIPE, annotation, annotation_table, rows, segment
 
 from malmm.pipeline.archive.index_states import IndexState, index_states
 from malmm.pipeline.archive.receipts import write_rows
@@ -71,6 +71,16 @@ def test_a_new_archive_has_indexes_of_words_alone_which_find_what_comes(archive)
     assert set(archive.update_indexes()) == names
     assert {(state.rows, state.rows_unindexed) for state in states(archive).values()} == {(2, 0)}
     assert archive.update_indexes() == []
+
+
+def test_rows_that_come_after_others_went_are_indexed_too(archive):
+    archive.commit(write_rows(archive.uri, words(0, 1, 2)))
+    archive.update_indexes(at_once=True)
+    archive.changes.delete("annotations", "segment_id", [segment(0), segment(1)])
+    archive.commit(write_rows(archive.uri, words(3)))
+    assert {(state.rows, state.rows_unindexed) for state in states(archive).values()} == {(2, 1)}
+    assert "annotations.text" in archive.update_indexes(at_once=True)
+    assert {(state.rows, state.rows_unindexed) for state in states(archive).values()} == {(2, 0)}
 
 
 def test_small_tables_are_left_alone(archive):
