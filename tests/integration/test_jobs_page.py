@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from socket import socket
 from urllib.request import urlopen
 
 import pytest
+from support.held_run import Gate
 from support.job_server import JobServer, serving
 from support.processes import run_cli
 from support.waiting import until
@@ -50,9 +52,21 @@ def shell(line: str, folder: Path, given: dict[str, str]) -> subprocess.Complete
     )
 
 
+def on_path(folder: Path, program: Sequence[str], given: dict[str, str]) -> dict[str, str]:
+    """The environment with a command `malmm` that runs this program."""
+    folder.mkdir()
+    command = folder / "malmm"
+    command.write_text(f'#!/bin/sh\nexec {shlex.join(program)} "$@"\n')
+    command.chmod(0o755)
+    return given | {"PATH": f"{folder}:{given['PATH']}"}
+
+
 def test_the_page_goes_from_nothing_to_a_schedule(tmp_path: Path, server: JobServer) -> None:
-    archive = tmp_path / "archive"
-    given = server.driver | {"MALMM_MODEL": "debug"}
+    """Every line as a process. Jobs run their stages in it, but for the one that is submitted to a cluster."""
+    archive, gate = tmp_path / "archive", Gate(tmp_path)
+    gate.open()
+    given = server.environment | {"MALMM_MODEL": "debug"}
+    running = on_path(tmp_path / "bin", gate.command(ray=False), given)
     said = {}
     lines = [
         (kind, line)
@@ -67,7 +81,7 @@ def test_the_page_goes_from_nothing_to_a_schedule(tmp_path: Path, server: JobSer
             with subprocess.Popen(
                 ["bash", "-c", f"exec {line}"],
                 cwd=tmp_path,
-                env=given,
+                env=running,
                 stderr=subprocess.PIPE,
                 text=True,
             ) as service:
@@ -88,11 +102,11 @@ def test_the_page_goes_from_nothing_to_a_schedule(tmp_path: Path, server: JobSer
             # On the cluster, paths are the cluster's.
             there = line.replace("http://127.0.0.1:8265", server.address)
             there += f" --set archive={archive} --set steps.0.index.sources={tmp_path / 'videos'} --env MALMM_MODEL"
-            done = shell(there, tmp_path, server.environment | {"MALMM_MODEL": "debug"})
+            done = shell(there, tmp_path, given)
             assert done.returncode == 0, done.stdout + done.stderr
             assert "3 unchanged, 3 listed" in done.stdout
         else:
-            done = shell(line, tmp_path, given)
+            done = shell(line, tmp_path, running if line.startswith("malmm run ") else given)
             assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
             said[line] = done.stdout
     reader = ArchiveReader.open(str(archive))

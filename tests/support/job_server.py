@@ -23,15 +23,11 @@ __all__ = ["JobServer", "serving"]
 
 @dataclass(frozen=True)
 class JobServer:
-    """``address`` is of the job server, ``metrics`` of the page that Prometheus reads; ``environment`` reaches it.
-
-    ``driver`` is for programs that connect to the cluster themselves.
-    """
+    """``address`` is of the job server, ``metrics`` of the page that Prometheus reads; ``environment`` reaches it."""
 
     address: str
     metrics: str
     environment: dict[str, str]
-    driver: dict[str, str]
 
 
 def _free_ports(count: int) -> list[int]:
@@ -93,7 +89,6 @@ def serving(cpus: int = 2, agent: int | None = None) -> Iterator[JobServer]:
             address,
             f"http://127.0.0.1:{metrics}/metrics",
             environment,
-            environment | {"RAY_ADDRESS": f"127.0.0.1:{gcs}"},
         )
     finally:
         _kill_session(process.pid)

@@ -92,7 +92,7 @@ torch.set_num_threads(1)
 from malmm.model.checkpoints.resolve import debug_checkpoint
 go, ready = os.pipe(), os.pipe()
 children = []
-for _ in range(3):
+for _ in range(2):
     child = os.fork()
     if not child:
         os.close(go[1])
@@ -123,5 +123,5 @@ def test_several_processes_may_make_it_at_once(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     (made,) = (tmp_path / "malmm").iterdir()
-    assert done.stdout.split() == [str(made)] * 3
+    assert done.stdout.split() == [str(made)] * 2
     assert (made / "retrieval" / "config.json").is_file()

@@ -19,16 +19,26 @@ def many_slots(count: int, *, seed: int) -> pa.Table:
     chance = np.random.default_rng(seed)
     vectors = chance.standard_normal((count, QUERIES, SIZE)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+    segment_id = f"{seed:024x}"
     one = rows(0)["memories"].slice(0, 1).to_pylist()[0] | {
         "tokens": b"",
         "sizes": [1],
-        "segment_id": f"{seed:024x}",
+        "segment_id": segment_id,
     }
-    made = [
-        one | {"memory_id": ids.memory_id(f"{seed:024x}", place), "slot": place, "vectors": list(vector)}
-        for place, vector in enumerate(vectors.astype(np.float16))
-    ]
-    return pa.Table.from_pylist(made, schema=tables.memories_schema(SIZE))
+    schema = tables.memories_schema(SIZE)
+    repeated = pa.Table.from_pylist([one | {"vectors": None}], schema=schema).take(np.zeros(count, np.int64))
+    offsets = np.arange(count + 1, dtype=np.int32) * QUERIES
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.astype(np.float16).reshape(-1)), SIZE)
+    columns = {
+        "memory_id": [ids.memory_id(segment_id, place) for place in range(count)],
+        "slot": range(count),
+        "vectors": pa.ListArray.from_arrays(offsets, flat),
+    }
+    for name, values in columns.items():
+        field = schema.field(name)
+        column = values.cast(field.type) if isinstance(values, pa.Array) else pa.array(values, field.type)
+        repeated = repeated.set_column(schema.get_field_index(name), field, column)
+    return repeated
 
 
 def add(archive: Archive, count: int, *, seed: int) -> None:
