@@ -1,12 +1,14 @@
 """Temporal position embeddings: a learned vector for a frame's time, added to its visual tokens before the memory bank.
 
 MA-LMM's authors train such a table (their ``image_pe``). InstructBLIP's published weights have none, which equals a
-table of zeros. Here it is an optional tensor of a checkpoint, ``time_positions.weight``.
+table of zeros. Here it is an optional tensor of a checkpoint, and its name says which of two kinds it is:
 
-The authors' table has a row for each frame number, since they sample the same number of frames from every video. A
-segment and its whole video have different numbers of frames. So this table is a function of relative time: frame i of T
-lies at (i + 0.5) / T of the whole, and its vector is interpolated linearly between the table's rows, of which the first
-is the beginning and the last the end.
+* ``frame_positions.weight`` is the authors': frame i has row i. They sample the same number of frames from every video,
+  at most as many as the table has rows. A whole of more frames than rows is spread over the table: frame i of T lies at
+  row i * (P - 1) / (T - 1), interpolated linearly.
+* ``time_positions.weight`` is a function of relative time, as the demo model has: frame i of T lies at (i + 0.5) / T of
+  the whole, and its vector is interpolated linearly between the table's rows, of which the first is the beginning and
+  the last the end. A segment and its whole video have different numbers of frames, and this table fits both.
 
 Memory is stored without positions and gets them when it is used, so that a segment's slots get their positions in the
 segment or in its video. This is exact because a merge is the mean weighted by frames: a slot's position is the mean
@@ -17,8 +19,8 @@ Shape suffixes: T frames, P rows of the table, C channels.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -26,34 +28,41 @@ from torch import Tensor, nn
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
 from malmm.model.memory.slots import Memory
 
-__all__ = ["POSITIONS_KEY", "POSITIONS_PREFIX", "TimePositions", "table_rows"]
+__all__ = [
+    "FRAME_POSITIONS_KEY",
+    "POSITIONS_KEYS",
+    "TIME_POSITIONS_KEY",
+    "FramePositions",
+    "Positions",
+    "TimePositions",
+    "load_positions",
+    "table_rows",
+]
 
-POSITIONS_PREFIX = "time_positions."
-POSITIONS_KEY = f"{POSITIONS_PREFIX}weight"
+FRAME_POSITIONS_KEY = "frame_positions.weight"
+TIME_POSITIONS_KEY = "time_positions.weight"
+#: Names that a table has in a checkpoint. A checkpoint has one at most.
+POSITIONS_KEYS = (TIME_POSITIONS_KEY, FRAME_POSITIONS_KEY)
 
 
-class TimePositions(nn.Module):
-    """A table ``weight`` [P, C] over relative time, differentiable in the table."""
+class Positions(nn.Module, ABC):
+    """A table ``weight`` [P, C] of positions in time, differentiable in the table."""
+
+    #: Rows that a table has at least.
+    least_rows: int
 
     def __init__(self, weight: Tensor) -> None:
-        """Raises ValueError for a table that is not [P, C] with at least two rows."""
+        """Raises ValueError for a table that is not [P, C] with at least ``least_rows`` rows."""
         super().__init__()
-        if weight.ndim != 2 or weight.shape[0] < 2 or weight.shape[1] < 1:
-            raise ValueError(f"a position table {list(weight.shape)}: it must be [P, C] with P at least 2")
+        if weight.ndim != 2 or weight.shape[0] < self.least_rows or weight.shape[1] < 1:
+            raise ValueError(
+                f"a position table {list(weight.shape)}: it must be [P, C] with P at least {self.least_rows}"
+            )
         self.weight = nn.Parameter(weight)
 
-    @classmethod
-    def load(cls, checkpoint: Checkpoint, channels: int) -> Self | None:
-        """Load a checkpoint's table for this many visual channels; None if it has none.
-
-        Raises CheckpointError for a table of another shape.
-        """
-        rows = table_rows(checkpoint, channels)
-        if rows is None:
-            return None
-        positions = cls(torch.empty(rows, channels))
-        checkpoint.fill(positions, POSITIONS_PREFIX)
-        return positions
+    @abstractmethod
+    def _place(self, frame_T: Tensor, count: int) -> Tensor:
+        """Where frames [T], float64 numbers from 0 on, of a whole of ``count`` lie, in rows of the table."""
 
     def of_frames(self, count: int) -> Tensor:
         """Vectors [count, C] of all frames of a whole of ``count`` frames. Raises ValueError if ``count`` is 0."""
@@ -108,8 +117,7 @@ class TimePositions(nn.Module):
         rows = self.weight.shape[0]
         device = self.weight.device
         frame_T = torch.arange(begin, end, device=device, dtype=torch.float64)
-        place_T = (frame_T + 0.5) / count * (rows - 1)
-        distance_TP = place_T[:, None] - torch.arange(rows, device=device)
+        distance_TP = self._place(frame_T, count)[:, None] - torch.arange(rows, device=device)
         return (1 - distance_TP.abs()).clamp(min=0)
 
     def _mix(self, shares: Tensor) -> Tensor:
@@ -117,14 +125,66 @@ class TimePositions(nn.Module):
         return (shares @ self.weight.double()).to(self.weight.dtype)
 
 
-def table_rows(checkpoint: Checkpoint, channels: int) -> int | None:
-    """Rows P of a checkpoint's table, from its header; None without a table. Raises CheckpointError as ``load``."""
-    found = checkpoint.shapes.get(POSITIONS_KEY)
-    if found is None:
+class TimePositions(Positions):
+    """A table over relative time: its first row is the beginning of the whole and its last the end."""
+
+    least_rows = 2
+
+    def _place(self, frame_T: Tensor, count: int) -> Tensor:
+        return (frame_T + 0.5) / count * (self.weight.shape[0] - 1)
+
+
+class FramePositions(Positions):
+    """A table over frame numbers. A whole of more frames than rows is spread over the table evenly."""
+
+    least_rows = 1
+
+    def _place(self, frame_T: Tensor, count: int) -> Tensor:
+        last = self.weight.shape[0] - 1
+        return frame_T if count <= last + 1 else frame_T * (last / (count - 1))
+
+
+_KINDS: dict[str, type[Positions]] = {
+    TIME_POSITIONS_KEY: TimePositions,
+    FRAME_POSITIONS_KEY: FramePositions,
+}
+
+
+def load_positions(checkpoint: Checkpoint, channels: int) -> Positions | None:
+    """Load a checkpoint's table for this many visual channels; None if it has none.
+
+    Raises CheckpointError for a table of another shape, and where there are two.
+    """
+    rows = table_rows(checkpoint, channels)
+    key = _key(checkpoint)
+    if rows is None or key is None:
         return None
-    if len(found) != 2 or found[0] < 2 or found[1] != channels:
+    positions = _KINDS[key](torch.empty(rows, channels))
+    checkpoint.fill(positions, key.removesuffix("weight"))
+    return positions
+
+
+def table_rows(checkpoint: Checkpoint, channels: int) -> int | None:
+    """Rows P of a checkpoint's table, from its header; None without a table.
+
+    Raises CheckpointError as ``load_positions`` does.
+    """
+    key = _key(checkpoint)
+    if key is None:
+        return None
+    found, least = checkpoint.shapes[key], _KINDS[key].least_rows
+    if len(found) != 2 or found[0] < least or found[1] != channels:
         raise CheckpointError(
             f"model {checkpoint.name!r} has tensors of another size: "
-            f"{POSITIONS_KEY} is {list(found)}, not [P, {channels}] with P at least 2"
+            f"{key} is {list(found)}, not [P, {channels}] with P at least {least}"
         )
     return found[0]
+
+
+def _key(checkpoint: Checkpoint) -> str | None:
+    keys = [key for key in POSITIONS_KEYS if key in checkpoint.shapes]
+    if len(keys) > 1:
+        raise CheckpointError(
+            f"model {checkpoint.name!r} has both {' and '.join(keys)}: take one of the two tables out"
+        )
+    return keys[0] if keys else None

@@ -127,12 +127,13 @@ def test_a_whole_video_is_its_segments_compressed_together(replay: ReplayPrompts
     np.testing.assert_array_equal(output(table, 0), expected.numpy())
 
 
+@pytest.mark.parametrize("kind", ["time_positions", "frame_positions"])
 def test_a_model_with_positions_places_segments_in_their_video(
-    replay: ReplayPrompts, archive: Archive, tmp_path: Path
+    replay: ReplayPrompts, archive: Archive, tmp_path: Path, kind: str
 ) -> None:
     save_debug_checkpoint(tmp_path)
     assert isinstance(replay.encoder, Encoder)
-    give_positions(tmp_path, random_table(3, 5, replay.encoder.qformer.visual_channels))
+    give_positions(tmp_path, random_table(3, 5, replay.encoder.qformer.visual_channels), kind=kind)
     placing = ReplayPrompts(
         archive=archive.uri, model=str(tmp_path), settings=SETTINGS, prompts=PROMPTS, device="cpu"
     )

@@ -224,9 +224,11 @@ def random_table(seed: int, rows: int, channels: int) -> Tensor:
     return torch.randn(rows, channels, generator=generator, dtype=torch.float64)
 
 
-def give_positions(directory: Path, table: Tensor, name: str = "weight") -> None:
-    """Add ``time_positions.weight``, or another tensor beside it, to a checkpoint."""
-    edit_weights(directory, lambda tensors: tensors.update({f"time_positions.{name}": table.float()}))
+def give_positions(
+    directory: Path, table: Tensor, name: str = "weight", *, kind: str = "time_positions"
+) -> None:
+    """Add ``time_positions.weight`` or the table of another ``kind``, or another tensor beside it, to a checkpoint."""
+    edit_weights(directory, lambda tensors: tensors.update({f"{kind}.{name}": table.float()}))
 
 
 def edit_json(path: Path, edit: Callable[[dict], None]) -> None:

@@ -20,7 +20,7 @@ from malmm.model.families.instructblip.compiled_vision import CompiledVision
 from malmm.model.families.instructblip.qformer import OnlineQFormer
 from malmm.model.families.instructblip.vision import VisionEncoder
 from malmm.model.families.lock_step import clip_tensor, frames_order, in_given_order, memories_order
-from malmm.model.memory.positions import POSITIONS_KEY, TimePositions
+from malmm.model.memory.positions import POSITIONS_KEYS, Positions, load_positions
 from malmm.model.memory.settings import MemorySettings
 from malmm.model.memory.slots import Memory, merge_memories
 
@@ -39,7 +39,7 @@ INSTRUCTBLIP_PREFIXES = (
     "language_model.",
 )
 #: Tensors that published weights do not have.
-INSTRUCTBLIP_OPTIONAL = (POSITIONS_KEY,)
+INSTRUCTBLIP_OPTIONAL = POSITIONS_KEYS
 
 #: Rows of one Q-Former call: frames times prompts times segments.
 ROWS_AT_ONCE = 16
@@ -56,7 +56,7 @@ class Encoder(nn.Module):
         vision: VisionEncoder | None,
         qformer: OnlineQFormer,
         tokenizer: PreTrainedTokenizerBase,
-        positions: TimePositions | None = None,
+        positions: Positions | None = None,
     ) -> None:
         super().__init__()
         self.vision = vision
@@ -97,7 +97,7 @@ class Encoder(nn.Module):
         tokenizer = tokenizer_for(
             checkpoint, int(config.vocab_size), subfolder="qformer_tokenizer", part="the Q-Former"
         )
-        positions = TimePositions.load(checkpoint, int(config.encoder_hidden_size))
+        positions = load_positions(checkpoint, int(config.encoder_hidden_size))
         encoder = cls(vision, OnlineQFormer(qformer, nn.Parameter(query_tokens)), tokenizer, positions)
         encoder.to(device).eval().requires_grad_(False)
         if vision is not None and compile_vision:
@@ -213,7 +213,7 @@ class Encoder(nn.Module):
         merged = merge_memories(memories, length=settings.length, policy=settings.policy, slots=slots)
         return merged if self.positions is None else self.positions.removed(merged)
 
-    def _placed(self, memories: Iterable[Memory], positions: TimePositions, total: int) -> Iterator[Memory]:
+    def _placed(self, memories: Iterable[Memory], positions: Positions, total: int) -> Iterator[Memory]:
         before = 0
         for memory in memories:
             yield positions.added(memory, before=before, total=total)

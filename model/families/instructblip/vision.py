@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import InstructBlipConfig, InstructBlipVisionModel
 
-from malmm.model.checkpoints.checkpoint import Checkpoint
+from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
 from malmm.model.checkpoints.normalisation import image_normalisation
 
 __all__ = ["VisionEncoder"]
@@ -29,9 +29,17 @@ class VisionEncoder(nn.Module):
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, *, dtype: torch.dtype) -> VisionEncoder:
-        """The image encoder of an InstructBLIP checkpoint. Raises CheckpointError."""
+        """The image encoder of an InstructBLIP checkpoint. Raises CheckpointError.
+
+        ``post_layernorm_eps`` of ``vision_config`` is the epsilon of the last layer norm, where it is not that of the
+        others: the authors' is 1e-5.
+        """
         config = checkpoint.parsed(InstructBlipConfig).vision_config
         model = checkpoint.pretrained(InstructBlipVisionModel, config, "vision_model.", dtype)
+        epsilon = checkpoint.config["vision_config"].get("post_layernorm_eps", config.layer_norm_eps)
+        if not (isinstance(epsilon, float | int) and 0 < epsilon < 1):
+            raise CheckpointError(f"model {checkpoint.name!r} has a post_layernorm_eps of {epsilon!r}")
+        model.post_layernorm.eps = float(epsilon)
         return cls(model, *image_normalisation(checkpoint))
 
     @property

@@ -9,7 +9,7 @@ from support.models import random_table
 
 from malmm.model.memory.bank import Bank
 from malmm.model.memory.policies import merge_policy
-from malmm.model.memory.positions import TimePositions
+from malmm.model.memory.positions import FramePositions, TimePositions
 from malmm.model.memory.slots import Memory
 
 CHANNELS = 4
@@ -19,16 +19,25 @@ POLICIES = st.sampled_from(["token", "frame", "average", "fifo", "none"])
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
-def plain_vectors(table, count):
-    """[count, C]: a line between rows that lie evenly from the beginning of the whole to its end."""
+KINDS = st.sampled_from([TimePositions, FramePositions])
+
+
+def plain_vectors(table, count, kind=TimePositions):
+    """[count, C]: a line between rows that lie evenly from the beginning of the whole to its end.
+
+    By frame number, row i for frame i; where there are more frames than rows, they lie evenly from the first row to the
+    last.
+    """
     table = table.double().numpy()
-    at = (np.arange(count) + 0.5) / count
+    if kind is FramePositions and count <= len(table):
+        return table[:count]
+    at = (np.arange(count) + 0.5) / count if kind is TimePositions else np.linspace(0, 1, count)
     rows = np.linspace(0, 1, len(table))
     return np.stack([np.interp(at, rows, column) for column in table.T], axis=1)
 
 
-def positions_of(seed, rows, dtype=torch.float64):
-    return TimePositions(random_table(seed, rows, CHANNELS).to(dtype)).requires_grad_(False)
+def positions_of(seed, rows, dtype=torch.float64, kind=TimePositions):
+    return kind(random_table(seed, rows, CHANNELS).to(dtype)).requires_grad_(False)
 
 
 def remember(tokens, length, policy):
@@ -54,22 +63,39 @@ def random_tokens(seed, frames, positions=3, dtype=torch.float64):
     return torch.randn(frames, positions, CHANNELS, generator=generator, dtype=torch.float64).to(dtype)
 
 
-@given(SEEDS, ROWS, st.integers(1, 60))
-def test_a_frame_has_the_vector_of_its_part_of_the_whole(seed, rows, count):
-    positions = positions_of(seed, rows)
+@given(SEEDS, ROWS, st.integers(1, 60), KINDS)
+def test_a_frame_has_the_vector_of_its_part_of_the_whole(seed, rows, count, kind):
+    positions = positions_of(seed, rows, kind=kind)
     np.testing.assert_allclose(
-        positions.of_frames(count).numpy(), plain_vectors(positions.weight, count), rtol=0, atol=1e-12
+        positions.of_frames(count).numpy(),
+        plain_vectors(positions.weight, count, kind),
+        rtol=0,
+        atol=1e-12,
     )
 
 
-@given(SEEDS, ROWS, st.integers(1, 60), st.data())
-def test_a_run_has_the_mean_of_its_frames(seed, rows, count, data):
-    positions = positions_of(seed, rows)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [1, 7, 119, 120])
+def test_by_frame_number_each_frame_has_its_row_to_the_bit(count, dtype):
+    table = random_table(3, 120, CHANNELS).to(dtype)
+    assert torch.equal(FramePositions(table.clone()).of_frames(count), table[:count])
+
+
+def test_more_frames_than_rows_are_spread_over_the_table():
+    table = torch.arange(5.0)[:, None]
+    placed = FramePositions(table).of_frames(9)
+    torch.testing.assert_close(placed[:, 0], torch.arange(9) / 2)
+    assert FramePositions(table[:1]).of_frames(4).tolist() == [[0.0]] * 4
+
+
+@given(SEEDS, ROWS, st.integers(1, 60), KINDS, st.data())
+def test_a_run_has_the_mean_of_its_frames(seed, rows, count, kind, data):
+    positions = positions_of(seed, rows, kind=kind)
     bounds = st.tuples(st.integers(0, count), st.integers(0, count)).map(sorted).filter(lambda b: b[0] < b[1])
     runs = data.draw(st.lists(bounds, min_size=6, max_size=6))
     first = torch.tensor([begin for begin, _ in runs]).view(2, 3)
     sizes = torch.tensor([end - begin for begin, end in runs]).view(2, 3)
-    plain = plain_vectors(positions.weight, count)
+    plain = plain_vectors(positions.weight, count, kind)
     expected = np.stack([plain[begin:end].mean(axis=0) for begin, end in runs]).reshape(2, 3, CHANNELS)
     np.testing.assert_allclose(positions.of_runs(first, sizes, count).numpy(), expected, rtol=0, atol=1e-12)
     assert torch.equal(positions.of_runs(first, sizes.float(), count), positions.of_runs(first, sizes, count))
@@ -107,12 +133,13 @@ def test_a_long_whole_is_as_exact_as_a_short_one():
     st.integers(0, 6),
     POLICIES,
     st.sampled_from([torch.float64, torch.float32]),
+    KINDS,
 )
 def test_what_is_left_without_positions_is_the_mean_of_what_was_seen(
-    seed, rows, frames, length, policy, dtype
+    seed, rows, frames, length, policy, dtype, kind
 ):
     """Whatever a bank merged: it chose by tokens with positions, and provenance says which frames it chose."""
-    positions = positions_of(seed, rows, dtype)
+    positions = positions_of(seed, rows, dtype, kind)
     seen = random_tokens(seed, frames, dtype=dtype)
     held = remember(seen + positions.of_frames(frames)[:, None], length, policy)
     left = positions.removed(held)
@@ -141,11 +168,11 @@ def test_adding_undoes_removing(seed, rows, frames, length, policy):
         torch.testing.assert_close(there_and_back.tokens, memory.tokens, rtol=0, atol=1e-12)
 
 
-@given(SEEDS, ROWS, st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 9))
-def test_a_part_of_a_whole_has_the_vectors_that_it_has_in_the_whole(seed, rows, counts, length):
-    positions = positions_of(seed, rows)
+@given(SEEDS, ROWS, st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 9), KINDS)
+def test_a_part_of_a_whole_has_the_vectors_that_it_has_in_the_whole(seed, rows, counts, length, kind):
+    positions = positions_of(seed, rows, kind=kind)
     total = sum(counts)
-    plain = plain_vectors(positions.weight, total)
+    plain = plain_vectors(positions.weight, total, kind)
     before = 0
     for count in counts:
         memory = remember(random_tokens(seed + count, count), length, "token")

@@ -5,25 +5,33 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.models import edit_weights, give_positions, plain_pass, random_frames, random_table
+from support.models import (
+    edit_json,
+    edit_weights,
+    give_positions,
+    plain_pass,
+    random_frames,
+    random_table,
+)
 
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
 from malmm.model.families.family import half_precision
 from malmm.model.families.instructblip.encoder import Encoder
 from malmm.model.families.instructblip.language import LanguageModel
 from malmm.model.families.instructblip.qformer import MemorySettings
-from malmm.model.memory.positions import TimePositions
+from malmm.model.memory.positions import FramePositions, TimePositions
 from malmm.model.memory.slots import Memory, merge_memories
 
 PROMPTS = ["a", "What is the person doing?", "Describe.", "", "Is it raining, and if so where?"]
+NAMES = {TimePositions: "time_positions", FramePositions: "frame_positions"}
 exactly = settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
-def with_table(encoder, table):
+def with_table(encoder, table, kind=TimePositions):
     """The same encoder with positions in time."""
-    positions = TimePositions(table).requires_grad_(False)
+    positions = kind(table).requires_grad_(False)
     return Encoder(encoder.vision, encoder.qformer, encoder.tokenizer, positions)
 
 
@@ -334,21 +342,25 @@ def test_a_table_of_zeros_is_as_good_as_none(encoder, policy):
 
 
 @pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
-def test_a_checkpoint_may_have_positions(copied, kind):
+@pytest.mark.parametrize("positions", [TimePositions, FramePositions])
+def test_a_checkpoint_may_have_positions(copied, kind, positions):
     directory = copied(kind)
     checkpoint = Checkpoint.open(str(directory), model_types=("instructblip",))
     without = Encoder.load(checkpoint)
     assert without.positions is None
     table = random_table(2, 7, without.qformer.visual_channels)
-    give_positions(directory, table)
+    give_positions(directory, table, kind=NAMES[positions])
     checkpoint = Checkpoint.open(str(directory), model_types=("instructblip",))
     for with_vision in (True, False):
         placing = Encoder.load(checkpoint, with_vision=with_vision)
+        assert type(placing.positions) is positions
         assert torch.equal(placing.positions.weight, table.float())
         assert not placing.positions.weight.requires_grad
     LanguageModel.load(checkpoint)
     frames = random_frames(1, 5)
-    (expected,) = with_table(without, table.float()).encode([frames], [["a"]], MemorySettings(length=3))
+    (expected,) = with_table(without, table.float(), positions).encode(
+        [frames], [["a"]], MemorySettings(length=3)
+    )
     (ours,) = Encoder.load(checkpoint).encode([frames], [["a"]], MemorySettings(length=3))
     assert torch.equal(ours.query_output, expected.query_output)
 
@@ -363,6 +375,60 @@ def test_a_table_of_another_shape_is_refused(copied, shape):
     message = str(refused.value)
     assert message.startswith(f"model {str(directory)!r} has tensors of another size: ")
     assert f"time_positions.weight is {list(shape)}, not [P, 48] with P at least 2" in message
+
+
+def test_two_tables_are_refused(copied):
+    directory = copied()
+    for kind in NAMES.values():
+        give_positions(directory, torch.zeros(4, 48), kind=kind)
+    checkpoint = Checkpoint.open(str(directory), model_types=("instructblip",))
+    with pytest.raises(CheckpointError, match=r"has both time_positions\.weight and frame_positions\.weight"):
+        Encoder.load(checkpoint)
+
+
+@pytest.mark.parametrize("rows", [120, 5])
+def test_the_plain_reference_sees_frame_numbers(exact_encoder, rows):
+    """With as many rows as frames or more, each has its own; beyond, frames are spread over the table."""
+    table = random_table(6, rows, exact_encoder.qformer.visual_channels)
+    encoder = with_table(exact_encoder, table, FramePositions)
+    frames = random_frames(4, 9)
+    with torch.inference_mode():
+        seen = encoder.vision(torch.from_numpy(frames)).clone()
+    placed = table[:9]
+    if rows < 9:
+        at = [np.interp(np.linspace(0, rows - 1, 9), np.arange(rows), column) for column in table.T.numpy()]
+        placed = torch.from_numpy(np.stack(at, axis=1))
+    (encoded,) = encoder.encode([frames], [["a"]], MemorySettings(length=3))
+    outputs, _ = plain_pass(
+        encoder.qformer.qformer.state_dict(),
+        encoder.qformer.qformer.config,
+        encoder.qformer.query_tokens[0],
+        seen + placed[:, None],
+        torch.tensor(encoder.tokenizer("a")["input_ids"]),
+        length=3,
+    )
+    expected = outputs[-1, : encoder.qformer.query_tokens.shape[1]]
+    torch.testing.assert_close(encoded.query_output[0], expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("epsilon", [None, 1e-5, 0.5])
+def test_the_last_norm_may_have_an_epsilon_of_its_own(copied, epsilon):
+    directory = copied()
+    if epsilon is not None:
+        edit_json(directory / "config.json", lambda c: c["vision_config"].update(post_layernorm_eps=epsilon))
+    checkpoint = Checkpoint.open(str(directory), model_types=("instructblip",))
+    vision = Encoder.load(checkpoint).vision.model
+    usual = vision.config.layer_norm_eps
+    assert vision.post_layernorm.eps == (usual if epsilon is None else epsilon)
+    assert {layer.layer_norm1.eps for layer in vision.encoder.layers} == {usual}
+
+
+def test_an_epsilon_that_is_none_is_refused(copied):
+    directory = copied()
+    edit_json(directory / "config.json", lambda c: c["vision_config"].update(post_layernorm_eps="small"))
+    checkpoint = Checkpoint.open(str(directory), model_types=("instructblip",))
+    with pytest.raises(CheckpointError, match="post_layernorm_eps of 'small'"):
+        Encoder.load(checkpoint)
 
 
 def test_a_foreign_tokenizer_or_query_table_is_refused(copied):
