@@ -6,10 +6,17 @@ tokenizer says 2 and 32000), so the tokenizer's tokens are used. A checkpoint's 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from transformers import GenerationConfig, PreTrainedTokenizerBase, TextStreamer
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    RepetitionPenaltyLogitsProcessor,
+    TextStreamer,
+)
 
 __all__ = ["Decoding", "TextTokens", "WordStreamer"]
 
@@ -42,7 +49,9 @@ class Decoding:
     ``begin_token`` is the id with which generated sequences begin if prompts are embeddings and have no ids. It affects
     only the repetition penalty and is not part of the text. The authors' MA-LMM code began with its language model's
     configured token, 1; the default, None, begins with nothing. An encoder-decoder model ignores it, since it has a
-    start token. Raises ValueError for a count below one or a penalty that is not positive.
+    start token. ``returned`` is how many of the beams are returned, the best first. A beam's score is its summed
+    log-probability divided by its length to the power of ``length_penalty``. Raises ValueError for a count below one,
+    more texts than beams, a penalty that is not positive, or a minimum above the maximum.
     """
 
     max_new_tokens: int = 40
@@ -50,27 +59,84 @@ class Decoding:
     begin_token: int | None = None
     repetition_penalty: float = 1.0
     length_penalty: float = 1.0
+    min_new_tokens: int = 0
+    returned: int = 1
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.num_beams < 1:
             raise ValueError(
                 f"max_new_tokens and num_beams are at least 1, not {self.max_new_tokens} and {self.num_beams}"
             )
-        if self.repetition_penalty <= 0:
+        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
             raise ValueError(f"a repetition penalty is positive, not {self.repetition_penalty}")
+        if not math.isfinite(self.length_penalty):
+            raise ValueError(f"a length penalty is a number, not {self.length_penalty}")
+        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
+            raise ValueError(
+                f"min_new_tokens is from 0 to max_new_tokens, {self.max_new_tokens}, not {self.min_new_tokens}"
+            )
+        if not 1 <= self.returned <= self.num_beams:
+            raise ValueError(
+                f"of {self.num_beams} beams from 1 to {self.num_beams} texts return, not {self.returned}"
+            )
+        if self.begin_token is not None and self.begin_token < 0:
+            raise ValueError(f"a begin token is an id from 0 on, not {self.begin_token}")
+
+    @classmethod
+    def of_lengths(
+        cls,
+        max_length: int,
+        *,
+        min_length: int = 1,
+        begin_token: int = 1,
+        num_beams: int = 5,
+        repetition_penalty: float = 1.5,
+        length_penalty: float = 1.0,
+        returned: int = 1,
+    ) -> Decoding:
+        """The authors' settings, whose lengths count the begin token. The defaults are those that they publish.
+
+        ``max_length`` is at least 2. Raises ValueError as the class does.
+        """
+        return cls(
+            max_new_tokens=max_length - 1,
+            num_beams=num_beams,
+            begin_token=begin_token,
+            repetition_penalty=repetition_penalty,
+            length_penalty=length_penalty,
+            min_new_tokens=max(0, min_length - 1),
+            returned=returned,
+        )
 
     def generation_config(self, tokens: TextTokens) -> GenerationConfig:
-        """These settings as transformers' GenerationConfig. Pass it to ``generate``, to keep other defaults out."""
+        """These settings as transformers' GenerationConfig, without the repetition penalty, which is a processor.
+
+        Pass both to ``generate``, to keep other defaults out.
+        """
         return GenerationConfig(
             max_new_tokens=self.max_new_tokens,
+            min_new_tokens=self.min_new_tokens or None,
             num_beams=self.num_beams,
+            num_return_sequences=self.returned,
             do_sample=False,
-            repetition_penalty=self.repetition_penalty,
             length_penalty=self.length_penalty,
             eos_token_id=list(tokens.end) or None,
             pad_token_id=tokens.padding,
             decoder_start_token_id=tokens.decoder_start,
         )
+
+    def processors(self, prompt_tokens: int = 0) -> LogitsProcessorList:
+        """The repetition penalty. It leaves out the ``prompt_tokens`` ids that stand before what is generated.
+
+        transformers' own takes the padding in front of embedded prompts for padding in front of the generated ids, and
+        forgets as many of those.
+        """
+        if self.repetition_penalty == 1:
+            return LogitsProcessorList()
+        penalty = RepetitionPenaltyLogitsProcessor(
+            self.repetition_penalty, prompt_ignore_length=prompt_tokens or None
+        )
+        return LogitsProcessorList([penalty])
 
 
 class WordStreamer(TextStreamer):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -100,22 +101,61 @@ def test_the_begin_token_counts_for_the_penalty_and_is_no_text(opened):
 def test_sequences_with_a_begin_token_are_those_of_transformers(opened, beams):
     language = LanguageModel.load(opened("decoder"))
     given = queries(3)
-    embeds, mask = language._prefix(given, PROMPTS)
-    with torch.inference_mode():
-        ids = language.model.generate(
-            input_ids=torch.ones(3, 1, dtype=torch.long),
-            inputs_embeds=embeds,
-            attention_mask=mask,
-            max_new_tokens=9,
-            num_beams=beams,
-            repetition_penalty=1.5,
-            length_penalty=0.0,
-            eos_token_id=language.tokenizer.eos_token_id,
-            pad_token_id=language.tokenizer.pad_token_id,
-        )
-    expected = [language.tokenizer.decode(row[1:], skip_special_tokens=True).strip() for row in ids]
+    expected = []
+    for row, prompt in enumerate(PROMPTS):
+        embeds, mask = language._prefix(given[row : row + 1], language.prompt_ids([prompt]))
+        with torch.inference_mode():
+            [ids] = language.model.generate(
+                input_ids=torch.ones(1, 1, dtype=torch.long),
+                inputs_embeds=embeds,
+                attention_mask=mask,
+                max_new_tokens=9,
+                num_beams=beams,
+                repetition_penalty=1.5,
+                length_penalty=0.0,
+                eos_token_id=language.tokenizer.eos_token_id,
+                pad_token_id=language.tokenizer.pad_token_id,
+            )
+        expected.append(language.tokenizer.decode(ids[1:], skip_special_tokens=True).strip())
     settings = Decoding(9, beams, begin_token=1, repetition_penalty=1.5, length_penalty=0.0)
     assert language.generate(given, PROMPTS, settings) == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_texts_return_with_the_best_first(opened, kind):
+    language = LanguageModel.load(opened(kind))
+    given = queries(3)
+    settings = Decoding(6, 4, repetition_penalty=1.5, returned=3)
+    found = language.candidates(given, PROMPTS, settings)
+    assert [len(texts) for texts in found] == [3, 3, 3]
+    assert all(len(set(texts)) > 1 for texts in found)
+    assert [texts[0] for texts in found] == language.generate(given, PROMPTS, settings)
+    assert language.generate(given, PROMPTS, replace(settings, returned=1)) == [texts[0] for texts in found]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_text_has_the_least_number_of_tokens(opened, kind, beams):
+    language = LanguageModel.load(opened(kind))
+    end = language.tokenizer.eos_token_id
+
+    def only_the_end(module, given, made):
+        made.logits[:, -1, end] += 60
+        return made
+
+    language.model.register_forward_hook(only_the_end)
+    ids = language.prompt_ids(PROMPTS)
+    at_once = language.generate_ids(queries(3), ids, Decoding(8, beams))
+    later = language.generate_ids(queries(3), ids, Decoding(8, beams, min_new_tokens=4))
+    begins = int(language.is_encoder_decoder)
+    assert at_once[:, begins].tolist() == [end] * 3
+    assert [row.index(end) - begins for row in later.tolist()] == [4, 4, 4]
+
+
+def test_the_authors_lengths_count_the_begin_token():
+    settings = Decoding.of_lengths(8, min_length=3, length_penalty=0.0, returned=5)
+    assert settings == Decoding(7, 5, 1, 1.5, 0.0, min_new_tokens=2, returned=5)
+    assert Decoding.of_lengths(8).min_new_tokens == 0
 
 
 @pytest.mark.parametrize(
@@ -126,7 +166,21 @@ def test_tokens_that_a_tokenizer_lacks(end, padding, expected):
     assert TextTokens.of(SimpleNamespace(eos_token_id=end, pad_token_id=padding)) == expected
 
 
-@pytest.mark.parametrize("settings", [{"max_new_tokens": 0}, {"num_beams": 0}, {"repetition_penalty": 0.0}])
-def test_settings_that_cannot_be(settings):
-    with pytest.raises(ValueError, match=r"at least 1|positive"):
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"max_new_tokens": 0}, "at least 1"),
+        ({"num_beams": 0}, "at least 1"),
+        ({"repetition_penalty": 0.0}, "positive"),
+        ({"repetition_penalty": float("nan")}, "positive"),
+        ({"length_penalty": float("inf")}, "a number"),
+        ({"min_new_tokens": -1}, "from 0 to"),
+        ({"min_new_tokens": 9, "max_new_tokens": 8}, "from 0 to"),
+        ({"returned": 0}, "from 1 to 1"),
+        ({"num_beams": 3, "returned": 4}, "from 1 to 3"),
+        ({"begin_token": -1}, "from 0 on"),
+    ],
+)
+def test_settings_that_cannot_be(settings, said):
+    with pytest.raises(ValueError, match=said):
         Decoding(**settings)

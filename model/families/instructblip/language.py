@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.generation.streamers import BaseStreamer
 
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
 from malmm.model.checkpoints.parts import tokenizer_for
@@ -85,8 +86,12 @@ class LanguageModel(nn.Module):
         """True for T5 models, whose prompt goes to the encoder."""
         return bool(self.model.config.is_encoder_decoder)
 
-    def _prefix(self, query_BQD: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Input embeddings [B, Q+L, E] and their mask [B, Q+L]: queries, then the prompt.
+    def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Token ids of prompts, with the tokens that the tokenizer puts around them."""
+        return [list(self.tokenizer(prompt)["input_ids"]) for prompt in prompts]
+
+    def _prefix(self, query_BQD: Tensor, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Input embeddings [B, Q+L, E] and their mask [B, Q+L]: queries, then the prompt's token ids.
 
         Decoder-only batches are padded on the left, so that new tokens follow the prompt in every row.
         """
@@ -94,7 +99,7 @@ class LanguageModel(nn.Module):
         device, dtype = embed.weight.device, embed.weight.dtype
         rows = []
         for query_QD, prompt in zip(query_BQD, prompts, strict=True):
-            ids = torch.tensor(self.tokenizer(prompt)["input_ids"], device=device, dtype=torch.long)
+            ids = torch.tensor(prompt, device=device, dtype=torch.long)
             projected = self.projection(query_QD.to(device, self.projection.weight.dtype)).to(dtype)
             rows.append(torch.cat([projected, embed(ids)]))
         longest = max(len(row) for row in rows)
@@ -122,6 +127,65 @@ class LanguageModel(nn.Module):
         return outputs.past_key_values
 
     @torch.inference_mode()
+    def generate_ids(
+        self,
+        query_output: Tensor,
+        prompt_ids: Sequence[Sequence[int]],
+        decoding: Decoding,
+        *,
+        streamer: BaseStreamer | None = None,
+    ) -> Tensor:
+        """Token ids [B * R, L] for ``query_output`` [B, Q, D] under prompts given as ids, padded at the end.
+
+        Each prompt has ``decoding.returned`` rows side by side, the best first. The begin token stands in front.
+        """
+        embeds, mask = self._prefix(query_output, prompt_ids)
+        before: Cache | None = None
+        begin: dict[str, Tensor] = {}
+        # transformers would compute a decoder's prompt again for each beam (an encoder's only once): share its prefill.
+        if decoding.num_beams > 1 and not self.is_encoder_decoder:
+            before = self._before_last(embeds, mask)
+            before.batch_repeat_interleave(decoding.num_beams)
+        if decoding.begin_token is not None and not self.is_encoder_decoder:
+            begin["input_ids"] = mask.new_full((len(prompt_ids), 1), decoding.begin_token)
+        ids: Tensor = self.model.generate(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            past_key_values=before,
+            generation_config=decoding.generation_config(self.text_tokens),
+            logits_processor=decoding.processors(),
+            streamer=streamer,
+            **begin,
+        )
+        # transformers pads beams with the end token where the padding token is 0.
+        tokens = self.text_tokens
+        made = ids[:, 1:] if begin or self.is_encoder_decoder else ids
+        ends = torch.isin(made, torch.tensor(tokens.end, device=ids.device)).long()
+        made.masked_fill_(ends.cumsum(1) > ends, tokens.padding)
+        return ids
+
+    def candidates(
+        self,
+        query_output: Tensor,
+        prompts: Sequence[str],
+        decoding: Decoding,
+        *,
+        on_words: Callable[[str], None] | None = None,
+    ) -> list[list[str]]:
+        """``decoding.returned`` texts for each row of ``query_output`` [B, Q, D] under its prompt, the best first.
+
+        Calls ``on_words`` with the words of a single text, of one beam, as they come. An exception that it raises ends
+        the generation.
+        """
+        if not prompts:
+            return []
+        streamer = None if on_words is None else WordStreamer(self.tokenizer, on_words)
+        ids = self.generate_ids(query_output, self.prompt_ids(prompts), decoding, streamer=streamer)
+        if decoding.begin_token is not None and not self.is_encoder_decoder:
+            ids = ids[:, 1:]
+        texts = [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        return [texts[row : row + decoding.returned] for row in range(0, len(texts), decoding.returned)]
+
     def generate(
         self,
         query_output: Tensor,
@@ -130,33 +194,8 @@ class LanguageModel(nn.Module):
         *,
         on_words: Callable[[str], None] | None = None,
     ) -> list[str]:
-        """Generate texts for ``query_output`` [B, Q, D] and ``prompts``, one each.
-
-        Calls ``on_words`` with the words of a single text, of one beam, as they come. An exception that it raises ends
-        the generation.
-        """
-        if not prompts:
-            return []
-        embeds, mask = self._prefix(query_output, prompts)
-        before: Cache | None = None
-        begin: dict[str, Tensor] = {}
-        # transformers would compute a decoder's prompt again for each beam (an encoder's only once): share its prefill.
-        if decoding.num_beams > 1 and not self.is_encoder_decoder:
-            before = self._before_last(embeds, mask)
-            before.batch_repeat_interleave(decoding.num_beams)
-        if decoding.begin_token is not None and not self.is_encoder_decoder:
-            begin["input_ids"] = mask.new_full((len(prompts), 1), decoding.begin_token)
-        ids = self.model.generate(
-            inputs_embeds=embeds,
-            attention_mask=mask,
-            past_key_values=before,
-            generation_config=decoding.generation_config(self.text_tokens),
-            streamer=None if on_words is None else WordStreamer(self.tokenizer, on_words),
-            **begin,
-        )
-        if begin:
-            ids = ids[:, 1:]
-        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        """The best text for each row of ``query_output`` [B, Q, D] under its prompt. As ``candidates`` otherwise."""
+        return [texts[0] for texts in self.candidates(query_output, prompts, decoding, on_words=on_words)]
 
     def generate_texts(
         self,
@@ -187,7 +226,7 @@ class LanguageModel(nn.Module):
         rows = max(1, batch_size // len(labels))
         for begin in range(0, len(prompts), rows):
             part = slice(begin, begin + rows)
-            embeds, mask = self._prefix(query_output[part], prompts[part])
+            embeds, mask = self._prefix(query_output[part], self.prompt_ids(prompts[part]))
             scores = self._continuation_scores(embeds, mask, labels, batch_size)
             for of_row in torch.tensor(scores, dtype=torch.float64).view(-1, len(labels)):
                 results.append(LabelScores(tuple(labels), tuple(of_row.softmax(0).tolist())))

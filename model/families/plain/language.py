@@ -86,6 +86,7 @@ class PlainLanguage(nn.Module):
                 attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=self.model.device),
                 past_key_values=prefill.rows(self.model, decoding.num_beams),
                 generation_config=decoding.generation_config(self.text_tokens),
+                logits_processor=decoding.processors(len(ids)),
                 streamer=None if on_words is None else WordStreamer(self.tokenizer, on_words),
             )
             texts[index] = self.tokenizer.decode(made[0, len(ids) :], skip_special_tokens=True).strip()

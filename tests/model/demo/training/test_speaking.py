@@ -35,7 +35,7 @@ def test_questions_in_one_row_have_the_loss_that_each_has_alone_in_the_shipped_c
     scores, count = 0.0, 0
     for film, of_film in enumerate(asked):
         for question in of_film:
-            embeds, mask = shipped._prefix(query[film][None], [question.prompt])
+            embeds, mask = shipped._prefix(query[film][None], shipped.prompt_ids([question.prompt]))
             scores += shipped._continuation_scores(embeds, mask, [question.answer])[0]
             count += len(tokens.language(question.answer, add_special_tokens=False)["input_ids"]) + 1
     assert abs(loss.item() + scores / count) < 1e-4
