@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from malmm.model.demo.questions import Question
 from malmm.model.demo.training.films import Reel, online_memory, stored_memory, together
-from malmm.model.demo.training.last_step import last_step
 from malmm.model.demo.training.lessons import Tokens, ask, window_weights
 from malmm.model.demo.training.optimising import Optimiser
 from malmm.model.demo.training.progress import Progress
 from malmm.model.demo.training.speaking import Speaker, TimeLine
 from malmm.model.families.instructblip.qformer import MemorySettings, OnlineQFormer
 from malmm.model.memory.positions import TimePositions
+from malmm.model.training.last_step import last_step
 
 __all__ = ["PARTS", "Case", "Lesson", "Part", "Teacher", "train_watching"]
 

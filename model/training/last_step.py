@@ -4,6 +4,9 @@ MA-LMM's banks hold detached past states (He et al., CVPR 2024: their implementa
 last step. The steps before it run the shipped code, without gradients. Here the last step is computed again from the
 banks' entries, with keys and values projected again, so that the projections learn too.
 
+The input of layer 0 is the same at every frame, so its query bank holds n copies of it, of which n - 1 are detached.
+Attention over copies is attention over one, and of its gradient in the input as key and value 1 / n is left.
+
 Shape suffixes: V videos, K prompts each, R rows (V x K), P positions (queries, then prompt), S entries, N
 visual tokens, C channels, D hidden size, H heads.
 """
@@ -62,6 +65,9 @@ def last_step(
 
     for index, layer in enumerate(model.encoder.layer):
         memory_RYD, present_RY = hidden_RPD, present_RP
+        if not index and past_present_RS is not None:
+            copies_R11 = past_present_RS.sum(1)[:, None, None] + 1
+            memory_RYD = hidden_RPD.detach() + (hidden_RPD - hidden_RPD.detach()) / copies_R11
         if index and past_RSPD is not None and past_present_RS is not None:
             before_RSPD = past_RSPD[index - 1]
             memory_RYD = torch.cat([before_RSPD.flatten(1, 2), hidden_RPD], dim=1)

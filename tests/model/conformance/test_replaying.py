@@ -11,7 +11,7 @@ from support.models import PlainBank, plain_pass, random_qformer
 
 from malmm.model import conformance
 
-RECORDED = Path(__file__).parent.parent / "data"
+RECORDED = Path(__file__).parents[2] / "data"
 
 
 def read(path):
@@ -90,11 +90,11 @@ def test_the_authors_recorded_outputs_hold(capsys):
     assert conformance.main([str(RECORDED)]) == 0
     lines = capsys.readouterr().out.splitlines()
     files = sorted(RECORDED.glob("*.safetensors"))
-    assert len(files) == 7
-    assert len(lines) == 6 * 2 + 6 * 4 + 1
+    assert len(files) == 9
+    assert len(lines) == 6 * 2 + 6 * 4 + 2 * 6 + 1
     assert {line.split()[0].split(":")[0] for line in lines[:-1]} == {file.stem for file in files}
     assert all(line.endswith("ok") for line in lines[:-1])
-    assert "0 of 36 too large" in lines[-1]
+    assert "0 of 48 too large" in lines[-1]
 
 
 @pytest.mark.parametrize("key", ["hidden_states", "final_visual_bank", "hidden_states_visual_bank_only"])
@@ -186,6 +186,12 @@ def test_what_cannot_be_checked_exits_with_2(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         conformance.main([])
     assert stop.value.code == 2
+
+
+def test_files_and_directories_can_be_given_together(tmp_path, capsys):
+    shutil.copy(RECORDED / "compress.safetensors", tmp_path)
+    assert conformance.main([str(tmp_path), str(RECORDED / "qformer_single_frame.safetensors")]) == 0
+    assert "0 of 16 too large" in capsys.readouterr().out
 
 
 def test_other_files_of_a_directory_are_left_alone(tmp_path):

@@ -1,0 +1,12 @@
+"""``python -m malmm.model.conformance PATH...``."""
+
+from __future__ import annotations
+
+import sys
+
+from malmm.model.conformance.replaying import main
+
+__all__: list[str] = []
+
+if __name__ == "__main__":
+    sys.exit(main())
