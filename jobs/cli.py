@@ -18,6 +18,7 @@ from malmm.jobs.commands import (
     demo_videos,
     export,
     failures,
+    import_checkpoint,
     index,
     init,
     list_runs,
@@ -56,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (
         *(index, search, ask, serve, annotate, export, show, failures, optimize),
         *(init, run_job, schedule, submit, render, list_runs, status, report),
-        *(demo, demo_videos),
+        *(import_checkpoint, demo, demo_videos),
     ):
         command.add_parser(commands)
     return parser

@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "pipeline.sources": ("model", "pipeline.schema"),
     "pipeline.archive": ("model", "pipeline.schema", "pipeline.sources"),
     "pipeline.cluster": ("model", *READERS),
+    "pipeline.checkpoints": ("model", "pipeline.schema"),
     "operators": ("model", *READERS),
     "pipeline.indexing": (*STORED, "pipeline.searching"),
     "pipeline.searching": STORED,
