@@ -19,6 +19,7 @@ from malmm.model.families.registry import family_of
 from malmm.operators.device import choose_device
 from malmm.operators.metering import IdleMeter, told_to_ray
 from malmm.pipeline.schema.config import Prompt
+from malmm.pipeline.schema.decoding import TextSettings
 from malmm.pipeline.schema.rows import ANSWERED, array_at, carried, rows_table
 
 __all__ = ["GenerateTexts"]
@@ -33,13 +34,20 @@ class GenerateTexts:
     """
 
     def __init__(
-        self, *, model: str, prompts: tuple[Prompt, ...], max_new_tokens: int, device: str | None = None
+        self,
+        *,
+        model: str,
+        prompts: tuple[Prompt, ...],
+        max_new_tokens: int,
+        decoding: str = "",
+        device: str | None = None,
     ) -> None:
+        """``decoding`` is the recipe's: settings of generation, empty for greedy."""
         checkpoint = open_models(model, NO_RETRIEVAL).checkpoint
         chosen = choose_device(device)
         self.language = family_of(checkpoint).load_language(checkpoint, device=chosen)
         self.prompts = prompts
-        self.max_new_tokens = max_new_tokens
+        self.decoding = _decoding(TextSettings.from_text(decoding), max_new_tokens)
         self.on_words: Callable[[str], None] | None = None
         self.batches = BatchLimit(chosen)
         self._meter = IdleMeter(told_to_ray("generate"))
@@ -80,11 +88,15 @@ class GenerateTexts:
         open_ended = [item for item in wanted if not self.prompts[item[2]].labels]
 
         def generate(items: Sequence[tuple[int, int, int]]) -> list[str]:
-            return self.language.generate_texts(
-                [asked[index][place] for index, place, _ in items],
-                Decoding(self.max_new_tokens),
-                on_words=self.on_words if len(open_ended) == 1 else None,
+            on_words = self.on_words if len(open_ended) == 1 else None
+            # The words of beams are known at the end.
+            streamed = on_words if self.decoding.num_beams == 1 else None
+            made = self.language.generate_texts(
+                [asked[index][place] for index, place, _ in items], self.decoding, on_words=streamed
             )
+            if on_words is not None and streamed is None:
+                on_words(made[0])
+            return made
 
         for (index, place, _), text in zip(
             open_ended, self.batches.results(open_ended, generate), strict=True
@@ -134,6 +146,18 @@ class GenerateTexts:
                 fresh = fresh.append_column(ANSWERED.field(name), rows[name])
         order = [field.name for field in ANSWERED if field.name in fresh.column_names]
         return fresh.select(order)
+
+
+def _decoding(settings: TextSettings, max_new_tokens: int) -> Decoding:
+    return Decoding(
+        max_new_tokens,
+        settings.beams,
+        settings.begin_token,
+        settings.repetition_penalty,
+        settings.length_penalty,
+        # A question may be answered in fewer tokens than the archive's texts have at least.
+        min_new_tokens=min(settings.min_new_tokens, max_new_tokens),
+    )
 
 
 def _asked(rows: pa.Table, index: int, prompts: list[str]) -> list[Asked]:

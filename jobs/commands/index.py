@@ -6,7 +6,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from malmm.jobs.commands.options import Taker, add_batching, add_output, parse_resource, prompts_of
+from malmm.jobs.commands.options import (
+    Taker,
+    add_batching,
+    add_output,
+    add_text_settings,
+    parse_resource,
+    prompts_of,
+    text_settings,
+)
 from malmm.jobs.execution import perform_alone
 from malmm.jobs.terminal.text import about, clock, printable, size
 from malmm.pipeline.indexing.reports import IndexReport, Plan
@@ -117,6 +125,7 @@ def add_fields(parser: Taker) -> None:
         batch_segments=defaults.batch_segments,
         batched="encoded in lock step",
     )
+    add_text_settings(parser)
     parser.add_argument(
         "--decoder", choices=("av", "decord"), default=defaults.decoder, help="video decoder (%(default)s)"
     )
@@ -171,6 +180,7 @@ def configure(arguments: argparse.Namespace) -> IndexConfig:
         decoder=arguments.decoder,
         batch_segments=arguments.batch_segments,
         max_new_tokens=arguments.max_new_tokens,
+        texts=text_settings(arguments),
         decode_limit_s=arguments.decode_limit_s,
         compile=arguments.compile,
         resources=tuple(parse_resource(option) for option in arguments.resource),

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from malmm.jobs.terminal.log_lines import LOG_FORMATS
 from malmm.pipeline.schema.config import RESOURCES, Prompt
+from malmm.pipeline.schema.decoding import TextSettings
 from malmm.pipeline.schema.errors import ConfigError
 
 __all__ = [
@@ -15,8 +16,10 @@ __all__ = [
     "add_batching",
     "add_log_format",
     "add_output",
+    "add_text_settings",
     "parse_resource",
     "prompts_of",
+    "text_settings",
 ]
 
 
@@ -30,6 +33,57 @@ class Taker(Protocol):
 def add_archive(parser: Taker) -> None:
     """Add ``--archive``."""
     parser.add_argument("--archive", required=True, metavar="URI", help="the archive")
+
+
+def add_text_settings(parser: Taker) -> None:
+    """Add the options of generation that are part of the recipe, with their defaults."""
+    usual = TextSettings()
+    parser.add_argument(
+        "--beams",
+        type=int,
+        default=usual.beams,
+        metavar="N",
+        help="write texts with N beams instead of one word after the other: N times the work (%(default)s)",
+    )
+    parser.add_argument(
+        "--repetition-penalty",
+        type=float,
+        default=usual.repetition_penalty,
+        metavar="P",
+        help="divide the scores of tokens that a text has already by P; 1 is none (%(default)g)",
+    )
+    parser.add_argument(
+        "--length-penalty",
+        type=float,
+        default=usual.length_penalty,
+        metavar="P",
+        help="divide a beam's score by its length to the power P: above 0 favours long texts (%(default)g)",
+    )
+    parser.add_argument(
+        "--min-new-tokens",
+        type=int,
+        default=usual.min_new_tokens,
+        metavar="N",
+        help="shortest text, in tokens (%(default)s)",
+    )
+    parser.add_argument(
+        "--begin-token",
+        type=int,
+        metavar="ID",
+        help="count this token for the repetition penalty as if texts began with it, as the authors' code does with 1 "
+        "(default: none)",
+    )
+
+
+def text_settings(arguments: argparse.Namespace) -> TextSettings:
+    """Build the settings of generation from parsed options. Raises ConfigError."""
+    return TextSettings(
+        beams=arguments.beams,
+        repetition_penalty=arguments.repetition_penalty,
+        length_penalty=arguments.length_penalty,
+        min_new_tokens=arguments.min_new_tokens,
+        begin_token=arguments.begin_token,
+    )
 
 
 def add_batching(parser: Taker, *, max_new_tokens: int, batch_segments: int, batched: str) -> None:

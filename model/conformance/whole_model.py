@@ -25,7 +25,7 @@ from malmm.model.memory.positions import FramePositions
 from malmm.model.memory.settings import MemorySettings
 from malmm.model.training.step import Lesson, Trainee
 
-__all__ = ["check_whole_model", "recorded_trainee"]
+__all__ = ["check_whole_model", "numbered_tokenizer", "recorded_trainee"]
 
 _PADDING, _END = 0, 2
 _GENERATED = "generated."
@@ -102,7 +102,7 @@ def recorded_trainee(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Tr
     projection.load_state_dict(under(tensors, "weights.language_projection."), strict=True)
     qformer = recorded_qformer(under(tensors, "weights.qformer."), tensors["weights.query_tokens"], metadata)
     positions = FramePositions(tensors["weights.image_pe.weight"].to(torch.float64))
-    tokenizer = _numbered(int(metadata["llm_vocab"]))
+    tokenizer = numbered_tokenizer(int(metadata["llm_vocab"]))
     return Trainee(norm, positions, qformer, LanguageModel(projection, model, tokenizer)).eval()
 
 
@@ -119,7 +119,7 @@ class _SingleVariance(nn.Module):
         return self.weight * (states * torch.rsqrt(variance + self.epsilon))
 
 
-def _numbered(size: int) -> PreTrainedTokenizerFast:
+def numbered_tokenizer(size: int) -> PreTrainedTokenizerFast:
     """A tokenizer whose tokens are their own ids as digits: recorded texts are ids."""
     vocabulary = {str(number): number for number in range(size)}
     return PreTrainedTokenizerFast(

@@ -219,7 +219,7 @@ def indexing(
         .map_batches(
             guarded_actor("generate", ANSWERED, GENERATOR),
             batch_size=batch_size,
-            **_generating(config, resources, expected),
+            **_generating(config, recipe, resources, expected),
         )
         # write, 1:1: fragments to the store, a receipt to the driver
         .map_batches(
@@ -266,7 +266,7 @@ def replaying(
         .map_batches(
             guarded_actor("generate", ANSWERED, GENERATOR),
             batch_size=4 * config.batch_segments,
-            **_generating(config, resources, expected),
+            **_generating(config, archive.recipe, resources, expected),
         )
     )
 
@@ -299,12 +299,15 @@ def _encoding(resources: Resources, expected: int) -> dict[str, Any]:
     }
 
 
-def _generating(config: IndexConfig | AnnotateConfig, resources: Resources, expected: int) -> dict[str, Any]:
+def _generating(
+    config: IndexConfig | AnnotateConfig, recipe: Recipe, resources: Resources, expected: int
+) -> dict[str, Any]:
     return {
         "fn_constructor_kwargs": {
             "model": config.model,
             "prompts": config.all_prompts,
             "max_new_tokens": config.max_new_tokens,
+            "decoding": recipe.decoding,
         },
         "num_cpus": resources.generate_cpus,
         "num_gpus": resources.generate_gpus,

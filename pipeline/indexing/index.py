@@ -46,6 +46,7 @@ def make_recipe(config: IndexConfig, models: Models) -> Recipe:
         sampling=config.sampling,
         image_size=image_size(models.checkpoint),
         token_layers=1 if len(shape) == 2 else shape[1],
+        decoding=config.texts.to_text(),
     )
 
 

@@ -8,6 +8,7 @@ import math
 import re
 from dataclasses import asdict, dataclass, field
 
+from malmm.pipeline.schema.decoding import TextSettings
 from malmm.pipeline.schema.errors import ConfigError
 
 __all__ = [
@@ -90,6 +91,7 @@ class Recipe:
     sampling: str = "rate"
     min_segment_s: float = 0.0
     token_layers: int = 1
+    decoding: str = ""
 
     @property
     def recipe_id(self) -> str:
@@ -104,6 +106,8 @@ class Recipe:
         content = asdict(self)
         if self.token_layers == 1:
             del content["token_layers"]
+        if not self.decoding:
+            del content["decoding"]
         return content
 
     def to_json(self) -> str:
@@ -152,8 +156,9 @@ class IndexConfig:
     short. ``limit`` is the largest number of videos to start; ``prune`` deletes videos whose file is gone; ``retry``
     retries files that were given up; ``dry_run`` reports what would be done and changes nothing; ``reindex`` indexes an
     archive again with another recipe, beside the rows it has. ``compile`` compiles the vision encoder, which changes
-    speed and rounding (as another device does) but not the recipe. ``resources`` are (name, value) pairs with names
-    from ``RESOURCES``; they override what is chosen from the cluster's size.
+    speed and rounding (as another device does) but not the recipe. ``texts`` are the settings of generation.
+    ``resources`` are (name, value) pairs with names from ``RESOURCES``; they override what is chosen from the cluster's
+    size.
     """
 
     sources: tuple[str, ...]
@@ -171,6 +176,7 @@ class IndexConfig:
     decode_limit_s: float = 600.0
     batch_segments: int = 4
     max_new_tokens: int = 128
+    texts: TextSettings = field(default_factory=TextSettings)
     compile: bool = False
     resources: tuple[tuple[str, float], ...] = ()
     limit: int | None = None
@@ -223,6 +229,10 @@ class IndexConfig:
             raise ConfigError(f"--batch-segments {self.batch_segments}: at least 1")
         if self.max_new_tokens < 1:
             raise ConfigError(f"--max-new-tokens {self.max_new_tokens}: at least 1")
+        if self.texts.min_new_tokens > self.max_new_tokens:
+            raise ConfigError(
+                f"--min-new-tokens {self.texts.min_new_tokens}: at most --max-new-tokens, {self.max_new_tokens}"
+            )
         _check_resources(self.resources)
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"--limit {self.limit}: at least 1 video")

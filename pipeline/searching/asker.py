@@ -275,7 +275,13 @@ class Asker:
             self._replayer = ReplayPrompts(
                 archive=self.archive.root, model=name, settings=settings, prompts=(), device=device
             )
-            self._generator = GenerateTexts(model=name, prompts=(), max_new_tokens=tokens, device=device)
+            self._generator = GenerateTexts(
+                model=name,
+                prompts=(),
+                max_new_tokens=tokens,
+                decoding=recipe.decoding,
+                device=device,
+            )
         prompts = (Prompt("question", question.text),)
         return (
             self._replayer.for_prompts(prompts),

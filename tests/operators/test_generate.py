@@ -5,12 +5,25 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from support.flow_rows import BROKEN, PROMPTS, decoded_segments, decoded_table, failing_row, planned, video_at
 
+from malmm.model.decoding import Decoding
+from malmm.model.families.family import Asked
 from malmm.model.families.instructblip.qformer import MemorySettings
 from malmm.operators.encode import EncodeSegments
 from malmm.operators.generate import GenerateTexts
-from malmm.pipeline.schema.rows import ANSWERED, ENCODED, REPLAYED, Carried, carried, rows_table, with_arrays
+from malmm.pipeline.schema.decoding import TextSettings
+from malmm.pipeline.schema.rows import (
+    ANSWERED,
+    ENCODED,
+    REPLAYED,
+    Carried,
+    array_at,
+    carried,
+    rows_table,
+    with_arrays,
+)
 
 
 def actor(**changes: Any) -> GenerateTexts:
@@ -146,3 +159,36 @@ def test_batches_one_after_the_other_give_what_fresh_actors_give(encoded: pa.Tab
     one = actor()
     for rows in (encoded, encoded.slice(1, 2), encoded):
         assert one(rows) == actor()(rows)
+
+
+def test_texts_are_drawn_as_the_recipe_says(generate: GenerateTexts, encoded: pa.Table) -> None:
+    settings = TextSettings(3, 1.5, 0.0, 2, 1)
+    drawn = actor(decoding=settings.to_text())
+    assert drawn.decoding == Decoding(6, 3, 1, 1.5, 0.0, min_new_tokens=2)
+    assert generate.decoding == Decoding(6)
+    texts = drawn(encoded)["texts"].to_pylist()
+    assert texts != generate(encoded)["texts"].to_pylist()
+    questions = [Asked(PROMPTS[0].text, query_output=output) for output in _outputs(encoded, prompt=0)]
+    expected = drawn.language.generate_texts(questions, drawn.decoding)
+    assert [of_row[0] for of_row in texts] == expected
+    # A question may be answered in fewer tokens than the archive's texts have at least.
+    assert actor(max_new_tokens=1, decoding=settings.to_text()).decoding.min_new_tokens == 1
+
+
+def test_the_words_of_beams_come_at_the_end() -> None:
+    heard: list[str] = []
+    one = replayed((planned(video_at("/videos/a.mp4"))[0], [0]))
+    for beams in (1, 3):
+        heard.clear()
+        single = actor(decoding=TextSettings(beams=beams).to_text()).for_prompts(PROMPTS, heard.append)
+        [[text]] = single(one)["texts"].to_pylist()
+        assert "".join(heard).strip() == text
+        assert beams == 1 or heard == [text]
+
+
+def _outputs(encoded: pa.Table, *, prompt: int) -> list[torch.Tensor]:
+    """The query output of a prompt for each row."""
+    rows = range(encoded.num_rows)
+    return [
+        torch.from_numpy(array_at(encoded, "query_output", row, np.float32)[prompt].copy()) for row in rows
+    ]

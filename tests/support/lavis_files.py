@@ -37,7 +37,7 @@ def lavis_model(tensors: Mapping[str, Tensor], projection: str = "llm_proj") -> 
     return model
 
 
-def save_lavis(path: Path, model: Mapping[str, Any], *, legacy: bool = False, **sections: Any) -> Path:
+def save_lavis(path: Path, model: Mapping[str, Any], /, *, legacy: bool = False, **sections: Any) -> Path:
     """Write a checkpoint with the sections that LAVIS writes; ``legacy`` in torch's format before 1.6."""
     whole = {
         "model": dict(model),

@@ -11,6 +11,7 @@ import malmm.pipeline.indexing.index
 from malmm.jobs.commands import index
 from malmm.pipeline.indexing.reports import IndexReport, Plan
 from malmm.pipeline.schema.config import CAPTION, IndexConfig
+from malmm.pipeline.schema.decoding import TextSettings
 from malmm.pipeline.schema.errors import ConfigError
 from malmm.pipeline.schema.progress import Progress
 from malmm.pipeline.schema.records import Failure
@@ -58,6 +59,11 @@ def test_every_option_reaches_the_settings(asked: Callable[..., IndexConfig]) ->
         "--limit": "12",
         "--decode-limit-s": "90",
         "--resource": "decode_workers=3",
+        "--beams": "5",
+        "--repetition-penalty": "1.5",
+        "--length-penalty": "0",
+        "--min-new-tokens": "2",
+        "--begin-token": "1",
     }
     config = asked(
         *(part for option in options.items() for part in option),
@@ -81,6 +87,7 @@ def test_every_option_reaches_the_settings(asked: Callable[..., IndexConfig]) ->
         limit=12,
         decode_limit_s=90.0,
         resources=(("decode_workers", 3.0),),
+        texts=TextSettings(5, 1.5, 0.0, 2, 1),
         compile=True,
         prune=True,
         dry_run=True,

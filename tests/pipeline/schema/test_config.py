@@ -8,6 +8,7 @@ import pytest
 from support.archive_rows import RECIPE
 
 from malmm.pipeline.schema.config import CAPTION, IndexConfig, Prompt, Recipe, stable_id
+from malmm.pipeline.schema.decoding import TextSettings
 from malmm.pipeline.schema.errors import ConfigError
 
 
@@ -27,6 +28,7 @@ def test_recipe_id_depends_on_what_decides_the_rows():
         "sampling": "keyframes",
         "min_segment_s": 5.0,
         "token_layers": 4,
+        "decoding": '{"beams": 5}',
     }
     others = {dataclasses.replace(RECIPE, **{name: value}).recipe_id for name, value in changes.items()}
     assert len(others | {RECIPE.recipe_id}) == 1 + len(changes)
@@ -36,10 +38,10 @@ def test_recipe_id_depends_on_what_decides_the_rows():
 def test_fields_added_since_leave_the_recipes_of_before_as_they_are():
     """This is what 0.1 wrote, and the id it had."""
     written = json.loads(RECIPE.to_json())
-    assert "token_layers" not in written
+    assert not {"token_layers", "decoding"} & written.keys()
     old = {name: value for name, value in written.items() if name not in ("model", "retrieval_model")}
     assert RECIPE.recipe_id == stable_id(json.dumps(old, sort_keys=True))
-    other = dataclasses.replace(RECIPE, token_layers=4)
+    other = dataclasses.replace(RECIPE, token_layers=4, decoding=TextSettings(beams=5).to_text())
     assert Recipe.from_json(other.to_json()) == other
     assert Recipe.from_json(RECIPE.to_json()) == RECIPE
 
@@ -113,6 +115,7 @@ def test_the_caption_is_there_unless_replaced():
         ({"decoder": "gstreamer"}, "--decoder 'gstreamer'"),
         ({"batch_segments": 0}, "--batch-segments 0"),
         ({"max_new_tokens": 0}, "--max-new-tokens 0"),
+        ({"max_new_tokens": 3, "texts": TextSettings(min_new_tokens=4)}, "--min-new-tokens 4: at most"),
         ({"resources": (("encode_gpus", -0.5),)}, "--resource encode_gpus=-0.5: 0 or more"),
         (
             {"resources": (("decode_workers", 0.0),)},
