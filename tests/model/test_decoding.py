@@ -97,6 +97,15 @@ def test_the_begin_token_counts_for_the_penalty_and_is_no_text(opened):
     assert language.generate(given, ["x"], other) == [first]
 
 
+def test_a_begin_token_that_the_model_does_not_have(opened):
+    language = LanguageModel.load(opened("decoder"))
+    rows = language.model.config.vocab_size
+    with pytest.raises(
+        ValueError, match=f"begin token of {rows}: the language model's table ends at {rows - 1}"
+    ):
+        language.generate(queries(1), ["x"], Decoding(2, begin_token=rows))
+
+
 @pytest.mark.parametrize("beams", [1, 3])
 def test_sequences_with_a_begin_token_are_those_of_transformers(opened, beams):
     language = LanguageModel.load(opened("decoder"))

@@ -138,6 +138,7 @@ class LanguageModel(nn.Module):
         """Token ids [B * R, L] for ``query_output`` [B, Q, D] under prompts given as ids, padded at the end.
 
         Each prompt has ``decoding.returned`` rows side by side, the best first. The begin token stands in front.
+        Raises ValueError for a begin token that the model does not have.
         """
         embeds, mask = self._prefix(query_output, prompt_ids)
         before: Cache | None = None
@@ -147,6 +148,11 @@ class LanguageModel(nn.Module):
             before = self._before_last(embeds, mask)
             before.batch_repeat_interleave(decoding.num_beams)
         if decoding.begin_token is not None and not self.is_encoder_decoder:
+            rows = int(self.model.get_input_embeddings().weight.shape[0])
+            if decoding.begin_token >= rows:
+                raise ValueError(
+                    f"a begin token of {decoding.begin_token}: the language model's table ends at {rows - 1}"
+                )
             begin["input_ids"] = mask.new_full((len(prompt_ids), 1), decoding.begin_token)
         ids: Tensor = self.model.generate(
             inputs_embeds=embeds,
