@@ -73,7 +73,7 @@ wheel: $(VENV)/.installed-dev  ## build the wheel and try it
 		> "$$(build/wheel/bin/python -c 'import site; print(site.getsitepackages()[0])')/dependencies.pth"
 	$(BIN)/pip --python build/wheel/bin/python install --quiet --no-deps --force-reinstall dist/*.whl
 	cd build/wheel && ./bin/malmm demo-videos videos --minutes 0.2 \
-		&& ./bin/malmm index videos --archive archive --json > report.json \
+		&& ./bin/malmm index videos --archive archive --model demo --json > report.json \
 		&& ./bin/malmm show --archive archive \
 		&& ./bin/python -c "import malmm.pipeline.indexing.index as m; assert 'site-packages' in m.__file__, m.__file__"
 

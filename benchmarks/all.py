@@ -97,7 +97,16 @@ def prepare(folder: Path, chosen: list[str]) -> None:
         subprocess.run([*MALMM, "demo-videos", str(videos), "--count", "4", "--minutes", "5"], check=True)
     if "store" in chosen:
         subprocess.run(
-            [*MALMM, "index", str(videos), "--archive", str(folder / "archive"), "--quiet"],
+            [
+                *MALMM,
+                "index",
+                str(videos),
+                "--archive",
+                str(folder / "archive"),
+                "--model",
+                "demo",
+                "--quiet",
+            ],
             check=True,
             stdout=subprocess.DEVNULL,
         )

@@ -36,7 +36,12 @@ def main() -> None:
     parser.add_argument(
         "--loops", type=int, default=51, help="how many times the long video repeats it (%(default)s)"
     )
-    parser.add_argument("--index-option", action="append", default=[], help="passed on to `malmm index`")
+    parser.add_argument(
+        "--index-option",
+        action="append",
+        default=[],
+        help="passed on to `malmm index`, which has --model demo",
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="malmm-memory-") as folder:
         long_video = Path(folder) / f"long{options.video.suffix}"
@@ -79,6 +84,8 @@ def _peaks(video: Path, archive: Path, options: list[str]) -> tuple[dict[str, di
         str(video),
         "--archive",
         str(archive),
+        "--model",
+        "demo",
         *options,
     ]
     began = time.monotonic()

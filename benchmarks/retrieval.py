@@ -72,7 +72,9 @@ def prepare(options: argparse.Namespace) -> tuple[ArchiveReader, dict[str, list[
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(draw, range(len(shares))))
     began = time.monotonic()
-    subprocess.run([*malmm, "index", str(videos), "--archive", str(place), "--quiet"], check=True)
+    subprocess.run(
+        [*malmm, "index", str(videos), "--archive", str(place), "--model", "demo", "--quiet"], check=True
+    )
     print(f"indexed, or found to be, in {time.monotonic() - began:.0f} s\n")
     archive = ArchiveReader.open(str(place))
     truth = {row["video_id"]: read_truth(Path(row["uri"])) for row in archive.videos().to_pylist()}

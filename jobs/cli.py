@@ -22,6 +22,7 @@ from malmm.jobs.commands import (
     index,
     init,
     list_runs,
+    models,
     optimize,
     render,
     report,
@@ -56,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (
         *(index, search, ask, serve, annotate, export, show, failures, optimize),
+        models,
         *(init, run_job, schedule, submit, render, list_runs, status, report),
         *(import_checkpoint, demo, demo_videos),
     ):

@@ -43,7 +43,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("directory", type=Path, metavar="DIR", help="where the videos and the archive go")
     parser.add_argument(
         "--model",
-        default=_DEFAULTS.model,
+        default="demo",
         metavar="ID|DIR",
         help="an InstructBLIP checkpoint (default: the one that comes with the package)",
     )

@@ -39,7 +39,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog="examples:\n"
         "  malmm index videos/ --archive archive\n"
         "  malmm index 'shows/**/*.mp4' --archive archive --prompt people='Who is in the video?'\n"
-        "  malmm index talk.mp4 --archive archive --model Salesforce/instructblip-vicuna-7b\n\n"
+        "  malmm index talk.mp4 --archive archive --model Qwen/Qwen3-VL-8B-Instruct\n\n"
         "exit codes: 0 all done, 3 some videos failed, 1 nothing could be done, 2 wrong usage, 130 interrupted",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -65,7 +65,8 @@ def add_fields(parser: Taker) -> None:
         "--model",
         default=defaults.model,
         metavar="ID|DIR",
-        help="an InstructBLIP checkpoint: a hub id or a directory (default: a small one that knows only drawn shapes)",
+        help="a checkpoint: a hub id or a directory, or demo, which knows drawn videos alone (default: the archive's "
+        "own; for a new archive one that fits the workers, see `malmm models`)",
     )
     parser.add_argument(
         "--retrieval-model",
@@ -257,6 +258,7 @@ def _done(report: IndexReport) -> list[str]:
     ]
     return [
         f"Archive   {printable(report.archive)}",
+        *([f"Model     {printable(report.choice)}"] if report.choice else []),
         f"Videos    {report.videos_indexed} indexed, {report.videos_unchanged} unchanged, "
         f"{report.videos_listed} listed{''.join(others)}",
         f"Segments  {report.segments_indexed} stored"
@@ -283,6 +285,7 @@ def _planned(report: IndexReport, plan: Plan) -> list[str]:
     lines = [
         "Nothing was changed. A run would do this:",
         f"Archive   {printable(report.archive)}",
+        *([f"Model     {printable(report.choice)}"] if report.choice else []),
         f"Videos    {plan.videos} to index, {report.videos_unchanged} unchanged, {report.videos_listed} listed"
         + (f", {report.videos_left} left for another run by --limit" if report.videos_left else ""),
         f"Segments  {plan.segments}",

@@ -24,8 +24,8 @@ steps:
   - index:
       # Videos, directories, globs, manifests.
       sources: {sources}
-      # The default model knows only drawn shapes; for real video:
-      # model: Salesforce/instructblip-vicuna-7b
+      # Without a model it is the archive's own, or one that fits the workers (`malmm models` lists them):
+      # model: HuggingFaceTB/SmolVLM2-500M-Video-Instruct
       fps: 1
       segment_s: 100
 

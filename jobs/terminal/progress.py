@@ -19,7 +19,7 @@ from rich.text import Text
 
 from malmm.jobs.terminal.log_lines import JsonLines
 from malmm.jobs.terminal.quiet_ray import quiet_ray
-from malmm.jobs.terminal.text import clock
+from malmm.jobs.terminal.text import clock, size
 from malmm.pipeline.schema.progress import OnProgress, Progress
 
 __all__ = ["ProgressDisplay", "progress_line", "progress_shown"]
@@ -27,6 +27,8 @@ __all__ = ["ProgressDisplay", "progress_line", "progress_shown"]
 _LINE_EVERY_S = 10.0
 _STAGES = {
     "listing": "Listing sources",
+    "choosing": "Choosing a model",
+    "downloading": "Downloading the model",
     "starting": "Starting",
     "connecting": "Connecting to Ray",
     "waiting for workers": "Waiting for workers",
@@ -46,6 +48,8 @@ def progress_line(progress: Progress) -> str:
         parts.append(f"{progress.videos_done} of {progress.videos_total} subjects")
     elif progress.videos_total:
         parts.append(f"{progress.videos_done} of {progress.videos_total} videos")
+    if progress.bytes_total:
+        parts.append(f"{size(progress.bytes_done)} of {size(progress.bytes_total)}")
     if progress.segments_total:
         parts.append(f"{progress.segments_done} of {progress.segments_total} segments")
     if progress.so_far and progress.videos_total:
@@ -96,6 +100,8 @@ class ProgressDisplay:
         if self._quiet:
             return
         if self._live is not None:
+            if progress.lasting:
+                self._console.print(Text(progress_line(progress)))
             self._live.update(_block(progress))
             return
         now = time.monotonic()
@@ -108,9 +114,10 @@ class ProgressDisplay:
 def _block(progress: Progress) -> Table:
     grid = Table.grid(padding=(0, 1))
     bar: ProgressBar | Text = Text("")
-    total = progress.video_s_total or progress.videos_total
+    total = progress.bytes_total or progress.video_s_total or progress.videos_total
     if total:
         done = progress.video_s_done if progress.video_s_total else progress.videos_done
+        done = progress.bytes_done if progress.bytes_total else done
         bar = ProgressBar(total=total, completed=done, width=30)
     grid.add_row(Text(clock(int(progress.elapsed_s))), bar, Text(progress_line(progress)))
     return grid

@@ -20,6 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from malmm.model.checkpoints.errors import CheckpointError
+from malmm.model.checkpoints.hub import WANTED_FILES, fetched, is_hub_id, pinned_id
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
@@ -28,18 +31,12 @@ if TYPE_CHECKING:
 # torch and transformers take seconds to import. A run without work opens its checkpoints only to compare fingerprints
 # and needs neither, so they are imported where a part is loaded.
 
-__all__ = ["Checkpoint", "CheckpointError", "fetched", "is_hub_id", "quiet_transformers"]
+__all__ = ["Checkpoint", "CheckpointError", "quiet_transformers"]
 
 # Buffers that older releases of transformers saved and newer ones compute.
 _COMPUTED = (".position_ids", ".inv_freq", ".masked_bias")
-_WANTED_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "qformer_tokenizer/*"]
-_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _SAMPLE_BYTES = 1 << 16
 _SAMPLES_PER_FILE = 64
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be used. The message names the checkpoint and what is wrong with it."""
 
 
 @contextmanager
@@ -91,6 +88,11 @@ class Checkpoint:
         if not isinstance(config, dict):
             raise CheckpointError(f"model {name!r}: {path} holds no settings")
         return cls(name, directory, config)
+
+    @property
+    def pinned(self) -> str:
+        """Its name, with the commit where it is a hub id: what a recipe keeps and workers open."""
+        return pinned_id(self.name, self.directory)
 
     def parsed(self, kind: type[PreTrainedConfig]) -> Any:
         """``config.json`` parsed as a configuration class of transformers. Raises CheckpointError."""
@@ -292,7 +294,9 @@ class Checkpoint:
         weights, so samples are enough.
         """
         digest = hashlib.blake2b(digest_size=12)
-        described = sorted(p for p in self.directory.rglob("*") if p.suffix in (".json", ".txt", ".model"))
+        described = sorted(
+            p for p in self.directory.rglob("*") if p.suffix in (".json", ".jinja", ".txt", ".model")
+        )
         for path in described:
             if path.is_file() and "retrieval" not in path.relative_to(self.directory).parts[:-1]:
                 digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
@@ -354,31 +358,7 @@ def _resolve(name: str) -> Path:
         raise CheckpointError(
             f"model {name!r}: there is no such directory, and it is not a hub id (owner/name or owner/name@revision)"
         )
-    return fetched(name, _WANTED_FILES)
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether a name has the form of a hub id: ``owner/name``, or ``owner/name@revision``."""
-    repository, at, revision = name.partition("@")
-    return _HUB_ID.fullmatch(repository) is not None and bool(revision) == bool(at)
-
-
-def fetched(name: str, patterns: list[str]) -> Path:
-    """The folder in the hub's cache with these files of a hub id. Downloads them if they are missing.
-
-    Without a network, or with ``HF_HUB_OFFLINE``, uses what the cache has of the revision. Raises CheckpointError.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    repository, _, revision = name.partition("@")
-    try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"model {name!r} is not a local directory and could not be fetched from the hub: {reason}"
-        ) from error
+    return fetched(name, WANTED_FILES)
 
 
 @contextmanager

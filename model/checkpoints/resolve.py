@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError, fetched, is_hub_id
+from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
+from malmm.model.checkpoints.hub import fetched, is_hub_id
 from malmm.model.families.registry import row_of
 from malmm.model.towers.registry import open_tower, refuse_unfit
 
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 DEMO = "demo"
-_REAL = "Give --model an InstructBLIP checkpoint, such as Salesforce/instructblip-vicuna-7b, for real video."
+_REAL = "For real video give --model another, which `malmm models` lists, or none."
 DEMO_NOTICE = f"The demo model knows only drawn shapes: of anything else its words mean nothing. {_REAL}"
 DEBUG = "debug"
 DEBUG_NOTICE = f"The debug model has random weights: its words mean nothing. {_REAL}"

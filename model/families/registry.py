@@ -26,7 +26,7 @@ class FamilyRow:
     ``parts`` are the sections that ``config.json`` must have. ``image_size`` returns the side of its square frames in
     pixels from ``config.json``; it is part of the recipe. ``reads_slots`` is false for Q-Former families, whose
     retrieval model reads their memory. ``token_shape`` returns the shape of a slot's tokens, (N, C), or (N, L, C) for
-    families with L tensors a token. ``licence`` is that of the publisher's page.
+    families with L tensors a token; ``frames_per_step`` frames make one. ``licence`` is that of the publisher's page.
     """
 
     model_type: str
@@ -36,6 +36,7 @@ class FamilyRow:
     image_size: Callable[[dict[str, Any]], int]
     token_shape: Callable[[dict[str, Any]], tuple[int, ...]]
     reads_slots: bool = True
+    frames_per_step: int = 1
     licence: str = "Apache-2.0"
 
 
@@ -108,9 +109,23 @@ FAMILIES = {
             _llava_shape,
         ),
         FamilyRow(
-            "qwen3_vl", "Qwen3-VL", "malmm.model.families.qwen3_vl", _PLAIN, _qwen_size, _deepstack_shape
+            "qwen3_vl",
+            "Qwen3-VL",
+            "malmm.model.families.qwen3_vl",
+            _PLAIN,
+            _qwen_size,
+            _deepstack_shape,
+            frames_per_step=2,
         ),
-        FamilyRow("qwen3_5", "Qwen3.5", "malmm.model.families.qwen3_5", _PLAIN, _qwen_size, _qwen_shape),
+        FamilyRow(
+            "qwen3_5",
+            "Qwen3.5",
+            "malmm.model.families.qwen3_5",
+            _PLAIN,
+            _qwen_size,
+            _qwen_shape,
+            frames_per_step=2,
+        ),
     )
 }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,11 @@ class PublishedModel:
     def tokens_a_slot(self) -> int:
         """Visual tokens of one memory slot."""
         return token_shape(self.checkpoint)[0]
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of one slot's tokens in half precision."""
+        return 2 * prod(token_shape(self.checkpoint))
 
 
 @functools.cache

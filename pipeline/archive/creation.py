@@ -27,7 +27,7 @@ from malmm.pipeline.schema.config import Recipe
 from malmm.pipeline.schema.errors import ArchiveError, RecipeMismatch
 from malmm.pipeline.schema.tables import table_schemas
 
-__all__ = ["address_of_rows", "create_or_load", "load_if_there"]
+__all__ = ["address_of_rows", "create_or_load", "load_if_there", "recipe_if_there"]
 
 # The command-line option of each recipe field. The image size comes with the model.
 OPTIONS = {
@@ -41,6 +41,20 @@ OPTIONS = {
     "merge_policy": "--merge-policy",
     "image_size": "the model's image size",
 }
+
+
+def recipe_if_there(uri: str) -> Recipe | None:
+    """The recipe of the archive in force; None where there is none but one could be made.
+
+    Makes nothing. Raises ArchiveError if the place holds something else, cannot be written or cannot be reached.
+    """
+    root = resolve(uri)
+    check_writable(root)
+    found = in_force(root)
+    if found is None:
+        # The tables' names do not depend on the sizes of what they hold.
+        _refuse_strangers(root, set(table_schemas(1)))
+    return None if found is None else found.recipe
 
 
 def load_if_there(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError, is_hub_id
+from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
+from malmm.model.checkpoints.hub import is_hub_id
 from malmm.model.checkpoints.resolve import (
     NO_RETRIEVAL,
     Models,

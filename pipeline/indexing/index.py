@@ -17,6 +17,7 @@ from malmm.pipeline.archive.location import resolve
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.indexing.background_listing import BackgroundListing
 from malmm.pipeline.indexing.missing_annotations import something_missing
+from malmm.pipeline.indexing.model_choice import chosen_model
 from malmm.pipeline.indexing.pending_work import PendingWork
 from malmm.pipeline.indexing.reports import IndexReport
 from malmm.pipeline.schema.config import IndexConfig, Recipe
@@ -36,7 +37,7 @@ def make_recipe(config: IndexConfig, models: Models) -> Recipe:
     return Recipe(
         model=config.model,
         model_fingerprint=models.checkpoint.fingerprint(),
-        retrieval_model=models.retrieval.name if models.retrieval else NO_RETRIEVAL,
+        retrieval_model=models.retrieval.pinned if models.retrieval else NO_RETRIEVAL,
         retrieval_fingerprint=models.retrieval.fingerprint() if models.retrieval else NO_RETRIEVAL,
         fps=config.fps,
         segment_s=config.segment_s,
@@ -69,6 +70,8 @@ def index(
         _refuse_nothing(listing)
         if not config.dry_run:
             remember_roots(resolve(config.archive), roots_of(config.sources))
+        chosen = chosen_model(config, tell, verbose=verbose)
+        config, report.model, report.choice = chosen.config, chosen.config.model, chosen.why
         models = open_models(config.model, config.retrieval_model)
         report.notice = models.notice
         recipe, vector_size = make_recipe(config, models), _vector_size(models)

@@ -32,7 +32,8 @@ class IndexReport:
 
     ``videos_left`` were left for later by a limit. ``videos_given_up`` failed permanently before, have not changed and
     were not tried again; ``failures`` includes theirs. ``switched``: the rows of a new recipe replaced those of the old
-    one; ``videos_not_reindexed``: how many videos the new recipe still lacks.
+    one; ``videos_not_reindexed``: how many videos the new recipe still lacks. ``choice``: why this model, if none was
+    named.
     """
 
     archive: str
@@ -54,6 +55,7 @@ class IndexReport:
     elapsed_s: float = 0.0
     indexing_s: float = 0.0
     interrupted: bool = False
+    choice: str = ""
     notice: str | None = None
     plan: Plan | None = None
     failures: list[Failure] = field(default_factory=list)

@@ -151,7 +151,8 @@ class IndexConfig:
     """Settings of an indexing run. Raises ConfigError for invalid values.
 
     If ``min_segment_s`` is not 0, segments are cut at scene changes and last from ``min_segment_s`` to ``segment_s``;
-    otherwise all last ``segment_s``. ``sampling`` chooses the frames: ``rate``, one every 1 / ``fps`` seconds;
+    otherwise all last ``segment_s``. Without a ``model``, it is the archive's own or, for a new archive, one that fits
+    the workers. ``sampling`` chooses the frames: ``rate``, one every 1 / ``fps`` seconds;
     ``keyframes``, key frames only and no more than that; ``count``, ``fps`` x ``segment_s`` of every segment, however
     short. ``limit`` is the largest number of videos to start; ``prune`` deletes videos whose file is gone; ``retry``
     retries files that were given up; ``dry_run`` reports what would be done and changes nothing; ``reindex`` indexes an
@@ -163,7 +164,7 @@ class IndexConfig:
 
     sources: tuple[str, ...]
     archive: str
-    model: str = "demo"
+    model: str = ""
     retrieval_model: str | None = None
     fps: float = 1.0
     sampling: str = "rate"

@@ -14,7 +14,8 @@ class Progress:
 
     ``warm_s`` and ``warm_video_s`` are the time and the work done when the first segments were finished, after models
     were loaded: the pace is measured from there on. ``so_far`` means that sources are still being listed or headers
-    read, so that totals may grow. ``note`` is a sentence for users, for example what the run waits for.
+    read, so that totals may grow. ``note`` is a sentence for users, for example what the run waits for; a ``lasting``
+    one stays on the screen. ``bytes_*`` are of a download.
     """
 
     stage: str
@@ -29,6 +30,9 @@ class Progress:
     warm_s: float = 0.0
     warm_video_s: float = 0.0
     note: str = ""
+    lasting: bool = False
+    bytes_done: int = 0
+    bytes_total: int = 0
     so_far: bool = False
 
     @property

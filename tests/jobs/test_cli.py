@@ -138,11 +138,18 @@ NOTHING = {
     "archive that is a file": (("index", VIDEO, "--archive", "{place}/file"), "a file"),
     "archive in a file": (("index", VIDEO, "--archive", "{place}/file/archive"), "a file"),
     "archive that is something else": (("index", VIDEO, "--archive", "{place}/strange"), r"thing\x1b[2J"),
-    "archive of another recipe": (("index", VIDEO, "--archive", "{place}/archive"), "other options"),
+    "archive of another recipe": (
+        ("index", VIDEO, "--archive", "{place}/archive", "--model", "demo"),
+        "other options",
+    ),
+    "no model named and no hub": (("index", VIDEO, *NEW), "fetched from the hub.*--model demo"),
     "unknown model": (("index", VIDEO, *NEW, "--model", "no-such-owner/no-such-model"), "no-such-model"),
     "model that is no directory": (("index", VIDEO, *NEW, "--model", "./nowhere"), "no such directory"),
     "directory that is no model": (("index", VIDEO, *NEW, "--model", "{place}/model"), "config.json"),
-    "no retrieval model": (("index", VIDEO, *NEW, "--retrieval-model", "{place}/model"), "config.json"),
+    "no retrieval model": (
+        ("index", VIDEO, *NEW, "--model", "demo", "--retrieval-model", "{place}/model"),
+        "config.json",
+    ),
     "missing archive": (("show", "--archive", "{place}/nowhere"), "there is no archive at"),
     "not an archive": (("show", "--archive", "{place}/file"), "there is no archive at|file"),
 }

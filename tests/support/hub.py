@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import pytest
+import yaml
+
 __all__ = ["Hub", "running"]
 
 
@@ -36,6 +39,17 @@ class Hub:
             "HF_HUB_OFFLINE": "0",
         }
 
+    def use(self, patch: pytest.MonkeyPatch, cache: Path) -> None:
+        """Have this process use this hub and a cache of its own."""
+        for name, value in {
+            "ENDPOINT": self.address,
+            "HUGGINGFACE_CO_URL_TEMPLATE": self.address + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_CACHE": str(cache),
+            "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_OFFLINE": False,
+        }.items():
+            patch.setattr(f"huggingface_hub.constants.{name}", value)
+
     def commit(self, folder: Path) -> str:
         """The commit that a folder stands for."""
         return hashlib.sha1(str(folder).encode(), usedforsecurity=False).hexdigest()
@@ -45,6 +59,14 @@ class Hub:
         revisions = self.repositories.get(repository, {})
         by_commit = {self.commit(folder): folder for folder in revisions.values()}
         return revisions.get(revision) or by_commit.get(revision)
+
+
+def _card(folder: Path) -> dict[str, object]:
+    """The metadata at the head of a model card."""
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    found: dict[str, object] = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else {}
+    return found
 
 
 @contextlib.contextmanager
@@ -83,6 +105,7 @@ def running(repositories: dict[str, dict[str, Path]]) -> Iterator[Hub]:
                     "modelId": repository,
                     "sha": hub.commit(folder),
                     "siblings": siblings,
+                    "cardData": _card(folder),
                 }
             self._answer(200, json.dumps(about).encode(), {"Content-Type": "application/json"})
 

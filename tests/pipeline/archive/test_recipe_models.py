@@ -16,7 +16,7 @@ from malmm.pipeline.schema.config import IndexConfig, Recipe
 
 @pytest.fixture
 def recipe() -> Recipe:
-    return make_recipe(IndexConfig(("x",), "x"), open_models("demo"))
+    return make_recipe(IndexConfig(("x",), "x", model="demo"), open_models("demo"))
 
 
 def test_models_are_found_where_they_were(recipe: Recipe) -> None:

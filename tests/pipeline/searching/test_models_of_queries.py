@@ -15,7 +15,8 @@ from support import hub
 from support.drawn_archive import Drawn
 from support.served import copied
 
-from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError, is_hub_id
+from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
+from malmm.model.checkpoints.hub import is_hub_id
 from malmm.model.checkpoints.resolve import demo_checkpoint
 
 SEARCH = """

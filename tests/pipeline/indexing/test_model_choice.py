@@ -1,0 +1,106 @@
+"""The model of a run that names none: chosen by what workers have, downloaded once, kept by the archive."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from support import hub
+from support.inline_stages import InlineStages
+from support.tiny_families import save_tiny
+
+from malmm.model.checkpoints.checkpoint import CheckpointError
+from malmm.model.demo.videos import draw_video
+from malmm.model.published.catalogue import catalogue
+from malmm.model.published.choice import choose
+from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.cluster.equipment import this_machine
+from malmm.pipeline.indexing.index import index
+from malmm.pipeline.schema.config import IndexConfig
+from malmm.pipeline.schema.progress import Progress
+
+OPTIONS = {"segment_s": 5.0, "fps": 1.0, "bank_length": 3, "max_new_tokens": 2}
+
+
+def test_it_is_downloaded_once_with_licence_and_size_and_then_the_archives_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    InlineStages().install(monkeypatch)
+    save_tiny(tmp_path / "tiny", "smolvlm")
+    (tmp_path / "tiny" / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A model\n")
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    draw_video(videos / "a.mp4", seconds=6.0, seed=(5, 1))
+    machine = this_machine()
+    name = choose(ram_bytes=machine.ram_bytes, gpu_bytes=machine.gpu_bytes).name
+    place = str(tmp_path / "archive")
+    config = IndexConfig((str(videos),), place, **OPTIONS)  # type: ignore[arg-type]
+    told: list[Progress] = []
+    with hub.running({model.name: {"main": tmp_path / "tiny"} for model in catalogue()}) as served:
+        served.use(monkeypatch, tmp_path / "cache")
+        report = index(config, on_progress=told.append)
+        asked = len(served.asked)
+        draw_video(videos / "b.mp4", seconds=6.0, seed=(5, 2))
+        again = index(config, on_progress=told.append)
+        assert len(served.asked) == asked
+        commit = served.commit(tmp_path / "tiny")
+    assert (report.exit_code, again.exit_code, again.videos_indexed) == (0, 0, 1)
+    assert report.choice.startswith(f"{name} was chosen for workers with ")
+    assert again.choice == ""
+
+    stages = [progress.stage for progress in told]
+    downloading = [progress for progress in told if progress.stage == "downloading"]
+    assert stages.index("choosing") < stages.index("downloading") < stages.index("starting")
+    assert re.search(
+        rf"{name} at revision {commit[:12]}: [\d.]+ MB, licence apache-2.0$", downloading[0].note
+    )
+    wanted = [
+        path.stat().st_size
+        for path in (tmp_path / "tiny").rglob("*")
+        if path.is_file() and path.suffix != ".md"
+    ]
+    assert downloading[0].bytes_total == sum(wanted)
+    assert downloading[-1].bytes_done == sum(wanted)
+    # What is kept names these files for ever, and is found without a hub.
+    recipe = ArchiveReader.open(place).recipe
+    assert (recipe.model, report.model, again.model) == (f"{name}@{commit}",) * 3
+    draw_video(videos / "c.mp4", seconds=6.0, seed=(5, 3))
+    assert index(config).videos_indexed == 1
+
+
+def test_without_hub_and_cache_it_is_one_sentence_with_the_ways_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    draw_video(tmp_path / "a.mp4", seconds=3.0, seed=(5, 1))
+    with hub.running({}) as served:
+        served.use(monkeypatch, tmp_path / "cache")
+    with pytest.raises(CheckpointError) as caught:
+        index(IndexConfig((str(tmp_path / "a.mp4"),), str(tmp_path / "archive")))
+    said = str(caught.value)
+    assert "could not be fetched from the hub" in said
+    assert "--model a directory" in said
+    assert "--model demo" in said
+    assert "\n" not in said
+    assert not (tmp_path / "archive").exists()
+
+
+def test_an_archive_of_a_model_that_is_gone_says_where_to_name_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    InlineStages().install(monkeypatch)
+    save_tiny(tmp_path / "tiny", "smolvlm")
+    draw_video(tmp_path / "a.mp4", seconds=3.0, seed=(5, 1))
+    place = str(tmp_path / "archive")
+    sources = (str(tmp_path / "a.mp4"),)
+    given = IndexConfig(sources, place, model=str(tmp_path / "tiny"), **OPTIONS)  # type: ignore[arg-type]
+    assert index(given).exit_code == 0
+    own = IndexConfig(sources, place, **OPTIONS)  # type: ignore[arg-type]
+    assert (index(own).videos_unchanged, index(own).choice) == (1, "")
+    (tmp_path / "tiny").rename(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match="no such directory"):
+        index(own)
+    moved = IndexConfig(sources, place, model=str(tmp_path / "elsewhere"), **OPTIONS)  # type: ignore[arg-type]
+    assert index(moved).videos_unchanged == 1
