@@ -142,7 +142,7 @@ NOTHING = {
         ("index", VIDEO, "--archive", "{place}/archive", "--model", "demo"),
         "other options",
     ),
-    "no model named and no hub": (("index", VIDEO, *NEW), "fetched from the hub.*--model demo"),
+    "no model named and no hub": (("index", VIDEO, *NEW), "--model demo, which knows drawn videos"),
     "unknown model": (("index", VIDEO, *NEW, "--model", "no-such-owner/no-such-model"), "no-such-model"),
     "model that is no directory": (("index", VIDEO, *NEW, "--model", "./nowhere"), "no such directory"),
     "directory that is no model": (("index", VIDEO, *NEW, "--model", "{place}/model"), "config.json"),
