@@ -19,7 +19,12 @@ from malmm.pipeline.cluster.equipment import Equipment, workers_equipment
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.progress import OnProgress, Progress
 
-__all__ = ["ChosenModel", "chosen_model"]
+__all__ = ["CHOSEN_TOWER", "ChosenModel", "chosen_model"]
+
+#: The retrieval model of a new archive whose run names no model: it sees frames, whatever the language model.
+CHOSEN_TOWER = "google/siglip2-base-patch16-224"
+# Hub ids that the catalogue of families does not have, and what their pages say.
+_TOWER_LICENCES = {CHOSEN_TOWER: "apache-2.0"}
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,13 @@ def chosen_model(config: IndexConfig, tell: OnProgress, *, verbose: bool = False
             ) from error
     equipment = workers_equipment(tell, verbose=verbose)
     model = choose(ram_bytes=equipment.ram_bytes, gpu_bytes=equipment.gpu_bytes)
-    why = f"{model.name} was chosen for workers with {_said(equipment)}; `malmm models` lists others for --model"
+    tower = f" and {CHOSEN_TOWER} for search" if config.retrieval_model is None else ""
+    why = f"{model.name}{tower} was chosen for workers with {_said(equipment)}; `malmm models` lists others for --model"
     tell(Progress("choosing", note=why, lasting=True))
-    return ChosenModel(replace(config, model=_pinned(model.name, tell)), why)
+    named = replace(config, model=_pinned(model.name, tell))
+    if named.retrieval_model is None:
+        named = replace(named, retrieval_model=_pinned(CHOSEN_TOWER, tell))
+    return ChosenModel(named, why)
 
 
 def _of_archive(config: IndexConfig, recipe: Recipe, tell: OnProgress) -> IndexConfig:
@@ -77,7 +86,8 @@ def _pinned(name: str, tell: OnProgress) -> str:
     found = look_up(name)
     if found.missing_bytes:
         known = published(found.repository)
-        licence = found.licence or (known.licence if known is not None else None)
+        stated = known.licence if known is not None else _TOWER_LICENCES.get(found.repository)
+        licence = found.licence or stated
         size_gb = found.missing_bytes / 1e9
         said = f"{size_gb:.1f} GB" if size_gb >= 0.1 else f"{size_gb * 1000:.1f} MB"
         note = (

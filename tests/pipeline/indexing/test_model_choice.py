@@ -9,6 +9,7 @@ import pytest
 from support import hub
 from support.inline_stages import InlineStages
 from support.tiny_families import save_tiny
+from support.tiny_towers import save_tiny_tower
 
 from malmm.model.checkpoints.checkpoint import CheckpointError
 from malmm.model.demo.videos import draw_video
@@ -17,6 +18,7 @@ from malmm.model.published.choice import choose
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.cluster.equipment import this_machine
 from malmm.pipeline.indexing.index import index
+from malmm.pipeline.indexing.model_choice import CHOSEN_TOWER
 from malmm.pipeline.schema.config import IndexConfig
 from malmm.pipeline.schema.progress import Progress
 
@@ -30,6 +32,7 @@ def test_it_is_downloaded_once_with_licence_and_size_and_then_the_archives_own(
     InlineStages().install(monkeypatch)
     save_tiny(tmp_path / "tiny", "smolvlm")
     (tmp_path / "tiny" / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A model\n")
+    save_tiny_tower(tmp_path / "tower", "siglip2")
     videos = tmp_path / "videos"
     videos.mkdir()
     draw_video(videos / "a.mp4", seconds=6.0, seed=(5, 1))
@@ -38,7 +41,8 @@ def test_it_is_downloaded_once_with_licence_and_size_and_then_the_archives_own(
     place = str(tmp_path / "archive")
     config = IndexConfig((str(videos),), place, **OPTIONS)  # type: ignore[arg-type]
     told: list[Progress] = []
-    with hub.running({model.name: {"main": tmp_path / "tiny"} for model in catalogue()}) as served:
+    repositories = {model.name: {"main": tmp_path / "tiny"} for model in catalogue()}
+    with hub.running(repositories | {CHOSEN_TOWER: {"main": tmp_path / "tower"}}) as served:
         served.use(monkeypatch, tmp_path / "cache")
         report = index(config, on_progress=told.append)
         asked = len(served.asked)
@@ -46,26 +50,24 @@ def test_it_is_downloaded_once_with_licence_and_size_and_then_the_archives_own(
         again = index(config, on_progress=told.append)
         assert len(served.asked) == asked
         commit = served.commit(tmp_path / "tiny")
+        tower = f"{CHOSEN_TOWER}@{served.commit(tmp_path / 'tower')}"
     assert (report.exit_code, again.exit_code, again.videos_indexed) == (0, 0, 1)
-    assert report.choice.startswith(f"{name} was chosen for workers with ")
+    assert report.choice.startswith(f"{name} and {CHOSEN_TOWER} for search was chosen for workers with ")
     assert again.choice == ""
 
     stages = [progress.stage for progress in told]
     downloading = [progress for progress in told if progress.stage == "downloading"]
     assert stages.index("choosing") < stages.index("downloading") < stages.index("starting")
-    assert re.search(
-        rf"{name} at revision {commit[:12]}: [\d.]+ MB, licence apache-2.0$", downloading[0].note
-    )
-    wanted = [
-        path.stat().st_size
-        for path in (tmp_path / "tiny").rglob("*")
-        if path.is_file() and path.suffix != ".md"
-    ]
-    assert downloading[0].bytes_total == sum(wanted)
-    assert downloading[-1].bytes_done == sum(wanted)
+    for repository, folder in ((name, "tiny"), (CHOSEN_TOWER, "tower")):
+        of_one = [progress for progress in downloading if f" {repository} at " in progress.note]
+        assert re.search(r" at revision \w{12}: [\d.]+ MB, licence apache-2.0$", of_one[0].note)
+        paths = [path for path in (tmp_path / folder).rglob("*") if path.is_file() and path.suffix != ".md"]
+        size = sum(path.stat().st_size for path in paths)
+        assert (of_one[0].bytes_total, of_one[0].lasting, of_one[-1].bytes_done) == (size, True, size)
     # What is kept names these files for ever, and is found without a hub.
     recipe = ArchiveReader.open(place).recipe
     assert (recipe.model, report.model, again.model) == (f"{name}@{commit}",) * 3
+    assert recipe.retrieval_model == tower
     draw_video(videos / "c.mp4", seconds=6.0, seed=(5, 3))
     assert index(config).videos_indexed == 1
 
