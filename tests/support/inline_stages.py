@@ -25,7 +25,7 @@ from malmm.pipeline.cluster.resources import Node, choose_resources
 from malmm.pipeline.indexing import driver, graph, replay_commits, run_loop
 from malmm.pipeline.indexing.file_queue import FileQueue
 from malmm.pipeline.indexing.graph import Wiring
-from malmm.pipeline.schema.config import IndexConfig
+from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.rows import DECODED, PLANNED, Carried, carried, rows_table
 
 # What happens to a decoded row: None to go on, a kind of failure, or "lost" with its worker.
@@ -135,7 +135,7 @@ class InlineStages:
             if kind is not None:
                 rows = rows_table([row.failed("encode", kind, "it went wrong").columns()], DECODED)
             yield write_segments(
-                self._generator(config)(encode(rows)),
+                self._generator(config, recipe)(encode(rows)),
                 archive=archive,
                 prompts=config.all_prompts,
                 recipe=recipe,
@@ -162,14 +162,15 @@ class InlineStages:
         )
         for block in work:
             self.calls["replayed"] += sum(len(prompts) for prompts in block["prompts"].to_pylist())
-            yield self._generator(config)(replay(block))
+            yield self._generator(config, archive.recipe)(replay(block))
 
-    def _generator(self, config: IndexConfig) -> Any:
+    def _generator(self, config: IndexConfig, recipe: Recipe) -> Any:
         return self._actor(
             GenerateTexts,
             model=config.model,
             prompts=config.all_prompts,
             max_new_tokens=config.max_new_tokens,
+            decoding=recipe.decoding,
             device="cpu",
         )
 

@@ -220,7 +220,7 @@ def test_tensors_that_do_not_fit_are_named(checkpoint_directory, lavis, tmp_path
         (b"PK\x03\x04 broken", "cannot be read"),
     ],
 )
-def test_files_that_are_no_checkpoints(checkpoint_directory, tmp_path, content, said):
+def test_files_that_are_not_checkpoints(checkpoint_directory, tmp_path, content, said):
     file = tmp_path / "best.pth"
     if content is not None:
         file.write_bytes(content)

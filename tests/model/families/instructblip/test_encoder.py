@@ -423,7 +423,7 @@ def test_the_last_norm_may_have_an_epsilon_of_its_own(copied, epsilon):
     assert {layer.layer_norm1.eps for layer in vision.encoder.layers} == {usual}
 
 
-def test_an_epsilon_that_is_none_is_refused(copied):
+def test_an_invalid_epsilon_is_refused(copied):
     directory = copied()
     edit_json(directory / "config.json", lambda c: c["vision_config"].update(post_layernorm_eps="small"))
     checkpoint = Checkpoint.open(str(directory), model_types=("instructblip",))
