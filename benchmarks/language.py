@@ -176,7 +176,7 @@ def plain(
 
 
 def plain_best(language: LanguageModel, query_QD: Tensor, prompt: str) -> str:
-    """The likeliest label, each scored by a forward of its own."""
+    """The likeliest label; each is scored by a separate forward pass."""
     tokenizer, scores = language.tokenizer, []
     for label in LABELS:
         ids = torch.tensor([*tokenizer(label, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id])

@@ -44,7 +44,7 @@ from malmm.pipeline.schema.rows import ENCODED, FILES, Carried, carried, rows_ta
 
 FRAMES, SIDE = 100, 224
 STORE_BYTES = 256 << 20
-# A program of its own, which never loads Lance: a head without CPUs and the nodes, until standard input ends.
+# A separate program, which never loads Lance. It runs a head without CPUs and the nodes until standard input ends.
 CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
@@ -165,7 +165,7 @@ def main() -> None:
 
 
 def measure(nodes: int, gpus: int, segments: int, folder: Path) -> tuple[float, list[str]]:
-    """Index so many segments on a cluster of its own: frames a second, and what else the table says."""
+    """Index so many segments on a new cluster; return frames a second, and the other columns of the table."""
     SleepingEncoder.log = str(folder / "log.txt")
     Path(SleepingEncoder.log).touch()
     command = [sys.executable, "-c", CLUSTER, str(nodes), str(gpus), str(STORE_BYTES)]

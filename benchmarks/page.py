@@ -70,7 +70,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def fill(archive: Archive, number: int, centres: np.ndarray) -> dict[str, object]:
-    """Store a video of ``SEGMENTS`` segments; gives its row of ``videos``."""
+    """Store a video of ``SEGMENTS`` segments; return its row of ``videos``."""
     rng = np.random.default_rng(number)
     video = ids.video_id(f"/films/{number}.mp4")
     segments, texts, memories = [], [], []

@@ -131,9 +131,9 @@ def _ours(online: OnlineQFormer, frames: Tensor, ids: Tensor, length: int, at_on
 
 
 def _step(online: OnlineQFormer, state: OnlineState, frames: Tensor, at_once: int) -> Tensor:
-    """Take all frames, ``at_once`` a step, and give the output after the last one.
+    """Process all frames, ``at_once`` a step, and return the output after the last one.
 
-    Segments in lock step would see frames of their own, which cost the same.
+    All segments see the same frames here; different frames would cost the same.
     """
     output, taken = None, 0
     for part in frames.split(max(1, at_once)):
@@ -141,7 +141,7 @@ def _step(online: OnlineQFormer, state: OnlineState, frames: Tensor, at_once: in
         frames_STNC = part.expand(state.active, -1, -1, -1).contiguous()
         output = online.step(state, frames_STNC, want_output=taken == len(frames))
     if output is None:
-        raise RuntimeError("the last step gives an output")
+        raise RuntimeError("no output: there were no frames")
     return output
 
 
@@ -159,7 +159,7 @@ def _floor(online: OnlineQFormer, frames: Tensor, ids: Tensor, at_once: int) -> 
 
 
 def _compress(bank_TNC: Tensor, size_TN: Tensor) -> tuple[Tensor, Tensor]:
-    """Merge the most similar neighbours of every position, all similarities computed anew."""
+    """Merge the most similar neighbours of every position; all similarities are recomputed."""
     pair_1N = F.cosine_similarity(bank_TNC[:-1], bank_TNC[1:], dim=-1).argmax(0, keepdim=True)
     place_T1 = torch.arange(len(bank_TNC) - 1)[:, None]
     source_TN = place_T1 + (place_T1 > pair_1N)

@@ -214,11 +214,11 @@ def lengths(archive: ArchiveReader, truth: dict[str, list[Scene]]) -> None:
 
 
 def relevance(archive: ArchiveReader, truth: dict[str, list[Scene]]) -> None:
-    """Table 3: telling what is there from what is not, for every one of the thirty objects and for things unheard of.
+    """Table 3: telling what is there from what is not, for each of the thirty objects and for things never drawn.
 
-    In each segment by itself, and in half of the archive at once, where what is not there is looked for in the segments
-    without it. How far the best slot has to stand out from the background is taken from one half of the videos and
-    measured on the other.
+    Measured in each segment by itself, and in half of the archive at once; there, an absent thing is searched in the
+    segments without it. The threshold, how far the best slot has to stand out from the background, is chosen on one
+    half of the videos and tested on the other.
     """
     searcher = Searcher(archive)
     retrieval = searcher.models().retrieval
@@ -285,7 +285,7 @@ def contrasts(
 
 
 def answers(archive: ArchiveReader, truth: dict[str, list[Scene]]) -> None:
-    """Table 4: answers from the archive against the truth, and what is said of what never appears."""
+    """Table 4: answers from the archive against the truth, and answers about things that never appear."""
     asker = Asker(Searcher(archive))
     chance = random.Random(2)
     rows = []

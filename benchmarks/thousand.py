@@ -46,7 +46,7 @@ class _Ended:
 
 
 def main() -> None:
-    """Make the files, index them twice, print; the exit code says whether all was as it has to be."""
+    """Make the files, index them twice and print the results. The exit code is 0 if all results are right."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -108,7 +108,7 @@ def _index(folder: Path, archive: Path) -> _Ended:
 
 
 def _make(folder: Path, good: int, hostile: int) -> set[str]:
-    """The files; gives the addresses of those that hold no video."""
+    """Write the files; return the addresses of those that hold no video."""
     beside = folder.parent / "templates"
     beside.mkdir()
     templates = []

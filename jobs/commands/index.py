@@ -150,8 +150,8 @@ def add_fields(parser: Taker) -> None:
     parser.add_argument(
         "--reindex",
         action="store_true",
-        help="with other options than the archive's: make all rows anew, beside the old ones, which stay searchable "
-        "until all is there",
+        help="with other options than the archive's: recompute all rows, beside the old ones, which stay searchable "
+        "until the new ones are complete",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would be done and how much it is; change nothing"
@@ -275,8 +275,8 @@ def _switched(report: IndexReport) -> list[str]:
         return ["The rows of the new options have taken the place of the old ones."]
     if report.videos_not_reindexed:
         return [
-            f"{report.videos_not_reindexed} videos of the archive are not made anew yet, so the old rows are still the "
-            "ones that are searched: run again with --reindex and all sources (and --prune, if files are gone)"
+            f"{report.videos_not_reindexed} videos of the archive are not reindexed yet, so search still reads the old "
+            "rows: run again with --reindex and all sources (and --prune, if files are gone)"
         ]
     return []
 

@@ -40,7 +40,7 @@ class RayQuiet:
     def starting(self) -> None:
         """Hold back what is written to standard error from now on."""
         if not self._verbose:
-            # Not before: loading Ray Data sets its logger anew.
+            # Not earlier: loading Ray Data sets up its logger again.
             logging.getLogger("ray.data").setLevel(logging.CRITICAL)
             self._held.enter_context(held_errors())
 

@@ -192,7 +192,7 @@ def _mismatch(place: str, stored: Recipe, asked: Recipe) -> RecipeMismatch:
         said.append(f"{option} {before} stored, {now} asked")
     return RecipeMismatch(
         f"{place} was made with other options ({'; '.join(said)}): "
-        "use the stored ones, give another --archive, or make all rows anew with --reindex",
+        "use the stored ones, give another --archive, or recompute all rows with --reindex",
         uri=place,
         differences=differences,
     )

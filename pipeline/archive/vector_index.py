@@ -1,9 +1,9 @@
 """The index of retrieval vectors: parts that cover some of the table's files each, so that search holds as it grows.
 
 An index that is only appended to keeps the partitions of its first rows. Here new rows become a part of their own, with
-partitions that fit them. Parts of like size are made anew as one, as in a log-structured merge tree (O'Neil et al.,
-1996, "The Log-Structured Merge-Tree"), so that there are few of them, each more than ``GROWTH`` times as large as all
-smaller ones together, and each row is indexed again a number of times that grows with the logarithm of the table.
+partitions that fit them. Parts of similar size are rebuilt as one part, as in a log-structured merge tree (O'Neil et
+al., 1996, "The Log-Structured Merge-Tree"). So there are few parts, and each is more than ``GROWTH`` times as large as
+all smaller ones together. How often a row is indexed again grows with the logarithm of the table's size.
 
 Lance calls the parts segments of an index, and searches them one by one.
 """
@@ -42,11 +42,11 @@ VECTORS_INDEX, COLUMN = "vectors_idx", "vectors"
 KIND = "IVF_SQ"
 """A byte a number: docs/retrieval.md compares the kinds."""
 GROWTH = 4
-"""A part is made anew together with what is new once it has fewer than so many times the new rows."""
+"""A part that has fewer than this many times the new rows is rebuilt together with them."""
 PROBES = 160
 """How many partitions of each part a search looks at."""
 MANY_SLOTS = 1_000_000
-"""From so many rows on a part is built in pieces, where there are workers for it."""
+"""A part with at least this many rows is built in pieces, where there are workers for it."""
 
 # Fewer rows than this, or than this share of the table, are compared one by one in a few milliseconds.
 _FEW_ROWS, _FEW_SHARE = 256, 0.01
@@ -76,8 +76,8 @@ class Plan:
 
 
 BuildPieces = Callable[[str, int, Sequence[Sequence[int]], pa.Array], Iterable[Index]]
-"""Builds a piece of a part over each group of fragments, wherever it likes: given an archive's address, the version of
-its table, the groups, and the centroids of all."""
+"""Builds a piece of a part over each group of fragments, in this process or another. Arguments: the archive's address,
+the version of its table, the groups, and the centroids of the whole part."""
 
 
 def plan(

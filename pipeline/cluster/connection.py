@@ -28,8 +28,8 @@ __all__ = ["connected", "connection"]
 # A run of one machine holds a few decoded segments at a time; /dev/shm pages that are never touched cost
 # nothing, so this bounds what a slow consumer can pile up.
 _LOCAL_OBJECT_STORE_BYTES = 1 << 30
-# Ray ends workers that have been idle for a second, beyond one a CPU, and starting one anew loads Arrow and Lance for
-# seconds: the light stages and decoding together have more than that on a small machine.
+# Ray ends workers that were idle for a second, except one for each CPU. A new worker needs seconds to load Arrow and
+# Lance. On a small machine the light stages and decoding together have more workers than CPUs, so more are kept.
 _KEPT_WORKERS = {"num_workers_soft_limit": (os.cpu_count() or 1) + 8}
 _REACHABLE_WITHIN_S = 10.0
 

@@ -106,5 +106,5 @@ class QueryVectors:
 
 def _there(retrieval: Checkpoint | None) -> Checkpoint:
     if retrieval is None:
-        raise ConfigError("the archive has no retrieval model: index it anew with one")
+        raise ConfigError("the archive has no retrieval model: run malmm index with --retrieval-model and --reindex")
     return retrieval

@@ -34,7 +34,7 @@ function show() {
     if (link.getAttribute("href") === next.at) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  // A page that only moves within itself, such as to another moment, does so without being made anew.
+  // Where only the place within a page changes, such as another moment, the page is not rebuilt.
   if (shown?.moved && shown.key === (next.key ?? next.at)) {
     shown.moved(new URLSearchParams(location.hash.split("?")[1] ?? ""));
     return;

@@ -1,4 +1,4 @@
-"""An archive that is made anew with another recipe while it is served."""
+"""An archive that is reindexed with another recipe while it is served."""
 
 from __future__ import annotations
 
