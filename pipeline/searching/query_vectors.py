@@ -106,5 +106,7 @@ class QueryVectors:
 
 def _there(retrieval: Checkpoint | None) -> Checkpoint:
     if retrieval is None:
-        raise ConfigError("the archive has no retrieval model: run malmm index with --retrieval-model and --reindex")
+        raise ConfigError(
+            "the archive has no retrieval model: run malmm index with --retrieval-model and --reindex"
+        )
     return retrieval
