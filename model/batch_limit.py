@@ -1,4 +1,4 @@
-"""Batch limit: how many rows an actor works on at once, found by trying, and whether its GPU still answers."""
+"""Batch limit: find by trying how many rows an actor can process at once, and notice when its GPU stops answering."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _MESSAGE_CHARS, _TRACE_CHARS = 500, 1500
 
 @dataclass(frozen=True)
 class Mishap:
-    """Why a row could not be worked on: the exception's class and its message on one line.
+    """Why a row could not be processed: the exception's class, and its message on one line.
 
-    ``trace`` is the end of the traceback, empty where the row or the device is at fault and not the program. The
-    exception itself is not kept: its traceback would keep the batch's tensors alive.
+    ``trace`` is the end of the traceback; it is empty where the row or the device caused the error, not the program.
+    The exception itself is not kept: its traceback would keep the batch's tensors in memory.
     """
 
     kind: str
@@ -33,12 +33,12 @@ class Mishap:
 
 
 class BatchLimit:
-    """Works on rows in batches that fit the device's memory.
+    """Processes rows in batches that fit the device's memory.
 
-    When memory runs out, the batch is halved, and later batches are no larger than what fitted. When a batch fails for
-    another reason, each of its rows is tried alone, so that a bad row fails alone. A CUDA error after which the
-    device answers nothing more fails all rows that are left and sets ``device_lost``: every further call in this
-    process would fail too, so whoever owns the process should end it.
+    When memory runs out, the batch is halved, and later batches are no larger than the size that fitted. When a batch
+    fails for another reason, each of its rows is tried alone, so that a bad row fails alone. After a CUDA error that
+    leaves the device unusable, all remaining rows fail and ``device_lost`` is set: every further call in this process
+    would fail too, so the owner of the process should end it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -59,7 +59,7 @@ class BatchLimit:
         while len(found) < len(items):
             at = len(found)
             batch = items[at : at + (1 if at < alone_until else size)]
-            # Retried out here, where the failed attempt's tensors are freed: inside of ``except`` they are not.
+            # Retried here and not inside ``except``: there the failed attempt's tensors would still be in memory.
             results, mishap, out_of_memory = self._tried(batch, work)
             if mishap is None:
                 found += results

@@ -1,4 +1,4 @@
-"""Checkpoints that were verified on this machine, so that the next run with them need not load torch to do it again."""
+"""Remember which checkpoints were verified on this machine, so that the next run need not load torch to verify them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _CHECKS = 1
 def verify_once(models: Models) -> None:
     """Raise CheckpointError as ``verify_models`` does, unless the same checkpoints have passed here before.
 
-    The same are those with the same fingerprints, by which an archive tells models apart as well, and the same chat
-    template, under the same releases of torch and transformers. A note in the user's cache says so; where it cannot be
-    written, checkpoints are verified each time.
+    Checkpoints are the same if their fingerprints (which also name models in an archive), chat template and releases of
+    torch and transformers are the same. A file in the user's cache records it; where it cannot be written, checkpoints
+    are verified each time.
     """
     parts = [models.checkpoint.fingerprint(), models.retrieval.fingerprint() if models.retrieval else "none"]
     template = hashlib.blake2b(digest_size=8)

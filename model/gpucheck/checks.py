@@ -1,4 +1,4 @@
-"""Checks that hold or do not, whatever the card: parity, precision, memory, and what happens when things go wrong."""
+"""Checks that pass or fail on any card: parity, precision, memory, and recovery from errors."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def weight_bytes(part: VideoEncoder | LanguagePart) -> int:
 def _tried(check: str, work: Callable[[], tuple[bool | None, str]]) -> Outcome:
     try:
         return Outcome(check, *work())
-    except Exception as error:  # noqa: BLE001 - whatever a card or driver raises, the other checks go on
+    except Exception as error:  # noqa: BLE001 - a card or driver may raise anything; the other checks continue
         return Outcome(check, False, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
 
@@ -176,7 +176,7 @@ def _out_of_memory(device: torch.device) -> tuple[bool | None, str]:
 
 
 def _sticky(device: torch.device) -> tuple[bool | None, str]:
-    """An index out of range is an assertion on the card, after which its process can compute nothing there."""
+    """An index out of range fails an assertion on the card; after that, the process cannot compute on it any more."""
     if device.type != "cuda":
         return None, "only on a GPU"
     program = _STICKY.format(device=str(device))

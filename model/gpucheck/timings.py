@@ -1,4 +1,4 @@
-"""How fast the card is: encoders against its own matrix product, banks and Q-Former, text by batch."""
+"""Time the card: encoders (compared with a plain matrix product), banks and Q-Former, and text by batch size."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class PublishedModel:
 
     @property
     def download_bytes(self) -> int:
-        """About what its files take; the hub says it exactly."""
+        """About the size of its files; the hub says it exactly."""
         return self.parameters * self.stored_bytes
 
     @property

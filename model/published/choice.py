@@ -1,6 +1,6 @@
-"""Which published model fits a machine, and the one that is taken where none is named.
+"""Which published model fits a machine, and which one is the default.
 
-Memory is arithmetic on the catalogue's figures with a reserve for what is not counted, and was not measured on cards.
+Memory is estimated from the catalogue's figures, with a reserve for what is not counted. It was not measured on cards.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MEASURE = "smolvlm2-256m"
 
 
 def needed_bytes(model: PublishedModel, *, gpu: bool) -> int:
-    """About what the encoder and the language model take together: weights, one bank, one cache, a reserve.
+    """About the bytes that encoder and language model need together: weights, one bank, one cache and a reserve.
 
     On a GPU weights are in half precision, on a CPU in single precision; a Q-Former is in single precision on both.
     """
@@ -37,7 +37,7 @@ def needed_bytes(model: PublishedModel, *, gpu: bool) -> int:
     weights = each * (model.vision + model.language) + (each if plain else 4) * model.projector
     shape = token_shape(model.checkpoint)
     bank = 4 * (_SLOTS + 1) * prod(shape)
-    # Of an InstructBLIP memory the language model reads 32 queries. A prefill is copied for each prompt.
+    # InstructBLIP's language model reads 32 queries of a memory. A prefill is copied for each prompt.
     read = (_SLOTS * shape[0] if plain else 32) + _WORDS
     return weights + bank + 2 * read * model.kv_bytes_a_token * each // 2 + _RESERVE_BYTES
 
@@ -56,7 +56,7 @@ def operations_a_segment(model: PublishedModel) -> int:
 
 
 def speed_class(model: PublishedModel) -> str:
-    """``fast``, ``medium`` or ``slow``, by the operations of a segment beside those of the smallest model."""
+    """``fast``, ``medium`` or ``slow``, by the operations of a segment compared with the smallest model's."""
     measure = published(_MEASURE)
     if measure is None:
         raise LookupError(f"the catalogue has no {_MEASURE}")
@@ -65,7 +65,7 @@ def speed_class(model: PublishedModel) -> str:
 
 
 def choose(*, ram_bytes: int, gpu_bytes: int | None) -> PublishedModel:
-    """The model where none is named: the first of a short list that fits workers with that memory, else the last."""
+    """The default model: the first of a short list that fits workers with that memory, else the last of the list."""
     ladder = _ON_A_GPU if gpu_bytes is not None else _ON_A_CPU
     models = [model for short in ladder if (model := published(short)) is not None]
     return next(

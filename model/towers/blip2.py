@@ -37,10 +37,10 @@ _NORM = "vision_model.post_layernorm."
 
 
 def check_same_vision(instructblip: Checkpoint, retrieval: Checkpoint) -> None:
-    """Refuse a retrieval model whose image encoder is another one. Raises CheckpointError.
+    """Raise CheckpointError if the two checkpoints have different image encoders.
 
-    Weights are compared in the narrower of their two types, since publishers store halves and singles of
-    the same training run. The last layer norm may differ.
+    Weights are compared in the narrower of their two types, since publishers store the same training run in half
+    and in single precision. The last layer norm may differ.
     """
     ours = [key for key in instructblip.keys("vision_model.") if not key.startswith(_NORM)]
     theirs = [key for key in retrieval.keys("vision_model.") if not key.startswith(_NORM)]
@@ -105,8 +105,8 @@ class RetrievalModel(nn.Module):
     ) -> RetrievalModel:
         """Load for tokens of ``instructblip``'s image encoder, or without it for text vectors alone.
 
-        ``check_vision`` compares the two image encoders, which reads both whole; a caller that has done so
-        with ``check_same_vision`` may leave it out.
+        ``check_vision`` compares the two image encoders, which reads all of their weights; a caller that has already
+        called ``check_same_vision`` may switch it off.
 
         Raises CheckpointError, also when the two image encoders differ.
         """

@@ -30,7 +30,7 @@ _DEFAULTS: dict[str, Any] = {
     "layer_norm_eps": 1e-12,
     "max_position_embeddings": 512,
 }
-"""What transformers takes where a configuration leaves a setting out."""
+"""transformers' defaults for settings that a configuration leaves out."""
 
 Weights = dict[str, np.ndarray]
 
@@ -46,7 +46,7 @@ class TextTower:
 
     @classmethod
     def load(cls, checkpoint: Checkpoint) -> TextTower:
-        """Read the tensors of the text side alone. Raises CheckpointError."""
+        """Read the tensors of the text side only. Raises CheckpointError."""
         found = checkpoint.config.get("qformer_config")
         settings = _DEFAULTS | (found if isinstance(found, dict) else {})
         if settings["hidden_act"] != "gelu":

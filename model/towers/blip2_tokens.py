@@ -19,14 +19,14 @@ __all__ = ["TOWERS", "TokenTower", "TokenVectors"]
 
 
 class TokenVectors:
-    """Slots by their tokens, and pictures by those of the image encoder ``vision``."""
+    """Vectors of slots, from their tokens, and of pictures, from the tokens of the image encoder ``vision``."""
 
     def __init__(self, model: RetrievalModel, vision: VisionEncoder | None = None) -> None:
         self.model = model
         self._vision = vision
 
     def of_slots(self, memory: Memory, frames: np.ndarray, shape: tuple[int, int]) -> Tensor:
-        """Unit vectors [S, Q, V] of the slots' tokens, one a query token. The frames are not looked at."""
+        """Unit vectors [S, Q, V] of the slots' tokens, one a query token. The frames are not used."""
         return self.model.slot_vectors(memory.tokens)
 
     def of_picture(self, picture: np.ndarray) -> np.ndarray:
@@ -41,7 +41,7 @@ class TokenVectors:
 
 
 class TokenTower:
-    """The tower; its image encoder is the model's own, so the two checkpoints have to have the same one."""
+    """The tower. It uses the run's model's image encoder, so both checkpoints must have the same image encoder."""
 
     def verify(self, checkpoint: Checkpoint, model: Checkpoint) -> None:
         """Compare tensors with the model's from headers, and the two image encoders. Raises CheckpointError."""

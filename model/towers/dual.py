@@ -1,7 +1,7 @@
-"""Dual encoders as towers: SigLIP, CLIP and their like see a slot's frames, and its vector stands for them all.
+"""Dual encoders as towers: SigLIP, CLIP and similar models encode a slot's frames into one vector.
 
-A slot has one vector: the mean of its frames' unit vectors, each weighted by how much of the slot's tokens the frame
-makes (``Memory.frame_weights``), and made a unit vector again. docs/decisions.md says why.
+The vector is the mean of the frames' unit vectors, scaled to unit length. A frame's weight is its share of the slot's
+tokens (``Memory.frame_weights``). docs/decisions.md says why.
 
 Shape suffixes: B frames at once, T frames, S slots, C colours, H rows, W columns, V numbers a vector.
 """
@@ -40,7 +40,7 @@ class DualPictures:
     def of_frames(self, frames: np.ndarray, shape: tuple[int, int] | None = None) -> Tensor:
         """Unit vectors float32 [T, V] of frames uint8 [T, H, W, 3], on the encoder's device.
 
-        ``shape`` is the width and height that the frames have been squashed from, if they have been.
+        ``shape`` is the frames' width and height before they were squashed; None if they were not squashed.
         """
         parts = []
         for begin in range(0, len(frames), FRAMES_AT_ONCE):
@@ -56,7 +56,7 @@ class DualPictures:
     def of_slots(self, memory: Memory, frames: np.ndarray, shape: tuple[int, int]) -> Tensor:
         """Unit vectors float32 [S, 1, V], each the weighted mean of its slot's frames.
 
-        Raises ValueError when there are other frames than the memory was made from.
+        Raises ValueError when the number of frames is not that of the memory.
         """
         if len(frames) != memory.appended:
             raise ValueError(f"{len(frames)} frames for a memory of {memory.appended}")
@@ -70,7 +70,7 @@ class DualPictures:
 
 
 class DualTower:
-    """The tower; it needs no model, since it has an image encoder of its own."""
+    """The tower. It does not need the run's model, since it has its own image encoder."""
 
     def verify(self, checkpoint: Checkpoint, model: Checkpoint) -> None:
         """Compare tensors from headers, read tokenizer and processor's settings. Raises CheckpointError."""

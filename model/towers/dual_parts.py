@@ -1,7 +1,7 @@
-"""The two sides of a dual encoder, by transformers' own class with the other side left empty.
+"""Load one side of a dual encoder, by transformers' own class with an almost empty other side.
 
-transformers builds image and text side as one model. To open one of them, the other's configuration is made as small as
-it can be, so that none of its weights are read or held.
+transformers builds image and text side as one model. To load one of them, the other's configuration is made as small as
+possible, so that none of its weights are read or held.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["KINDS", "DualKind", "image_side", "kind_of", "text_side", "verify_te
 
 _IMAGES = r"^(vision_model|visual_projection)\."
 _TEXTS = r"^(text_model|text_projection)\."
-# As small as attention allows; a text side keeps the tokens that its padding and end may be.
+# As small as attention allows. The text side keeps a few tokens, since padding and end must be among them.
 _NO_IMAGES = {
     "num_hidden_layers": 0,
     "hidden_size": 1,
@@ -42,11 +42,11 @@ _NO_TEXTS = {
 
 @dataclass(frozen=True)
 class DualKind:
-    """What differs between dual encoders: names of transformers' classes, and how words and pictures are given to them.
+    """What differs between dual encoders: names of transformers' classes, and how texts and pictures are prepared.
 
-    ``pads_to_end`` fills every text up to the length of the table of positions, and ``lower_case`` is for kinds whose
-    tokenizers do not all do it although all were trained so. ``crops`` and ``normalisation`` are what the kind's
-    processor does where a checkpoint does not say.
+    ``pads_to_end`` pads every text to the length of the table of positions. ``lower_case`` lower-cases texts: all
+    checkpoints of such a kind were trained so, but not all of their tokenizers do it. ``crops`` and ``normalisation``
+    are the defaults of the kind's processor, for a checkpoint that does not set them.
     """
 
     model_class: str

@@ -49,7 +49,9 @@ class PictureForm:
         try:
             resample = Image.Resampling(int(settings.get("resample", Image.Resampling.BICUBIC)))
         except (TypeError, ValueError) as error:
-            raise refuse(f"a resample of {settings['resample']!r}, which is no filter of Pillow's") from error
+            raise refuse(
+                f"a resample of {settings['resample']!r}, which is not a filter of Pillow"
+            ) from error
         if settings.get("do_resize", True) is False:
             raise refuse("do_resize false: frames have another size than the image encoder")
         size = settings.get("size", {"shortest_edge": side} if crops else side)
@@ -58,8 +60,8 @@ class PictureForm:
         got: Any = settings.get("crop_size", side) if cropped else size
         if cropped and shortest is None and isinstance(size, dict):
             if size.get("height") != size.get("width"):
-                raise refuse(f"a size of {size} before cropping, which is no square")
-            # Squashed first, and then cropped: all of it where nothing is left over.
+                raise refuse(f"a size of {size} before cropping, which is not a square")
+            # Squashed first, then cropped: so the size before cropping must be the image encoder's.
             got = size
         edges = (got.get("height"), got.get("width")) if isinstance(got, dict) else (got, got)
         if edges != (side, side):
@@ -71,7 +73,7 @@ class PictureForm:
     def apply(self, picture: np.ndarray, shape: tuple[int, int] | None = None) -> np.ndarray:
         """A picture uint8 [H, W, 3] as uint8 [side, side, 3].
 
-        ``shape`` is the width and height that it has been squashed from, if it has been.
+        ``shape`` is its width and height before it was squashed; None if it was not squashed.
         """
         width, height = shape or (picture.shape[1], picture.shape[0])
         target = (self.side, self.side)

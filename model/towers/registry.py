@@ -32,8 +32,8 @@ __all__ = [
 class TowerRow:
     """One kind of tower: the ``model_type`` of its checkpoints and its ``name``.
 
-    ``module`` offers ``TOWERS``, objects by ``model_type``, and ``text_module`` ``load_texts``, which opens the text
-    side alone. ``vector_size`` is the length of a vector, from ``config.json``. ``reads_tokens`` is true for a tower
+    ``module`` has ``TOWERS``, the towers by ``model_type``. ``text_module`` has ``load_texts``, which loads the text
+    side only. ``vector_size`` is the length of a vector, from ``config.json``. ``reads_tokens`` is true for a tower
     that reads the tokens of InstructBLIP's memory, and false for one that reads frames. ``can_match`` is true where a
     matching head can re-rank.
     """

@@ -1,8 +1,8 @@
 """What a tower is: a model that turns memory slots and queries into vectors that can be compared.
 
-There are two kinds. BLIP-2's image-text model reads the visual tokens that InstructBLIP's memory holds; a dual encoder
-(SigLIP, CLIP) has an image encoder of its own and reads the slots' frames, so it goes with every model family. A query
-opens the text side alone. Towers are listed in ``malmm.model.towers.registry``.
+There are two kinds. BLIP-2's image-text model reads the visual tokens that InstructBLIP's memory holds. A dual encoder
+(SigLIP, CLIP) has its own image encoder and reads the slots' frames, so it works with every model family. A query
+loads the text side only. ``malmm.model.towers.registry`` lists the towers.
 
 Shape suffixes: B texts or pictures, T frames, S slots, Q vectors a slot, V numbers a vector.
 """
@@ -42,8 +42,8 @@ class SlotVectors(Protocol):
     def of_slots(self, memory: Memory, frames: np.ndarray, shape: tuple[int, int]) -> Tensor:
         """Unit vectors [S, Q, V] of a memory's slots.
 
-        ``frames`` [T, H, W, 3] are the frames that the memory was made from, squashed to a square as the model family
-        has them, and ``shape`` is the width and height that they were squashed from.
+        ``frames`` [T, H, W, 3] are the frames that the memory was made from, squashed to the model family's square;
+        ``shape`` is their width and height before that.
         """
 
 

@@ -5,7 +5,7 @@ last step. The steps before it run the shipped code, without gradients. Here the
 banks' entries, with keys and values projected again, so that the projections learn too.
 
 The input of layer 0 is the same at every frame, so its query bank holds n copies of it, of which n - 1 are detached.
-Attention over copies is attention over one, and of its gradient in the input as key and value 1 / n is left.
+Attention over n copies equals attention over one, and the input's gradient as key and value is 1 / n of the full one.
 
 Shape suffixes: V videos, K prompts each, R rows (V x K), P positions (queries, then prompt), S entries, N
 visual tokens, C channels, D hidden size, H heads.

@@ -78,7 +78,7 @@ class Trainee(nn.Module):
         self.language = language
 
     def freeze(self) -> None:
-        """Let all learn but the language model."""
+        """Freeze the language model; everything else is trained."""
         self.requires_grad_(True)
         self.language.model.requires_grad_(False)
 

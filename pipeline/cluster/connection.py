@@ -25,8 +25,8 @@ from malmm.pipeline.schema.progress import OnProgress, Progress
 
 __all__ = ["connected", "connection"]
 
-# A run of one machine holds a few decoded segments at a time; /dev/shm pages that are never touched cost
-# nothing, so this bounds what a slow consumer can pile up.
+# A run on one machine holds a few decoded segments at a time. Pages of /dev/shm that are never touched cost nothing;
+# the limit bounds what piles up before a slow consumer.
 _LOCAL_OBJECT_STORE_BYTES = 1 << 30
 # Ray ends workers that were idle for a second, except one for each CPU. A new worker needs seconds to load Arrow and
 # Lance. On a small machine the light stages and decoding together have more workers than CPUs, so more are kept.
@@ -41,10 +41,10 @@ def connected(
     wanted: Sequence[tuple[str, float]] = (),
     tell: OnProgress = lambda progress: None,
 ) -> Iterator[Resources]:
-    """Connect as ``connection`` does and yield the resources of a run, with ``wanted`` put in place.
+    """Connect as ``connection`` does, and yield the resources of a run; ``wanted`` overrides some of them.
 
-    Waits for as long as the cluster has no room for a worker of each stage, and says through ``tell`` what it waits
-    for. Raises WorkerError if no cluster can be reached or started, or no worker can.
+    Waits until the cluster has room for a worker of each stage, and reports through ``tell`` what it waits for.
+    Raises WorkerError if no cluster can be reached or started, or no worker can be started.
     """
     with connection(verbose=verbose, tell=tell):
         yield _room(wanted, tell)

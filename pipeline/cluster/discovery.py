@@ -22,7 +22,7 @@ _ANSWERS_WITHIN_S = 5.0
 
 @dataclass(frozen=True)
 class RecordedHead:
-    """The head whose ``address`` stands in ``file``; ``alive`` says whether a process listens there."""
+    """The head whose ``address`` is in ``file``; ``alive`` says whether a process listens there."""
 
     address: str
     file: Path

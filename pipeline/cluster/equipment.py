@@ -1,7 +1,7 @@
-"""What memory the workers of a run have: graphics cards and RAM, by which a model is chosen.
+"""How much memory the workers of a run have, on graphics cards and in RAM. The default model is chosen by it.
 
-Where a run would start Ray on this machine, this machine is looked at, without Ray. On a cluster each machine with a
-CPU for tasks is asked by a small task.
+Where a run would start Ray on this machine, this machine's memory is read directly, without Ray. On a cluster a small
+task runs on each machine that has a CPU for tasks.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def this_machine(limits: Sequence[str] = _MEMORY_LIMITS, drivers: Sequence[str] 
 
 
 def least_of(machines: Iterable[Equipment]) -> Equipment:
-    """What every worker has: models go to the machines with cards where there are some, else to all.
+    """The smallest memory of the machines that models run on: those with cards if there are any, else all.
 
     Raises WorkerError without machines.
     """
@@ -56,7 +56,7 @@ def least_of(machines: Iterable[Equipment]) -> Equipment:
 
 
 def workers_equipment(tell: OnProgress = lambda progress: None, *, verbose: bool = False) -> Equipment:
-    """What each worker of a run begun now would have. Connects to the cluster if there is one, and leaves it again.
+    """What each worker of a run that starts now would have. Connects to the cluster, if there is one, and disconnects.
 
     Raises WorkerError if the cluster cannot be reached or does not answer.
     """
@@ -100,8 +100,8 @@ def _asked() -> list[Equipment]:
         return list(ray.get(answers, timeout=_ANSWER_WITHIN_S))
     except GetTimeoutError as error:
         raise WorkerError(
-            f"the workers did not say within {_ANSWER_WITHIN_S:g} s how much memory they have, by which a model is "
-            "chosen: name one with --model"
+            f"the workers did not answer within {_ANSWER_WITHIN_S:g} s how much memory they have, which is needed to "
+            "choose a model: name one with --model"
         ) from error
     except RayError as error:
         reason = " ".join(str(error).split())[-400:]

@@ -1,7 +1,7 @@
-"""Wait until a cluster has room for a run's workers, and say meanwhile what is waited for.
+"""Wait until a cluster has room for a run's workers, and report meanwhile what the run waits for.
 
-Ray queues a task that no node has room for, for as long as it takes and without a word. A run asks for room before it
-begins: with one small task for each kind of worker, which waits in Ray's own queue as the worker itself would.
+Ray queues a task that no node has room for, without a time limit and without a message. So before a run begins, it
+starts one small task for each kind of worker, which waits in Ray's own queue as the worker itself would.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def wait_for_room(resources: Resources, tell: OnProgress) -> None:
 def room_note(
     asked: Iterable[tuple[str, float, float]], nodes: list[Node], available: dict[str, float]
 ) -> str:
-    """What is waited for, as one sentence: workers ``asked`` for as (stage, CPUs, GPUs), and what the cluster has."""
+    """What the run waits for, as one sentence: the workers ``asked`` for, as (stage, CPUs, GPUs), and the cluster's
+    resources."""
     wants = [(name, cpus, gpus) for name, cpus, gpus in asked]
     text = ", ".join(f"{name} ({_amount(cpus, gpus or None)})" for name, cpus, gpus in wants)
     total = Node(sum(node.cpus for node in nodes), sum(node.gpus for node in nodes))
@@ -111,7 +112,7 @@ def _asked(cpus: float, gpus: float) -> Any:
 
 
 def _nothing() -> None:
-    """Runs where a worker would; its being run is the answer."""
+    """Runs where a worker would run. That it runs at all is the answer."""
 
 
 def _counted(count: int, what: str) -> str:

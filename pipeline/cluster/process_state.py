@@ -1,4 +1,4 @@
-"""Leave a program that connects to Ray as it was: what connecting changes in the process is put back."""
+"""Restore what connecting to Ray changes in a process: its SIGTERM handler, environment, fault handler and logger."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ProcessState:
         self._logger = (logger.level, logger.propagate, list(logger.handlers))
 
     def connected(self) -> None:
-        """Put back the program's own SIGTERM; where it has none, Ray's stays, which ends the cluster with it."""
+        """Restore the program's own SIGTERM handler. Without one, Ray's stays: it ends the cluster with the program."""
         self._changed = {
             name: value for name, value in os.environ.items() if self._environment.get(name) != value
         }
@@ -35,7 +35,7 @@ class ProcessState:
             self._put_back_sigterm()
 
     def put_back(self) -> None:
-        """Put back all of it; a variable that the program itself changed meanwhile stays."""
+        """Restore everything, except environment variables that the program itself changed meanwhile."""
         self._put_back_sigterm()
         for name, value in self._changed.items():
             if os.environ.get(name) != value:
@@ -51,6 +51,6 @@ class ProcessState:
             faulthandler.disable()
 
     def _put_back_sigterm(self) -> None:
-        # Only the main thread may, and only there does Ray change it. None: it was set by something else than Python.
+        # Only the main thread may set it, and only there does Ray change it. None: code outside Python set it.
         if threading.current_thread() is threading.main_thread() and self._sigterm is not None:
             signal.signal(signal.SIGTERM, self._sigterm)

@@ -17,8 +17,8 @@ _LIGHT_STAGES_CPUS = 0.1
 class Resources:
     """How many workers each stage has and what Ray reserves for one of them.
 
-    Rejects what cannot run. On a machine without GPUs the CPU shares are below 1, because actors hold theirs
-    for the whole run and decoding must find room beside them; torch still uses all cores.
+    Raises ConfigError for values that cannot work. On a machine without GPUs the CPU shares are below 1, because actors
+    hold theirs for the whole run and decoding needs room beside them; torch still uses all cores.
     """
 
     decode_workers: int
@@ -55,13 +55,13 @@ def choose_resources(nodes: Sequence[Node]) -> Resources:
     nodes = [node for node in nodes if node.cpus > 0] or [Node(1.0)]
     gpus = sum(int(node.gpus) for node in nodes)
     if gpus < 1:
-        # Small shares: on a node that is left when others are lost, theirs must not fill what decoding needs.
+        # Small shares: when nodes are lost, the actors that move to the remaining ones must leave room for decoding.
         decoders = sum(max(1, int(node.cpus)) for node in nodes)
         decode_cpus = 0.2 * min(1.0, *(node.cpus for node in nodes))
         return Resources(decoders, decode_cpus, len(nodes), 0.1, 0.0, len(nodes), 0.05, 0.0)
     # Actors hold their shares for the whole run: on few CPUs they leave half to decoding and the light stages.
     actor_cpus = min(0.5, *(0.25 * node.cpus / int(node.gpus) for node in nodes if node.gpus >= 1))
-    # A task needs its CPU on one node: what is left here and there does not add up.
+    # A task needs its CPU on one node: what is left on several nodes cannot be added up.
     left = [node.cpus - 2 * int(node.gpus) * actor_cpus - _LIGHT_STAGES_CPUS for node in nodes]
     decode_cpus = max(0.01, min(1.0, max(left)))
     decoders = max(1, sum(max(0, int(cpus / decode_cpus)) for cpus in left))

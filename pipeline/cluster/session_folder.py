@@ -19,8 +19,8 @@ __all__ = ["MOST_SOCKET_BYTES", "default_folder", "session_folder", "unfit"]
 
 # Linux allows 108 bytes with the closing zero, macOS 104.
 MOST_SOCKET_BYTES = 103 if os.uname().sysname == "Darwin" else 107
-# The longest that Ray puts behind the folder: a session of a process with seven digits, and its store's socket with
-# a number, which Ray appends while a socket of the same name is there.
+# The longest path that Ray appends to the folder: a session of a process with seven digits, and the store's socket with
+# a number, which Ray adds while a socket of the same name exists.
 _LONGEST_SOCKET = "/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store.9"
 _SHORT_PLACES = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - the folder made there is this user's alone
 
@@ -52,7 +52,7 @@ def unfit(folder: Path) -> str | None:
 def session_folder(
     environment: Mapping[str, str] = os.environ, short_places: Sequence[str] = _SHORT_PLACES
 ) -> str | None:
-    """The folder to give to Ray for a session; None where the one that it takes by itself will do.
+    """The folder to give to Ray for a session; None where Ray's default folder is usable.
 
     Otherwise a folder of this user alone in one of ``short_places``, made if need be. Raises WorkerError, which names
     the variable to set, if there is no place for it.
@@ -80,7 +80,7 @@ def _own_folder(place: Path) -> Path | None:
             folder.mkdir(mode=0o700)
         if _is_private(folder):
             return folder
-        # Somebody else was there first, and could replace the sockets in it.
+        # Another user owns the folder or may write to it, and could replace the sockets in it.
         return Path(tempfile.mkdtemp(prefix="malmm-ray-", dir=place))
     except OSError:
         return None
