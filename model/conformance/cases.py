@@ -17,11 +17,19 @@ TOLERANCE = 1e-10
 
 @dataclass(frozen=True)
 class CaseError:
-    """The largest absolute error of one compared tensor of one case; of token ids, how many differ."""
+    """The largest absolute error of one compared tensor of one case; of token ids, how many differ.
+
+    ``rounding`` is the error that single precision within the recording explains on this machine.
+    """
 
     case: str
     compared: str
     error: float
+    rounding: float = 0.0
+
+    def exceeds(self, tolerance: float) -> bool:
+        """Whether the error is larger than ``tolerance``, and than rounding explains."""
+        return not self.error <= max(tolerance, self.rounding)
 
 
 def largest_error(ours: Tensor, theirs: Tensor) -> float:

