@@ -319,7 +319,10 @@ class Checkpoint:
         if sizes:
             wrong.append(f"has tensors of another size: {_some(sizes)}")
         if wrong:
-            raise CheckpointError(f"model {self.name!r} {' and '.join(wrong)}")
+            raise CheckpointError(
+                f"model {self.name!r} {' and '.join(wrong)}: the weights in {self.directory} are not those of its "
+                "config.json; take both from one revision"
+            )
 
 
 def _without_code(settings: Any) -> Any:

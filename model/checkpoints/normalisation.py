@@ -37,7 +37,9 @@ def image_normalisation(
             )
             if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
                 raise CheckpointError(
-                    f"model {checkpoint.name!r}: {path} has unusable image_mean or image_std"
+                    f"model {checkpoint.name!r}: {path} has unusable image_mean or image_std "
+                    f"({settings.get('image_mean')!r}, {settings.get('image_std')!r}): three numbers each, deviations "
+                    "above 0, as the file in the publisher's repository has them"
                 )
             return mean, std
     return default

@@ -13,7 +13,7 @@ from transformers import LlavaOnevisionModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from malmm.model.checkpoints.checkpoint import Checkpoint
-from malmm.model.checkpoints.normalisation import HALF, image_normalisation
+from malmm.model.checkpoints.normalisation import HALF, Normalisation, image_normalisation
 from malmm.model.checkpoints.parts import load_without
 from malmm.model.families.family import Slots
 from malmm.model.families.plain.chat import chat_template
@@ -37,7 +37,11 @@ def _vision(checkpoint: Checkpoint, config: Any, dtype: torch.dtype, side: int) 
     config.text_config.vocab_size = 1
     config.text_config.layer_types = []
     model = load_without(checkpoint, LlavaOnevisionModel, config, dtype, left_out=_LANGUAGE)
-    normalisation = image_normalisation(
+    return StepVision(model, _tokens, _normalised(checkpoint), image_size=side)
+
+
+def _normalised(checkpoint: Checkpoint) -> Normalisation:
+    return image_normalisation(
         checkpoint,
         default=HALF,
         files=(
@@ -48,7 +52,6 @@ def _vision(checkpoint: Checkpoint, config: Any, dtype: torch.dtype, side: int) 
         ),
         parts=("video_processor", "image_processor"),
     )
-    return StepVision(model, _tokens, normalisation, image_size=side)
 
 
 def _without_vision(config: Any) -> None:
@@ -75,6 +78,7 @@ FAMILY = PlainFamily(
     model_class="LlavaOnevisionForConditionalGeneration",
     prefixes=("vision_tower.", "multi_modal_projector.", "image_newline", "language_model.model."),
     vision=_vision,
+    normalised=_normalised,
     without_vision=_without_vision,
     vision_names=r"vision_tower\.",
     language_names=_LANGUAGE,

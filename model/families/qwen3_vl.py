@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase, Qwen3VLVisionModel
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 from malmm.model.checkpoints.checkpoint import Checkpoint
-from malmm.model.checkpoints.normalisation import HALF, image_normalisation
+from malmm.model.checkpoints.normalisation import HALF, Normalisation, image_normalisation
 from malmm.model.families.family import Slots
 from malmm.model.families.plain.chat import chat_template
 from malmm.model.families.plain.family import PlainFamily
@@ -29,6 +29,7 @@ __all__ = [
     "FRAMES_A_STEP",
     "PLACEHOLDER",
     "grid",
+    "normalised_by_qwen",
     "patches",
     "seen_by_qwen",
     "step_vision",
@@ -61,18 +62,22 @@ def _tokens(model: Any, pixels_BCHW: Tensor) -> Tensor:
     return torch.stack([layer.view(steps, -1, layer.shape[-1]) for layer in layers], dim=2)
 
 
-def step_vision(checkpoint: Checkpoint, model: Any, tokens_of: Any, side: int) -> StepVision:
-    """Wrap one of Qwen's vision models as a vision part."""
-    normalisation = image_normalisation(
+def normalised_by_qwen(checkpoint: Checkpoint) -> Normalisation:
+    """How Qwen's processors normalise pixels. Raises CheckpointError."""
+    return image_normalisation(
         checkpoint,
         default=HALF,
         files=("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json"),
         parts=("video_processor", "image_processor"),
     )
+
+
+def step_vision(checkpoint: Checkpoint, model: Any, tokens_of: Any, side: int) -> StepVision:
+    """Wrap one of Qwen's vision models as a vision part."""
     return StepVision(
         model,
         tokens_of,
-        normalisation,
+        normalised_by_qwen(checkpoint),
         image_size=side,
         frames_per_step=FRAMES_A_STEP,
         multiple=model.config.patch_size * model.config.spatial_merge_size,
@@ -129,6 +134,7 @@ FAMILY = PlainFamily(
     model_class="Qwen3VLForConditionalGeneration",
     prefixes=("model.visual.", "model.language_model."),
     vision=_vision,
+    normalised=normalised_by_qwen,
     without_vision=without_vision,
     vision_names=r"visual\.",
     language_names=r"language_model\.|lm_head\.",

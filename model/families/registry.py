@@ -83,6 +83,8 @@ def _deepstack_shape(config: dict[str, Any]) -> tuple[int, ...]:
 
 
 _PLAIN = ("vision_config", "text_config")
+# Published ones go up to 512. Each frame of a segment is held in memory decoded.
+_LARGEST_SIDE = 2048
 
 FAMILIES = {
     row.model_type: row
@@ -149,8 +151,14 @@ def family_of(checkpoint: Checkpoint) -> Family:
 
 
 def image_size(checkpoint: Checkpoint) -> int:
-    """Side in pixels of a checkpoint's square frames. Raises CheckpointError."""
-    return _positive(checkpoint, "image size", lambda row: (row.image_size(checkpoint.config),))[0]
+    """Side in pixels of a checkpoint's square frames. Raises CheckpointError, also for frames that are too large."""
+    side = _positive(checkpoint, "image size", lambda row: (row.image_size(checkpoint.config),))[0]
+    if side > _LARGEST_SIDE:
+        raise CheckpointError(
+            f"model {checkpoint.name!r}: by vision_config in its config.json frames have a side of {side} pixels, and "
+            f"{_LARGEST_SIDE} are taken at most: take the config.json of the publisher's repository"
+        )
+    return side
 
 
 def token_shape(checkpoint: Checkpoint) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase, SmolVLMModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from malmm.model.checkpoints.checkpoint import Checkpoint
-from malmm.model.checkpoints.normalisation import HALF, image_normalisation
+from malmm.model.checkpoints.normalisation import HALF, Normalisation, image_normalisation
 from malmm.model.checkpoints.parts import load_without
 from malmm.model.families.family import Slots
 from malmm.model.families.numerals import in_words
@@ -52,10 +52,11 @@ def _vision(checkpoint: Checkpoint, config: Any, dtype: torch.dtype, side: int) 
     config.text_config.vocab_size = 1
     config.text_config.pad_token_id = None
     model = load_without(checkpoint, SmolVLMModel, config, dtype, left_out=_LANGUAGE)
-    normalisation = image_normalisation(
-        checkpoint, default=HALF, parts=("video_processor", "image_processor")
-    )
-    return StepVision(model, _tokens, normalisation, image_size=side)
+    return StepVision(model, _tokens, _normalised(checkpoint), image_size=side)
+
+
+def _normalised(checkpoint: Checkpoint) -> Normalisation:
+    return image_normalisation(checkpoint, default=HALF, parts=("video_processor", "image_processor"))
 
 
 def _without_vision(config: Any) -> None:
@@ -88,6 +89,7 @@ FAMILY = PlainFamily(
     model_class="SmolVLMForConditionalGeneration",
     prefixes=("model.vision_model.", "model.connector.", "model.text_model."),
     vision=_vision,
+    normalised=_normalised,
     without_vision=_without_vision,
     vision_names=r"vision_model\.",
     language_names=_LANGUAGE,

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
 
-__all__ = ["chat_ids", "chat_template"]
+__all__ = ["chat_ids", "chat_template", "try_template"]
 
 
 def chat_template(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -62,3 +62,17 @@ def chat_ids(
     if len(parts) != 2:
         raise ValueError(f"the model's chat template writes {placeholder} {len(parts) - 1} times, not once")
     return list(tokenizer(seen.join(parts))["input_ids"])
+
+
+def try_template(
+    checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase, template: str, placeholder: str
+) -> None:
+    """Write one question with a template. Raises CheckpointError if it cannot, or does not place the video once."""
+    try:
+        chat_ids(tokenizer, template, placeholder=placeholder, seen="", prompt="What?", system="Be brief.")
+    except Exception as error:  # a template is a program, and fails as one
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(
+            f"model {checkpoint.name!r}: the chat template of {checkpoint.directory} cannot be used: {reason}; take "
+            "chat_template.jinja or chat_template.json of the publisher's repository"
+        ) from error

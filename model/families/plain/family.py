@@ -13,9 +13,11 @@ import transformers
 from transformers import PreTrainedTokenizerBase
 
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
+from malmm.model.checkpoints.normalisation import Normalisation
 from malmm.model.checkpoints.parts import load_without, tokenizer_for
 from malmm.model.families.family import Counts, half_precision
 from malmm.model.families.operations import encoder_flop, product_flop
+from malmm.model.families.plain.chat import try_template
 from malmm.model.families.plain.encoder import PlainEncoder
 from malmm.model.families.plain.language import PlainLanguage, Wording
 from malmm.model.families.plain.vision import StepVision
@@ -33,10 +35,11 @@ class PlainFamily:
     ``config_class`` and ``model_class`` are names of transformers' classes. ``prefixes`` are those of the parts in a
     file; ``renamed`` are pairs (regular expression for names in the file, replacement for the class), ``optional``
     tensors that may be absent, ``ignored`` prefixes of unused tensors. ``vision`` loads the vision part from
-    (checkpoint, configuration, dtype, side of frames). ``without_vision`` empties a configuration's vision part in
-    place, and ``vision_names`` is a regular expression for its tensors; ``language_names`` is one for the language
-    model's tensors, ``projector_names`` for the projector's. ``wording`` makes the text part from (checkpoint,
-    configuration, tokenizer). ``pools_projected`` means that patches are projected before they are pooled.
+    (checkpoint, configuration, dtype, side of frames), and ``normalised`` reads mean and deviation of pixels.
+    ``without_vision`` empties a configuration's vision part in place, and ``vision_names`` is a regular expression for
+    its tensors; ``language_names`` is one for the language model's tensors, ``projector_names`` for the projector's.
+    ``wording`` makes the text part from (checkpoint, configuration, tokenizer). ``pools_projected`` means that patches
+    are projected before they are pooled.
     """
 
     name: str
@@ -44,6 +47,7 @@ class PlainFamily:
     model_class: str
     prefixes: tuple[str, ...]
     vision: Callable[[Checkpoint, Any, torch.dtype, int], StepVision]
+    normalised: Callable[[Checkpoint], Normalisation]
     without_vision: Callable[[Any], None]
     vision_names: str
     language_names: str
@@ -67,11 +71,12 @@ class PlainFamily:
         Reads only headers of weight files: modules are built on the meta device. Raises CheckpointError.
         """
         config = self.config(checkpoint)
-        with torch.device("meta"):
-            model = getattr(transformers, self.model_class)._from_config(config)
-        checkpoint.check(model, "", renamed=self.renamed, ignored=self.ignored)
+        image_size(checkpoint)
+        checkpoint.check(self._whole(checkpoint, config), "", renamed=self.renamed, ignored=self.ignored)
+        self.normalised(checkpoint)
         tokenizer = tokenizer_for(checkpoint, int(config.text_config.vocab_size))
-        self.wording(checkpoint, config, tokenizer)
+        wording = self.wording(checkpoint, config, tokenizer)
+        try_template(checkpoint, tokenizer, wording.template, wording.placeholder)
 
     def parameters(self, checkpoint: Checkpoint) -> Counts:
         """Numbers of parameters of each part, from the configuration. Raises CheckpointError."""
@@ -90,11 +95,21 @@ class PlainFamily:
         rows = patches if self.pools_projected else token_shape(checkpoint)[0]
         return (seen + product_flop(projector, rows)) // self.frames_per_step
 
+    def _whole(self, checkpoint: Checkpoint, config: Any) -> torch.nn.Module:
+        """The whole model on the meta device. Raises CheckpointError if transformers cannot build it."""
+        try:
+            with torch.device("meta"):
+                return getattr(transformers, self.model_class)._from_config(config)
+        except Exception as error:  # a configuration can fail in as many ways as modules can be built
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise CheckpointError(
+                f"model {checkpoint.name!r}: no {self.model_class} can be built from its config.json: {reason}"
+            ) from error
+
     def _parts(self, checkpoint: Checkpoint) -> tuple[_Parameters, _Parameters, _Parameters]:
         """Named parameters of vision encoder, projector and language model on the meta device, tied ones once."""
         config = copy.deepcopy(checkpoint.parsed(getattr(transformers, self.config_class)))
-        with torch.device("meta"):
-            model = getattr(transformers, self.model_class)._from_config(config)
+        model = self._whole(checkpoint, config)
         parts: tuple[_Parameters, _Parameters, _Parameters] = ([], [], [])
         for name, parameter in model.named_parameters():
             place = 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,8 @@ def test_figures_follow_from_the_configuration(model: PublishedModel) -> None:
 def test_transformers_builds_it_with_the_names_that_the_family_expects(short: str) -> None:
     model = published(short)
     assert model is not None
-    family, checkpoint = family_of(model.checkpoint), model.checkpoint
+    checkpoint = model.checkpoint
+    family: Any = family_of(checkpoint)
     config = checkpoint.parsed(getattr(transformers, family.config_class))
     with torch.device("meta"):
         whole = getattr(transformers, family.model_class)._from_config(config)
