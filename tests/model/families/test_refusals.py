@@ -39,7 +39,11 @@ def without_tensor(directory: Path) -> None:
 
 def written(name: str, content: object) -> Callable[[Path], None]:
     text = content if isinstance(content, str) else json.dumps(content)
-    return lambda directory: (directory / name).write_text(text) and None
+
+    def edit(directory: Path) -> None:
+        (directory / name).write_text(text)
+
+    return edit
 
 
 def vision(**changes: object) -> Callable[[Path], None]:
