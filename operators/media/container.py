@@ -59,7 +59,7 @@ class OpenVideo:
     @property
     def clock_is_dts(self) -> bool:
         """Whether frames are timed by the order of their packets (DTS): AVI has no presentation times."""
-        return "avi" in self.container.format.name.split(",")
+        return not {"avi", "asf"}.isdisjoint(self.container.format.name.split(","))
 
     @property
     def rate(self) -> Fraction:

@@ -21,10 +21,13 @@ SLACK = Fraction(1, 2)
 def declared_end(video: OpenVideo) -> Fraction | None:
     """The end in seconds that the header declares; None if it declares none."""
     stream, container = video.stream, video.container
+    if not video.timed:
+        # FFmpeg estimates the duration of a raw stream from the bit rate that its header names.
+        return None
     if stream.duration is not None and stream.duration > 0:
         return ((stream.start_time or 0) + stream.duration) * video.time_base
     # Matroska and FLV declare only the file's duration, counted from time zero whatever the first timestamp is.
-    if container.duration is not None and container.duration > 0 and video.timed:
+    if container.duration is not None and container.duration > 0:
         return Fraction(container.duration, av.time_base)
     return None
 

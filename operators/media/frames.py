@@ -27,6 +27,7 @@ BACKOFF_S = (0, 1, 4, 16, 64, 256)
 WAITING_DECODERS = frozenset(("h264",))
 # A demuxer may raise an error and go on. After this many errors in a row it is not read further.
 MAX_STUMBLES = 16
+_BEFORE_ALL = -(1 << 62)
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,9 @@ def _keys_alone(
                 if packets is not None:
                     return (yield from _key_frames(video, packets, after))
     with open_video(file) as video:
+        if not video.timed:
+            # How many frames are shown before a key frame that is stored before them, only decoding tells.
+            return _Doubt(_BEFORE_ALL, None)
         video.reads_until(end_s)
         return (yield from _key_frames(video, _packets(video), after))
 

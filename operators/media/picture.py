@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
+from av.error import FFmpegError
+from av.filter import Graph
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 from malmm.operators.media.side_data import display_matrix
 
-__all__ = ["Orientation", "SquarePictures", "displayed_size", "orientation_of"]
+__all__ = ["Orientation", "SquarePictures", "converted", "displayed_size", "orientation_of"]
 
 # Bicubic, as in BLIP's image processor; the flags ask for exact rounding and full chroma resolution.
 SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
@@ -51,6 +54,18 @@ class Orientation:
         return picture
 
 
+def converted(reformat: Callable[..., Any], frame: Any, **options: Any) -> Any:
+    """A frame in another size or format, with PyAV's ``reformat``.
+
+    As ffmpeg does, a frame whose colours are in a matrix that swscale lacks (YCgCo, ICtCp) is converted as one that
+    names none. Raises FFmpegError for a frame that cannot be converted.
+    """
+    try:
+        return reformat(frame, **options)
+    except FFmpegError:
+        return reformat(frame, **options, src_colorspace=Colorspace.ITU601)
+
+
 def orientation_of(frame: Any) -> Orientation:
     """The orientation in a frame's display matrix, to the nearest quarter turn.
 
@@ -58,7 +73,8 @@ def orientation_of(frame: Any) -> Orientation:
     """
     # Reading side data puts a frame into a reference cycle, so that large pictures would wait for the garbage
     # collector. A small copy has the same side data.
-    return _orientation(frame.reformat(width=8, height=8, format="gray", threads=1))
+    small = converted(VideoReformatter().reformat, frame, width=8, height=8, format="gray", threads=1)
+    return _orientation(small)
 
 
 def _orientation(frame: Any) -> Orientation:
@@ -87,6 +103,7 @@ class SquarePictures:
     def __init__(self, size: int) -> None:
         self.size = size
         self._scaler = VideoReformatter()
+        self._progressive = _Progressive()
         self._turned: Orientation | None = None
 
     def of(self, frame: Any) -> np.ndarray:
@@ -94,8 +111,9 @@ class SquarePictures:
 
         Raises FFmpegError for a frame whose colour format cannot be converted.
         """
-        scaled = self._scaler.reformat(
-            frame,
+        scaled = converted(
+            self._scaler.reformat,
+            self._progressive.of(frame),
             width=self.size,
             height=self.size,
             format="rgb24",
@@ -106,3 +124,28 @@ class SquarePictures:
         if self._turned is None:
             self._turned = _orientation(scaled)
         return self._turned.apply(scaled.to_ndarray())
+
+
+class _Progressive:
+    """Interlaced frames as progressive ones, which ffmpeg scales them as. swscale would scale each field by itself, and
+    the small picture would be a comb of two."""
+
+    def __init__(self) -> None:
+        self._graph: Graph | None = None
+        self._shape: tuple[str, int, int] | None = None
+
+    def of(self, frame: Any) -> Any:
+        """The frame with the same pixels."""
+        if not frame.interlaced_frame:
+            return frame
+        shape = (frame.format.name, frame.width, frame.height)
+        if self._graph is None or shape != self._shape:
+            self._graph, self._shape = Graph(), shape
+            source = self._graph.add_buffer(
+                width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
+            )
+            self._graph.link_nodes(
+                source, self._graph.add("setfield", "prog"), self._graph.add("buffersink")
+            ).configure()
+        self._graph.vpush(frame)
+        return self._graph.vpull()

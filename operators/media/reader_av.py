@@ -58,6 +58,7 @@ class _Decoding:
         self.cells: Cells | None = None
         self.reached: Fraction | None = None
         self.declared: Fraction | None = None
+        self.is_timed = True
         self.slack = SLACK_S
         self.passed_end = False
         self.clock_broke_at: Fraction | None = None
@@ -102,7 +103,7 @@ class _Decoding:
             request.start_s, request.end_s, request.fps, video.time_base, is_last=request.is_last
         )
         self.frames = np.empty((self.cells.count, size, size, 3), np.uint8)
-        self.declared = declared_end(video)
+        self.declared, self.is_timed = declared_end(video), video.timed
         self.slack = max(SLACK_S, 2 * video.period * video.time_base)
         return self.cells
 
@@ -125,6 +126,9 @@ class _Decoding:
         if self.passed_end or (
             self.reached is not None and self.reached >= Fraction(self.request.end_s) - self.slack
         ):
+            return True
+        if self.reached is not None and not self.is_timed:
+            # A raw stream says neither when it ends nor how many frames its decoder leaves out.
             return True
         if self.reached is None or self.damaged or self.declared is None:
             return False

@@ -10,10 +10,12 @@ from collections.abc import Iterable
 
 import numpy as np
 from av.error import FFmpegError
+from av.video.reformatter import VideoReformatter
 
 from malmm.operators.media.file_cache import FileCache
 from malmm.operators.media.files import MediaFile
 from malmm.operators.media.frames import TimedFrame, frames_from
+from malmm.operators.media.picture import converted
 
 __all__ = ["choose_cuts", "scene_changes"]
 
@@ -75,7 +77,8 @@ def choose_cuts(
 
 def _histogram(item: TimedFrame) -> np.ndarray:
     """Colour histogram, float64 [64]: shares of the colours, with red, green and blue in four levels each."""
-    picture = item.frame.reformat(width=_SIDE, height=_SIDE, format="rgb24").to_ndarray()
+    small = converted(VideoReformatter().reformat, item.frame, width=_SIDE, height=_SIDE, format="rgb24")
+    picture = small.to_ndarray()
     levels = picture.reshape(-1, 3).astype(np.int64) * _LEVELS // 256
     codes = (levels[:, 0] * _LEVELS + levels[:, 1]) * _LEVELS + levels[:, 2]
     return np.bincount(codes, minlength=_LEVELS**3) / len(codes)
