@@ -5,8 +5,8 @@ Nothing is decrypted here.
 
 from __future__ import annotations
 
-import math
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import IO, Any
@@ -25,6 +25,8 @@ __all__ = ["check_encryption", "encrypted_unreadable"]
 
 _ENTRIES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
 _ENCRYPTED_ENTRIES = {b"encv": "Common Encryption", b"drmi": "FairPlay"}
+# The box of a fragment that says how its samples are encrypted.
+_SAMPLES = (b"moof", b"traf", b"senc")
 # Bytes before the boxes in a sample description, and in a visual sample entry.
 _STSD_BYTES, _ENTRY_BYTES = 8, 78
 
@@ -34,13 +36,28 @@ _ENCODINGS, _ENCODING, _ENCRYPTION = b"\x6d\x80", b"\x62\x40", b"\x50\x35"
 
 # Stream types in a transport stream's program map table: H.264 with encrypted samples.
 _SAMPLE_AES = {0xDB: "Apple's sample AES"}
-_TS_PACKET = 188
-# How many bytes of a transport stream are read, and the share of payload packets that must be scrambled.
-_LOOK_BYTES, _SCRAMBLED = 1 << 20, 0.5
+# Bytes from packet to packet, and before each: as broadcast, on discs, and with error correction.
+_TS_LAYOUTS = ((188, 0), (192, 4), (204, 0))
+# How many bytes of a transport stream are read, and the share and number of a stream's packets that must be scrambled.
+_LOOK_BYTES, _SCRAMBLED, _FEW_PACKETS = 1 << 20, 0.5, 8
+
+# The object of an ASF header, and those in it that say how the content is encrypted, of three generations.
+_ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_ENCRYPTIONS = tuple(
+    map(
+        bytes.fromhex,
+        (
+            "fbb3112223bdd211b4b700a0c955fc6e",
+            "14e68a292226174cb935dae07ee9289c",
+            "338505438169e6499b74ad12cb86d58c",
+        ),
+    )
+)
 
 _SEGMENT_SUFFIXES = frozenset((".ts", ".m2ts", ".mts", ".m4s", ".cmfv"))
 _BLOCK = 16
-_NOISE_BITS, _NOISE_BYTES = 7.98, 1 << 15
+# Pearson's statistic of 256 equally frequent bytes is 255, give or take 23.
+_NOISE_CHI2, _NOISE_BYTES = 390.0, 1 << 12
 _KEY = re.compile(rb"#EXT-X-(?:SESSION-)?KEY:[^\r\n]*METHOD=(?!NONE)([A-Z0-9-]+)")
 
 
@@ -56,6 +73,8 @@ def check_encryption(uri: str, handle: IO[bytes], formats: Iterable[str], stream
             found = _iso(handle)
         elif "matroska" in formats:
             found = _matroska(handle)
+        elif "asf" in formats:
+            found = _asf(handle)
         elif "mpegts" in formats:
             found = _SAMPLE_AES.get(_stream_type(stream))
     finally:
@@ -80,7 +99,12 @@ def encrypted_unreadable(uri: str) -> MediaError | None:
         size = file_size(handle)
         handle.seek(0)
         head = handle.read(_LOOK_BYTES)
-        found = _matroska(handle) if head.startswith(EBML_MAGIC) else _iso(handle)
+        if head.startswith(EBML_MAGIC):
+            found = _matroska(handle)
+        elif head.startswith(_ASF_HEADER):
+            found = _asf(handle)
+        else:
+            found = _iso(handle) or _fragment(handle)
     if found is not None:
         return _encrypted(uri, found)
     key = _KEY.search(head) if head.startswith(b"#EXTM3U") else None
@@ -113,6 +137,20 @@ def _iso(handle: IO[bytes]) -> str | None:
     return None
 
 
+def _asf(handle: IO[bytes]) -> str | None:
+    handle.seek(len(_ASF_HEADER))
+    length = min(int.from_bytes(handle.read(8), "little"), _LOOK_BYTES)
+    handle.seek(0)
+    header = handle.read(length)
+    return "Windows Media DRM" if any(name in header for name in _ASF_ENCRYPTIONS) else None
+
+
+def _fragment(handle: IO[bytes]) -> str | None:
+    """Of a fragment whose index lies in another file, such as a segment of HLS or DASH."""
+    samples = next(find_boxes(handle, 0, file_size(handle), _SAMPLES), None)
+    return None if samples is None else "Common Encryption of its samples"
+
+
 def _matroska(handle: IO[bytes]) -> str | None:
     size = file_size(handle)
     for segment in elements(handle, 0, size):
@@ -141,17 +179,27 @@ def _is_encrypted_video(handle: IO[bytes], begin: int, end: int) -> bool:
 
 
 def _is_scrambled(head: bytes) -> bool:
-    """Whether most payload packets of a transport stream are scrambled, as in pay TV."""
-    packets = [head[at : at + _TS_PACKET] for at in range(0, len(head) - _TS_PACKET + 1, _TS_PACKET)]
-    if len(packets) < 2 or any(packet[0] != 0x47 for packet in packets):
-        return False
-    filled = [packet for packet in packets if packet[3] & 0x10]
-    return sum(bool(packet[3] & 0xC0) for packet in filled) > _SCRAMBLED * len(filled)
+    """Whether most payload packets of one stream in a transport stream are scrambled, as in pay TV."""
+    for step, skipped in _TS_LAYOUTS:
+        packets = [head[at + skipped : at + step] for at in range(0, len(head) - step + 1, step)]
+        if len(packets) < 2 or any(packet[0] != 0x47 for packet in packets):
+            continue
+        filled: Counter[int] = Counter()
+        scrambled: Counter[int] = Counter()
+        for packet in packets:
+            stream_id = (packet[1] & 0x1F) << 8 | packet[2]
+            filled[stream_id] += bool(packet[3] & 0x10)
+            scrambled[stream_id] += bool(packet[3] & 0xC0)
+        return any(
+            count >= _FEW_PACKETS and count > _SCRAMBLED * filled[stream_id]
+            for stream_id, count in scrambled.items()
+        )
+    return False
 
 
 def _is_noise(head: bytes) -> bool:
     """Whether all byte values are equally frequent, as in cipher text."""
     if len(head) < _NOISE_BYTES:
         return False
-    shares = [head.count(bytes([value])) / len(head) for value in range(256)]
-    return -sum(share * math.log2(share) for share in shares if share) > _NOISE_BITS
+    each = len(head) / 256
+    return sum((head.count(bytes([value])) - each) ** 2 for value in range(256)) / each < _NOISE_CHI2

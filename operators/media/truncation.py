@@ -42,14 +42,32 @@ def wholeness(uri: str) -> Wholeness:
 
 
 def cut_short(uri: str) -> MediaError | None:
-    """The error for a truncated file without any decodable frame; None if it is not truncated."""
+    """The error for a file without any decodable frame that lacks its index or its end; None for any other."""
     if wholeness(uri) is not Wholeness.CUT:
         return None
+    if _is_segment(uri):
+        return MediaError(
+            f"{uri} is a segment of a stream, whose index lies in another file: put them together (the first file, "
+            "such as init.mp4, and all segments in order), and index that",
+            uri=uri,
+            kind="not_a_video",
+        )
     return MediaError(
         f"{uri} is cut short: what a player needs is missing at its end; copy it again from its source",
         uri=uri,
         kind="truncated",
     )
+
+
+def _is_segment(uri: str) -> bool:
+    """Whether an ISO file consists of whole fragments and has no index, as segments of HLS and DASH do."""
+    with open_bytes(uri) as handle:
+        size, end = file_size(handle), 0
+        names = []
+        for box in boxes(handle, 0, size):
+            names.append(box.name)
+            end = box.end or size
+    return end == size and b"moof" in names and b"moov" not in names
 
 
 def _iso(handle: IO[bytes], size: int) -> Wholeness:

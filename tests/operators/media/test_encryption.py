@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import struct
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from malmm.operators.media.probe import probe
 from malmm.operators.media.reader import SpanRequest, decode_span
 from malmm.pipeline.schema.errors import MediaError
 
+FIELD = Path(__file__).parents[2] / "data" / "media"
 KEY, KEY_ID = "76a6c65c5ea762046bd749a2e632ccbb", "a7e61c373e219033c21091fa607bf3b8"
 
 
@@ -28,6 +31,24 @@ def common(folder: Path, *options: str) -> Path:
 
 def fragmented(folder: Path) -> Path:
     return common(folder, "-movflags", "frag_keyframe+empty_moov")
+
+
+def by_blocks(folder: Path) -> Path:
+    """As HLS has it: another scheme under the same boxes, in fragments."""
+    path = fragmented(folder)
+    data = path.read_bytes()
+    assert data.count(b"schm") == 1
+    at = data.index(b"schm")
+    path.write_bytes(data[:at] + data[at : at + 12].replace(b"cenc", b"cbcs") + data[at + 12 :])
+    return path
+
+
+def fragment_alone(folder: Path) -> Path:
+    """A segment of a stream, whose index lies in another file."""
+    data = (FIELD / "sample_fragmented_sgpd_v2.mp4").read_bytes()
+    path = folder / "segment3.m4s"
+    path.write_bytes(data[data.index(b"moof") - 4 :])
+    return path
 
 
 def fairplay(folder: Path) -> Path:
@@ -96,24 +117,89 @@ def crc(data: bytes) -> int:
     return value
 
 
+def video_packets(data: bytearray) -> list[int]:
+    """Where the packets of the video lie in a transport stream of ffmpeg's."""
+    return [at for at in range(0, len(data), 188) if (data[at + 1] & 0x1F) << 8 | data[at + 2] == 0x100]
+
+
+def scramble(data: bytearray, packets: list[int]) -> None:
+    """Call packets scrambled, with noise for their content."""
+    noise = random.Random(3)
+    for at in packets:
+        data[at + 3] |= 0xC0
+        begin = at + 4 + (data[at + 4] + 1 if data[at + 3] & 0x20 else 0)
+        data[begin : at + 188] = noise.randbytes(at + 188 - begin)
+
+
 def scrambled(folder: Path) -> Path:
     """A broadcast for subscribers: the content of every video packet is scrambled."""
-    data, noise = transport(folder), random.Random(3)
-    for at in range(0, len(data), 188):
-        if (data[at + 1] & 0x1F) << 8 | data[at + 2] == 0x100:
-            data[at + 3] |= 0xC0
-            begin = at + 4 + (data[at + 4] + 1 if data[at + 3] & 0x20 else 0)
-            data[begin : at + 188] = noise.randbytes(at + 188 - begin)
+    data = transport(folder)
+    scramble(data, video_packets(data))
     path = folder / "scrambled.ts"
     path.write_bytes(data)
     return path
 
 
-def whole_segment(folder: Path) -> Path:
+def scrambled_on_disc(folder: Path) -> Path:
+    """The same as discs have it, each packet behind four bytes of its time."""
+    data = scrambled(folder).read_bytes()
+    path = folder / "scrambled.m2ts"
+    path.write_bytes(b"".join(bytes(4) + data[at : at + 188] for at in range(0, len(data), 188)))
+    return path
+
+
+def scrambled_beside_sound(folder: Path) -> Path:
+    """Of which the sound, most of the packets, is clear."""
+    still = ("-f", "lavfi", "-i", "color=size=64x48:rate=12:duration=4")
+    path = folder / "plain.ts"
+    run_ffmpeg(*still, "-f", "lavfi", "-i", "anoisesrc=d=4", "-c:a", "mp2", "-b:a", "384k", path)
+    data = bytearray(path.read_bytes())
+    video = video_packets(data)
+    assert len(video) < len(data) / 188 / 3
+    scramble(data, video)
+    path.write_bytes(data)
+    return path
+
+
+def windows_media(folder: Path) -> Path:
+    """An ASF file whose header has a further object, of the kind that says how its content is encrypted."""
+    path = folder / "film.wmv"
+    run_ffmpeg("-i", make_video(folder, VideoSpec(duration_s=2.0)), "-c:v", "wmv2", path)
+    data = path.read_bytes()
+    said = uuid.UUID("2211B3FB-BD23-11D2-B4B7-00A0C955FC6E").bytes_le + struct.pack("<Q", 40) + bytes(16)
+    size, count = struct.unpack_from("<QI", data, 16)
+    head = data[:16] + struct.pack("<QI", size + len(said), count + 1) + data[28:size]
+    path.write_bytes(head + said + data[size:])
+    return path
+
+
+def whole_segment(folder: Path, blocks: int = 12_345) -> Path:
     """An HLS segment under AES-128 cannot be told from noise in whole blocks."""
     path = folder / "segment7.ts"
-    path.write_bytes(random.Random(4).randbytes(16 * 12_345))
+    path.write_bytes(random.Random(4).randbytes(16 * blocks))
     return path
+
+
+def short_segment(folder: Path) -> Path:
+    return whole_segment(folder, blocks=300)
+
+
+def ciphered_segment(folder: Path) -> Path:
+    """One that ffmpeg made."""
+    (folder / "key").write_bytes(bytes.fromhex(KEY))
+    (folder / "info").write_text(f"key\n{folder / 'key'}\n")
+    run_ffmpeg(
+        *("-i", make_video(folder, VideoSpec(duration_s=4.0)), "-c", "copy", "-hls_time", "2"),
+        *(
+            "-hls_key_info_file",
+            folder / "info",
+            "-hls_segment_filename",
+            folder / "part%d.ts",
+            folder / "list.m3u8",
+        ),
+    )
+    assert "METHOD=AES-128" in (folder / "list.m3u8").read_text()
+    return folder / "part0.ts"
 
 
 def playlist(folder: Path) -> Path:
@@ -127,11 +213,18 @@ def playlist(folder: Path) -> Path:
 ENCRYPTED: list[tuple[Callable[[Path], Path], str]] = [
     (common, "Common Encryption, cenc"),
     (fragmented, "Common Encryption, cenc"),
+    (by_blocks, "Common Encryption, cbcs"),
+    (fragment_alone, "Common Encryption of its samples"),
     (fairplay, "FairPlay"),
     (matroska, "ContentEncryption"),
     (sample_aes, "sample AES"),
     (scrambled, "scrambled"),
+    (scrambled_on_disc, "scrambled"),
+    (scrambled_beside_sound, "scrambled"),
+    (windows_media, "Windows Media DRM"),
     (whole_segment, "AES-128"),
+    (short_segment, "AES-128"),
+    (ciphered_segment, "AES-128"),
     (playlist, "AES-128"),
 ]
 
