@@ -42,6 +42,14 @@ _CLASSES = {
     "aiohttp.ClientSSLError": "invalid",
     "aiohttp.ClientConnectionError": "unreachable",
     "aiohttp.ClientPayloadError": "unreachable",
+    "asyncssh.HostKeyNotVerifiable": "invalid",
+    "asyncssh.PermissionDenied": "denied",
+    "asyncssh.DisconnectError": "unreachable",
+    "asyncssh.SFTPNoSuchFile": "missing",
+    "asyncssh.SFTPNoSuchPath": "missing",
+    "asyncssh.SFTPPermissionDenied": "denied",
+    "asyncssh.SFTPConnectionLost": "unreachable",
+    "asyncssh.SFTPNoConnection": "unreachable",
     "azure.ClientAuthenticationError": "denied",
     "azure.ResourceNotFoundError": "missing",
     "azure.ServiceRequestError": "unreachable",
@@ -65,9 +73,13 @@ _CLASSES = {
     "google.DefaultCredentialsError": "denied",
     "google.RefreshError": "denied",
     "google.TransportError": "unreachable",
+    "httpx.InvalidURL": "invalid",
+    "httpx.TooManyRedirects": "invalid",
+    "httpx.UnsupportedProtocol": "invalid",
     "httpx.TransportError": "unreachable",
     "paramiko.AuthenticationException": "denied",
     "paramiko.BadHostKeyException": "denied",
+    "paramiko.SSHException": "unreachable",
     "requests.SSLError": "invalid",
 }
 _STATUSES = {401: "denied", 403: "denied", 407: "denied", 404: "missing", 410: "missing", 429: "throttled"}
@@ -159,6 +171,9 @@ def _kind(link: BaseException) -> str | None:
         return "denied"
     if isinstance(link, TimeoutError | ConnectionError | EOFError | socket.gaierror):
         return "unreachable"
+    if type(link) is OSError and link.errno is None and _text(link).startswith("Forbidden"):
+        # gcsfs has no class and no status for 403.
+        return "denied"
     if isinstance(link, OSError) and not isinstance(link, ValueError):
         return "invalid" if isinstance(link.errno, int) and link.errno in _NEVER else "unreachable"
     return None

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import fsspec
 from fsspec.asyn import sync
@@ -119,6 +120,17 @@ class Backend:
     protocol: str
     filesystem: Any
     path: str
+
+    def address_of(self, path: str) -> str:
+        """The address of another path in this file system.
+
+        Where a path does not say on which host it lies (SFTP, FTP, SMB), the host is that of ``uri``.
+        """
+        address = str(self.filesystem.unstrip_protocol(path))
+        ours = urlsplit(self.uri)
+        if ours.netloc and self.path.strip("/") == ours.path.strip("/") and not urlsplit(address).netloc:
+            return f"{self.protocol}://{ours.netloc}/{address.partition('://')[2].lstrip('/')}"
+        return address
 
     def call(self, method: str, *args: Any, limit_s: float | None = None, **options: Any) -> Any:
         """Call a method of the file system once. Ends it after ``limit_s`` if the backend is asynchronous."""

@@ -60,7 +60,7 @@ def _file(backend: Backend, path: str, info: dict[str, Any]) -> SourceFile | Sou
     def describe() -> SourceFile:
         # Keep an object's version, which `info` leaves out of the name.
         name = path if "?versionId=" in path else str(info["name"])
-        uri = backend.filesystem.unstrip_protocol(name)
+        uri = backend.address_of(name)
         uri.encode()
         size_bytes = size_of(backend.protocol, info)
         fingerprint = fingerprint_of(backend.protocol, info)
@@ -165,7 +165,7 @@ def _walk(
 
 
 def _not_listed(backend: Backend, folder: str, failure: BackendFailure) -> SourceError:
-    uri = str(backend.filesystem.unstrip_protocol(folder))
+    uri = backend.address_of(folder)
     return SourceError(failure.sentence(uri, deed="listed"), uri=uri)
 
 

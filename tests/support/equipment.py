@@ -6,6 +6,7 @@ A test says ``@pytest.mark.needs("browser")``. It is skipped where that is missi
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -55,7 +56,16 @@ def _small_disks() -> bool:
     return subprocess.run(mount, capture_output=True, check=False).returncode == 0
 
 
+def _package(name: str) -> Need:
+    return Need(
+        f"the package {name}",
+        f"`pip install {name}`",
+        lambda: importlib.util.find_spec(name) is not None,
+    )
+
+
 NEEDS = {
+    **{name: _package(name) for name in ("adlfs", "gcsfs", "paramiko", "sshfs", "webdav4")},
     "browser": Need(
         "a Chromium browser",
         "`playwright install chromium`, or the system's package (`apt-get install chromium`)",

@@ -6,9 +6,12 @@ import itertools
 import json
 import os
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from malmm.pipeline.schema.errors import SourceError
 from malmm.pipeline.sources.listing import SourceFile, is_gone, list_sources
@@ -295,3 +298,43 @@ def test_only_what_is_surely_not_there_is_gone(tmp_path: Path) -> None:
     assert is_gone("memory://no/such.mp4")
     assert not is_gone("nonsense://a.mp4")
     assert not is_gone("http://127.0.0.1:9/a.mp4")
+
+
+class Hosted(MemoryFileSystem):
+    """Files on a host that is named in an address and not in a path, as SFTP, FTP and SMB have it."""
+
+    protocol = "hosted"
+    store: dict[str, Any] = {}  # noqa: RUF012 - as in the class above
+    pseudo_dirs: list[str] = [""]  # noqa: RUF012
+
+    def __init__(self, host: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.host = host
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return urlsplit(path).path if "://" in path else MemoryFileSystem._strip_protocol(path)
+
+    @staticmethod
+    def _get_kwargs_from_urls(path: str) -> dict[str, Any]:
+        host = urlsplit(path).netloc
+        return {"host": host} if host else {}
+
+
+@pytest.mark.parametrize("host", ["films", "films:2222", "me@films"])
+@pytest.mark.parametrize(
+    "source", ["/b/c.mp4", "/", "/b", "/*/*.mp4", "/**/*.mp4", "/films/a.mp4", "/list.csv"]
+)
+def test_a_file_that_is_listed_can_be_found_again(host: str, source: str) -> None:
+    fsspec.register_implementation("hosted", Hosted, clobber=True)
+    files = Hosted("films")
+    for path in ("/b/c.mp4", "/films/a.mp4"):
+        files.pipe(path, b"video")
+    files.pipe("/list.csv", b"uri\nb/c.mp4\n")
+    found = list(list_sources([f"hosted://{host}{source}"]))
+    assert found
+    for item in found:
+        assert isinstance(item, SourceFile)
+        assert item.uri.startswith(f"hosted://{host}/")
+        assert [again.uri for again in list_sources([item.uri])] == [item.uri]
+        assert not is_gone(item.uri)
