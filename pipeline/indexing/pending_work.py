@@ -10,7 +10,7 @@ from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.errors import SourceError
 from malmm.pipeline.schema.ids import video_id
 from malmm.pipeline.schema.records import Failure
-from malmm.pipeline.sources.listing import SourceFile, is_gone
+from malmm.pipeline.sources.listing import SourceFile, which_are_gone
 
 __all__ = ["PendingWork"]
 
@@ -84,11 +84,8 @@ class PendingWork:
                 uri=self.refused[0].uri,
             )
         listed = {found.uri for found in self.listing.found}
-        return {
-            identity: uri
-            for identity, uri in self.archive.addresses().items()
-            if uri not in listed and is_gone(uri)
-        }
+        addresses = self.archive.addresses().items()
+        return which_are_gone({identity: uri for identity, uri in addresses if uri not in listed})
 
     def failures(self) -> list[Failure]:
         """Failures of sources that could not be listed, and of files given up before."""

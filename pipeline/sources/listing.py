@@ -8,10 +8,12 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from malmm.pipeline.schema.errors import SourceError
+from malmm.pipeline.sources.backend_errors import PASSING
 from malmm.pipeline.sources.backends import ONCE, BackendFailure, open_backend, patiently
 from malmm.pipeline.sources.folders import look
 from malmm.pipeline.sources.local import list_local, local_file, local_path, shown
@@ -20,9 +22,11 @@ from malmm.pipeline.sources.prefetch import in_order
 from malmm.pipeline.sources.remote import list_remote, look_at_file
 from malmm.pipeline.sources.source_file import VIDEO_EXTENSIONS, SourceFile
 
-__all__ = ["VIDEO_EXTENSIONS", "SourceFile", "is_gone", "list_sources"]
+__all__ = ["VIDEO_EXTENSIONS", "SourceFile", "is_gone", "list_sources", "which_are_gone"]
 
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*://"
+# So many files in a row that a store gives no answer for.
+_UNANSWERED = 8
 
 
 def list_sources(sources: Sequence[str]) -> Iterator[SourceFile | SourceError]:
@@ -57,20 +61,45 @@ def _encodable(error: SourceError) -> SourceError:
 
 def is_gone(uri: str) -> bool:
     """Whether a file certainly does not exist any more. False if its address cannot be reached."""
+    return _why_not_there(uri) == "missing"
+
+
+def which_are_gone(addresses: Mapping[str, str]) -> dict[str, str]:
+    """The items whose address ``is_gone``.
+
+    Looks at many addresses at once, as a store takes 50 ms for each. A store that failed many times in a row is asked
+    no more: a server that is down costs a minute, not 20 s for each of its files.
+    """
+    silent: Counter[str] = Counter()
+
+    def is_missing(uri: str) -> bool:
+        store = uri.partition("://")[2].partition("/")[0]
+        if store and silent[store] >= _UNANSWERED:
+            return False
+        why = _why_not_there(uri)
+        silent[store] = silent[store] + 1 if why in PASSING else 0
+        return why == "missing"
+
+    gone = in_order(is_missing, addresses.values())
+    return {key: uri for (key, uri), missing in zip(addresses.items(), gone, strict=True) if missing}
+
+
+def _why_not_there(uri: str) -> str | None:
+    """Why an address cannot be looked at, one of ``backend_errors.KINDS``; None if it can."""
     try:
         if not _is_remote(uri):
             os.stat(local_path(uri))
-            return False
+            return None
         backend = open_backend(uri)
         # One try: a transient failure does not mean that a file is gone, and there may be thousands to check.
         patiently(lambda: look(backend, backend.path), ONCE)
-        return False
+        return None
     except (FileNotFoundError, NotADirectoryError):
-        return True
+        return "missing"
     except (OSError, ValueError):
-        return False
+        return "invalid"
     except BackendFailure as failure:
-        return failure.kind == "missing"
+        return failure.kind
 
 
 def _is_remote(source: str) -> bool:

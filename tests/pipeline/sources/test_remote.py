@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from support.object_store import ObjectStore, running
 from malmm.pipeline.schema.errors import SourceError
 from malmm.pipeline.sources import backends, folders
 from malmm.pipeline.sources.backends import Patience
-from malmm.pipeline.sources.listing import SourceFile, is_gone, list_sources
+from malmm.pipeline.sources.listing import SourceFile, is_gone, list_sources, which_are_gone
 
 QUICK = Patience(attempts=3, first_pause_s=0.0, longest_pause_s=0.0)
 
@@ -124,6 +125,30 @@ def test_a_redirect_loop_and_a_server_that_is_not_there_cost_one_source(web: Web
     assert "cannot be listed after 3 tries" in str(second)
     assert [type(item) for item in (third, fourth, last)] == [SourceError, SourceError, SourceFile]
     assert [is_gone(source) for source in sources] == [False] * 5
+
+
+def test_files_are_asked_for_side_by_side_whether_they_are_gone(web: WebServer) -> None:
+    together = threading.Barrier(8)
+    addresses = {str(number): web.put(f"/{number}.mp4") for number in range(5)}
+    addresses |= {str(number): f"{web.address}/{number}.mp4" for number in range(5, 8)}
+
+    def wait(method: str, path: str, before: int) -> None:
+        if not before:
+            together.wait(60)
+
+    web.rule = wait
+    assert which_are_gone(addresses) == {key: addresses[key] for key in ("5", "6", "7")}
+
+
+def test_a_store_that_does_not_answer_is_not_asked_for_each_of_its_files(web: WebServer) -> None:
+    many = {str(number): f"{web.address}/{number}.mp4" for number in range(1000)}
+    web.rule = lambda method, path, before: Reply(status=503)
+    assert which_are_gone(many) == {}
+    assert len(web.requests) < 200
+    # One that answers now and then is asked for all.
+    web.requests.clear()
+    web.rule = lambda method, path, before: Reply(status=404 if int(path[1:-4]) % 3 else 503)
+    assert len(which_are_gone(many)) == 666
 
 
 @pytest.mark.parametrize("path", ["/a.mp4", "/films/", "/films/*.mp4", "/list.csv"])
