@@ -17,7 +17,18 @@ from malmm.pipeline.cluster.resources import Node, Resources
 from malmm.pipeline.schema.errors import WorkerError
 from malmm.pipeline.schema.progress import OnProgress, Progress
 
-__all__ = ["alive_nodes", "room_note", "wait_for_nodes", "wait_for_room"]
+__all__ = [
+    "Want",
+    "alive_nodes",
+    "asked_and_there",
+    "room_note",
+    "wait_for_nodes",
+    "wait_for_room",
+    "wants_of",
+]
+
+Want = tuple[str, float, float]
+"""A stage, and the CPUs and GPUs that a worker of it asks for."""
 
 #: Seconds without an answer after which a run says what it waits for.
 SAY_AFTER_S = 5.0
@@ -51,7 +62,7 @@ def wait_for_nodes(tell: OnProgress) -> list[Node]:
 def wait_for_room(resources: Resources, tell: OnProgress) -> None:
     """Wait until a worker of each stage has found room once. Raises WorkerError if Ray cannot start a worker."""
     began = time.monotonic()
-    waiting = {_asked(cpus, gpus): (name, cpus, gpus) for name, cpus, gpus in _shapes(resources)}
+    waiting = {_asked(cpus, gpus): (name, cpus, gpus) for name, cpus, gpus in wants_of(resources)}
     try:
         while waiting:
             ready, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=_LOOK_EVERY_S)
@@ -71,16 +82,10 @@ def wait_for_room(resources: Resources, tell: OnProgress) -> None:
             ray.cancel(reference)
 
 
-def room_note(
-    asked: Iterable[tuple[str, float, float]], nodes: list[Node], available: dict[str, float]
-) -> str:
-    """What the run waits for, as one sentence: the workers ``asked`` for, as (stage, CPUs, GPUs), and the cluster's
-    resources."""
-    wants = [(name, cpus, gpus) for name, cpus, gpus in asked]
-    text = ", ".join(f"{name} ({_amount(cpus, gpus or None)})" for name, cpus, gpus in wants)
-    total = Node(sum(node.cpus for node in nodes), sum(node.gpus for node in nodes))
-    free = _amount(available.get("CPU", 0.0), available.get("GPU", 0.0) if total.gpus else None)
-    has = f"{_counted(len(nodes), 'node')} with {_amount(total.cpus, total.gpus or None)}, of which {free} are free"
+def room_note(asked: Iterable[Want], nodes: list[Node], available: dict[str, float]) -> str:
+    """What the run waits for, as one sentence: the workers ``asked`` for, and the cluster's resources."""
+    wants = list(asked)
+    has = asked_and_there(wants, nodes, available)
     too_large = [want for want in wants if not any(_fits(node, want) for node in nodes)]
     if too_large:
         name, cpus, _ = too_large[0]
@@ -92,14 +97,24 @@ def room_note(
         way_out = (
             "other jobs hold the rest: it goes on when one ends (`ray list actors` shows them), or add a node"
         )
-    return f"waiting for room for {text}: {has}; {way_out}"
+    return f"waiting for room for {has}; {way_out}"
 
 
-def _fits(node: Node, want: tuple[str, float, float]) -> bool:
+def asked_and_there(asked: Iterable[Want], nodes: list[Node], available: dict[str, float]) -> str:
+    """Workers ``asked`` for, and what the cluster has and has ``available``, as part of a sentence."""
+    text = ", ".join(f"{name} ({_amount(cpus, gpus or None)})" for name, cpus, gpus in asked)
+    total = Node(sum(node.cpus for node in nodes), sum(node.gpus for node in nodes))
+    there = f"{_counted(len(nodes), 'node')} with {_amount(total.cpus, total.gpus or None)}"
+    free = _amount(available.get("CPU", 0.0), available.get("GPU", 0.0) if total.gpus else None)
+    return f"{text}: {there}, of which {free} are free"
+
+
+def _fits(node: Node, want: Want) -> bool:
     return node.cpus >= want[1] and node.gpus >= want[2]
 
 
-def _shapes(resources: Resources) -> list[tuple[str, float, float]]:
+def wants_of(resources: Resources) -> list[Want]:
+    """What a worker of each stage asks for."""
     return [
         ("decode", resources.decode_cpus, 0.0),
         ("encode", resources.encode_cpus, resources.encode_gpus),

@@ -110,6 +110,7 @@ def _run(
     tell(Progress("starting"))
     # Ray takes seconds to load, which a run without work need not wait for.
     from malmm.pipeline.cluster.connection import connected
+    from malmm.pipeline.cluster.starvation import RoomWatch
     from malmm.pipeline.indexing.graph import replaying
     from malmm.pipeline.indexing.replay_commits import ReplayCommits
 
@@ -118,6 +119,7 @@ def _run(
     with archive.held():
         try:
             with connected(verbose=verbose, wanted=config.resources, tell=tell) as resources:
+                replay.room = RoomWatch(resources)
                 replay.go(replaying(work, config, archive, resources, verbose=verbose), of=work)
             archive.update_indexes(tell=lambda what: tell(Progress("building indexes")))
         except KeyboardInterrupt:

@@ -15,9 +15,10 @@ from malmm.pipeline.archive.creation import address_of_rows
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.connection import connected
 from malmm.pipeline.cluster.resources import Resources
+from malmm.pipeline.cluster.starvation import RoomWatch
 from malmm.pipeline.indexing.block_stream import received
 from malmm.pipeline.indexing.compiler_check import check_compilers
-from malmm.pipeline.indexing.graph import Wiring, replaying, segments_a_block, surveying
+from malmm.pipeline.indexing.graph import LIGHT_STAGES, Wiring, replaying, segments_a_block, surveying
 from malmm.pipeline.indexing.ledger import Ledger
 from malmm.pipeline.indexing.metrics import RunMetrics
 from malmm.pipeline.indexing.missing_annotations import missing_annotations
@@ -32,7 +33,7 @@ from malmm.pipeline.indexing.worker_indexing import build_on_workers
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.progress import OnProgress, Progress
 from malmm.pipeline.schema.tables import memories_schema
-from malmm.pipeline.sources.listing import is_gone
+from malmm.pipeline.sources.listing import which_are_gone
 
 __all__ = ["Run"]
 
@@ -73,6 +74,7 @@ class Run:
                     verbose=self.verbose, wanted=self.config.resources, tell=self.tell
                 ) as resources:
                     self.progress.metrics = RunMetrics(self.config.archive)
+                    self.progress.room = RoomWatch(resources, LIGHT_STAGES)
                     if self.config.compile and work.files:
                         check_compilers(resources)
                     if archive is not None:
@@ -91,6 +93,7 @@ class Run:
 
         if work.files:
             with connected(verbose=self.verbose, wanted=self.config.resources, tell=self.tell) as resources:
+                self.progress.room = RoomWatch(resources, LIGHT_STAGES)
                 self._survey(archive, work, resources)
         frames = [
             max(1, round((segment.end_s - segment.start_s) * self.recipe.fps))
@@ -180,7 +183,12 @@ class Run:
         work = missing_annotations(archive, self.config.all_prompts, self.recipe)
         if work:
             replay = ReplayCommits(
-                archive, self.config.all_prompts, self.ledger, self.tell, self.commits.had_failures
+                archive,
+                self.config.all_prompts,
+                self.ledger,
+                self.tell,
+                self.commits.had_failures,
+                self.progress.room,
             )
             try:
                 dataset = replaying(work, self.config, archive, resources, verbose=self.verbose)
@@ -193,7 +201,8 @@ class Run:
         self.commits.record_failures()
         missing = archive.not_yet_here()
         if self.config.prune:
-            missing = {identity: uri for identity, uri in missing.items() if not is_gone(uri)}
+            gone = which_are_gone(missing)
+            missing = {video: uri for video, uri in missing.items() if video not in gone}
         self.report.videos_not_reindexed = len(missing)
         if not missing:
             self.report.switched = archive.put_in_force()

@@ -37,7 +37,15 @@ from malmm.pipeline.schema.rows import (
     rows_table,
 )
 
-__all__ = ["Wiring", "indexing", "planned_before", "replaying", "segments_a_block", "surveying"]
+__all__ = [
+    "LIGHT_STAGES",
+    "Wiring",
+    "indexing",
+    "planned_before",
+    "replaying",
+    "segments_a_block",
+    "surveying",
+]
 
 # Operators with a model. Their actors import them: torch and transformers take seconds to load, and neither the driver
 # nor the workers of light stages need them.
@@ -53,6 +61,11 @@ _ROWS: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
 # with it. Ray fuses stages with equal shares into one task. That is wanted for probe and plan only: otherwise a video's
 # segments would be decoded one after the other in the task that planned them.
 _LIST_CPUS, _SURVEY_CPUS, _REGROUP_CPUS, _WRITE_CPUS = 0.01, 0.02, 0.01, 0.05
+LIGHT_STAGES = tuple(
+    (name, cpus, 0.0)
+    for name, cpus in (("list", _LIST_CPUS), ("probe", _SURVEY_CPUS), ("write", _WRITE_CPUS))
+)
+"""What these stages ask for: stage, CPUs, GPUs."""
 # Pools never shrink. Ray would end workers whenever decoding falls behind for some seconds, and later start others,
 # each of which has a model to load.
 _NEVER_SHRINK = AutoscalingConfig(actor_pool_util_downscaling_threshold=-1.0)

@@ -12,6 +12,7 @@ import ray.data
 
 from malmm.operators.write import annotation_rows, answers_at
 from malmm.pipeline.archive.writer import Archive
+from malmm.pipeline.cluster.starvation import RoomWatch
 from malmm.pipeline.indexing.block_stream import received
 from malmm.pipeline.indexing.ledger import Ledger
 from malmm.pipeline.schema.config import Prompt
@@ -30,7 +31,7 @@ _STAGES = ("replay", "generate")
 class ReplayCommits:
     """Receives the rows of ``malmm.pipeline.indexing.graph.replaying`` and commits their texts every few seconds.
 
-    ``texts`` counts new texts. Failures go to the ledger.
+    ``texts`` counts new texts. Failures go to the ledger. ``room`` says what the workers wait for.
     """
 
     archive: Archive
@@ -38,6 +39,7 @@ class ReplayCommits:
     ledger: Ledger
     tell: OnProgress
     clear_failures: bool
+    room: RoomWatch | None = None
     texts: int = 0
     _waiting: list[dict[str, Any]] = field(default_factory=list)
 
@@ -60,6 +62,7 @@ class ReplayCommits:
                         videos_total=total,
                         failures=len(self.ledger.standing()),
                         elapsed_s=time.monotonic() - began,
+                        note=self.room.note(done) if self.room is not None else "",
                     )
                 )
         finally:

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
+from malmm.pipeline.cluster.starvation import RoomWatch
 from malmm.pipeline.indexing.ledger import Ledger
 from malmm.pipeline.indexing.metrics import RunMetrics
 from malmm.pipeline.indexing.reports import IndexReport
@@ -18,12 +19,16 @@ _TELL_EVERY_S = 0.1
 
 @dataclass
 class RunProgress:
-    """Makes a ``Progress`` from the ledger and calls ``tell`` with it. ``metrics`` is set while Ray is connected."""
+    """Makes a ``Progress`` from the ledger and calls ``tell`` with it.
+
+    ``metrics`` and ``room`` are set while Ray is connected.
+    """
 
     tell: OnProgress
     ledger: Ledger
     report: IndexReport
     metrics: RunMetrics | None = None
+    room: RoomWatch | None = None
     _began: float = 0.0
     _told: float = 0.0
     _warm: tuple[float, float] | None = None
@@ -47,6 +52,7 @@ class RunProgress:
                 videos_total=files_total,
                 failures=len(self.ledger.standing()),
                 elapsed_s=self._told - self._began,
+                note=self._room_note(files_done),
                 so_far=so_far,
             )
         )
@@ -72,8 +78,14 @@ class RunProgress:
             elapsed_s=elapsed_s,
             warm_s=warm_s,
             warm_video_s=warm_video_s,
+            # A pause between two passes is no lack of room.
+            note=self._room_note(-files_unread) if stage == "indexing" else "",
             so_far=so_far,
         )
         self.tell(progress)
         if self.metrics is not None:
             self.metrics.note(progress, self.report.frames, Counter(failure.kind for failure in standing))
+
+    def _room_note(self, files: int) -> str:
+        done = self.ledger.segments_done + len(self.ledger.failures) + files
+        return self.room.note(done) if self.room is not None else ""

@@ -1,4 +1,5 @@
-"""A run on a cluster without room waits, says for what, and goes on: a head without CPUs, then one that is full."""
+"""A run on a cluster without room waits, says for what, and goes on: a head without CPUs, then one that is full, at the
+begin of a run and in its middle."""
 
 from __future__ import annotations
 
@@ -39,9 +40,10 @@ def test_the_note_says_what_there_is_and_what_would_do(
 
 # In a process of its own: this cluster's nodes are started from the main thread, and Ray keeps one cluster a process.
 SCRIPT = """
-import json, os
+import json, os, time
 import ray
 from ray.cluster_utils import Cluster
+from malmm.pipeline.cluster import starvation
 from malmm.pipeline.cluster.connection import connected
 from malmm.pipeline.schema.progress import Progress
 
@@ -73,6 +75,20 @@ with connected(tell=add_a_node) as resources:
 
     with connected(tell=end_the_holder):
         pass
+
+    # In the middle of a run: its worker waits behind another job's.
+    starvation.SAY_AFTER_S = starvation._ASK_EVERY_S = 0.0
+    watch = starvation.RoomWatch(resources)
+    holder = Holder.remote()
+    ray.get(holder.held.remote())
+    worker = ray.remote(num_cpus=resources.decode_cpus)(lambda: None).remote()
+    while not (note := watch.note(0)):
+        time.sleep(0.02)
+    notes.append(note)
+    ray.kill(holder)
+    ray.get(worker)
+    while watch.note(0):
+        time.sleep(0.02)
 print(json.dumps([decoders, *notes]))
 """
 
@@ -89,8 +105,10 @@ def test_it_goes_on_once_there_is_a_node_and_once_another_job_has_ended() -> Non
             check=False,
         )
     assert done.returncode == 0, done.stderr[-3000:]
-    decoders, first, second = json.loads(done.stdout.splitlines()[-1])
+    decoders, first, second, third = json.loads(done.stdout.splitlines()[-1])
     assert decoders == 1
     assert first.startswith("waiting for a worker node: 1 node in the cluster, none with a CPU for tasks")
     assert second.startswith("waiting for room for decode")
     assert "2 nodes with 1 CPU, of which 0 CPUs are free; other jobs hold the rest" in second
+    assert third.startswith("nothing gets on, and no node has room for decode (1 CPU)")
+    assert "; it goes on when another job ends" in third
