@@ -15,6 +15,7 @@ from malmm.model.memory.settings import MemorySettings
 from malmm.operators.decode import DecodeSettings, decode_segments
 from malmm.operators.encode import EncodeSegments
 from malmm.operators.generate import GenerateTexts
+from malmm.operators.guard import guarded, guarded_actor
 from malmm.operators.plan import plan_segments
 from malmm.operators.probe import probe_files
 from malmm.operators.replay import ReplayPrompts
@@ -26,8 +27,27 @@ from malmm.pipeline.indexing import driver, graph, replay_commits, run_loop
 from malmm.pipeline.indexing.file_queue import FileQueue
 from malmm.pipeline.indexing.graph import Wiring
 from malmm.pipeline.schema.config import IndexConfig, Recipe
-from malmm.pipeline.schema.rows import DECODED, PLANNED, Carried, carried, rows_table
+from malmm.pipeline.schema.rows import (
+    ANSWERED,
+    DECODED,
+    ENCODED,
+    PLANNED,
+    PROBED,
+    RECEIPTS,
+    REPLAYED,
+    Carried,
+    carried,
+    rows_table,
+)
 
+# As ``malmm.pipeline.indexing.graph`` guards them.
+_probe = guarded("probe", PROBED, probe_files)
+_plan = guarded("plan", PLANNED, plan_segments)
+_decode = guarded("decode", DECODED, decode_segments)
+_Encode = guarded_actor("encode", ENCODED, EncodeSegments)
+_Generate = guarded_actor("generate", ANSWERED, GenerateTexts)
+_Replay = guarded_actor("replay", REPLAYED, ReplayPrompts)
+_write = guarded("write", RECEIPTS, write_segments)
 # What happens to a decoded row: None to go on, a kind of failure, or "lost" with its worker.
 Mishap = Callable[[Carried], str | None]
 
@@ -77,8 +97,8 @@ class InlineStages:
                 if files["uri"][index].as_py() in self.lost_files:
                     continue
                 part = files.slice(index, 1)
-                segments = plan_segments(
-                    probe_files(part, min_segment_s=config.min_segment_s, segment_s=config.segment_s),
+                segments = _plan(
+                    _probe(part, min_segment_s=config.min_segment_s, segment_s=config.segment_s),
                     recipe_id=recipe.recipe_id,
                     segment_s=recipe.segment_s,
                     fps=recipe.fps,
@@ -105,7 +125,7 @@ class InlineStages:
         config, recipe = wiring.config, wiring.recipe
         self.calls["indexing"] += 1
         encode = self._actor(
-            EncodeSegments,
+            _Encode,
             model=config.model,
             retrieval_model=config.retrieval_model,
             settings=MemorySettings(recipe.bank_length, recipe.merge_policy),
@@ -122,7 +142,7 @@ class InlineStages:
                 raise KeyboardInterrupt
             number += 1
             self.calls["decoded"] += 1
-            [rows] = decode_segments(
+            [rows] = _decode(
                 segment,
                 settings=DecodeSettings(
                     fps=recipe.fps, image_size=recipe.image_size, decoder=config.decoder, threads=1
@@ -134,7 +154,7 @@ class InlineStages:
                 continue
             if kind is not None:
                 rows = rows_table([row.failed("encode", kind, "it went wrong").columns()], DECODED)
-            yield write_segments(
+            yield _write(
                 self._generator(config, recipe)(encode(rows)),
                 archive=archive,
                 prompts=config.all_prompts,
@@ -153,7 +173,7 @@ class InlineStages:
     ) -> Iterator[pa.Table]:
         self.calls["replaying"] += 1
         replay = self._actor(
-            ReplayPrompts,
+            _Replay,
             archive=archive.uri,
             model=config.model,
             settings=MemorySettings(archive.recipe.bank_length, archive.recipe.merge_policy),
@@ -166,7 +186,7 @@ class InlineStages:
 
     def _generator(self, config: IndexConfig, recipe: Recipe) -> Any:
         return self._actor(
-            GenerateTexts,
+            _Generate,
             model=config.model,
             prompts=config.all_prompts,
             max_new_tokens=config.max_new_tokens,
