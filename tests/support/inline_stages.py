@@ -41,13 +41,13 @@ from malmm.pipeline.schema.rows import (
 )
 
 # As ``malmm.pipeline.indexing.graph`` guards them.
-_probe = guarded("probe", PROBED, probe_files)
-_plan = guarded("plan", PLANNED, plan_segments)
-_decode = guarded("decode", DECODED, decode_segments)
+_probe: Any = guarded("probe", PROBED, probe_files)
+_plan: Any = guarded("plan", PLANNED, plan_segments)
+_decode: Any = guarded("decode", DECODED, decode_segments)
 _Encode = guarded_actor("encode", ENCODED, EncodeSegments)
 _Generate = guarded_actor("generate", ANSWERED, GenerateTexts)
 _Replay = guarded_actor("replay", REPLAYED, ReplayPrompts)
-_write = guarded("write", RECEIPTS, write_segments)
+_write: Any = guarded("write", RECEIPTS, write_segments)
 # What happens to a decoded row: None to go on, a kind of failure, or "lost" with its worker.
 Mishap = Callable[[Carried], str | None]
 

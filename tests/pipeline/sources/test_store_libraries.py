@@ -182,14 +182,14 @@ def ssh_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     (root / "a.mp4").write_bytes(b"video")
     (root / "locked").mkdir()
 
-    class Server(asyncssh.SSHServer):  # type: ignore[misc, name-defined]
+    class Server(asyncssh.SSHServer):  # type: ignore[name-defined]
         def password_auth_supported(self) -> bool:
             return True
 
         def validate_password(self, username: str, password: str) -> bool:
             return password == "right"  # noqa: S105
 
-    class Files(asyncssh.SFTPServer):  # type: ignore[misc, name-defined]
+    class Files(asyncssh.SFTPServer):  # type: ignore[name-defined]
         def __init__(self, channel: Any) -> None:
             super().__init__(channel, chroot=str(root))
 
