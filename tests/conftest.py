@@ -81,6 +81,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterat
     reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
     for need in NEEDS.values():
         if count := reasons[need.reason]:
-            terminalreporter.write_line(
-                f"Left out {count} tests that need {need.name}: {need.get}", yellow=True
-            )
+            what = "1 test that needs" if count == 1 else f"{count} tests that need"
+            terminalreporter.write_line(f"Left out {what} {need.name}: {need.get}", yellow=True)
