@@ -5,8 +5,8 @@
 ARCHIVE was made by `malmm index` with the demo model, and is only read. Writing: memory rows of its segments are
 written by `write_rows`, as workers do, into a scratch archive, and committed; the baseline writes and flushes the same
 bytes to a plain file, in turns. Storage: bytes of each table's files, and of each part of a memory slot, for an hour of
-video. The store has no tokens in 8 bits (with a scale a token): the last table shows how many answers from such tokens
-equal those from the stored float16 tokens.
+video, and bytes on disk of the same slots in float16 and in 8 bits. The last table shows how many answers from 8 bits
+(`--tokens int8`) equal those from the float16 tokens of ARCHIVE.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +31,15 @@ from malmm.model.families.instructblip.qformer import MemorySettings
 from malmm.model.memory.slots import Memory
 from malmm.pipeline import Archive, ArchiveReader
 from malmm.pipeline.archive.receipts import write_rows
+from malmm.pipeline.schema.config import TOKENS
+from malmm.pipeline.schema.tokens import dequantized, quantized
 
 QUESTIONS = ("Describe the video.", "Which shape appears first in the video?", "Does a red circle appear?")
 ROUNDS = 3
 
 
 def main() -> None:
-    """Measure and print the three tables."""
+    """Measure and print the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -47,6 +50,7 @@ def main() -> None:
     ids = sorted(archive.completed_segments())
     writing(archive, ids[: options.segments])
     storage(archive)
+    halves(archive, ids[: options.segments])
     answers(archive, ids[: options.segments])
 
 
@@ -96,7 +100,7 @@ def writing(archive: ArchiveReader, ids: list[str]) -> None:
 def memory_rows(archive: ArchiveReader, ids: list[str]) -> pa.Table:
     """Rows of ``memories`` as workers make them, tokens among them."""
     schema = archive.schema("memories")
-    rows = archive.memory_rows(ids, [name for name in schema.names if name != "tokens"])
+    rows = archive.memory_rows(ids, [name for name in schema.names if name not in ("tokens", "token_scales")])
     tokens = [slot.tobytes() for _, slots, _ in archive.memory_tokens(ids) for slot in slots]
     at = schema.get_field_index("tokens")
     return rows.add_column(at, schema.field("tokens"), pa.array(tokens, schema.field("tokens").type))
@@ -123,11 +127,42 @@ def storage(archive: ArchiveReader) -> None:
     flat = rows["vectors"].combine_chunks().flatten().flatten()
     for name, size in (
         ("tokens, float16", 2 * rows.num_rows * positions * channels),
-        ("tokens in 8 bits with a scale each, if they were", rows.num_rows * positions * (channels + 2)),
         ("retrieval vectors, float16", 2 * len(flat)),
         ("thumbnails", pictures),
     ):
         print(f"| of memories: {name} | {size / 1e6 / hours:.2f} |")
+    print(flush=True)
+
+
+def halves(archive: ArchiveReader, ids: list[str]) -> None:
+    """Bytes on disk of the table ``memories`` with the same slots in either type of tokens."""
+    segments = archive.segments()
+    segments = segments.filter(pc.is_in(segments["segment_id"], pa.array(ids)))
+    schema = archive.schema("memories")
+    rows = archive.memory_rows(ids, [name for name in schema.names if name not in ("tokens", "token_scales")])
+    kept = [slot for _, slots, _ in archive.memory_tokens(ids) for slot in slots]
+    size = schema.field("vectors").type.value_type.list_size
+    print("| tokens | bytes on disk | a slot | of it tokens and scales |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in TOKENS:
+            recipe = replace(archive.recipe, tokens=kind)
+            scratch = Archive.create_or_open(f"{folder}/{kind}", recipe, size)
+            held = [quantized(slot) if kind == "int8" else (slot, None) for slot in kept]
+            wanted = scratch.schema("memories")
+            scales = [None if scales is None else scales.ravel() for _, scales in held]
+            added = {"tokens": [numbers.tobytes() for numbers, _ in held], "token_scales": scales}
+            table = rows
+            for name, values in added.items():
+                table = table.append_column(wanted.field(name), pa.array(values, wanted.field(name).type))
+            scratch.commit(write_rows(scratch.uri, {"segments": segments, "memories": table}))
+            files = [
+                path for path in Path(scratch.uri, "memories.lance", "data").rglob("*") if path.is_file()
+            ]
+            on_disk = sum(path.stat().st_size for path in files)
+            tokens = sum(
+                numbers.nbytes + (0 if scales is None else scales.nbytes) for numbers, scales in held
+            )
+            print(f"| {kind} | {on_disk} | {on_disk / len(kept):.0f} | {tokens / len(kept):.0f} |")
     print(flush=True)
 
 
@@ -142,8 +177,10 @@ def answers(archive: ArchiveReader, ids: list[str]) -> None:
     same = dict.fromkeys(QUESTIONS, 0)
     for segment, tokens, sizes in archive.memory_tokens(ids):
         texts = []
-        for kept in (tokens.astype(np.float32), rounded(tokens)):
-            memory = Memory.stored(torch.from_numpy(kept), torch.from_numpy(sizes.copy()), frames[segment])
+        for kept in (tokens, dequantized(*quantized(tokens))):
+            memory = Memory.stored(
+                torch.from_numpy(kept.astype(np.float32)), torch.from_numpy(sizes.copy()), frames[segment]
+            )
             output = encoder.replay([memory], [list(QUESTIONS)], settings)[0]
             texts.append(language.generate(output, QUESTIONS))
         for question, a, b in zip(QUESTIONS, *texts, strict=True):
@@ -151,13 +188,6 @@ def answers(archive: ArchiveReader, ids: list[str]) -> None:
     print("| question | asked | same answer from 8 bits |\n|---|---|---|")
     for question, count in same.items():
         print(f"| {question} | {len(ids)} | {count / len(ids):.1%} |")
-
-
-def rounded(tokens: np.ndarray) -> np.ndarray:
-    """Tokens [S, N, C] after 8 bits with a scale a token."""
-    wide = tokens.astype(np.float32)
-    scale = np.maximum(np.abs(wide).max(-1, keepdims=True), 1e-12) / 127
-    return np.round(wide / scale) * scale.astype(np.float16).astype(np.float32)
 
 
 if __name__ == "__main__":

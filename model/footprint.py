@@ -118,15 +118,19 @@ def footprints(
     ]
 
 
-def slot_bytes(models: Models, vector_size: int) -> int:
-    """Bytes of one stored memory slot: tokens and vectors in half precision, sizes, and a thumbnail.
+def slot_bytes(models: Models, vector_size: int, *, tokens_as: str = "float16") -> int:
+    """Bytes of one stored memory slot: tokens, vectors in half precision, sizes, and a thumbnail.
+
+    ``tokens_as`` is ``float16``, or ``int8`` for 8 bits with a float16 scale for each token.
 
     The thumbnail's size is a guess, since it depends on what it shows.
     """
-    tokens, *layers_and_channels = token_shape(models.checkpoint)
+    shape = token_shape(models.checkpoint)
+    numbers = math.prod(shape)
+    token_bytes = 2 * numbers if tokens_as == "float16" else numbers + 2 * math.prod(shape[:-1])
     queries = int(models.retrieval.config.get("num_query_tokens", 32)) if models.retrieval else 0
     thumbnail = round(_THUMBNAIL_BYTES_A_PIXEL * image_size(models.checkpoint) ** 2)
-    return 2 * tokens * math.prod(layers_and_channels) + 2 * queries * vector_size + 4 * tokens + thumbnail
+    return token_bytes + 2 * queries * vector_size + 4 * shape[0] + thumbnail
 
 
 def plain_footprints(

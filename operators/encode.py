@@ -24,6 +24,7 @@ from malmm.operators.metering import IdleMeter, told_to_ray
 from malmm.pipeline.schema.config import Prompt
 from malmm.pipeline.schema.records import Video
 from malmm.pipeline.schema.rows import DECODED, ENCODED, Carried, array_at, carried, rows_table, with_arrays
+from malmm.pipeline.schema.tokens import quantized
 
 __all__ = ["EncodeSegments"]
 
@@ -34,6 +35,7 @@ class EncodeSegments:
     """An actor that holds the vision encoder, the Q-Former and the retrieval model's image side, and no language model.
 
     ``DECODED`` to ``ENCODED``, all segments of a batch in lock step. Nothing carries over between batches.
+    ``tokens`` is the type of stored tokens, to which rows are rounded: ``float16`` or ``int8``.
     ``check_vision=False`` is for a driver that has called ``malmm.model.checkpoints.verified.verify_once``.
     ``compile_vision`` compiles the vision encoder; where that cannot be done the actor does not start.
     """
@@ -44,6 +46,7 @@ class EncodeSegments:
         model: str,
         retrieval_model: str | None,
         settings: MemorySettings,
+        tokens: str = "float16",
         prompts: tuple[Prompt, ...],
         check_vision: bool = True,
         compile_vision: bool = False,
@@ -60,6 +63,7 @@ class EncodeSegments:
                 models.retrieval, model=models.checkpoint, check_vision=check_vision, device=chosen
             )
         self.settings = settings
+        self.tokens = tokens
         self.prompts = prompts
         self.batches = BatchLimit(chosen)
         self._meter = IdleMeter(told_to_ray("encode"))
@@ -114,7 +118,7 @@ class EncodeSegments:
             "prompts": list(range(len(self.prompts))),
         }
         arrays = {
-            "tokens": encoded.memory.tokens.to(torch.float16).cpu().numpy(),
+            **self._stored(encoded.memory.tokens),
             "sizes": encoded.memory.sizes.to(torch.int32).cpu().numpy(),
         }
         if encoded.query_output is not None:
@@ -125,6 +129,13 @@ class EncodeSegments:
             arrays["vectors"] = vectors.to(torch.float16).cpu().numpy()
         return with_arrays(columns, **arrays)
 
+    def _stored(self, tokens: torch.Tensor) -> dict[str, np.ndarray]:
+        """Tokens in the type that the archive stores, with their scales in 8 bits."""
+        if self.tokens == "float16":
+            return {"tokens": tokens.to(torch.float16).cpu().numpy()}
+        numbers, scales = quantized(tokens.to(torch.float32).cpu().numpy())
+        return {"tokens": numbers, "token_scales": scales}
+
 
 def _slot(span: SlotSpan, frames: np.ndarray, video: Video, centred: bool) -> dict[str, Any]:
     return {
@@ -133,6 +144,7 @@ def _slot(span: SlotSpan, frames: np.ndarray, video: Video, centred: bool) -> di
         # Families that take two frames at a time say the time between them.
         "timestamp_s": span.centre_s if centred else span.timestamp_s,
         "frame_count": span.frame_count,
+        "spans": None if span.parts is None else [vars(part) for part in span.parts],
         "thumbnail": _thumbnail(frames[span.middle], video),
     }
 

@@ -21,6 +21,7 @@ from malmm.operators.metering import IdleMeter, told_to_ray
 from malmm.pipeline.schema.config import Prompt
 from malmm.pipeline.schema.decoding import TextSettings
 from malmm.pipeline.schema.rows import ANSWERED, array_at, carried, rows_table
+from malmm.pipeline.schema.tokens import tokens_at
 
 __all__ = ["GenerateTexts"]
 
@@ -138,7 +139,11 @@ class GenerateTexts:
     def _joined(self, rows: pa.Table, results: list[dict[str, Any]]) -> pa.Table:
         """The stage's columns, with what the rows brought along."""
         made = ["video", "segment", "failure", "texts", "scores", "label_scores"]
-        left = set() if "sizes" in rows.column_names else {"slots", "tokens", "tokens_shape"}
+        left = (
+            set()
+            if "sizes" in rows.column_names
+            else {"slots", "tokens", "tokens_shape", "token_scales", "token_scales_shape"}
+        )
         fresh = rows_table(results, pa.schema([field for field in ANSWERED if field.name in made]))
         for name in rows.column_names:
             # Drop replayed slots: they are in the archive already.
@@ -166,7 +171,8 @@ def _asked(rows: pa.Table, index: int, prompts: list[str]) -> list[Asked]:
         outputs_KQD = torch.from_numpy(array_at(rows, "query_output", index, np.float32).copy())
         pairs = zip(prompts, outputs_KQD, strict=True)
         return [Asked(prompt, query_output=output) for prompt, output in pairs]
-    tokens = torch.from_numpy(array_at(rows, "tokens", index, np.float16).copy())
+    tokens = torch.from_numpy(tokens_at(rows, index).copy())
     spans = rows["slots"][index].as_py()
-    slots = Slots(tokens, tuple(span["timestamp_s"] for span in spans), spans[-1]["end_s"])
+    end_s = max(span["end_s"] for span in spans)
+    slots = Slots(tokens, tuple(span["timestamp_s"] for span in spans), end_s)
     return [Asked(prompt, slots=slots) for prompt in prompts]

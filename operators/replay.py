@@ -16,7 +16,7 @@ from malmm.model.batch_limit import BatchLimit, Mishap
 from malmm.model.checkpoints.resolve import NO_RETRIEVAL, open_models
 from malmm.model.families.registry import family_of
 from malmm.model.memory.settings import MemorySettings
-from malmm.model.memory.slots import Memory
+from malmm.model.memory.slots import Memory, Part
 from malmm.operators.device import choose_device
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.schema.config import Prompt
@@ -25,7 +25,7 @@ from malmm.pipeline.schema.rows import REPLAYED, Carried, carried, rows_table, w
 
 __all__ = ["ReplayPrompts"]
 
-_SPAN = ("segment_id", "slot", "start_s", "end_s", "timestamp_s", "frame_count")
+_SPAN = ("segment_id", "slot", "start_s", "end_s", "timestamp_s", "frame_count", "spans")
 
 
 class ReplayPrompts:
@@ -111,6 +111,7 @@ class ReplayPrompts:
                     torch.from_numpy(tokens.astype(np.float32)),
                     torch.from_numpy(sizes.copy()),
                     frames[segment],
+                    _parts(spans[segment]),
                 )
                 places.extend(before + place for place in memory.middles(between=self.steps_of_several))
                 times.extend(span["timestamp_s"] for span in spans[segment])
@@ -145,6 +146,13 @@ class _Stored:
 
     memory: Memory
     slots: list[dict[str, Any]]
+
+
+def _parts(slots: list[dict[str, Any]]) -> list[list[Part]] | None:
+    """The unbroken runs that each slot covers; None where slots join neighbours only."""
+    if any(slot["spans"] is None for slot in slots):
+        return None
+    return [[Part(**span) for span in slot["spans"]] for slot in slots]
 
 
 def _failed(row: Carried, error: Exception) -> dict[str, Any]:

@@ -130,7 +130,10 @@ def write_segments(
 def _memory_rows(rows: pa.Table, index: int, row: Carried) -> list[dict[str, Any]]:
     if row.segment is None:
         raise ValueError("memory belongs to a segment")
-    tokens = array_at(rows, "tokens", index, np.float16)
+    scales = None
+    if rows["token_scales"][index].is_valid:
+        scales = array_at(rows, "token_scales", index, np.float16)
+    tokens = array_at(rows, "tokens", index, np.float16 if scales is None else np.int8)
     sizes = array_at(rows, "sizes", index, np.int32)
     vectors = None
     if rows["vectors"][index].is_valid:
@@ -145,6 +148,7 @@ def _memory_rows(rows: pa.Table, index: int, row: Carried) -> list[dict[str, Any
             "vectors": None if vectors is None else list(vectors[slot]),
             "tokens": tokens[slot].tobytes(),
             "token_shape": list(tokens[slot].shape),
+            "token_scales": None if scales is None else scales[slot].ravel(),
             "sizes": sizes[slot],
         }
         for slot, span in enumerate(rows["slots"][index].as_py())

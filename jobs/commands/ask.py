@@ -7,7 +7,7 @@ import json
 
 from malmm.jobs.commands.options import add_archive
 from malmm.jobs.commands.search import add_filters, add_models, chosen_videos
-from malmm.jobs.terminal.text import clock, printable
+from malmm.jobs.terminal.text import printable, span
 from malmm.pipeline.schema.exit_codes import EXIT_NOT_FOUND, EXIT_OK
 
 __all__ = ["add_parser", "run"]
@@ -83,12 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         for answer in reply.answers:
             print(printable(answer.text) or "(no words)")
-            where = (
-                "whole video"
-                if answer.segment_id is None
-                else f"{clock(answer.start_s)} to {clock(answer.end_s)}"
-            )
+            where = "whole video" if answer.segment_id is None else span(answer.start_s, answer.end_s)
             print(f"    {printable(answer.uri)}, {where}")
             for moment in answer.moments:
-                print(f"    see {clock(moment.start_s)} to {clock(moment.end_s)}")
+                print(f"    see {span(moment.start_s, moment.end_s, moment.spans)}")
     return EXIT_OK if reply.found else EXIT_NOT_FOUND

@@ -70,6 +70,7 @@ def _config(archive: ArchiveReader, rows: list[dict[str, Any]]) -> IndexConfig:
         min_segment_s=recipe.min_segment_s,
         bank_length=recipe.bank_length,
         merge_policy=recipe.merge_policy,
+        tokens=recipe.tokens,
         retry=True,
     )
     asked = archive.prompts()

@@ -18,7 +18,7 @@ from malmm.jobs.commands.options import (
 from malmm.jobs.execution import perform_alone
 from malmm.jobs.terminal.text import about, clock, printable, size
 from malmm.pipeline.indexing.reports import IndexReport, Plan
-from malmm.pipeline.schema.config import MERGE_POLICIES, IndexConfig
+from malmm.pipeline.schema.config import MERGE_POLICIES, TOKENS, IndexConfig
 from malmm.pipeline.schema.errors import ConfigError
 from malmm.pipeline.schema.progress import OnProgress
 from malmm.pipeline.schema.records import Failure
@@ -114,6 +114,12 @@ def add_fields(parser: Taker) -> None:
         help="how a full memory bank makes room (%(default)s)",
     )
     parser.add_argument(
+        "--tokens",
+        choices=TOKENS,
+        default=defaults.tokens,
+        help="type that tokens are stored in; int8 halves the archive (%(default)s)",
+    )
+    parser.add_argument(
         "--prompt",
         action="append",
         default=[],
@@ -177,6 +183,7 @@ def configure(arguments: argparse.Namespace) -> IndexConfig:
         min_segment_s=arguments.min_segment_s,
         bank_length=arguments.bank_length,
         merge_policy=arguments.merge_policy,
+        tokens=arguments.tokens,
         prompts=prompts_of(arguments.prompt),
         decoder=arguments.decoder,
         batch_segments=arguments.batch_segments,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from malmm.jobs.commands.options import add_archive
 from malmm.jobs.terminal.player import open_in, player
 from malmm.jobs.terminal.prompt import lines_of
-from malmm.jobs.terminal.text import clock, printable, seconds_of, shortened
+from malmm.jobs.terminal.text import printable, seconds_of, shortened, span
 from malmm.pipeline.schema.errors import ConfigError, MalmmError
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ def lines(found: list[Found], links: list[str] | None = None) -> list[str]:
         if each.matched is not None:
             parts.append(f"match {each.matched:.0%}")
         shown.append(
-            f"{number:3d}. {clock(each.start_s)} to {clock(each.end_s)}  {printable(each.uri)}  ({', '.join(parts)})"
+            f"{number:3d}. {span(each.start_s, each.end_s, each.spans)}  {printable(each.uri)}  ({', '.join(parts)})"
         )
         said = each.text or each.caption
         if said:

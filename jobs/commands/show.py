@@ -98,7 +98,8 @@ def _overview_lines(content: dict[str, Any], width: int) -> list[str]:
     lines = [
         f"Archive  {printable(content['archive'])}",
         f"Recipe   model {printable(recipe['model'])}, {_SAMPLED[recipe['sampling']].format(recipe['fps'])}, "
-        f"segments of {recipe['segment_s']:g} s, bank length {recipe['bank_length']}, {recipe['merge_policy']} merge",
+        f"segments of {recipe['segment_s']:g} s, bank length {recipe['bank_length']}, {recipe['merge_policy']} merge"
+        + (", tokens in 8 bits" if recipe["tokens"] == "int8" else ""),
         f"Rows     {rows['videos']} videos ({clock(total)}), {rows['segments']} segments, "
         f"{rows['memories']} memory slots, {rows['annotations']} texts",
     ]
@@ -127,7 +128,7 @@ def _video(archive: Any, wanted: str) -> dict[str, Any]:
     texts = archive.annotations(video["video_id"]).to_pylist()
     slots = archive.memory_rows(
         [segment["segment_id"] for segment in segments],
-        ("segment_id", "slot", "start_s", "end_s", "timestamp_s", "frame_count"),
+        ("segment_id", "slot", "start_s", "end_s", "timestamp_s", "frame_count", "spans"),
     ).to_pylist()
     failures = [row for row in archive.failures().to_pylist() if row["video_id"] == video["video_id"]]
     return {
@@ -145,15 +146,22 @@ def _video(archive: Any, wanted: str) -> dict[str, Any]:
     }
 
 
-def timeline(spans: Sequence[tuple[float, float]], start_s: float, end_s: float, width: int) -> str:
-    """Spans side by side on a line of ``width`` characters, neighbours in different shades."""
+def timeline(slots: Sequence[Sequence[tuple[float, float]]], start_s: float, end_s: float, width: int) -> str:
+    """Slots on a line of ``width`` characters, each in the shade of its number; a slot may have several spans."""
     line = [" "] * width
     length = max(end_s - start_s, 1e-9)
-    for number, (begin, end) in enumerate(spans):
+    # In time order: the later of two spans that share a character has it.
+    ordered = sorted((span, number) for number, spans in enumerate(slots) for span in spans)
+    for (begin, end), number in ordered:
         first = max(0, min(width - 1, int((begin - start_s) / length * width)))
         last = min(width, max(first + 1, round((end - start_s) / length * width)))
         line[first:last] = _SHADES[number % len(_SHADES)] * (last - first)
     return "".join(line)
+
+
+def _spans(slot: dict[str, Any]) -> list[tuple[float, float]]:
+    """The spans that a slot covers: one, or several where slots join what is not adjacent."""
+    return [(span["start_s"], span["end_s"]) for span in slot["spans"] or [slot]]
 
 
 def _text_lines(texts: Sequence[dict[str, Any]], indent: str, width: int) -> list[str]:
@@ -181,14 +189,15 @@ def _video_lines(content: dict[str, Any], width: int) -> list[str]:
             f"{segment['frame_count']} frames in {len(slots)} slots",
             *_text_lines(segment["annotations"], "    ", width),
         ]
-        spans = [(slot["start_s"], slot["end_s"]) for slot in slots]
+        spans = [_spans(slot) for slot in slots]
         room = max(20, min(width - 6, 100))
         lines.append(f"    {timeline(spans, segment['start_s'], segment['end_s'], room)}")
         held = Counter(slot["frame_count"] for slot in slots)
         if held:
             lines.append(
                 f"    slots hold {min(held)} to {max(held)} frames; the longest is "
-                f"{clock(max(end - begin for begin, end in spans))}"
+                f"{clock(max(sum(end - begin for begin, end in of_slot) for of_slot in spans))}"
+                + (f", in {max(map(len, spans))} spans at most" if max(map(len, spans)) > 1 else "")
             )
     if content["failures"]:
         lines += ["", "  Failed:"]

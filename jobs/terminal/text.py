@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from malmm.pipeline.schema.errors import ConfigError
 
-__all__ = ["about", "clock", "printable", "seconds_of", "shortened", "size"]
+__all__ = ["about", "clock", "printable", "seconds_of", "shortened", "size", "span"]
 
 
 def printable(text: str) -> str:
@@ -34,6 +35,11 @@ def clock(seconds: float) -> str:
     hours, minute = divmod(minutes, 60)
     head = f"{hours}:{minute:02d}" if hours else f"{minute}"
     return f"{sign}{head}:{second:02d}" + (f".{tenth}" if tenth else "")
+
+
+def span(start_s: float, end_s: float, spans: Sequence[tuple[float, float]] | None = None) -> str:
+    """Format a span as ``0:05 to 0:09``, and several in a row where there are ``spans``."""
+    return ", ".join(f"{clock(start)} to {clock(end)}" for start, end in spans or [(start_s, end_s)])
 
 
 def size(count_bytes: float) -> str:

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from malmm.model.memory.policies import MergePolicy
+from malmm.model.memory.similar_pairs import SimilarPairs
 
 __all__ = ["Bank", "BankEntries", "Change"]
 
@@ -31,17 +32,21 @@ class BankEntries:
     """The entries of one row of a bank, in time order.
 
     ``tokens`` [S, N, C]; ``sizes`` [S, N], the number of frames in each position; ``first`` [S, N] int64, the ordinal
-    of the first appended entry that each position covers. Policies merge only neighbours, so position n of entry s
-    covers the ordinals from ``first[s, n]`` up to ``first[s + 1, n]``, or up to ``appended`` at the end.
+    of the first appended entry that each position covers. If the policy merges only neighbours, position n of entry s
+    covers the ordinals from ``first[s, n]`` up to ``first[s + 1, n]``, or up to ``appended`` at the end, and ``owner``
+    is None. If it merges any two, ``owner`` [appended] int64 is the entry of each ordinal, -1 for a dropped one.
     """
 
-    __slots__ = ("appended", "first", "sizes", "tokens")
+    __slots__ = ("appended", "first", "owner", "sizes", "tokens")
 
-    def __init__(self, tokens: Tensor, sizes: Tensor, first: Tensor, appended: int) -> None:
+    def __init__(
+        self, tokens: Tensor, sizes: Tensor, first: Tensor, appended: int, owner: Tensor | None = None
+    ) -> None:
         self.tokens = tokens
         self.sizes = sizes
         self.first = first
         self.appended = appended
+        self.owner = owner
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -128,6 +133,11 @@ class Bank:
         self._known_3SBN[_SLOT] = self._time_S11
         pairs = max(self.capacity - 1, 1)
         self._similarity_SBN = torch.zeros(pairs, rows, positions, device=device, dtype=dtype)
+        self._pairs: SimilarPairs | None = None
+        if not policy.adjacent:
+            self._pairs = SimilarPairs(rows, self.capacity, device=device, dtype=dtype)
+            # The slot that each appended entry is in.
+            self._slot_of_BT = torch.full((rows, steps), -1, device=device, dtype=torch.int64)
         # Flat index of slot 0 of (row, position); slot s is `positions` * s further on.
         row_B1 = torch.arange(rows, device=device)[:, None] * (self.capacity * positions)
         self._base_BN = row_B1 + torch.arange(positions, device=device)
@@ -173,11 +183,17 @@ class Bank:
         for row in range(active):
             self._row_count[row] = self.count
             self._row_appended[row] = self.appended
-        places_B = self._flat(self._known_3SBN[_SLOT, newest, :active]).flatten()
+        slots_BN = self._known_3SBN[_SLOT, newest, :active]
+        places_B = self._flat(slots_BN).flatten()
         flat = self.tokens_BSNC.view(-1, self.tokens_BSNC.shape[-1])
         tokens_BNC = tokens_BNC.to(flat.dtype)
         flat[places_B] = tokens_BNC.reshape(-1, flat.shape[-1])
-        if newest and self.policy.uses_similarity:
+        if self._pairs is not None:
+            if not self.length:
+                self._slot_of_BT[:active] = -1
+            self._slot_of_BT[:active, self.appended - 1] = slots_BN[:, 0]
+            self._compare(self._pairs, slots_BN[:, 0])
+        elif newest and self.policy.uses_similarity:
             before_B = self._flat(self._known_3SBN[_SLOT, newest - 1, :active]).flatten()
             before_BNC = flat.index_select(0, before_B).view_as(tokens_BNC)
             self._similarity_SBN[newest - 1, :active] = self._similarity(before_BNC, tokens_BNC)
@@ -199,6 +215,12 @@ class Bank:
         held = []
         for row, (count, appended) in enumerate(zip(self._row_count, self._row_appended, strict=True)):
             slots_SN, first_SN, sizes_SN = self._known_3SBN[:, :count, row].unbind()
+            owner_T = None
+            if self._pairs is not None:
+                place_S = torch.full((self.capacity + 1,), -1, device=slots_SN.device)
+                place_S[slots_SN[:, 0]] = torch.arange(count, device=slots_SN.device)
+                # The last of these stands for what was forgotten.
+                owner_T = place_S[self._slot_of_BT[row, :appended]]
             index_SNC = slots_SN[..., None].expand(-1, -1, self.tokens_BSNC.shape[-1])
             held.append(
                 BankEntries(
@@ -206,6 +228,7 @@ class Bank:
                     sizes_SN.to(self._weight_dtype),
                     first_SN.clone(),
                     appended,
+                    owner_T,
                 )
             )
         return held
@@ -230,11 +253,16 @@ class Bank:
         dropped.
         """
         known_3SBN = self._known_3SBN[:, :, : self.active]
-        pair_BN = self.policy.choose(
-            self._similarity_SBN[:, : self.active].movedim(0, -1), known_3SBN[_SIZE].movedim(0, -1)
-        )
-        merged = self._merge(pair_BN) if self.policy.merges else None
-        gone_1BN = (pair_BN + 1 if self.policy.merges else pair_BN)[None]
+        merged: tuple[Tensor, Tensor] | None
+        if self._pairs is not None:
+            merged, gone_BN = self._merge_any(self._pairs)
+        else:
+            pair_BN = self.policy.choose(
+                self._similarity_SBN[:, : self.active].movedim(0, -1), known_3SBN[_SIZE].movedim(0, -1)
+            )
+            merged = self._merge_neighbours(pair_BN) if self.policy.merges else None
+            gone_BN = pair_BN + 1 if self.policy.merges else pair_BN
+        gone_1BN = gone_BN[None]
         freed_1BN = known_3SBN[_SLOT].gather(0, gone_1BN)
         # Close the gap: entry k of the new order is k of the old one, or k + 1 from the gap on.
         kept_S11 = self._time_S11[:-1]
@@ -243,15 +271,42 @@ class Bank:
         known_3SBN[_SLOT, -1:] = freed_1BN
         return merged
 
-    def _merge(self, pair_BN: Tensor) -> tuple[Tensor, Tensor]:
-        """Merge two neighbours into the first: the mean, weighted by the number of frames of each."""
-        slots_SBN, _, sizes_SBN = self._known_3SBN[:, :, : self.active]
+    def _merge_neighbours(self, pair_BN: Tensor) -> tuple[Tensor, Tensor]:
+        """Merge the entry at ``pair_BN`` with its successor, and update the similarities."""
         with_neighbours = self.policy.uses_similarity and self.capacity > 2
         # The pair and, if similarities are kept, the entries before and after it.
         around = (pair_BN + self._around_411[: 4 if with_neighbours else 2]).clamp(0, self.capacity - 1)
+        places, weight_B1, merged_BC, neighbours = self._merge(around)
+        if neighbours:
+            near_2BNC = torch.stack(neighbours).view(2, *pair_BN.shape, -1)
+            self._close_similarity(pair_BN, around[2], near_2BNC, merged_BC.view(*pair_BN.shape, -1))
+        return places, weight_B1
+
+    def _merge_any(self, pairs: SimilarPairs) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """Join the most similar two entries, wherever they are; gives also which entry [B, N] is gone."""
+        slots_SB = self._known_3SBN[_SLOT, :, : self.active, 0]
+        earlier_B, later_B = pairs.most_similar(slots_SB.T)
+        pair_2BN = torch.stack([earlier_B, later_B])[..., None].expand(-1, -1, self.positions)
+        places, weight_B1, _, _ = self._merge(pair_2BN)
+        left_B1, right_B1 = (slots_SB.gather(0, place_B[None]).T for place_B in (earlier_B, later_B))
+        of_active = self._slot_of_BT[: self.active]
+        self._slot_of_BT[: self.active] = torch.where(of_active == right_B1, left_B1, of_active)
+        self._compare(pairs, left_B1[:, 0])
+        return (places, weight_B1), pair_2BN[1]
+
+    def _compare(self, pairs: SimilarPairs, slot_B: Tensor) -> None:
+        present_BN = None if self._present_BN is None else self._present_BN[: self.active]
+        pairs.renew(self.tokens_BSNC[: self.active, ..., : self._compared], slot_B, present_BN)
+
+    def _merge(self, around: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """Join the first two entries of ``around`` [2 or 4, B, N] into the first: the mean weighted by frames.
+
+        Gives their places [2, B * N], the second one's weight, the merged tokens, and those of what else is around.
+        """
+        slots_SBN, _, sizes_SBN = self._known_3SBN[:, :, : self.active]
         places = self._flat(slots_SBN.gather(0, around)).flatten(1)
         flat = self.tokens_BSNC.view(-1, self.tokens_BSNC.shape[-1])
-        left_BC, right_BC, *neighbours = flat.index_select(0, places.flatten()).chunk(len(around))
+        left_BC, right_BC, *others = flat.index_select(0, places.flatten()).chunk(len(around))
         sizes_2BN = sizes_SBN.gather(0, around[:2])
         total_BN = sizes_2BN.sum(0)
         left_B1, right_B1 = sizes_2BN.to(self._weight_dtype).view(2, -1, 1)
@@ -261,11 +316,8 @@ class Bank:
         weighted_BC += right_BC * right_B1
         merged_BC = (weighted_BC / total_B1).to(flat.dtype)
         flat[places[0]] = merged_BC
-        sizes_SBN.scatter_(0, pair_BN[None], total_BN[None])
-        if neighbours:
-            near_2BNC = torch.stack(neighbours).view(2, *pair_BN.shape, -1)
-            self._close_similarity(pair_BN, around[2], near_2BNC, merged_BC.view(*pair_BN.shape, -1))
-        return places[:2], right_B1 / total_B1
+        sizes_SBN.scatter_(0, around[:1], total_BN[None])
+        return places[:2], right_B1 / total_B1, merged_BC, others
 
     def _close_similarity(
         self, pair_BN: Tensor, before_BN: Tensor, near_2BNC: Tensor, merged_BNC: Tensor

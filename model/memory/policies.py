@@ -4,6 +4,13 @@ A policy is called once a frame, when a bank has one entry more than its length.
 each row and token position. A merging policy merges the entry at that index with its successor, weighted by their
 numbers of frames; ``fifo`` drops the entry instead.
 
+``episode`` alone joins entries that need not be neighbours: the most similar two of all, as the episodic compressor
+(ECO) of HERMES does (Faure et al., "HERMES: temporal-coHERent long-forM understanding with Episodes and Semantics",
+ICCV 2025, arXiv 2408.17443). Whole frames are compared, by the mean of their positions' cosines. Where the paper takes
+the plain mean of the two, the mean here is weighted by frames as with all policies, so that an entry is the mean of the
+frames that it covers. The merged entry stands where the earlier of the two stood: entries are in the order of their
+first frames. What an entry covers may have gaps, so the bank keeps which entry each frame is in.
+
 Shape suffixes: B rows, N token positions, S entries in time order.
 """
 
@@ -26,7 +33,8 @@ class MergePolicy:
 
     ``choose(similarity [B, N, S-1], sizes [B, N, S]) -> index [B, N]`` (int64, below S-1). ``similarity`` is the cosine
     of neighbours; it is not computed, and undefined, if ``uses_similarity`` is false. ``merges`` is false for a policy
-    that drops entries, which may not use similarity. A policy that is not ``bounded`` is never called.
+    that drops entries, which may not use similarity. ``choose`` is never called of a policy that is not ``bounded``,
+    nor of one that is not ``adjacent``, which merges the two most similar entries, neighbours or not.
     """
 
     name: str
@@ -34,6 +42,7 @@ class MergePolicy:
     uses_similarity: bool = False
     merges: bool = True
     bounded: bool = True
+    adjacent: bool = True
 
 
 def _most_similar_per_token(similarity_BNS: Tensor, sizes_BNS: Tensor) -> Tensor:
@@ -55,7 +64,9 @@ def _fewest_frames(similarity_BNS: Tensor, sizes_BNS: Tensor) -> Tensor:
 
 
 def _never(similarity_BNS: Tensor, sizes_BNS: Tensor) -> Tensor:
-    raise RuntimeError("an unbounded bank cannot be full")
+    raise RuntimeError(
+        "an unbounded bank cannot be full, and a policy for any two entries chooses no neighbours"
+    )
 
 
 POLICIES = {
@@ -70,6 +81,8 @@ POLICIES = {
         # Average pooling over time, online: merge the neighbours with the fewest frames together, so that all entries
         # cover about the same number of frames, whatever they show.
         MergePolicy("average", _fewest_frames),
+        # Faure et al., ICCV 2025: the most similar two frames, neighbours or not.
+        MergePolicy("episode", _never, uses_similarity=True, adjacent=False),
         MergePolicy("none", _never, bounded=False),
     )
 }

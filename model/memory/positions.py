@@ -108,7 +108,19 @@ class Positions(nn.Module, ABC):
         return replace(memory, tokens=memory.tokens - self._within(memory, 0, memory.appended))
 
     def _within(self, memory: Memory, before: int, whole: int) -> Tensor:
+        if memory.owner is not None:
+            return self._of_scattered(memory.owner, len(memory), before, whole).to(memory.tokens.device)
         return self.of_runs(memory.first + before, memory.sizes, whole).to(memory.tokens.device)
+
+    def _of_scattered(self, owner_T: Tensor, slots: int, before: int, whole: int) -> Tensor:
+        """Mean vectors [S, 1, C] of slots over the frames that each covers, wherever these are."""
+        owner_T = owner_T.to(self.weight.device)
+        shares_TP = self._shares(before, before + len(owner_T), whole)
+        kept_T = owner_T >= 0
+        counts_S = torch.bincount(owner_T[kept_T], minlength=slots)
+        total_SP = shares_TP.new_zeros(slots, shares_TP.shape[1])
+        total_SP.index_add_(0, owner_T[kept_T], shares_TP[kept_T])
+        return self._mix(total_SP / counts_S[:, None])[:, None]
 
     def _shares(self, begin: int, end: int, count: int) -> Tensor:
         """Interpolation weights float64 [T, P] of the table's rows for the T frames [begin, end) of ``count``."""

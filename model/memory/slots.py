@@ -15,12 +15,26 @@ from torch import Tensor
 from malmm.model.memory.bank import Bank, BankEntries
 from malmm.model.memory.policies import merge_policy
 
-__all__ = ["Memory", "SlotSpan", "merge_memories"]
+__all__ = ["Memory", "Part", "SlotSpan", "merge_memories"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """An unbroken run of ``frame_count`` frames in seconds [start_s, end_s)."""
+
+    start_s: float
+    end_s: float
+    frame_count: int
 
 
 @dataclass(frozen=True)
 class SlotSpan:
-    """The span of one slot: frames [first, first + frame_count) and seconds [start_s, end_s)."""
+    """What one slot covers: ``frame_count`` frames from frame ``first`` on, in seconds [start_s, end_s).
+
+    Where slots may join what is not adjacent, ``parts`` are the runs that it covers, in time order, [start_s, end_s) is
+    their hull, and ``middle``, ``timestamp_s`` and ``centre_s`` are of the first run, so that a later slot has a later
+    one. Else ``parts`` is None.
+    """
 
     first: int
     frame_count: int
@@ -29,6 +43,7 @@ class SlotSpan:
     middle: int
     timestamp_s: float
     centre_s: float
+    parts: tuple[Part, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -37,17 +52,19 @@ class Memory:
 
     Of L layers only the first is compared; the others are merged along with it.
 
-    Provenance is in frames of the whole (a segment, or several one after the other): ``first`` [S, N] int64 is the
-    first frame that each position covers, ``sizes`` the number of frames in it, and ``appended`` the number of all
-    frames, including those that a policy dropped. Policies merge only neighbours, so a position is the mean of the
-    consecutive frames [first, first + sizes). The one exception: if a memory from which frames were dropped is merged
-    later, ``sizes`` counts the frames that are left of a longer run.
+    Provenance is in frames of the whole, be it a segment or several one after the other: ``first`` [S, N] int64
+    is the first frame that each position covers, ``sizes`` how many it holds, and ``appended`` how many frames
+    there were, whether a slot holds them or a policy forgot them. Where a policy joins neighbours only, a position is
+    the mean of the unbroken run of frames [first, first + sizes), and ``owner`` is None. The one exception is a policy
+    that merges what another has forgotten frames of: ``sizes`` then counts what is left of a longer run. Where a policy
+    joins any two slots, ``owner`` [appended] int64 is the slot that each frame is in, -1 for one that was forgotten.
     """
 
     tokens: Tensor
     sizes: Tensor
     first: Tensor
     appended: int
+    owner: Tensor | None = None
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -57,16 +74,29 @@ class Memory:
 
     @classmethod
     def of(cls, entries: BankEntries) -> Memory:
-        """The memory in a row of a finished bank."""
-        return cls(entries.tokens, entries.sizes, entries.first, entries.appended)
+        """The memory that a finished bank's row holds."""
+        return cls(entries.tokens, entries.sizes, entries.first, entries.appended, entries.owner)
 
     @classmethod
-    def stored(cls, tokens: Tensor, sizes: Tensor, frames: int) -> Memory:
-        """The memory of a segment of ``frames`` frames, read from storage.
+    def stored(
+        cls,
+        tokens: Tensor,
+        sizes: Tensor,
+        frames: int,
+        parts: Sequence[Sequence[Part]] | None = None,
+    ) -> Memory:
+        """The memory of a segment of so many frames, read back from storage.
 
-        Where each slot begins follows from the sizes: frames in no slot were dropped, and the oldest are dropped first.
-        Raises ValueError if the slots have more frames than the segment.
+        Sizes say where each slot begins: frames that are in no slot were forgotten, and the oldest are forgotten
+        first. Where slots join what is not adjacent, their ``parts`` say it. Raises ValueError when slots hold more
+        frames than there were, or other parts than frames.
         """
+        if parts is not None:
+            owner = _owner(parts)
+            if len(owner) != frames or len(parts) != len(tokens):
+                raise ValueError(f"{len(parts)} slots of {len(owner)} frames, of a segment of {frames}")
+            first = torch.tensor([int((owner == slot).nonzero()[0]) for slot in range(len(parts))])
+            return cls(tokens, sizes, first[:, None].expand(sizes.shape).clone(), frames, owner)
         counts = sizes.to(torch.int64)
         held = counts.sum(0)
         if int(held.max()) > frames:
@@ -78,8 +108,14 @@ class Memory:
 
         A position is the mean of its run of frames, and positions count alike: a frame's weight is the mean, over
         positions, of one over the frames of the run that it is in. Whatever is a vector a frame merges so: carried
-        along with the tokens through every merge, and averaged over positions at the end, it comes to the same.
+        along with the tokens through every merge, and averaged over positions at the end, it comes to the same. All
+        positions of a slot that joins what is not adjacent hold the same frames, which count alike.
         """
+        if self.owner is not None:
+            held_ST = (self.owner == torch.arange(len(self), device=self.owner.device)[:, None]).to(
+                torch.float64
+            )
+            return held_ST / held_ST.sum(1, keepdim=True)
         runs = self.sizes.to(torch.int64).clamp(min=1)
         share_SN = 1 / (runs.to(torch.float64) * runs.shape[1])
         steps_ST = share_SN.new_zeros(len(runs), self.appended + 1)
@@ -87,41 +123,76 @@ class Memory:
         steps_ST.scatter_add_(1, (self.first + runs).clamp(max=self.appended), -share_SN)
         return steps_ST.cumsum(1)[:, :-1].clamp(min=0)
 
-    def _runs(self) -> list[tuple[int, int]]:
-        """The frames [begin, end) of each slot, the lower median over positions."""
+    def runs(self) -> list[list[tuple[int, int]]]:
+        """The unbroken runs of frames [begin, end) of each slot, in time order.
+
+        Where slots join neighbours only it is one run each, the lower median over positions.
+        """
+        if self.owner is None:
+            return [[run] for run in self._neighbours()]
+        runs: list[list[tuple[int, int]]] = [[] for _ in range(len(self))]
+        slots, counts = torch.unique_consecutive(self.owner, return_counts=True)
+        ends = counts.cumsum(0)
+        for slot, begin, end in zip(slots.tolist(), (ends - counts).tolist(), ends.tolist(), strict=True):
+            if slot >= 0:
+                runs[slot].append((begin, end))
+        return runs
+
+    def _neighbours(self) -> list[tuple[int, int]]:
         begins = self.first.median(dim=1).values.tolist()
         return list(zip(begins, [*begins[1:], self.appended], strict=True))
 
     def middles(self, *, between: bool = False) -> list[float]:
-        """The middle frame of each slot, rounded down; with ``between`` it may be half way between two frames."""
-        return [(begin + end - 1) / 2 if between else (begin + end - 1) // 2 for begin, end in self._runs()]
+        """The middle frame of each slot, of its first run; ``between`` two frames it may be a half."""
+        firsts = [runs[0] for runs in self.runs()]
+        return [(begin + end - 1) / 2 if between else (begin + end - 1) // 2 for begin, end in firsts]
 
     def spans(self, timestamps_s: Sequence[float], start_s: float, end_s: float) -> list[SlotSpan]:
         """The time span of every slot of a segment [start_s, end_s) whose frames had these timestamps.
 
-        Each token position divides time in its own way. A slot begins at the lower median, over positions, of their
-        first frames. At every position a later slot begins later, so the medians do too, and the spans tile the segment
-        without gaps or overlaps. ``timestamp_s`` is the time of the slot's middle frame, ``centre_s`` the mean of the
-        times of its first and last frame. If the policy dropped frames (``fifo``), the first slot begins at its own
-        first frame.
+        Each token position parts time in its own way. A slot begins at the lower median, over positions, of
+        the frames where they begin; since every position begins a later slot at a later frame, so do the
+        medians, and the spans tile the segment without gap or overlap. ``timestamp_s`` is the time of the slot's
+        middle frame, ``centre_s`` the mean of the times of its first and last one. Where the policy forgot frames
+        (first in, first out), the first slot begins at its own frame. Slots that join what is not adjacent have their
+        ``parts``, which tile the segment together.
         """
         if len(timestamps_s) != self.appended:
             raise ValueError(f"{len(timestamps_s)} timestamps for a memory of {self.appended} frames")
         spans = []
-        for begin, end in self._runs():
+        for runs in self.runs():
+            parts = tuple(
+                Part(
+                    start_s=start_s if begin == 0 else timestamps_s[begin],
+                    end_s=end_s if end == self.appended else timestamps_s[end],
+                    frame_count=end - begin,
+                )
+                for begin, end in runs
+            )
+            begin, end = runs[0]
             middle = (begin + end - 1) // 2
             spans.append(
                 SlotSpan(
                     first=begin,
-                    frame_count=end - begin,
-                    start_s=start_s if begin == 0 else timestamps_s[begin],
-                    end_s=end_s if end == self.appended else timestamps_s[end],
+                    frame_count=sum(part.frame_count for part in parts),
+                    start_s=parts[0].start_s,
+                    end_s=parts[-1].end_s,
                     middle=middle,
                     timestamp_s=timestamps_s[middle],
                     centre_s=(timestamps_s[begin] + timestamps_s[end - 1]) / 2,
+                    parts=None if self.owner is None else parts,
                 )
             )
         return spans
+
+
+def _owner(parts: Sequence[Sequence[Part]]) -> Tensor:
+    """The slot of each frame, from the parts of each slot, which cover all frames."""
+    runs = sorted(
+        (part.start_s, part.end_s, slot, part.frame_count) for slot, own in enumerate(parts) for part in own
+    )
+    slots = torch.tensor([slot for _, _, slot, _ in runs], dtype=torch.int64)
+    return slots.repeat_interleave(torch.tensor([count for *_, count in runs], dtype=torch.int64))
 
 
 def merge_memories(
@@ -135,7 +206,10 @@ def merge_memories(
     Tokens in half precision are merged in single precision: in half precision the cosines of similar frames are equal,
     so the most similar pair could not be found.
 
-    Raises ValueError if there is no memory, or if their shapes differ.
+    A policy that joins any two slots takes those of a memory without ``owner`` for the runs that ``Memory.runs`` gives.
+
+    Raises ValueError when there is none, when they differ in shape, and for slots that join what is not adjacent with a
+    policy that joins neighbours only.
     """
     if slots is None:
         memories = list(memories)
@@ -144,7 +218,14 @@ def merge_memories(
     shape: tuple[int, ...] = ()
     before = 0
     firsts = []
+    owners: list[Tensor] = []
+    held = 0
+    any_two = not merge_policy(policy).adjacent
     for memory in memories:
+        if memory.owner is not None and not any_two:
+            raise ValueError(
+                f"slots that join what is not adjacent cannot be merged by the policy {policy!r}"
+            )
         if bank is None:
             shape = tuple(memory.tokens.shape[1:])
             bank = Bank(
@@ -166,10 +247,25 @@ def merge_memories(
                 memory.tokens[slot].flatten(1)[None], memory.sizes[slot][None].to(bank.tokens_BSNC.device)
             )
         firsts.append(memory.first.to(bank.tokens_BSNC.device) + before)
+        if any_two:
+            own = memory.owner if memory.owner is not None else _owner_of_runs(memory)
+            owners.append(torch.where(own < 0, own, own + held).cpu())
+            held += len(memory)
         before += memory.appended
     if bank is None:
         raise ValueError("no memories to merge")
     merged = bank.finish()[0]
     # The bank counts slots: a position's first frame is that of its first slot.
     first = torch.cat(firsts).gather(0, merged.first)
-    return Memory(merged.tokens.unflatten(-1, shape[1:]), merged.sizes, first, before)
+    owner = None
+    if merged.owner is not None:
+        slot_of_frame = torch.cat(owners)
+        owner = torch.where(slot_of_frame < 0, slot_of_frame, merged.owner.cpu()[slot_of_frame])
+    return Memory(merged.tokens.unflatten(-1, shape[1:]), merged.sizes, first, before, owner)
+
+
+def _owner_of_runs(memory: Memory) -> Tensor:
+    owner = torch.full((memory.appended,), -1, dtype=torch.int64)
+    for slot, [(begin, end)] in enumerate(memory.runs()):
+        owner[begin:end] = slot
+    return owner

@@ -25,7 +25,7 @@ from malmm.pipeline.archive.search_indexes import make_words_indexes
 from malmm.pipeline.archive.store_check import check_store
 from malmm.pipeline.schema.config import Recipe
 from malmm.pipeline.schema.errors import ArchiveError, RecipeMismatch
-from malmm.pipeline.schema.tables import table_schemas
+from malmm.pipeline.schema.tables import memories_schema, of_this_or_before, table_schemas
 
 __all__ = ["address_of_rows", "create_or_load", "load_if_there", "recipe_if_there"]
 
@@ -39,6 +39,7 @@ OPTIONS = {
     "min_segment_s": "--min-segment-s",
     "bank_length": "--bank-length",
     "merge_policy": "--merge-policy",
+    "tokens": "--tokens",
     "image_size": "the model's image size",
 }
 
@@ -112,9 +113,8 @@ def create_or_load(
             )
         found = own
     memories = open_dataset(address, "memories")
-    if memories is None or not memories.schema.equals(
-        table_schemas(vector_size, recipe.token_layers)["memories"]
-    ):
+    wanted = memories_schema(vector_size, recipe.token_layers)
+    if memories is None or not of_this_or_before(memories.schema, wanted):
         raise ArchiveError(
             f"{address} has no memories with vectors of {vector_size} numbers: it is damaged or was made by "
             "another version of malmm-ray; give another --archive",

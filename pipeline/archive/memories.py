@@ -13,10 +13,11 @@ import pyarrow.compute as pc
 
 from malmm.pipeline.archive.location import lance_errors
 from malmm.pipeline.archive.predicates import equals, is_in
-from malmm.pipeline.archive.table_reader import TableReader
+from malmm.pipeline.archive.table_reader import TableReader, read_columns
 from malmm.pipeline.schema.config import Recipe
 from malmm.pipeline.schema.errors import ArchiveError, ConfigError
 from malmm.pipeline.schema.ids import memory_id
+from malmm.pipeline.schema.tokens import dequantized
 
 __all__ = ["MEMORY_COLUMNS", "SlotReader"]
 
@@ -30,9 +31,13 @@ MEMORY_COLUMNS = (
     "end_s",
     "timestamp_s",
     "frame_count",
+    "spans",
     "token_shape",
     "sizes",
 )
+
+
+_OF_TOKENS = ("token_shape", "token_scales", "sizes")
 
 
 class SlotReader:
@@ -76,10 +81,10 @@ class SlotReader:
         """
         ids = list(dict.fromkeys(segment_ids))
         dataset = self._tables.dataset("memories")
-        columns = ["segment_id", "slot", "token_shape", "sizes"]
+        columns = ["segment_id", "slot", *_OF_TOKENS]
         with lance_errors(self._tables.uri, "read table 'memories' of"):
             found = [
-                dataset.to_table(columns=columns, filter=part, with_row_address=True)
+                read_columns(dataset, columns, filter=part, with_row_address=True)
                 for part in is_in("segment_id", ids)
             ]
         if not found:
@@ -125,8 +130,8 @@ class SlotReader:
         return list(zip(found, nearest[order].tolist(), strict=True))
 
     def slot_tokens(self, slots: Sequence[tuple[str, int]]) -> list[np.ndarray]:
-        """Tokens float16 [N, C] of slots (segment_id, slot), in the order given. Raises ArchiveError."""
-        rows, dataset = self._slots(slots, ["segment_id", "slot", "token_shape", "sizes"])
+        """Tokens float16 [N, C] or [N, L, C] of slots (segment_id, slot), in the order given. Raises ArchiveError."""
+        rows, dataset = self._slots(slots, ["segment_id", "slot", *_OF_TOKENS])
         with lance_errors(self._tables.uri, "read stored tokens of"):
             blobs = dataset.read_blobs("tokens", addresses=rows["_rowaddr"].to_pylist(), preserve_order=True)
         return [
@@ -153,10 +158,11 @@ class SlotReader:
             f"{equals('video_id', video_id)} AND start_s <= {float(at_s)!r} AND end_s >= {float(at_s)!r}"
         )
         with lance_errors(self._tables.uri, "read table 'memories' of"):
-            rows = dataset.to_table(columns=["segment_id", "start_s", "vectors"], filter=condition)
+            rows = read_columns(dataset, ["segment_id", "start_s", "vectors", "spans"], filter=condition)
         done = self._tables.completed_among(rows["segment_id"].to_pylist())
         found = sorted(
-            (row for row in rows.to_pylist() if row["segment_id"] in done), key=lambda row: row["start_s"]
+            (row for row in rows.to_pylist() if row["segment_id"] in done and _covers(row["spans"], at_s)),
+            key=lambda row: row["start_s"],
         )
         if not found:
             raise ConfigError(f"the video has no memory at {at_s:g} s: `malmm show` says what it spans")
@@ -171,7 +177,7 @@ class SlotReader:
         ids = [memory_id(segment, slot) for segment, slot in slots]
         with lance_errors(self._tables.uri, "read table 'memories' of"):
             parts = [
-                dataset.to_table(columns=["memory_id", *columns], filter=part, with_row_address=True)
+                read_columns(dataset, ["memory_id", *columns], filter=part, with_row_address=True)
                 for part in is_in("memory_id", ids)
             ]
         rows = pa.concat_tables(parts)
@@ -187,23 +193,39 @@ class SlotReader:
     ) -> tuple[np.ndarray, np.ndarray]:
         shapes = rows["token_shape"].to_pylist()
         sizes = rows["sizes"].to_pylist()
-        positions = shapes[0][0]
+        scales = _scales(rows)
+        shape, number = shapes[0], np.dtype(np.float16 if scales is None else np.int8)
         whole = all(
             data is not None
-            and len(data) == 2 * math.prod(shapes[0])
-            and shape == shapes[0]
-            and len(size) == positions
-            for data, shape, size in zip(blobs, shapes, sizes, strict=True)
-        )
+            and len(data) == number.itemsize * math.prod(shape)
+            and own == shape
+            and len(size) == shape[0]
+            for data, own, size in zip(blobs, shapes, sizes, strict=True)
+        ) and (scales is None or scales.shape == (len(blobs), math.prod(shape[:-1])))
         if not whole:
             raise ArchiveError(
                 f"{self._tables.uri} is damaged: the tokens of segment {segment} do not have the shape that it says",
                 uri=self._tables.uri,
             )
-        tokens = np.empty((len(blobs), *shapes[0]), np.float16)
+        tokens = np.empty((len(blobs), *shape), np.float16)
         for slot, data in enumerate(blobs):
-            tokens[slot] = np.frombuffer(data or b"", np.float16).reshape(shapes[0])
+            held = np.frombuffer(data or b"", number).reshape(shape)
+            tokens[slot] = held if scales is None else dequantized(held, scales[slot].reshape(shape[:-1]))
         return tokens, np.asarray(sizes, np.int32)
+
+
+def _scales(rows: pa.Table) -> np.ndarray | None:
+    """Scales float16 [S, N * L] of tokens in 8 bits; None for tokens in float16. Empty where slots contradict."""
+    column = rows["token_scales"].to_pylist()
+    if all(scales is None for scales in column):
+        return None
+    if len({None if scales is None else len(scales) for scales in column}) > 1:
+        return np.empty(0, np.float16)
+    return np.asarray(column, np.float16)
+
+
+def _covers(spans: list[dict[str, Any]] | None, at_s: float) -> bool:
+    return spans is None or any(span["start_s"] <= at_s <= span["end_s"] for span in spans)
 
 
 def _by_segment(rows: pa.Table, ids: list[str]) -> pa.Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import lance
@@ -11,14 +11,26 @@ import pyarrow as pa
 from malmm.pipeline.archive.location import lance_errors, open_dataset
 from malmm.pipeline.archive.predicates import is_in
 from malmm.pipeline.schema.errors import ArchiveError
+from malmm.pipeline.schema.tables import ADDED_COLUMNS
 
 if TYPE_CHECKING:
     import lancedb
 
-__all__ = ["TableReader"]
+__all__ = ["TableReader", "read_columns"]
 
 # Largest size of each of the two index caches: LanceDB's and Lance's.
 _INDEX_CACHE_BYTES = 1 << 30
+
+
+def read_columns(dataset: lance.LanceDataset, columns: Sequence[str] | None, **options: Any) -> pa.Table:
+    """``dataset.to_table``, with nulls for columns that were added to archives since this one was made."""
+    names = dataset.schema.names
+    missing = [name for name in columns or () if name in ADDED_COLUMNS and name not in names]
+    there = None if columns is None else [name for name in columns if name not in missing]
+    rows = dataset.to_table(columns=there, **options)
+    for name in missing:
+        rows = rows.append_column(name, pa.nulls(rows.num_rows, ADDED_COLUMNS[name]))
+    return rows
 
 
 class TableReader:
@@ -73,9 +85,9 @@ class TableReader:
         dataset = self.dataset(name)
         with lance_errors(self.uri, f"read table {name!r} of"):
             if filters is None:
-                return dataset.to_table(columns=columns)
-            parts = [dataset.to_table(columns=columns, filter=part) for part in filters]
-            return pa.concat_tables(parts) if parts else dataset.to_table(columns=columns, limit=0)
+                return read_columns(dataset, columns)
+            parts = [read_columns(dataset, columns, filter=part) for part in filters]
+            return pa.concat_tables(parts) if parts else read_columns(dataset, columns, limit=0)
 
     def ids(self, name: str, column: str, filters: Iterable[str] | None = None) -> set[str]:
         """Distinct values, without null, of a column in the rows that match any of the filters."""

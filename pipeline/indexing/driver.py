@@ -106,7 +106,7 @@ class Run:
             video_s=self.ledger.video_s_total,
             frames=sum(frames),
             memory_slots=slots,
-            storage_bytes=slots * slot_bytes(self.models, self.vector_size),
+            storage_bytes=slots * slot_bytes(self.models, self.vector_size, tokens_as=self.recipe.tokens),
             texts=(len(frames) + self.ledger.videos_total) * len(self.config.all_prompts),
             pruned=tuple(sorted(self.vanished.values())),
         )
@@ -145,7 +145,11 @@ class Run:
         )
         together = segments_a_block(work.segments_at_least, self.config, resources)
         wiring = Wiring(self.config, self.recipe, resources, together, self.verbose)
-        memories = memories_schema(self.vector_size, self.recipe.token_layers)
+        memories = (
+            archive.schema("memories")
+            if archive is not None
+            else memories_schema(self.vector_size, self.recipe.token_layers)
+        )
         RunLoop(wiring, work, self.ledger, self.commits, self.progress, place, memories, open_archive).go()
 
     def _begin(self, archive: Archive) -> None:

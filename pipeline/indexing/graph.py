@@ -221,6 +221,7 @@ def indexing(
                 "model": config.model,
                 "retrieval_model": config.retrieval_model,
                 "settings": settings,
+                "tokens": recipe.tokens,
                 "prompts": config.all_prompts,
                 "check_vision": False,
                 "compile_vision": config.compile,

@@ -44,6 +44,7 @@ def make_recipe(config: IndexConfig, models: Models) -> Recipe:
         min_segment_s=config.min_segment_s,
         bank_length=config.bank_length,
         merge_policy=config.merge_policy,
+        tokens=config.tokens,
         sampling=config.sampling,
         image_size=image_size(models.checkpoint),
         token_layers=1 if len(shape) == 2 else shape[1],

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 
 from malmm.pipeline.schema.decoding import TextSettings
 from malmm.pipeline.schema.errors import ConfigError
@@ -18,6 +18,7 @@ __all__ = [
     "RESOURCES",
     "SAMPLINGS",
     "SCOPES",
+    "TOKENS",
     "AnnotateConfig",
     "ExportConfig",
     "IndexConfig",
@@ -92,6 +93,7 @@ class Recipe:
     min_segment_s: float = 0.0
     token_layers: int = 1
     decoding: str = ""
+    tokens: str = "float16"
 
     @property
     def recipe_id(self) -> str:
@@ -104,10 +106,9 @@ class Recipe:
     def _content(self) -> dict[str, object]:
         """All fields, but one added after 0.1 only if it differs from what 0.1 did: ids of 0.1 stay as they are."""
         content = asdict(self)
-        if self.token_layers == 1:
-            del content["token_layers"]
-        if not self.decoding:
-            del content["decoding"]
+        for added in ADDED_FIELDS:
+            if content[added.name] == added.default:
+                del content[added.name]
         return content
 
     def to_json(self) -> str:
@@ -129,7 +130,12 @@ class Recipe:
         ]
 
 
-MERGE_POLICIES = ("token", "frame", "fifo", "average")
+#: Fields that are not in recipes of 0.1, with what it did as their default.
+ADDED_FIELDS = tuple(
+    field for field in fields(Recipe) if field.name in ("token_layers", "decoding", "tokens")
+)
+
+MERGE_POLICIES = ("token", "frame", "fifo", "average", "episode")
 # What a run uses of its cluster: the workers of each stage, and what each worker reserves.
 RESOURCES = (
     "decode_workers",
@@ -142,6 +148,7 @@ RESOURCES = (
     "generate_gpus",
 )
 SCOPES = ("segment", "video")
+TOKENS = ("float16", "int8")
 SAMPLINGS = ("rate", "keyframes", "count")
 EXPORT_FORMATS = ("jsonl", "csv", "parquet", "vtt", "srt")
 
@@ -154,12 +161,12 @@ class IndexConfig:
     otherwise all last ``segment_s``. Without a ``model``, it is the archive's own or, for a new archive, one that fits
     the workers. ``sampling`` chooses the frames: ``rate``, one every 1 / ``fps`` seconds;
     ``keyframes``, key frames only and no more than that; ``count``, ``fps`` x ``segment_s`` of every segment, however
-    short. ``limit`` is the largest number of videos to start; ``prune`` deletes videos whose file is gone; ``retry``
-    retries files that were given up; ``dry_run`` reports what would be done and changes nothing; ``reindex`` indexes an
-    archive again with another recipe, beside the rows it has. ``compile`` compiles the vision encoder, which changes
-    speed and rounding (as another device does) but not the recipe. ``texts`` are the settings of generation.
-    ``resources`` are (name, value) pairs with names from ``RESOURCES``; they override what is chosen from the cluster's
-    size.
+    short. ``tokens`` is the type of stored tokens: ``float16``, or ``int8`` with a scale for each token. ``limit`` is
+    the largest number of videos to start; ``prune`` deletes videos whose file is gone; ``retry`` retries files that
+    were given up; ``dry_run`` reports what would be done and changes nothing; ``reindex`` indexes an archive again with
+    another recipe, beside the rows it has. ``compile`` compiles the vision encoder, which changes speed and rounding
+    (as another device does) but not the recipe. ``texts`` are the settings of generation. ``resources`` are (name,
+    value) pairs with names from ``RESOURCES``; they override what is chosen from the cluster's size.
     """
 
     sources: tuple[str, ...]
@@ -172,6 +179,7 @@ class IndexConfig:
     min_segment_s: float = 0.0
     bank_length: int = 20
     merge_policy: str = "token"
+    tokens: str = "float16"
     prompts: tuple[Prompt, ...] = field(default=())
     decoder: str = "av"
     decode_limit_s: float = 600.0
@@ -222,6 +230,8 @@ class IndexConfig:
             raise ConfigError(f"--bank-length {self.bank_length}: from 1 to 1000 slots")
         if self.merge_policy not in MERGE_POLICIES:
             raise ConfigError(f"--merge-policy {self.merge_policy!r}: one of {', '.join(MERGE_POLICIES)}")
+        if self.tokens not in TOKENS:
+            raise ConfigError(f"--tokens {self.tokens!r}: one of {', '.join(TOKENS)}")
         if self.decoder not in ("av", "decord"):
             raise ConfigError(f"--decoder {self.decoder!r}: av or decord")
         if not (math.isfinite(self.decode_limit_s) and self.decode_limit_s > 0):

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from malmm.pipeline.schema.receipts import RECEIPT
 from malmm.pipeline.schema.records import Failure, Segment, Video, arrow_fields
+from malmm.pipeline.schema.tables import SPANS
 
 __all__ = [
     "ANSWERED",
@@ -48,6 +49,7 @@ _SLOTS = pa.list_(
             ("end_s", pa.float64()),
             ("timestamp_s", pa.float64()),
             ("frame_count", pa.int32()),
+            ("spans", SPANS),
             ("thumbnail", pa.binary()),
         ]
     )
@@ -80,8 +82,10 @@ ENCODED = pa.schema(
         ("decoded_end_s", pa.float64()),
         ("problem", pa.string()),
         ("slots", _SLOTS),
-        ("tokens", pa.large_binary()),  # float16 [S, N, C] or [S, N, L, C]
+        ("tokens", pa.large_binary()),  # float16 [S, N, C] or [S, N, L, C], int8 where there are scales
         ("tokens_shape", _SHAPE),
+        ("token_scales", pa.large_binary()),  # float16 [S, N] or [S, N, L] of int8 tokens, else null
+        ("token_scales_shape", _SHAPE),
         ("sizes", pa.large_binary()),  # int32 [S, N]
         ("sizes_shape", _SHAPE),
         ("vectors", pa.large_binary()),  # float16 [S, Q, V], null without a retrieval model

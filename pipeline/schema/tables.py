@@ -7,20 +7,26 @@ import pyarrow as pa
 from malmm.pipeline.schema.records import Failure, Segment, Video, arrow_fields
 
 __all__ = [
+    "ADDED_COLUMNS",
     "ANNOTATIONS",
     "FAILURES",
     "FORMAT",
     "RECIPES",
     "RUNS",
     "SEGMENTS",
+    "SPANS",
     "STORED_ANNOTATIONS",
     "VIDEOS",
     "memories_schema",
+    "of_this_or_before",
     "table_schemas",
 ]
 
 #: Version of the archive format. Incremented when older versions of this package would misread the tables.
 FORMAT = 2
+
+#: The unbroken spans of a slot that joins what is not adjacent, in time order.
+SPANS = pa.list_(pa.struct([("start_s", pa.float64()), ("end_s", pa.float64()), ("frame_count", pa.int32())]))
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
@@ -108,13 +114,19 @@ RUNS = pa.schema(
 )
 
 
+#: Columns of ``memories`` that archives of 0.1 lack, where they are read as null.
+ADDED_COLUMNS: dict[str, pa.DataType] = {"token_scales": pa.list_(pa.float16()), "spans": SPANS}
+
+
 def memories_schema(vector_size: int, token_layers: int = 1) -> pa.Schema:
     """The ``memories`` table, one row a memory slot.
 
+    ``spans`` is null but for merge policies that join what is not adjacent; ``start_s`` and ``end_s`` are their hull.
+
     ``vectors`` is a multivector: the slot's [32, vector_size] unit vectors, for cosine search with one
     query vector. ``tokens`` holds [N, C] float16, or [N, L, C] with ``token_layers`` L above 1, in C order as a blob
-    that a scan does not read; its shape is in ``token_shape``. ``sizes`` [N] says how many frames each token position
-    holds.
+    that a scan does not read; its shape is in ``token_shape``. Where ``token_scales`` [N] or [N, L] is not null the
+    tokens are int8, to be multiplied by it. ``sizes`` [N] says how many frames each token position holds.
     """
     return pa.schema(
         [
@@ -126,13 +138,21 @@ def memories_schema(vector_size: int, token_layers: int = 1) -> pa.Schema:
             pa.field("end_s", pa.float64(), nullable=False),
             pa.field("timestamp_s", pa.float64(), nullable=False),
             pa.field("frame_count", pa.int32(), nullable=False),
+            pa.field("spans", ADDED_COLUMNS["spans"]),
             pa.field("vectors", pa.list_(pa.list_(pa.float16(), vector_size))),
             pa.field("tokens", pa.large_binary(), metadata={"lance-encoding:blob": "true"}),
             pa.field("token_shape", pa.list_(pa.int32(), 2 if token_layers == 1 else 3), nullable=False),
+            pa.field("token_scales", ADDED_COLUMNS["token_scales"]),
             pa.field("sizes", pa.list_(pa.int32()), nullable=False),
             pa.field("thumbnail", pa.binary()),
         ]
     )
+
+
+def of_this_or_before(found: pa.Schema, wanted: pa.Schema) -> bool:
+    """Whether a ``memories`` table is of schema ``wanted``, but for columns added since it was made."""
+    lacking = [name for name in ADDED_COLUMNS if name not in found.names]
+    return found.equals(pa.schema([field for field in wanted if field.name not in lacking]))
 
 
 def table_schemas(vector_size: int, token_layers: int = 1) -> dict[str, pa.Schema]:

@@ -14,6 +14,7 @@ from malmm.pipeline.archive import vector_index
 from malmm.pipeline.archive.location import lance_errors
 from malmm.pipeline.archive.predicates import IDS_PER_FILTER, is_in
 from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.archive.table_reader import read_columns
 from malmm.pipeline.archive.text_grams import GRAMS_COLUMN, QueryGrams
 from malmm.pipeline.searching.fusion import Slot, TextHit
 
@@ -22,7 +23,7 @@ __all__ = ["Candidates"]
 _SLOTS_A_TEXT = 5
 # Options of the approximate index, which keeps a byte a number: few candidates more than wanted suffice.
 _REFINE = 5
-_SLOT_COLUMNS = ["video_id", "segment_id", "slot", "start_s", "end_s", "timestamp_s"]
+_SLOT_COLUMNS = ["video_id", "segment_id", "slot", "start_s", "end_s", "timestamp_s", "spans"]
 _TEXT_COLUMNS = ["video_id", "segment_id", "start_s", "end_s", "text"]
 # Search for rows of many videos: the most rows to search, the factor from step to step, and the spare of the first
 # step.
@@ -51,8 +52,9 @@ class Candidates:
         )
 
         def find(limit: int, where: str | None) -> list[Row]:
-            found = dataset.to_table(
-                columns=[*_SLOT_COLUMNS, "_distance"],
+            found = read_columns(
+                dataset,
+                [*_SLOT_COLUMNS, "_distance"],
                 nearest={**nearest, "k": limit},
                 filter=where,
                 prefilter=True,
@@ -64,11 +66,7 @@ class Candidates:
         done = self._archive.completed_among({row["segment_id"] for row in rows})
         # With several query vectors, LanceDB returns the sum of their distances.
         vectors = 1 if query.ndim == 1 else len(query)
-        return [
-            Slot(**{name: row[name] for name in _SLOT_COLUMNS}, similarity=1 - row["_distance"] / vectors)
-            for row in rows
-            if row["segment_id"] in done
-        ]
+        return [_slot(row, 1 - row["_distance"] / vectors) for row in rows if row["segment_id"] in done]
 
     def hits(self, words: str, count: int, videos: Videos) -> list[TextHit]:
         """Texts that contain the words, best first.
@@ -118,7 +116,7 @@ class Candidates:
         if segments:
             limit = _SLOTS_A_TEXT * len(segments)
             near = self._archive.slots.similarities(segments, query, _SLOT_COLUMNS, limit=limit)
-            more += [Slot(**row, similarity=similarity) for row, similarity in near]
+            more += [_slot(row, similarity) for row, similarity in near]
         if videos:
             more += self.slots(query, _SLOTS_A_TEXT * len(videos), tuple(videos), exact=True)
         return sorted([*slots, *more], key=lambda slot: -(slot.similarity or 0.0))
@@ -161,6 +159,15 @@ class Candidates:
 def _without_repeats(first: list[Row], then: list[Row]) -> list[Row]:
     there = {row["annotation_id"] for row in first}
     return [*first, *(row for row in then if row["annotation_id"] not in there)]
+
+
+def _slot(row: Row, similarity: float) -> Slot:
+    spans = row.get("spans")
+    return Slot(
+        **{name: row[name] for name in _SLOT_COLUMNS if name != "spans"},
+        similarity=similarity,
+        spans=None if spans is None else tuple((span["start_s"], span["end_s"]) for span in spans),
+    )
 
 
 def _any_of(column: str, ids: Iterable[str]) -> str:

@@ -21,7 +21,11 @@ _TOUCHING_S = 1e-3
 
 @dataclass(frozen=True)
 class Slot:
-    """A memory slot as a candidate; ``similarity`` is its cosine with the query, None if it was not compared."""
+    """A memory slot as a candidate; ``similarity`` is its cosine with the query, None if it was not compared.
+
+    ``spans`` are the seconds [start, end) that it covers if slots merge what is not adjacent; [start_s, end_s) is then
+    their hull.
+    """
 
     video_id: str
     segment_id: str
@@ -30,6 +34,12 @@ class Slot:
     end_s: float
     timestamp_s: float
     similarity: float | None = None
+    spans: tuple[tuple[float, float], ...] | None = None
+
+    @property
+    def is_scattered(self) -> bool:
+        """Whether it covers several spans."""
+        return self.spans is not None and len(self.spans) > 1
 
 
 @dataclass(frozen=True)
@@ -66,13 +76,20 @@ class Moment:
         """Cosine of the best slot with the query; None without one."""
         return self.slot.similarity if self.slot else None
 
+    @property
+    def spans(self) -> tuple[tuple[float, float], ...]:
+        """The seconds [start, end) that were found: several where the slot joins what is not adjacent."""
+        if self.slot is not None and self.slot.is_scattered and self.slot.spans is not None:
+            return self.slot.spans
+        return ((self.start_s, self.end_s),)
+
 
 def fuse(slots: Sequence[Slot], texts: Sequence[TextHit], *, floor: float | None = None) -> list[Moment]:
     """Fuse two lists into moments, best first. Both lists are ordered best first, slots without similarity last.
 
     A slot takes the rank of the best text about it. A neighbouring slot joins a moment if its similarity is closer to
     the best slot's than to ``floor``, the similarity of unrelated slots (by default that of the last slot). A text
-    about none of the slots is a moment of its own.
+    about none of the slots is a moment of its own, and so is a slot of several spans.
     """
     by_segment: dict[str, tuple[int, TextHit]] = {}
     by_video: dict[str, tuple[int, TextHit]] = {}
@@ -130,7 +147,7 @@ def _joined(ranked: Sequence[Moment], floor: float) -> list[Moment]:
     begins: defaultdict[str, dict[int, Moment]] = defaultdict(dict)
     ends: defaultdict[str, dict[int, Moment]] = defaultdict(dict)
     for moment in ranked:
-        if moment.slot is not None:
+        if moment.slot is not None and not moment.slot.is_scattered:
             begins[moment.video_id][_tick(moment.start_s)] = moment
             ends[moment.video_id][_tick(moment.end_s)] = moment
     used: set[tuple[str, int]] = set()
@@ -144,7 +161,7 @@ def _joined(ranked: Sequence[Moment], floor: float) -> list[Moment]:
             continue
         used.add((best.segment_id, best.slot))
         start_s, end_s = moment.start_s, moment.end_s
-        if best.similarity is not None:
+        if best.similarity is not None and not best.is_scattered:
             wanted = (best.similarity + floor) / 2
             while (before := _free(ends[moment.video_id], start_s, wanted, used)) is not None:
                 start_s = before.start_s

@@ -38,6 +38,8 @@ class Found:
     """A search result: a moment with its caption, text and thumbnail.
 
     ``matched`` is the matching head's probability if results were re-ranked; ``thumbnail`` a JPEG of the best slot.
+    ``spans`` are the spans of seconds [start, end) of a moment that has several, of which [start_s, end_s) is the hull;
+    else None.
     """
 
     video_id: str
@@ -53,11 +55,13 @@ class Found:
     caption: str | None
     text: str | None
     thumbnail: bytes | None
+    spans: tuple[tuple[float, float], ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All fields but the thumbnail, for JSON."""
         return {name: value for name, value in vars(self).items() if name != "thumbnail"} | {
-            "signals": list(self.signals)
+            "signals": list(self.signals),
+            "spans": self.spans and [{"start_s": start, "end_s": end} for start, end in self.spans],
         }
 
 
@@ -177,6 +181,7 @@ class Searcher:
                     caption=captions.get(slot.segment_id) if slot else None,
                     text=moment.text,
                     thumbnail=pictures.get((slot.segment_id, slot.slot)) if slot else None,
+                    spans=moment.spans if len(moment.spans) > 1 else None,
                 )
             )
         return shown
@@ -233,6 +238,6 @@ def search(archive: str, text: str, **options: Any) -> list[Found]:
 
 def _holds(moment: Moment, like: Like | None) -> bool:
     """Whether a moment contains the example that was searched by."""
-    return (
-        like is not None and moment.video_id == like.video_id and moment.start_s <= like.at_s < moment.end_s
-    )
+    if like is None or moment.video_id != like.video_id:
+        return False
+    return any(start <= like.at_s < end for start, end in moment.spans)

@@ -19,6 +19,7 @@ from malmm.pipeline.schema.errors import ArchiveError
 from malmm.pipeline.searching.asker import Answer, Asker, Reply
 from malmm.pipeline.web.api.events import Answered, Begun, CitedMoment, Done, Event, Queued, Started, Words
 from malmm.pipeline.web.api.problems import Busy
+from malmm.pipeline.web.api.response_models import spans_of
 from malmm.pipeline.web.display_names import name_of
 from malmm.pipeline.web.state.live import LiveArchive
 from malmm.pipeline.web.state.question_queue import QuestionQueue, Turn
@@ -193,6 +194,7 @@ def _begun(answer: Answer, video_start_s: float, pictures: Mapping[tuple[str, fl
                 timestamp_s=moment.timestamp_s,
                 similarity=moment.similarity,
                 thumbnail=pictures.get((moment.segment_id or "", moment.timestamp_s)),
+                spans=spans_of(moment.spans),
             )
             for moment in answer.moments
         ],

@@ -24,6 +24,7 @@ from malmm.pipeline.indexing.index import make_recipe
 from malmm.pipeline.schema.config import IndexConfig
 from malmm.pipeline.schema.receipts import Receipt
 from malmm.pipeline.schema.rows import TO_REPLAY, Carried, array_at, carried, rows_table
+from malmm.pipeline.schema.tokens import tokens_at
 
 VIDEO = video_at()
 ROWS = planned(VIDEO)
@@ -34,11 +35,13 @@ NEW_TOKENS = 6
 class Indexed:
     """Three segments of a video, indexed with a family's tiny checkpoint."""
 
-    def __init__(self, folder: Path, family: str, length: int) -> None:
+    def __init__(self, folder: Path, family: str, length: int, tokens: str = "float16") -> None:
         self.model = str(folder / "model")
         save_tiny(Path(self.model), family)
         self.models = open_models(self.model, NO_RETRIEVAL)
-        config = IndexConfig(("x",), str(folder / "archive"), model=self.model, bank_length=length)
+        config = IndexConfig(
+            ("x",), str(folder / "archive"), model=self.model, bank_length=length, tokens=tokens
+        )
         recipe = make_recipe(config, self.models)
         self.settings = MemorySettings(recipe.bank_length, recipe.merge_policy)
         self.archive = Archive.create_or_open(config.archive, recipe, 32)
@@ -46,6 +49,7 @@ class Indexed:
             model=self.model,
             retrieval_model=NO_RETRIEVAL,
             settings=self.settings,
+            tokens=tokens,
             prompts=PROMPTS,
             device="cpu",
         )
@@ -78,16 +82,17 @@ class Indexed:
         return self.generate(replay(rows_table([work], TO_REPLAY)))
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=[*FAMILIES, "smolvlm int8", "qwen3_vl int8"])
 def indexed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Indexed:
-    return Indexed(tmp_path_factory.mktemp(request.param), request.param, length=3)
+    family, _, tokens = request.param.partition(" ")
+    return Indexed(tmp_path_factory.mktemp(family), family, length=3, tokens=tokens or "float16")
 
 
 def test_memory_is_stored_in_the_shape_of_the_family(indexed: Indexed) -> None:
     found = list(indexed.archive.memory_tokens([row.segment.segment_id for row in ROWS if row.segment]))
     assert len(found) == 3
     for index, (_, tokens, sizes) in enumerate(found):
-        online = array_at(indexed.encoded, "tokens", index, np.float16)
+        online = tokens_at(indexed.encoded, index)
         assert np.array_equal(tokens, online)
         assert len(tokens) <= 3
         assert sizes.sum(0).tolist() == [len(indexed.frames[index])] * sizes.shape[1]
@@ -109,7 +114,7 @@ def test_a_replay_answers_as_the_online_pass_did_to_the_token(indexed: Indexed) 
 def test_texts_are_those_of_the_language_part_on_rounded_slots(indexed: Indexed) -> None:
     for index in range(3):
         spans = indexed.encoded["slots"][index].as_py()
-        tokens = torch.from_numpy(array_at(indexed.encoded, "tokens", index, np.float16).copy())
+        tokens = torch.from_numpy(tokens_at(indexed.encoded, index).copy())
         slots = Slots(tokens, tuple(span["timestamp_s"] for span in spans), spans[-1]["end_s"])
         asked = [Asked(prompt.text, slots=slots) for prompt in PROMPTS[:2]]
         expected = [

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from support.flow_rows import BROKEN, PROMPTS, failing_row, planned, video_at
+from support.flow_rows import BROKEN, PROMPTS, failing_row, planned, segment_in, video_at
 
 from malmm.operators.write import Answer, annotation_rows, write_segments
 from malmm.pipeline.archive.writer import Archive
@@ -15,6 +16,7 @@ from malmm.pipeline.schema.config import Recipe
 from malmm.pipeline.schema.ids import ONLINE, REPLAY, memory_id, whole_video_subject
 from malmm.pipeline.schema.receipts import Receipt
 from malmm.pipeline.schema.rows import ANSWERED, RECEIPTS, Carried, carried, rows_table, with_arrays
+from malmm.pipeline.schema.tokens import quantized, tokens_at
 
 VECTOR_SIZE = 8
 RECIPE = Recipe("debug", "weights", "debug", "weights", 2.0, 5.0, 4, "token", 56)
@@ -137,6 +139,24 @@ def test_rows_are_what_was_given(archive: Archive) -> None:
         assert row["prompt_version"] == prompt.version
         assert (row["mode"], row["model"], row["task"]) == (ONLINE, "debug", prompt.task)
         assert (row["start_s"], row["end_s"], row["segment_id"]) == (5.0, 10.0, segment.segment_id)
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (5, 4, 6)])
+def test_tokens_of_8_bits_are_read_as_they_flowed(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    recipe = replace(RECIPE, tokens="int8", token_layers=4 if len(shape) == 3 else 1)
+    archive = Archive.create_or_open(str(tmp_path / "int8"), recipe, VECTOR_SIZE)
+    numbers, scales = quantized(np.random.default_rng(1).standard_normal((3, *shape)))
+    given = with_arrays(answered(ROWS[0]), tokens=numbers, token_scales=scales)
+    archive.commit(receipts(write(archive, given)))
+    segment = segment_in(given).segment_id
+    [(_, tokens, _)] = archive.memory_tokens([segment])
+    np.testing.assert_array_equal(tokens, tokens_at(rows_table([given], ANSWERED), 0))
+    [second] = archive.slots.slot_tokens([(segment, 1)])
+    np.testing.assert_array_equal(second, tokens[1])
+    [blob] = archive.table("memories").to_lance().take_blobs("tokens", indices=[0])
+    assert len(blob.readall()) == numbers[0].nbytes
+    found = archive.memory_rows([segment], ["token_scales"])["token_scales"].to_pylist()
+    np.testing.assert_array_equal(np.array(found, np.float16), scales.reshape(3, -1))
 
 
 def test_a_segment_that_was_cut_short_ends_where_its_frames_do(archive: Archive) -> None:

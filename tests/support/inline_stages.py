@@ -129,6 +129,7 @@ class InlineStages:
             model=config.model,
             retrieval_model=config.retrieval_model,
             settings=MemorySettings(recipe.bank_length, recipe.merge_policy),
+            tokens=recipe.tokens,
             prompts=config.all_prompts,
             compile_vision=config.compile,
             device="cpu",

@@ -22,12 +22,16 @@ BOUNDED = (*MERGING, "fifo")
 
 
 class PlainBank:
-    """One row's memory: a list of (tokens [N, C], sizes [N], first [N]) in time order."""
+    """One row's memory: a list of (tokens [N, C], sizes [N], first [N]) in time order.
+
+    ``covers`` are the appended ordinals that each entry holds, for policies that merge whole entries.
+    """
 
     def __init__(self, length: int, policy: str = "token") -> None:
         self.length = length
         self.policy = policy
         self.entries: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.covers: list[set[int]] = []
         self.appended = 0
 
     def append(
@@ -36,10 +40,11 @@ class PlainBank:
         if self.policy != "none" and self.length and len(self.entries) > self.length:
             self.compress()
         if not self.length:
-            self.entries = []
+            self.entries, self.covers = [], []
         count = np.ones(len(tokens)) if sizes is None else np.asarray(sizes, dtype=np.float64)
         begin = np.full(len(tokens), self.appended) if first is None else first
         self.entries.append((tokens, count, begin))
+        self.covers.append({self.appended})
         self.appended += 1
 
     def finish(self) -> None:
@@ -61,6 +66,9 @@ class PlainBank:
     def compress(self) -> None:
         if self.policy == "fifo":
             del self.entries[0]
+            return
+        if self.policy == "episode":
+            self.join_any_two()
             return
         tokens, sizes, first = self.tokens, self.sizes, self.first
         before, after = tokens[:-1], tokens[1:]
@@ -85,6 +93,23 @@ class PlainBank:
             tuple(np.stack([np.asarray(column[s][k]) for column in columns]) for k in range(3))  # type: ignore[misc]
             for s in range(len(tokens) - 1)
         ]
+
+    def join_any_two(self) -> None:
+        """HERMES's episodic compressor, its mean weighted by frames: the most similar two entries of all."""
+        tokens, sizes = self.tokens, self.sizes
+        unit = tokens / np.linalg.norm(tokens, axis=-1, keepdims=True)
+        best, pair = -np.inf, (0, 1)
+        for earlier in range(len(tokens)):
+            for later in range(earlier + 1, len(tokens)):
+                alike = (unit[earlier] * unit[later]).sum(-1).mean()
+                if alike > best:
+                    best, pair = alike, (earlier, later)
+        earlier, later = pair
+        total = sizes[earlier] + sizes[later]
+        merged = tokens[earlier] * sizes[earlier][:, None] + tokens[later] * sizes[later][:, None]
+        self.entries[earlier] = (merged / total[:, None], total, self.entries[earlier][2])
+        del self.entries[later]
+        self.covers[earlier] |= self.covers.pop(later)
 
 
 def random_qformer(seed: int, **sizes: int) -> InstructBlipQFormerModel:

@@ -77,7 +77,9 @@ class PlainEncoder(nn.Module):
             memory = Memory.of(entries)
             tokens = memory.tokens.unflatten(-1, shape[1:]) if shape[1] > 1 else memory.tokens
             # The bank counts steps.
-            in_frames = replace(memory, tokens=tokens, first=memory.first * each, appended=len(frames[index]))
+            count = len(frames[index])
+            owner = None if memory.owner is None else memory.owner.repeat_interleave(each)[:count]
+            in_frames = replace(memory, tokens=tokens, first=memory.first * each, appended=count, owner=owner)
             encoded.append(Encoded(in_frames))
         return in_given_order(encoded, order)
 

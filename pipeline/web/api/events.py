@@ -6,17 +6,23 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
+from malmm.pipeline.web.api.response_models import Span
+
 __all__ = ["Answered", "Begun", "CitedMoment", "Done", "Event", "Failed", "Queued", "Started", "Words"]
 
 
 class CitedMoment(BaseModel):
-    """A moment that an answer cites: its times in seconds on the video's clock, and its thumbnail's address."""
+    """A moment that an answer cites: its times in seconds on the video's clock, and its thumbnail's address.
+
+    ``spans`` are the spans of a moment that has several, else null.
+    """
 
     start_s: float
     end_s: float
     timestamp_s: float
     similarity: float | None
     thumbnail: str | None
+    spans: list[Span] | None = None
 
 
 class Queued(BaseModel):

@@ -19,7 +19,7 @@ from malmm.pipeline.searching.query import SearchQuery
 from malmm.pipeline.web.api.events import Event, Failed
 from malmm.pipeline.web.api.problems import documented, problem_of
 from malmm.pipeline.web.api.reindex_retry import renewing
-from malmm.pipeline.web.api.response_models import Card, Results
+from malmm.pipeline.web.api.response_models import Card, Results, spans_of
 from malmm.pipeline.web.display_names import name_of
 from malmm.pipeline.web.settings import MOST_RESULTS
 from malmm.pipeline.web.state.pagination import Ranking
@@ -141,6 +141,7 @@ def _cards(site: Site, moments: Sequence[Moment]) -> list[Card]:
                 caption=found.caption,
                 text=found.text,
                 thumbnail=f"api/memories/{key}/thumbnail" if key else None,
+                spans=spans_of(found.spans),
             )
         )
     return cards

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from pydantic import BaseModel
@@ -18,8 +19,10 @@ __all__ = [
     "Results",
     "SegmentRow",
     "Session",
+    "Span",
     "VideoPage",
     "VideoRow",
+    "spans_of",
 ]
 
 
@@ -34,6 +37,18 @@ class Session(BaseModel):
 
     open: bool
     token_needed: bool
+
+
+class Span(BaseModel):
+    """An unbroken span [start_s, end_s)."""
+
+    start_s: float
+    end_s: float
+
+
+def spans_of(spans: Sequence[tuple[float, float]] | None) -> list[Span] | None:
+    """Pairs of seconds as spans."""
+    return None if spans is None else [Span(start_s=start, end_s=end) for start, end in spans]
 
 
 class VideoRow(BaseModel):
@@ -77,7 +92,11 @@ class SegmentRow(BaseModel):
 
 
 class MemorySlot(BaseModel):
-    """A memory slot: its span, its middle frame's time, and the number of sampled frames merged into it."""
+    """A memory slot: its span, its middle frame's time, and the number of sampled frames merged into it.
+
+    ``spans`` are the spans that it covers in archives whose slots merge what is not adjacent, else null; then
+    [start_s, end_s) is their hull.
+    """
 
     memory_id: str
     segment_id: str
@@ -86,6 +105,7 @@ class MemorySlot(BaseModel):
     end_s: float
     timestamp_s: float
     frame_count: int
+    spans: list[Span] | None
     thumbnail: str
 
 
@@ -120,7 +140,10 @@ class Failed(BaseModel):
 
 
 class Card(BaseModel):
-    """A search result. ``similarity`` is the cosine with the query, null if vectors did not find it."""
+    """A search result. ``similarity`` is the cosine with the query, null if vectors did not find it.
+
+    ``spans`` are the spans of a result that has several, else null; then [start_s, end_s) is their hull.
+    """
 
     video_id: str
     name: str
@@ -135,6 +158,7 @@ class Card(BaseModel):
     caption: str | None
     text: str | None
     thumbnail: str | None
+    spans: list[Span] | None
 
 
 class Results(BaseModel):

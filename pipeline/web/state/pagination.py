@@ -52,9 +52,11 @@ class Ranking:
     def _add(self, moments: Sequence[Moment]) -> bool:
         before = len(self._moments)
         for moment in moments:
-            spans = self._spans.setdefault(moment.video_id, [])
-            if not any(start < moment.end_s and moment.start_s < end for start, end in spans) or before == 0:
-                spans.append((moment.start_s, moment.end_s))
+            shown = self._spans.setdefault(moment.video_id, [])
+            if before == 0 or not any(
+                begin < end_s and start_s < end for begin, end in shown for start_s, end_s in moment.spans
+            ):
+                shown.extend(moment.spans)
                 self._moments.append(moment)
         return len(self._moments) > before
 

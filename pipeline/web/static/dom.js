@@ -40,9 +40,14 @@ export function clock(seconds) {
   return `${Math.floor(minutes / 60)}:${two(minutes % 60)}:${two(whole % 60)}`;
 }
 
-/** A span on the player's clock. */
+/** The spans of a row on the player's clock: one, or several where slots join what is not adjacent. */
 export function span(row, start) {
-  return `${clock(row.start_s - start)} to ${clock(row.end_s - start)}`;
+  return (row.spans ?? [row]).map((part) => `${clock(part.start_s - start)} to ${clock(part.end_s - start)}`).join(", ");
+}
+
+/** Whether a row covers a time. */
+export function covers(row, time) {
+  return (row.spans ?? [row]).some((part) => part.start_s <= time && time < part.end_s);
 }
 
 /** Bytes with a unit. */

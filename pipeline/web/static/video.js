@@ -2,7 +2,7 @@
 
 import { asking } from "./answers.js";
 import { get } from "./api.js";
-import { clock, counted, h, span, when } from "./dom.js";
+import { clock, counted, covers, h, span, when } from "./dom.js";
 import { player } from "./player.js";
 import { failure, panelsComing, state } from "./states.js";
 
@@ -98,7 +98,7 @@ function memoryStrip(slots, start, go) {
   const buttons = slots.map((slot, place) => h("button", { type: "button", tabindex: place ? "-1" : "0",
     "aria-label": `${span(slot, start)}, holds ${counted(slot.frame_count, "frame")}`, onclick: () => go(slot.start_s) },
     h("img", { src: slot.thumbnail, alt: "", loading: "lazy", width: 112, height: 84, onerror: (event) => { event.target.style.visibility = "hidden"; } }),
-    h("span", {}, `${clock(slot.start_s - start)} – ${clock(slot.end_s - start)}`),
+    h("span", {}, (slot.spans ?? [slot]).map((part) => `${clock(part.start_s - start)} – ${clock(part.end_s - start)}`).join(", ")),
     h("span", { class: "muted" }, counted(slot.frame_count, "frame"))));
   const view = h("div", { class: "strip", role: "group", "aria-label": "Memory slots: the arrow keys move along them" }, buttons);
   view.addEventListener("keydown", (event) => {
@@ -130,7 +130,7 @@ function segmentTimes(segments, start, go) {
 
 /** Mark the button whose row holds a time; gives its place, -1 for none. */
 function mark(buttons, rows, time) {
-  const now = rows.findIndex((row) => row.start_s <= time + 1e-3 && time + 1e-3 < row.end_s);
+  const now = rows.findIndex((row) => covers(row, time + 1e-3));
   buttons.forEach((button, place) => {
     if (place === now) button.setAttribute("aria-current", "time");
     else button.removeAttribute("aria-current");

@@ -153,17 +153,24 @@ def test_a_time_line_of_spans_that_tile_is_full(lengths: list[float], start_s: f
     bounds = [start_s]
     for length in lengths:
         bounds.append(bounds[-1] + length)
-    line = show.timeline(list(itertools.pairwise(bounds)), bounds[0], bounds[-1], width)
+    line = show.timeline([[pair] for pair in itertools.pairwise(bounds)], bounds[0], bounds[-1], width)
     assert len(line) == width
     assert " " not in line
 
 
-@given(st.lists(st.tuples(st.floats(-10, 200), st.floats(-10, 200)), max_size=5), st.integers(20, 50))
+@given(
+    st.lists(st.lists(st.tuples(st.floats(-10, 200), st.floats(-10, 200)), max_size=3), max_size=5),
+    st.integers(20, 50),
+)
 def test_a_time_line_is_as_wide_as_told_whatever_the_spans(
-    given: list[tuple[float, float]], width: int
+    given: list[list[tuple[float, float]]], width: int
 ) -> None:
     assert len(show.timeline(given, 0.0, 100.0, width)) == width
 
 
 def test_neighbours_on_the_time_line_differ() -> None:
-    assert show.timeline([(0, 5), (5, 10)], 0, 10, 10) == "█████░░░░░"
+    assert show.timeline([[(0, 5)], [(5, 10)]], 0, 10, 10) == "█████░░░░░"
+
+
+def test_a_slot_of_several_spans_has_one_shade_on_the_time_line() -> None:
+    assert show.timeline([[(0, 2), (6, 8)], [(2, 6)], [(8, 10)]], 0, 10, 10) == "██░░░░██▓▓"

@@ -38,7 +38,9 @@ def test_an_unbounded_policy_is_never_asked():
 
 
 def test_an_unknown_name_lists_the_ones_there_are():
-    with pytest.raises(ValueError, match="no merge policy 'lru': one of token, frame, fifo, average, none"):
+    with pytest.raises(
+        ValueError, match="no merge policy 'lru': one of token, frame, fifo, average, episode, none"
+    ):
         merge_policy("lru")
 
 

@@ -29,6 +29,7 @@ def test_recipe_id_depends_on_what_decides_the_rows():
         "min_segment_s": 5.0,
         "token_layers": 4,
         "decoding": '{"beams": 5}',
+        "tokens": "int8",
     }
     others = {dataclasses.replace(RECIPE, **{name: value}).recipe_id for name, value in changes.items()}
     assert len(others | {RECIPE.recipe_id}) == 1 + len(changes)
@@ -38,10 +39,15 @@ def test_recipe_id_depends_on_what_decides_the_rows():
 def test_fields_added_since_leave_the_recipes_of_before_as_they_are():
     """This is what 0.1 wrote, and the id it had."""
     written = json.loads(RECIPE.to_json())
-    assert not {"token_layers", "decoding"} & written.keys()
+    assert {field.name for field in dataclasses.fields(Recipe)} - set(written) == {
+        "token_layers",
+        "decoding",
+        "tokens",
+    }
     old = {name: value for name, value in written.items() if name not in ("model", "retrieval_model")}
     assert RECIPE.recipe_id == stable_id(json.dumps(old, sort_keys=True))
-    other = dataclasses.replace(RECIPE, token_layers=4, decoding=TextSettings(beams=5).to_text())
+    changes = {"token_layers": 4, "decoding": TextSettings(beams=5).to_text(), "tokens": "int8"}
+    other = dataclasses.replace(RECIPE, **changes)
     assert Recipe.from_json(other.to_json()) == other
     assert Recipe.from_json(RECIPE.to_json()) == RECIPE
 
