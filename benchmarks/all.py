@@ -33,6 +33,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "language": [],
         "decode": videos[:1],
         "throughput": videos,
+        "plain": [],
         "question": [*videos, "--paper-frames", "100"],
         "store": [str(folder / "archive")],
         "search": [],

@@ -77,19 +77,29 @@ class PlainLanguage(nn.Module):
         decoding: Decoding = Decoding(),  # noqa: B008 - immutable
         *,
         on_words: Callable[[str], None] | None = None,
+        batch_size: int = 16,
     ) -> list[str]:
-        """Generate a text for each request. Calls ``on_words`` with the words of a single text, of one beam."""
+        """Generate a text for each request. Calls ``on_words`` with the words of a single text, of one beam.
+
+        Requests on the same slots are generated together after their prefill, at most ``batch_size`` sequences, beams
+        included: each has keys and values of its own.
+        """
         texts = [""] * len(asked)
-        for index, ids, prefill in self._prefilled(asked):
-            made = self.model.generate(
-                input_ids=torch.tensor([ids], device=self.model.device),
-                attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=self.model.device),
-                past_key_values=prefill.rows(self.model, decoding.num_beams),
-                generation_config=decoding.generation_config(self.text_tokens),
-                logits_processor=decoding.processors(len(ids)),
-                streamer=None if on_words is None else WordStreamer(self.tokenizer, on_words),
-            )
-            texts[index] = self.tokenizer.decode(made[0, len(ids) :], skip_special_tokens=True).strip()
+        for indices, rows, prefill in self._prefilled(asked):
+            size = max(1, batch_size // decoding.num_beams)
+            for part in _batches(rows, size, padded=not prefill.in_place):
+                ids_KL, mask_KL = self._padded([rows[place] for place in part], prefill.length)
+                made = self.model.generate(
+                    input_ids=ids_KL,
+                    attention_mask=mask_KL,
+                    past_key_values=prefill.rows(self.model, len(part) * decoding.num_beams),
+                    generation_config=decoding.generation_config(self.text_tokens),
+                    logits_processor=decoding.processors(ids_KL.shape[1]),
+                    streamer=None if on_words is None else WordStreamer(self.tokenizer, on_words),
+                )[:: decoding.returned, ids_KL.shape[1] :]
+                found = self.tokenizer.batch_decode(made, skip_special_tokens=True)
+                for place, text in zip(part, found, strict=True):
+                    texts[indices[place]] = text.strip()
         return texts
 
     @torch.inference_mode()
@@ -105,14 +115,15 @@ class PlainLanguage(nn.Module):
             raise ValueError("a classification needs labels that differ from each other")
         rows = [self._label(label) for label in labels]
         found: list[LabelScores | None] = [None] * len(asked)
-        for index, ids, prefill in self._prefilled(asked):
-            scores = [
-                score
-                for begin in range(0, len(rows), batch_size)
-                for score in self._scores(ids, prefill, rows[begin : begin + batch_size])
-            ]
-            probabilities = torch.tensor(scores, dtype=torch.float64).softmax(0).tolist()
-            found[index] = LabelScores(tuple(labels), tuple(probabilities))
+        for indices, prompts, prefill in self._prefilled(asked):
+            for index, ids in zip(indices, prompts, strict=True):
+                scores = [
+                    score
+                    for begin in range(0, len(rows), batch_size)
+                    for score in self._scores(ids, prefill, rows[begin : begin + batch_size])
+                ]
+                probabilities = torch.tensor(scores, dtype=torch.float64).softmax(0).tolist()
+                found[index] = LabelScores(tuple(labels), tuple(probabilities))
         return [scores for scores in found if scores is not None]
 
     def _label(self, label: str) -> Tensor:
@@ -139,16 +150,26 @@ class PlainLanguage(nn.Module):
         found_KL = logits_KLV.to(exact).log_softmax(-1).gather(2, labels_KL[..., None])[..., 0]
         return [float(found_KL[row, : len(label)].sum()) for row, label in enumerate(labels)]
 
-    def _prefilled(self, asked: Sequence[Asked]) -> Iterator[tuple[int, list[int], Prefill]]:
-        """Yield each request's index, its ids and its prefill, which requests on the same slots share."""
+    def _padded(self, rows: Sequence[list[int]], shared: int) -> tuple[Tensor, Tensor]:
+        """Ids and mask [K, L] of prompts that begin with ``shared`` ids alike, padded right after these."""
+        longest = max(map(len, rows))
+        ids, mask = [], []
+        for row in rows:
+            lacking = longest - len(row)
+            ids.append([*row[:shared], *[self.text_tokens.padding] * lacking, *row[shared:]])
+            mask.append([*[1] * shared, *[0] * lacking, *[1] * (len(row) - shared)])
+        device = self.model.device
+        return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+    def _prefilled(self, asked: Sequence[Asked]) -> Iterator[tuple[list[int], list[list[int]], Prefill]]:
+        """Yield the requests on the same slots together: their indices, their ids, and the prefill they share."""
         groups: defaultdict[tuple[int, str | None], list[int]] = defaultdict(list)
         for index, question in enumerate(asked):
             groups[id(question.slots), question.system].append(index)
         for indices in groups.values():
             rows = [self.ids(asked[index]) for index in indices]
             prefill = self._prefill(rows[0][: common_length(rows)], asked[indices[0]].slots)
-            for index, ids in zip(indices, rows, strict=True):
-                yield index, ids, prefill
+            yield indices, rows, prefill
 
     def _prefill(self, ids: list[int], slots: Slots | None) -> Prefill:
         if slots is None:
@@ -176,6 +197,16 @@ class PlainLanguage(nn.Module):
         )
         offset = self.model.model.rope_deltas if offsets else None
         return Prefill(cache, len(ids), offset, self.wording.state_in_place)
+
+
+def _batches(rows: Sequence[Sequence[int]], size: int, *, padded: bool) -> Iterator[list[int]]:
+    """Places of ``rows``, at most ``size`` together; where rows may not be ``padded``, of one length."""
+    groups: defaultdict[int, list[int]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        groups[0 if padded else len(row)].append(place)
+    for places in groups.values():
+        for begin in range(0, len(places), size):
+            yield places[begin : begin + size]
 
 
 def _ends(tokenizer: PreTrainedTokenizerBase) -> TextTokens:
