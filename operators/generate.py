@@ -48,7 +48,8 @@ class GenerateTexts:
         chosen = choose_device(device)
         self.language = family_of(checkpoint).load_language(checkpoint, device=chosen)
         self.prompts = prompts
-        self.decoding = _decoding(TextSettings.from_text(decoding), max_new_tokens)
+        settings = TextSettings.from_text(decoding)
+        self.decoding, self.system = _decoding(settings, max_new_tokens), settings.system or None
         self.on_words: Callable[[str], None] | None = None
         self.batches = BatchLimit(chosen)
         self._meter = IdleMeter(told_to_ray("generate"))
@@ -78,7 +79,10 @@ class GenerateTexts:
         ]
         asked = {
             index: _asked(
-                rows, index, [self.prompts[prompt].text for prompt in rows["prompts"][index].as_py()]
+                rows,
+                index,
+                [self.prompts[prompt].text for prompt in rows["prompts"][index].as_py()],
+                self.system,
             )
             for index in dict.fromkeys(index for index, _, _ in wanted)
         }
@@ -165,7 +169,7 @@ def _decoding(settings: TextSettings, max_new_tokens: int) -> Decoding:
     )
 
 
-def _asked(rows: pa.Table, index: int, prompts: list[str]) -> list[Asked]:
+def _asked(rows: pa.Table, index: int, prompts: list[str], system: str | None) -> list[Asked]:
     """A row's questions: each with its query output, or all on the row's slots."""
     if rows["query_output"][index].is_valid:
         outputs_KQD = torch.from_numpy(array_at(rows, "query_output", index, np.float32).copy())
@@ -175,4 +179,4 @@ def _asked(rows: pa.Table, index: int, prompts: list[str]) -> list[Asked]:
     spans = rows["slots"][index].as_py()
     end_s = max(span["end_s"] for span in spans)
     slots = Slots(tokens, tuple(span["timestamp_s"] for span in spans), end_s)
-    return [Asked(prompt, slots=slots) for prompt in prompts]
+    return [Asked(prompt, slots=slots, system=system) for prompt in prompts]

@@ -12,6 +12,7 @@ from malmm.jobs.commands.options import add_archive, add_output
 from malmm.jobs.execution import perform_told
 from malmm.jobs.terminal.text import about
 from malmm.pipeline.schema.config import IndexConfig, Prompt
+from malmm.pipeline.schema.decoding import TextSettings
 from malmm.pipeline.schema.exit_codes import EXIT_OK, EXIT_SOME_FAILED
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def _config(archive: ArchiveReader, rows: list[dict[str, Any]]) -> IndexConfig:
         bank_length=recipe.bank_length,
         merge_policy=recipe.merge_policy,
         tokens=recipe.tokens,
+        texts=TextSettings.from_text(recipe.decoding),
         retry=True,
     )
     asked = archive.prompts()

@@ -39,6 +39,12 @@ def add_text_settings(parser: Taker) -> None:
     """Add the options of generation that are part of the recipe, with their defaults."""
     usual = TextSettings()
     parser.add_argument(
+        "--system",
+        default=usual.system,
+        metavar="TEXT",
+        help="the system text of each question, such as 'Answer in one sentence.'; not for InstructBLIP",
+    )
+    parser.add_argument(
         "--beams",
         type=int,
         default=usual.beams,
@@ -78,6 +84,7 @@ def add_text_settings(parser: Taker) -> None:
 def text_settings(arguments: argparse.Namespace) -> TextSettings:
     """Build the settings of generation from parsed options. Raises ConfigError."""
     return TextSettings(
+        system=arguments.system.strip(),
         beams=arguments.beams,
         repetition_penalty=arguments.repetition_penalty,
         length_penalty=arguments.length_penalty,

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from malmm.model.checkpoints.resolve import NO_RETRIEVAL, Models, notice_of, open_models
-from malmm.model.families.registry import image_size, token_shape
+from malmm.model.families.registry import image_size, row_of, token_shape
 from malmm.model.towers.registry import vector_size
 from malmm.pipeline.archive.location import resolve
 from malmm.pipeline.archive.writer import Archive
@@ -21,7 +21,7 @@ from malmm.pipeline.indexing.model_choice import chosen_model
 from malmm.pipeline.indexing.pending_work import PendingWork
 from malmm.pipeline.indexing.reports import IndexReport
 from malmm.pipeline.schema.config import IndexConfig, Recipe
-from malmm.pipeline.schema.errors import SourceError
+from malmm.pipeline.schema.errors import ConfigError, SourceError
 from malmm.pipeline.schema.progress import OnProgress, Progress
 from malmm.pipeline.sources.roots import remember_roots, roots_of
 
@@ -34,6 +34,11 @@ _VECTOR_SIZE = 256
 def make_recipe(config: IndexConfig, models: Models) -> Recipe:
     """The recipe of a run with these settings and checkpoints: all that decides what its rows contain."""
     shape = token_shape(models.checkpoint)
+    row = row_of(models.checkpoint)
+    if config.texts.system and not row.reads_slots:
+        raise ConfigError(
+            f"--system {config.texts.system!r}: {row.name} takes no system text, so leave it out"
+        )
     return Recipe(
         model=config.model,
         model_fingerprint=models.checkpoint.fingerprint(),

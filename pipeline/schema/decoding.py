@@ -17,6 +17,7 @@ class TextSettings:
 
     They are part of the recipe: all texts of an archive are drawn alike. ``begin_token`` is the id that sequences begin
     with, for the repetition penalty alone; plain families and T5 ignore it. See ``malmm.model.decoding.Decoding``.
+    ``system`` is the text of the system role in the chat of families that have one; empty leaves the role out.
     """
 
     beams: int = 1
@@ -24,6 +25,7 @@ class TextSettings:
     length_penalty: float = 1.0
     min_new_tokens: int = 0
     begin_token: int | None = None
+    system: str = ""
 
     def __post_init__(self) -> None:
         if not 1 <= self.beams <= 100:

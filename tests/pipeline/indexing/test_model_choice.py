@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ from malmm.pipeline.cluster.equipment import this_machine
 from malmm.pipeline.indexing.index import index
 from malmm.pipeline.indexing.model_choice import CHOSEN_TOWER
 from malmm.pipeline.schema.config import IndexConfig
+from malmm.pipeline.schema.decoding import TextSettings
+from malmm.pipeline.schema.errors import ConfigError, RecipeMismatch
 from malmm.pipeline.schema.progress import Progress
 
 OPTIONS = {"segment_s": 5.0, "fps": 1.0, "bank_length": 3, "max_new_tokens": 2}
@@ -106,3 +109,30 @@ def test_an_archive_of_a_model_that_is_gone_says_where_to_name_it(
         index(own)
     moved = IndexConfig(sources, place, model=str(tmp_path / "elsewhere"), **OPTIONS)  # type: ignore[arg-type]
     assert index(moved).videos_unchanged == 1
+
+
+def test_a_system_text_is_part_of_the_recipe_and_changes_what_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    InlineStages().install(monkeypatch)
+    save_tiny(tmp_path / "tiny", "qwen3_vl")
+    draw_video(tmp_path / "a.mp4", seconds=3.0, seed=(5, 1))
+    said: list[list[str]] = []
+    for system in ("", "Answer in one sentence."):
+        place = str(tmp_path / f"archive-{len(said)}")
+        config = IndexConfig(
+            (str(tmp_path / "a.mp4"),),
+            place,
+            model=str(tmp_path / "tiny"),
+            texts=TextSettings(system=system),
+            **(OPTIONS | {"max_new_tokens": 12}),  # type: ignore[arg-type]
+        )
+        assert index(config).exit_code == 0
+        archive = ArchiveReader.open(place)
+        assert TextSettings.from_text(archive.recipe.decoding).system == system
+        said.append([row["text"] for row in archive.annotations().to_pylist() if row["segment_id"]])
+    assert said[0] != said[1]
+    with pytest.raises(RecipeMismatch, match=r"Answer in one sentence\."):
+        index(replace(config, texts=TextSettings()))
+    with pytest.raises(ConfigError, match=r"--system 'x': InstructBLIP takes no system text"):
+        index(replace(config, archive=f"{place}-2", model="debug", texts=TextSettings(system="x")))

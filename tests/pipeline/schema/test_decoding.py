@@ -18,6 +18,7 @@ NUMBERS = st.floats(0.01, 10)
         st.floats(-5, 5),
         st.integers(0, 50),
         st.none() | st.integers(0, 40_000),
+        st.text(max_size=20),
     )
 )
 def test_settings_go_through_the_recipes_text(settings: TextSettings) -> None:
