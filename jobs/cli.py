@@ -24,6 +24,7 @@ from malmm.jobs.commands import (
     list_runs,
     models,
     optimize,
+    reembed,
     render,
     report,
     run_job,
@@ -56,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (
-        *(index, search, ask, serve, annotate, export, show, failures, optimize),
+        *(index, search, ask, serve, annotate, export, show, failures, optimize, reembed),
         models,
         *(init, run_job, schedule, submit, render, list_runs, status, report),
         *(import_checkpoint, demo, demo_videos),

@@ -37,6 +37,7 @@ _STAGES = {
     "waiting": "Waiting to try again what failed",
     "describing": "Asking stored memory",
     "tidying": "Merging small files",
+    "making vectors": "Making vectors",
     "building indexes": "Building indexes",
 }
 

@@ -104,24 +104,17 @@ class Memory:
         return cls(tokens, sizes, frames - held + counts.cumsum(0) - counts, frames)
 
     def frame_weights(self) -> Tensor:
-        """How much of each slot each frame makes: float64 [S, T], rows that sum to one.
+        """How much each frame counts in each slot: float64 [S, T], rows that sum to one.
 
-        A position is the mean of its run of frames, and positions count alike: a frame's weight is the mean, over
-        positions, of one over the frames of the run that it is in. Whatever is a vector a frame merges so: carried
-        along with the tokens through every merge, and averaged over positions at the end, it comes to the same. All
-        positions of a slot that joins what is not adjacent hold the same frames, which count alike.
+        A slot stands for the frames of its span, or of its spans, alike. Where token positions part time in their own
+        ways, that is what ``spans`` says of it, and not every frame that some position holds.
         """
-        if self.owner is not None:
-            held_ST = (self.owner == torch.arange(len(self), device=self.owner.device)[:, None]).to(
-                torch.float64
-            )
-            return held_ST / held_ST.sum(1, keepdim=True)
-        runs = self.sizes.to(torch.int64).clamp(min=1)
-        share_SN = 1 / (runs.to(torch.float64) * runs.shape[1])
-        steps_ST = share_SN.new_zeros(len(runs), self.appended + 1)
-        steps_ST.scatter_add_(1, self.first, share_SN)
-        steps_ST.scatter_add_(1, (self.first + runs).clamp(max=self.appended), -share_SN)
-        return steps_ST.cumsum(1)[:, :-1].clamp(min=0)
+        weights_ST = torch.zeros(len(self), self.appended, dtype=torch.float64)
+        for slot, runs in enumerate(self.runs()):
+            held = sum(end - begin for begin, end in runs)
+            for begin, end in runs:
+                weights_ST[slot, begin:end] = 1 / held
+        return weights_ST
 
     def runs(self) -> list[list[tuple[int, int]]]:
         """The unbroken runs of frames [begin, end) of each slot, in time order.

@@ -1,7 +1,7 @@
 """Dual encoders as towers: SigLIP, CLIP and similar models encode a slot's frames into one vector.
 
-The vector is the mean of the frames' unit vectors, scaled to unit length. A frame's weight is its share of the slot's
-tokens (``Memory.frame_weights``). docs/decisions.md says why.
+The vector is the mean of the unit vectors of the frames in the slot's span (``Memory.frame_weights``), scaled to unit
+length. docs/decisions.md says why.
 
 Shape suffixes: B frames at once, T frames, S slots, C colours, H rows, W columns, V numbers a vector.
 """
@@ -54,7 +54,7 @@ class DualPictures:
 
     @torch.inference_mode()
     def of_slots(self, memory: Memory, frames: np.ndarray, shape: tuple[int, int]) -> Tensor:
-        """Unit vectors float32 [S, 1, V], each the weighted mean of its slot's frames.
+        """Unit vectors float32 [S, 1, V], each the mean of its slot's frames.
 
         Raises ValueError when the number of frames is not that of the memory.
         """

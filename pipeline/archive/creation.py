@@ -71,7 +71,7 @@ def load_if_there(
     if found is None:
         _refuse_strangers(root, set(table_schemas(vector_size, recipe.token_layers)))
         return None
-    if reindex and found.recipe.recipe_id != recipe.recipe_id:
+    if reindex and not found.recipe.takes(recipe):
         address = beside(root, recipe).address(root)
         if in_force(address) is None:
             return None
@@ -82,7 +82,7 @@ def address_of_rows(uri: str, recipe: Recipe, *, reindex: bool = False) -> str:
     """The address at which ``create_or_load`` finds or will create the tables. Creates nothing."""
     root = resolve(uri)
     found = in_force(root)
-    if found is not None and reindex and found.recipe.recipe_id != recipe.recipe_id:
+    if found is not None and reindex and not found.recipe.takes(recipe):
         return beside(root, recipe).address(root)
     return root if found is None else found.address(root)
 
@@ -102,12 +102,12 @@ def create_or_load(
     if found is None:
         found = _create(root, recipe, vector_size)
     address = found.address(root)
-    if found.recipe.recipe_id != recipe.recipe_id:
+    if not found.recipe.takes(recipe):
         if not reindex:
             raise _mismatch(root, found.recipe, recipe)
         address = beside(root, recipe).address(root)
         own = in_force(address) or _create(address, recipe, vector_size)
-        if own.recipe.recipe_id != recipe.recipe_id:
+        if not own.recipe.takes(recipe):
             raise ArchiveError(
                 f"{address} is damaged: its recipe is not the one that it is named for", uri=address
             )

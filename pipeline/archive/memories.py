@@ -106,6 +106,19 @@ class SlotReader:
         vectors = rows["vectors"].to_pylist()
         return None if not vectors or None in vectors else np.asarray(vectors, np.float32)
 
+    def sampled_vectors(self, count: int) -> np.ndarray:
+        """Retrieval vectors float32 [B, Q, V] of ``count`` slots at most, spread by chance; the same ones each time.
+
+        Empty where slots have none.
+        """
+        dataset = self._tables.dataset("memories")
+        with lance_errors(self._tables.uri, "read table 'memories' of"):
+            rows = dataset.count_rows()
+            places = np.random.default_rng(rows).permutation(rows)[:count]
+            found = dataset.take(sorted(places.tolist()), columns=["vectors"])["vectors"].drop_null()
+        vectors = found.to_pylist()
+        return np.asarray(vectors, np.float32) if vectors else np.empty((0, 1, self._vector_size(dataset)))
+
     def similarities(
         self, segment_ids: Iterable[str], query: np.ndarray, columns: Sequence[str], *, limit: int
     ) -> list[tuple[dict[str, Any], float]]:
@@ -168,6 +181,10 @@ class SlotReader:
             raise ConfigError(f"the video has no memory at {at_s:g} s: `malmm show` says what it spans")
         vectors = found[-1]["vectors"]
         return None if vectors is None else np.asarray(vectors, np.float32)
+
+    @staticmethod
+    def _vector_size(dataset: lance.LanceDataset) -> int:
+        return int(dataset.schema.field("vectors").type.value_type.list_size)
 
     def _slots(
         self, slots: Sequence[tuple[str, int]], columns: list[str]

@@ -9,7 +9,7 @@ atomically.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,11 +17,20 @@ import pyarrow as pa
 
 from malmm.pipeline.archive.location import create_dataset, lance_errors, open_dataset
 from malmm.pipeline.archive.table_writer import TableWriter
+from malmm.pipeline.archive.vector_tower import recipe_of_vectors
 from malmm.pipeline.schema.config import Recipe, stable_id
 from malmm.pipeline.schema.errors import ArchiveError
-from malmm.pipeline.schema.tables import FORMAT, RECIPES
+from malmm.pipeline.schema.tables import FORMAT, FORMAT_OF_NEW_VECTORS, RECIPES
 
-__all__ = ["Generation", "beside", "in_force", "is_generation", "put_in_force", "record_first"]
+__all__ = [
+    "Generation",
+    "beside",
+    "in_force",
+    "is_generation",
+    "put_in_force",
+    "record_first",
+    "refuse_older_releases",
+]
 
 _PLACE = re.compile(r"recipe-[0-9a-f]{24}")
 
@@ -45,9 +54,24 @@ def is_generation(name: str) -> bool:
 
 
 def in_force(root: str) -> Generation | None:
-    """The generation in force of the archive at a resolved address; None if there is no complete archive."""
+    """The generation in force of the archive at a resolved address; None if there is no complete archive.
+
+    The retrieval model of its recipe is that of the vectors there are, which may have been made anew since.
+    """
     rows = _rows(root)
-    return _latest(root, rows) if rows else None
+    if not rows:
+        return None
+    found = _latest(root, rows)
+    memories = open_dataset(found.address(root), "memories")
+    if memories is None:
+        return found
+    try:
+        return replace(found, recipe=recipe_of_vectors(found.recipe, memories.schema))
+    except (TypeError, ValueError) as error:
+        raise ArchiveError(
+            f"{root} is damaged: what its vectors say of their retrieval model cannot be read: {error}",
+            uri=root,
+        ) from error
 
 
 def beside(root: str, recipe: Recipe) -> Generation:
@@ -87,10 +111,10 @@ def _latest(root: str, rows: list[dict[str, Any]]) -> Generation:
 
 
 def _check_format(root: str, found: int) -> None:
-    if found > FORMAT:
+    if found > FORMAT_OF_NEW_VECTORS:
         raise ArchiveError(
-            f"{root} was made by a newer version of malmm-ray (format {found}, and this one reads {FORMAT}): install "
-            "that version",
+            f"{root} was made by a newer version of malmm-ray (format {found}, and this one reads "
+            f"{FORMAT_OF_NEW_VECTORS}): install that version",
             uri=root,
         )
     if found < FORMAT:
@@ -123,13 +147,26 @@ def put_in_force(changes: TableWriter, generation: Generation) -> None:
     changes.append("recipes", _row(generation))
 
 
-def _row(generation: Generation) -> pa.Table:
+def refuse_older_releases(changes: TableWriter, root: str) -> None:
+    """Make releases that take the vectors for those of the first retrieval model refuse the archive.
+
+    ``changes`` writes the tables at the archive's own address.
+    """
+    rows = _rows(root)
+    if max(row["format"] for row in rows) < FORMAT_OF_NEW_VECTORS:
+        latest = _latest(root, rows)
+        changes.append(
+            "recipes", _row(replace(latest, number=latest.number + 1), written=FORMAT_OF_NEW_VECTORS)
+        )
+
+
+def _row(generation: Generation, *, written: int = FORMAT) -> pa.Table:
     row = {
         "recipe_id": generation.recipe.recipe_id,
         "recipe": generation.recipe.to_json(),
         "place": generation.place,
         "number": generation.number,
-        "format": FORMAT,
+        "format": written,
         "created_at": datetime.now(UTC),
     }
     return pa.Table.from_pylist([row], schema=RECIPES)

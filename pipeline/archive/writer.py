@@ -26,7 +26,7 @@ from malmm.pipeline.archive.orphans import sweep_orphans
 from malmm.pipeline.archive.predicates import is_in
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.receipts import conform
-from malmm.pipeline.archive.recipes_table import Generation, in_force, put_in_force
+from malmm.pipeline.archive.recipes_table import Generation, in_force, put_in_force, refuse_older_releases
 from malmm.pipeline.archive.search_indexes import update_indexes
 from malmm.pipeline.archive.table_reader import TableReader
 from malmm.pipeline.archive.table_writer import TableWriter
@@ -113,6 +113,12 @@ class Archive(ArchiveReader):
         # If killed here, the old tables stay: they cost storage and do no other harm.
         drop_tables(before.address(self._root), below=bool(before.place))
         return True
+
+    def refuse_older_releases(self) -> None:
+        """Make releases that do not know of vectors made anew refuse the archive."""
+        at_root = TableWriter(TableReader(self._root))
+        at_root.lease = self.changes.lease
+        refuse_older_releases(at_root, self._root)
 
     def commit(self, receipts: Iterable[Receipt]) -> Committed:
         """Commit the receipts' segments: memory and texts first, the ``segments`` rows last.

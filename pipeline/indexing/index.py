@@ -8,6 +8,7 @@ the listing.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from malmm.model.checkpoints.resolve import NO_RETRIEVAL, Models, notice_of, open_models
@@ -82,6 +83,8 @@ def index(
         report.notice = models.notice
         recipe, vector_size = make_recipe(config, models), _vector_size(models)
         archive = Archive.open_if_there(config.archive, recipe, vector_size, reindex=config.reindex)
+        if archive is not None:
+            recipe = replace(recipe, indexed_with=archive.recipe.indexed_with)
         work = PendingWork(config, recipe, archive, listing)
         # A run starts while the rest is being listed; pruning and a dry run need the complete listing.
         whole = config.prune or config.dry_run

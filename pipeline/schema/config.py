@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 
 from malmm.pipeline.schema.decoding import TextSettings
 from malmm.pipeline.schema.errors import ConfigError
@@ -94,6 +94,7 @@ class Recipe:
     token_layers: int = 1
     decoding: str = ""
     tokens: str = "float16"
+    indexed_with: str = ""
 
     @property
     def recipe_id(self) -> str:
@@ -101,6 +102,8 @@ class Recipe:
         # A checkpoint's path or id does not change what it computes, so both names stay out of the hash.
         content = self._content()
         del content["model"], content["retrieval_model"]
+        # Rows keep their ids when their vectors are made anew.
+        content["retrieval_fingerprint"] = content.pop("indexed_with", self.retrieval_fingerprint)
         return stable_id(json.dumps(content, sort_keys=True))
 
     def _content(self) -> dict[str, object]:
@@ -126,13 +129,23 @@ class Recipe:
         return [
             (name, str(mine[name]), str(theirs[name]))
             for name in mine
-            if name not in ("model", "retrieval_model") and mine[name] != theirs[name]
+            if name not in ("model", "retrieval_model", "indexed_with") and mine[name] != theirs[name]
         ]
+
+    @property
+    def tower_id(self) -> str:
+        """The hash of what decides the vectors of slots alone."""
+        return stable_id("tower", self.retrieval_fingerprint)
+
+    def takes(self, asked: Recipe) -> bool:
+        """Whether rows made with the recipe ``asked`` can be added to rows of this one."""
+        same = replace(asked, indexed_with=self.indexed_with)
+        return self.recipe_id == same.recipe_id and self.tower_id == asked.tower_id
 
 
 #: Fields that are not in recipes of 0.1, with what it did as their default.
 ADDED_FIELDS = tuple(
-    field for field in fields(Recipe) if field.name in ("token_layers", "decoding", "tokens")
+    field for field in fields(Recipe) if field.name in ("token_layers", "decoding", "tokens", "indexed_with")
 )
 
 MERGE_POLICIES = ("token", "frame", "fifo", "average", "episode")

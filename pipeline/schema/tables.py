@@ -11,6 +11,7 @@ __all__ = [
     "ANNOTATIONS",
     "FAILURES",
     "FORMAT",
+    "FORMAT_OF_NEW_VECTORS",
     "RECIPES",
     "RUNS",
     "SEGMENTS",
@@ -24,6 +25,8 @@ __all__ = [
 
 #: Version of the archive format. Incremented when older versions of this package would misread the tables.
 FORMAT = 2
+#: The format of archives whose vectors were made anew by another retrieval model than the recipe's.
+FORMAT_OF_NEW_VECTORS = 3
 
 #: The unbroken spans of a slot that joins what is not adjacent, in time order.
 SPANS = pa.list_(pa.struct([("start_s", pa.float64()), ("end_s", pa.float64()), ("frame_count", pa.int32())]))
@@ -150,9 +153,14 @@ def memories_schema(vector_size: int, token_layers: int = 1) -> pa.Schema:
 
 
 def of_this_or_before(found: pa.Schema, wanted: pa.Schema) -> bool:
-    """Whether a ``memories`` table is of schema ``wanted``, but for columns added since it was made."""
-    lacking = [name for name in ADDED_COLUMNS if name not in found.names]
-    return found.equals(pa.schema([field for field in wanted if field.name not in lacking]))
+    """Whether a ``memories`` table has the columns of ``wanted``, but for those added since it was made.
+
+    In whatever order: vectors that were made anew come last.
+    """
+    return all(
+        found.field(field.name).equals(field) if field.name in found.names else field.name in ADDED_COLUMNS
+        for field in wanted
+    )
 
 
 def table_schemas(vector_size: int, token_layers: int = 1) -> dict[str, pa.Schema]:

@@ -1,14 +1,16 @@
 """Decide from which similarity on a moment is relevant to a text.
 
-Cosines of image-text models have no fixed scale. A checkpoint may come with a threshold that was measured for it
-(``relevance_threshold`` in its config.json). For other checkpoints the threshold is estimated from the archive's own
-captions: a caption should be closer to the slots of its own segment than to those of others. The threshold is where
-both kinds of errors (own slots below, other slots above) are equally frequent.
+Cosines of image-text models have no fixed scale, and a threshold alone is not enough: words that a model never learnt
+may be close to everything, and the best of many slots is always close. So the best slot must exceed the text's mean
+similarity with a background by a number of standard deviations, which grows with the number of slots searched. A
+checkpoint may come with a background (``background.safetensors``), vectors of slots that belong to no archive, and with
+the threshold that was measured for it (``relevance_threshold`` in its config.json).
 
-A threshold alone is not enough: words that a model never learnt may be close to everything, and the best of many slots
-is always close. So a checkpoint may also come with a background (``background.safetensors``): vectors of slots that
-belong to no archive. The best slot must then exceed the text's mean similarity with the background by a number of
-standard deviations, which grows with the number of slots searched.
+For other checkpoints the background is a sample of the archive's own slots: most of them are unrelated to any one text.
+
+An archive of few slots has no background. Its captions give a threshold: a caption should be closer to the slots of its
+own segment than to those of others. The threshold is where both kinds of errors (own slots below, other slots above)
+are equally frequent.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,12 +32,21 @@ from malmm.pipeline.schema.errors import ConfigError
 if TYPE_CHECKING:
     from malmm.model.checkpoints.checkpoint import Checkpoint
 
-__all__ = ["BACKGROUND_FILE", "Background", "Relevance", "balanced_threshold", "relevance_of"]
+__all__ = [
+    "BACKGROUND_FILE",
+    "Background",
+    "Relevance",
+    "balanced_threshold",
+    "own_background",
+    "relevance_of",
+]
 
 BACKGROUND_FILE = "background.safetensors"
 _KEY = "relevance_threshold"
 _CAPTIONS = 64
 _FEWEST_CAPTIONS = 4
+# In fewer slots each thing that is there takes a large share of them, and hides itself.
+_OWN_SLOTS, _FEWEST_OWN_SLOTS = 256, 200
 
 
 @dataclass(frozen=True)
@@ -109,9 +121,24 @@ def relevance_of(
             raise ConfigError(
                 f"{path} has vectors of {background.vectors.shape[2]} numbers, and the model of {size}"
             )
-    if retrieval is not None and isinstance(retrieval.config.get(_KEY), (int, float)):
-        return Relevance(float(retrieval.config[_KEY]), background)
-    return Relevance(_by_captions(archive, text_vectors), background)
+    stated = None if retrieval is None else retrieval.config.get(_KEY)
+    threshold = float(stated) if isinstance(stated, (int, float)) else None
+    if background is None and threshold is None:
+        sample = archive.slots.sampled_vectors(_OWN_SLOTS)
+        if len(sample) >= _FEWEST_OWN_SLOTS:
+            return Relevance(-1.0, own_background(sample))
+    return Relevance(_by_captions(archive, text_vectors) if threshold is None else threshold, background)
+
+
+def own_background(vectors: np.ndarray) -> Background:
+    """An archive's own slots, unit vectors [B, Q, V], as a background.
+
+    The best of so many slots that have nothing to do with a text stands out by the median of the largest of so many
+    normally distributed numbers: that is what has to be exceeded.
+    """
+    numbers = [round(10 ** (power / 4)) for power in range(33)]
+    contrasts = {number: NormalDist().inv_cdf(0.5 ** (1 / number)) for number in numbers}
+    return Background(vectors.astype(np.float32), tuple(contrasts.items()))
 
 
 def _by_captions(archive: ArchiveReader, text_vectors: Callable[[Sequence[str]], np.ndarray]) -> float:

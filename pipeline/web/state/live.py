@@ -61,7 +61,9 @@ class LiveArchive:
 
     def _look(self) -> None:
         reader = ArchiveReader.open(self._uri)
-        if reader.uri != self._searcher.archive.uri:
+        known = self._searcher.archive
+        # Vectors that were made anew lie where the old ones did.
+        if (reader.uri, reader.recipe) != (known.uri, known.recipe):
             self._searcher = self._opened(reader)
         self._looked = time.monotonic()
 

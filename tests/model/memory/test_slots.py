@@ -214,8 +214,10 @@ def test_printing_a_memory_shows_shapes():
     st.sampled_from([*BOUNDED, "none"]),
     st.integers(1, 4),
 )
-def test_frame_weights_are_what_travels_along_with_the_tokens(seed, lengths, length, policy, positions):
-    """Each frame carries its own number through every merge, of one memory and of several into one."""
+def test_frame_weights_are_the_means_over_spans_and_what_travels_along(
+    seed, lengths, length, policy, positions
+):
+    """Where whole frames are joined, each frame's own number, carried through every merge, comes to its weight."""
     if policy == "fifo":
         lengths = lengths[:1]
     frames = sum(lengths)
@@ -234,15 +236,23 @@ def test_frame_weights_are_what_travels_along_with_the_tokens(seed, lengths, len
             device="cpu",
             dtype=torch.float64,
         )
-        for frame in range(before, before + count):
-            own = torch.eye(frames, dtype=torch.float64)[frame].expand(1, positions, -1)
+        for frame in range(count):
+            own = torch.eye(frames, dtype=torch.float64)[before + frame].expand(1, positions, -1)
             seen = torch.randn(1, positions, frames, generator=generator, dtype=torch.float64)
             bank.append(torch.cat([seen, own], dim=-1))
         held = Memory.of(bank.finish()[0])
         tokens = held.tokens.unflatten(-1, (2, frames))
-        carried = tokens[:, :, 1].mean(1)
-        torch.testing.assert_close(held.frame_weights(), carried[:, before : before + count])
-        memories.append(Memory(tokens, held.sizes, held.first, held.appended))
+        memories.append(Memory(tokens, held.sizes, held.first, held.appended, held.owner))
         before += count
+    firsts = [sum(lengths[:place]) for place in range(len(lengths))]
     merged = merge_memories(memories, length=length, policy=policy)
-    torch.testing.assert_close(merged.frame_weights(), merged.tokens[:, :, 1].mean(1))
+    for first, memory in zip([*firsts, 0], [*memories, merged], strict=True):
+        weights = memory.frame_weights()
+        if policy != "token":
+            carried = memory.tokens[:, :, 1].mean(1)
+            torch.testing.assert_close(weights, carried[:, first : first + memory.appended])
+            continue
+        for row, span in zip(weights, memory.spans(range(memory.appended), 0, memory.appended), strict=True):
+            expected = torch.zeros(memory.appended, dtype=torch.float64)
+            expected[span.first : span.first + span.frame_count] = 1 / span.frame_count
+            torch.testing.assert_close(row, expected)

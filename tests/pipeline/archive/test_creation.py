@@ -109,7 +109,7 @@ class TestCreation:
         ("row", "said"),
         [
             ({}, "an older version of malmm-ray"),
-            ({"format": tables.FORMAT + 1}, "a newer version of malmm-ray"),
+            ({"format": tables.FORMAT_OF_NEW_VECTORS + 1}, "a newer version of malmm-ray"),
             ({"format": tables.FORMAT}, "is damaged"),
         ],
     )

@@ -12,13 +12,16 @@ from support.drawn_archive import make_archive
 from support.tiny_families import save_tiny
 from support.tiny_towers import VECTOR, save_tiny_tower
 
+from malmm.model.checkpoints.checkpoint import CheckpointError
 from malmm.model.checkpoints.resolve import open_models
 from malmm.model.families.registry import family_of, image_size
 from malmm.model.memory.settings import MemorySettings
 from malmm.model.towers.registry import open_tower, text_vectors_of, tower_of
 from malmm.operators.media.reader import decode_span
 from malmm.operators.media.span import SpanRequest
+from malmm.pipeline.indexing.reembed import reembed
 from malmm.pipeline.schema.errors import ConfigError
+from malmm.pipeline.schema.reembed_config import ReembedConfig
 from malmm.pipeline.searching.searcher import Like, Searcher
 
 OPTIONS: dict[str, Any] = {"segment_s": 6.0, "fps": 1.0, "bank_length": 3, "max_new_tokens": 6}
@@ -63,6 +66,18 @@ def test_slots_are_found_by_the_frames_that_they_hold(tmp_path: Path) -> None:
     assert searcher.search(like=Like(video["video_id"], 0.5))
     with pytest.raises(ConfigError, match=r"CLIP, which has no matching head: search without --rerank"):
         searcher.search("a red circle", rerank=True)
+
+    # Another one, from frames that are decoded again: as if it had been indexed with it.
+    save_tiny_tower(tmp_path / "other", "siglip", seed=1)
+    other = open_tower(str(tmp_path / "other"))
+    report = reembed(ReembedConfig(drawn.place, str(tmp_path / "other"), source="frames"))
+    assert report.segments == {"frames": 2}
+    others = tower_of(other).load_slots(other, model=models.checkpoint)
+    stored = drawn.reader.slots.segment_vectors(segment["segment_id"])
+    shape = (video["width"], video["height"])
+    np.testing.assert_allclose(stored, others.of_slots(done.memory, span.frames, shape), rtol=0, atol=2e-3)
+    with pytest.raises(CheckpointError, match=r"reads InstructBLIP's memory and not that of SmolVLM2"):
+        reembed(ReembedConfig(drawn.place, "debug"))
 
 
 def test_instructblip_takes_a_dual_encoder_too(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def test_recipe_id_depends_on_what_decides_the_rows():
         "token_layers": 4,
         "decoding": '{"beams": 5}',
         "tokens": "int8",
+        "indexed_with": "y",
     }
     others = {dataclasses.replace(RECIPE, **{name: value}).recipe_id for name, value in changes.items()}
     assert len(others | {RECIPE.recipe_id}) == 1 + len(changes)
@@ -43,6 +44,7 @@ def test_fields_added_since_leave_the_recipes_of_before_as_they_are():
         "token_layers",
         "decoding",
         "tokens",
+        "indexed_with",
     }
     old = {name: value for name, value in written.items() if name not in ("model", "retrieval_model")}
     assert RECIPE.recipe_id == stable_id(json.dumps(old, sort_keys=True))
@@ -50,6 +52,20 @@ def test_fields_added_since_leave_the_recipes_of_before_as_they_are():
     other = dataclasses.replace(RECIPE, **changes)
     assert Recipe.from_json(other.to_json()) == other
     assert Recipe.from_json(RECIPE.to_json()) == RECIPE
+
+
+def test_vectors_made_anew_change_the_tower_and_not_the_ids_of_rows():
+    first = RECIPE.retrieval_fingerprint
+    anew = dataclasses.replace(RECIPE, retrieval_fingerprint="x", indexed_with=first)
+    assert (anew.recipe_id, anew.tower_id == RECIPE.tower_id) == (RECIPE.recipe_id, False)
+    asked = dataclasses.replace(RECIPE, retrieval_fingerprint="x")
+    assert (anew.takes(asked), anew.takes(RECIPE), RECIPE.takes(asked), RECIPE.takes(RECIPE)) == (
+        True,
+        False,
+        False,
+        True,
+    )
+    assert not anew.takes(dataclasses.replace(asked, fps=2.0))
 
 
 def test_where_a_checkpoint_lies_is_not_part_of_the_recipe():

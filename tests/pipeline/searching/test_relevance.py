@@ -11,8 +11,15 @@ from hypothesis import given
 from safetensors.numpy import save_file
 from support.drawn_archive import Drawn
 
+from malmm.model.checkpoints.checkpoint import Checkpoint
 from malmm.pipeline.schema.errors import ConfigError
-from malmm.pipeline.searching.relevance import Background, Relevance, balanced_threshold, relevance_of
+from malmm.pipeline.searching.relevance import (
+    Background,
+    Relevance,
+    balanced_threshold,
+    own_background,
+    relevance_of,
+)
 from malmm.pipeline.searching.searcher import Searcher
 
 cosines = st.lists(st.floats(-1, 1), min_size=1, max_size=40).map(np.array)
@@ -44,15 +51,48 @@ def test_a_checkpoint_may_bring_its_own_threshold_and_background(drawn: Drawn) -
     assert searcher.relevance_threshold(text) == wanted
 
 
-def test_without_either_the_captions_tell(drawn: Drawn) -> None:
+def bare(retrieval: Checkpoint, folder: Path) -> Checkpoint:
+    """The same retrieval model, without a threshold and a background."""
+    config = {key: value for key, value in retrieval.config.items() if key != "relevance_threshold"}
+    return replace(retrieval, directory=folder, config=config)
+
+
+def test_without_either_the_archives_own_slots_tell(
+    drawn: Drawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     searcher = Searcher(drawn.place)
     retrieval = searcher.models().retrieval
     assert retrieval is not None
-    brought = retrieval.config["relevance_threshold"]
-    relevance = relevance_of(searcher.archive, None, searcher.text_vectors)
+    slots = searcher.archive.slots.sampled_vectors(10_000)
+    stored = [searcher.archive.slots.segment_vectors(key) for key in searcher.archive.completed_segments()]
+    firsts = [float(number) for part in stored if part is not None for number in part[:, 0, 0]]
+    assert sorted(slots[:, 0, 0].tolist()) == sorted(firsts)
+    assert len(searcher.archive.slots.sampled_vectors(7)) == 7
+    monkeypatch.setattr("malmm.pipeline.searching.relevance._FEWEST_OWN_SLOTS", len(slots))
+    relevance = relevance_of(searcher.archive, bare(retrieval, tmp_path), searcher.text_vectors)
+    assert relevance.background is not None
+    [word] = searcher.text_vectors(["a red circle"])
+    similar = (slots @ word).max(axis=1)
+    assert relevance.cosine(word, 1) == pytest.approx(float(similar.mean()), abs=1e-5)
+    wanted = similar.mean() + 1.8241 * similar.std()
+    assert relevance.cosine(word, 20) == pytest.approx(float(wanted), abs=5e-3)
+
+
+def test_in_an_archive_of_few_slots_the_captions_tell(drawn: Drawn, tmp_path: Path) -> None:
+    searcher = Searcher(drawn.place)
+    retrieval = searcher.models().retrieval
+    assert retrieval is not None
+    assert searcher.archive.slots.slot_count() < 200
+    relevance = relevance_of(searcher.archive, bare(retrieval, tmp_path), searcher.text_vectors)
+    assert relevance.background is None
     assert -1 < relevance.threshold < 1
-    assert relevance.threshold != brought
     assert relevance.cosine(searcher.text_vectors(["a dog"])[0], 10) == relevance.threshold
+
+
+def test_more_slots_ask_for_more() -> None:
+    contrasts = [contrast for _, contrast in own_background(np.ones((2, 1, 4))).contrasts]
+    assert contrasts == sorted(contrasts)
+    assert (contrasts[0], len(set(contrasts))) == (0.0, len(contrasts))
 
 
 def test_more_has_to_be_reached_among_more_slots(drawn: Drawn) -> None:
