@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import lance
-import lancedb
 import numpy as np
 import pyarrow as pa
 
@@ -85,6 +84,9 @@ class Collected:
 
     def end(self) -> None:
         """Delete the table."""
+        # Takes a second to import, which readers of an archive need not wait for.
+        import lancedb
+
         self._check()
         with lance_errors(self.uri, f"delete table {COLLECTED!r} of"):
             lancedb.connect(self.uri).drop_table(COLLECTED)

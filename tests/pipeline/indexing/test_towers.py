@@ -74,6 +74,7 @@ def test_slots_are_found_by_the_frames_that_they_hold(tmp_path: Path) -> None:
     assert report.segments == {"frames": 2}
     others = tower_of(other).load_slots(other, model=models.checkpoint)
     stored = drawn.reader.slots.segment_vectors(segment["segment_id"])
+    assert stored is not None
     shape = (video["width"], video["height"])
     np.testing.assert_allclose(stored, others.of_slots(done.memory, span.frames, shape), rtol=0, atol=2e-3)
     with pytest.raises(CheckpointError, match=r"reads InstructBLIP's memory and not that of SmolVLM2"):
