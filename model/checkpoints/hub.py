@@ -123,8 +123,8 @@ def _errors() -> tuple[type[Exception], ...]:
 def _not_fetched(name: str, error: Exception) -> CheckpointError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return CheckpointError(
-        f"model {name!r} is no local directory and could not be fetched from the hub: {reason.rstrip('.')}; give "
-        "--model a directory or a model that is in the hub's cache, or --model demo, which knows drawn videos alone"
+        f"model {name!r} is not a local directory and could not be fetched from the hub: {reason.rstrip('.')}; "
+        "give a directory or a model that is in the hub's cache, or --model demo, which knows drawn videos alone"
     )
 
 

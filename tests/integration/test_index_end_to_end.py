@@ -322,7 +322,9 @@ def test_workers_put_new_prompts_to_stored_memory_then_nothing_is_left(copied: P
     assert versions(archive, "videos", "segments", "memories") == kept
 
 
-@pytest.mark.filterwarnings("ignore:The `filter` argument is deprecated:DeprecationWarning")  # of read_lance
+# Ray's read_lance takes a filter in a way, and asks for a file's path in a way, that are to go.
+@pytest.mark.filterwarnings("ignore:The `filter` argument is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:DataFile.path\\(\\) is deprecated:DeprecationWarning")
 def test_rows_on_workers_are_those_of_the_archive(first: tuple[ArchiveReader, IndexReport]) -> None:
     archive, report = first
     texts = dataset(archive.uri, "annotations", columns=["text"], where="segment_id IS NULL")

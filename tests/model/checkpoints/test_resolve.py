@@ -77,7 +77,9 @@ def test_without_a_companion_the_way_out_is_named(copied, hub):
     shutil.rmtree(directory / "retrieval")
     with pytest.raises(CheckpointError, match=r"no retrieval companion.*--retrieval-model.*'none'"):
         open_models(str(directory))
-    with pytest.raises(CheckpointError, match=r"'owner/name'.*fetched from the hub: no such repository$"):
+    with pytest.raises(
+        CheckpointError, match=r"'owner/name'.*fetched from the hub: no such repository; give"
+    ):
         open_models(str(directory), "owner/name")
     assert hub == ["owner/name"]
 
