@@ -86,7 +86,8 @@ def test_rows_that_do_not_fit_are_refused_by_column(archive, change, said):
 def test_vectors_of_another_length_are_refused(archive):
     tables = rows(0)
     wrong = pa.array([[[1.0, 2.0]]] * 3, pa.list_(pa.list_(pa.float16(), 2)))
-    tables["memories"] = tables["memories"].set_column(8, "vectors", wrong)
+    place = tables["memories"].schema.get_field_index("vectors")
+    tables["memories"] = tables["memories"].set_column(place, "vectors", wrong)
     with pytest.raises(ArchiveError, match="column 'vectors'"):
         write_rows(archive.uri, tables)
 
