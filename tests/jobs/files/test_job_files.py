@@ -106,7 +106,7 @@ def test_all_faults_are_told_together_with_their_lines(tmp_path: Path) -> None:
         "unknown key 'bank_lenght': did you mean 'bank_length'? index may have sources, "
     )
     assert "segment_s -1" in said[7]
-    assert "'token', 'frame', 'fifo' or 'average'" in said[8]
+    assert "'token', 'frame', 'fifo', 'average' or 'episode'" in said[8]
     assert "true or false" in said[11]
 
 

@@ -86,7 +86,7 @@ def test_without_hub_and_cache_it_is_one_sentence_with_the_ways_out(
         index(IndexConfig((str(tmp_path / "a.mp4"),), str(tmp_path / "archive")))
     said = str(caught.value)
     assert "could not be fetched from the hub" in said
-    assert "--model a directory" in said
+    assert "give a directory" in said
     assert "--model demo" in said
     assert "\n" not in said
     assert not (tmp_path / "archive").exists()
