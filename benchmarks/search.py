@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 from lancedb.index import IvfPq, IvfSq
-from synthetic_archive import WORDS, SyntheticArchive  # type: ignore[import-not-found]
+from synthetic_archive import WORDS, SyntheticArchive
 
 from malmm.model.checkpoints.resolve import open_models
 from malmm.model.towers.blip2 import RetrievalModel

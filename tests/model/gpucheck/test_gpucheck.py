@@ -47,7 +47,7 @@ def test_parity_sees_a_device_that_computes_otherwise(monkeypatch: pytest.Monkey
     family = family_of(checkpoint("smolvlm2-500m"))
     whole = type(family.load_encoder(checkpoint("smolvlm2-500m"))).encode
 
-    def slightly_wrong(self, frames, *arguments, **named):  # type: ignore[no-untyped-def]
+    def slightly_wrong(self, frames, *arguments, **named):
         made = whole(self, frames, *arguments, **named)
         if len(frames) > 1:
             made[0].memory.tokens.mul_(1 + 1e-8)
