@@ -21,6 +21,7 @@ import pyarrow as pa
 from fastapi.testclient import TestClient
 
 from malmm.pipeline.archive.export import export_captions, texts_of
+from malmm.pipeline.archive.predicates import is_in
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.receipts import write_rows
 from malmm.pipeline.archive.video_selection import select_videos
@@ -114,10 +115,11 @@ def main() -> None:
     if not Path(place).exists():
         began = time.perf_counter()
         archive = Archive.create_or_open(place, RECIPE, SIZE)
-        for first in range(0, arguments.videos, AT_ONCE):
-            fill(archive, range(first, min(arguments.videos, first + AT_ONCE)))
-        archive.compact(at_least=2)
-        archive.update_indexes(at_once=True)
+        with archive.held():
+            for first in range(0, arguments.videos, AT_ONCE):
+                fill(archive, range(first, min(arguments.videos, first + AT_ONCE)))
+            archive.compact(at_least=2)
+            archive.update_indexes(at_once=True)
         print(f"written in {time.perf_counter() - began:.0f} s")
     middle = (FIRST + timedelta(minutes=arguments.videos // 2)).isoformat()
     late = (FIRST + timedelta(minutes=arguments.videos - 3000)).isoformat()
@@ -138,8 +140,9 @@ def main() -> None:
         writer = Archive.create_or_open(place, RECIPE, SIZE)
         row = writer.videos().slice(0, 1)
         measured("page of videos", lambda: client.get("/api/videos"))
-        measured("page of videos after a commit, with the commit", touched)
-        measured("the commit alone", lambda: writer.put_videos(row))
+        with writer.held():
+            measured("page of videos after a commit, with the commit", touched)
+            measured("the commit alone", lambda: writer.put_videos(row))
         measured("page of videos by name", lambda: client.get("/api/videos", params={"text": "clip-77"}))
         measured(
             "page of videos since the middle", lambda: client.get("/api/videos", params={"since": middle})
@@ -150,6 +153,11 @@ def main() -> None:
         measured("search in the last 3,000", lambda: search(since=late))
     reader = ArchiveReader.open(place)
     since = datetime.fromisoformat(middle)
+    chosen = select_videos(reader, since=since)["video_id"].to_pylist()
+    condition = " OR ".join(f"({part})" for part in is_in("video_id", chosen))
+    memories = reader.table("memories").to_lance()
+    print(f"a condition over the {len(chosen):,} of them: {len(condition) / 1e6:.1f} MB")
+    measured("counting slots by that condition", lambda: memories.count_rows(filter=condition))
     measured("videos chosen since the middle", lambda: select_videos(reader, since=since))
     measured("videos chosen by glob", lambda: select_videos(reader, ["clip-77*.mp4"]))
     texts = texts_of(reader).slice(0, 16_000)

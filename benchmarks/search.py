@@ -153,9 +153,10 @@ def grow(options: argparse.Namespace) -> None:
                 took_s = keep_up(made.archive, upkeep)
                 report(upkeep, made, took_s, options, folder)
                 if run == options.runs // 2:
-                    made.archive.changes.delete(
-                        "memories", "segment_id", made.archive.segments()["segment_id"].to_pylist()[::4]
-                    )
+                    with made.archive.held():
+                        made.archive.changes.delete(
+                            "memories", "segment_id", made.archive.segments()["segment_id"].to_pylist()[::4]
+                        )
                     took_s = keep_up(made.archive, upkeep)
                     report(f"{upkeep}, deleted", made, took_s, options, folder)
 

@@ -45,7 +45,7 @@ class _Stored:
 
 
 class Commits:
-    """Commits segments and videos through ``writer``. Caches the ids of what is stored while a lease is held."""
+    """Commits segments and videos through ``writer``. Caches the ids of what is stored while ``remembers`` is set."""
 
     def __init__(self, tables: TableReader, writer: TableWriter) -> None:
         self._tables = tables
@@ -53,6 +53,7 @@ class Commits:
         self._unfinished: tuple[str, ...] = ()
         self._stored: _Stored | None = None
         self._is_unsure = False
+        self.remembers = False
 
     def forget(self) -> None:
         """Drop the cache. Call it when another writer may have written."""
@@ -130,7 +131,7 @@ class Commits:
     def _knowing(self, video_ids: Iterable[str]) -> Iterator[_Stored]:
         """Yield the stored ids of these videos. The block updates them as it changes the tables.
 
-        While a lease is held nobody else writes, so the ids are read once and cached: reading them at each commit
+        While ``remembers`` is set nobody else writes, so the ids are read once and cached: reading them at each commit
         would take longer as the archive grows. After an error they are read again, since a write that raised may have
         happened.
         """
@@ -151,7 +152,7 @@ class Commits:
 
     def _look(self, video_ids: Iterable[str]) -> _Stored:
         filters: Iterable[str] | None = list(is_in("video_id", video_ids))
-        is_all = self._writer.lease is not None and bool(filters)
+        is_all = self.remembers and bool(filters)
         if is_all:
             filters = None
         stored = _Stored(is_all, defaultdict(set), self._tables.ids("videos", "video_id", filters))

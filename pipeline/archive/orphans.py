@@ -12,10 +12,10 @@ from malmm.pipeline.archive.table_writer import TableWriter
 __all__ = ["discard_orphans", "sweep_orphans"]
 
 
-def sweep_orphans(tables: TableReader, writer: TableWriter) -> dict[str, int]:
+def sweep_orphans(tables: TableReader, writer: TableWriter, *, files: bool) -> dict[str, int]:
     """Delete memory and texts of segments that are not done, and whole-video texts of videos that are not done.
 
-    Reads only id columns. If a lease is held, deletes uncommitted memory files too. Returns the rows deleted by table.
+    Reads only id columns. With ``files``, deletes uncommitted memory files too. Returns the rows deleted by table.
     """
     done = tables.ids("segments", "segment_id")
     deleted = {
@@ -24,7 +24,7 @@ def sweep_orphans(tables: TableReader, writer: TableWriter) -> dict[str, int]:
     }
     whole = tables.ids("annotations", "video_id", ["segment_id IS NULL"]) - tables.ids("videos", "video_id")
     deleted["annotations"] += writer.delete("annotations", "video_id", whole, "segment_id IS NULL")
-    if writer.lease is not None:
+    if files:
         _remove_unnamed_files(tables, writer)
     return deleted
 

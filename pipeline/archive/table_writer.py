@@ -1,4 +1,4 @@
-"""Fenced changes of an archive's tables: a writer that lost its lease can change none."""
+"""Fenced changes of an archive's tables: a writer that has no lease, or lost it, can change none."""
 
 from __future__ import annotations
 
@@ -18,28 +18,32 @@ from malmm.pipeline.schema.errors import ArchiveBusy, ArchiveError
 
 __all__ = ["TableWriter"]
 
-# Without a lease, a change that conflicts with another writer's is retried. With a lease there is no other writer.
-_RETRIES = 10
-
 
 class TableWriter:
-    """Changes the tables that ``tables`` reads. ``lease`` is None while nobody holds the archive."""
+    """Changes the tables that ``tables`` reads, under ``lease``: without one every change is refused."""
 
     def __init__(self, tables: TableReader) -> None:
         self._tables = tables
         self.lease: Lease | None = None
 
     def dataset(self, name: str) -> lance.LanceDataset:
-        """Open a table for the next change. Raises ArchiveBusy if another writer took over.
+        """Open a table for the next change. Raises ArchiveBusy if another writer took over, ArchiveError if not held.
 
         Make the change on this handle, and never retry it on a later version: a retry would get past the fence of the
         writer that took over.
         """
         dataset = self._tables.dataset(name)
-        if self.lease is not None:
-            self.lease.check()
-            check_token(dataset, self.lease.token, self.lease.archive_uri)
+        lease = self.check()
+        check_token(dataset, lease.token, lease.archive_uri)
         return dataset
+
+    def check(self) -> Lease:
+        """Return the lease. Raises ArchiveBusy when it was lost, and ArchiveError where there is none."""
+        if self.lease is None:
+            uri = self._tables.uri
+            raise ArchiveError(f"{uri} is not held: change it in a block of `with archive.held():`", uri=uri)
+        self.lease.check()
+        return self.lease
 
     def append_fragments(self, name: str, fragments: list[str]) -> None:
         """Commit fragments that workers wrote. ``fragments`` are their FragmentMetadata as JSON."""
@@ -64,7 +68,7 @@ class TableWriter:
             return
         with self.changing(name, f"write table {name!r} of") as dataset:
             merge = dataset.merge_insert(key).when_matched_update_all().when_not_matched_insert_all()
-            merge.conflict_retries(self._retries).execute(rows)
+            merge.conflict_retries(0).execute(rows)
 
     def delete(self, name: str, column: str, ids: Iterable[str], also: str | None = None) -> int:
         """Delete the rows whose ``column`` is one of ``ids`` and that match ``also``; return how many."""
@@ -74,7 +78,7 @@ class TableWriter:
             with self.changing(name, f"delete rows of table {name!r} of") as dataset:
                 # A delete that finds nothing would still make a version of the table.
                 if dataset.count_rows(filter=condition):
-                    done = dataset.delete(condition, conflict_retries=self._retries)
+                    done = dataset.delete(condition, conflict_retries=0)
                     deleted += done["num_deleted_rows"]
         return deleted
 
@@ -82,10 +86,6 @@ class TableWriter:
         """Make the store refuse all commits to a table that were begun before now. Changes no row."""
         with self.changing(name, f"write table {name!r} of") as dataset:
             refuse_earlier_commits(dataset)
-
-    @property
-    def _retries(self) -> int:
-        return 0 if self.lease else _RETRIES
 
     @contextmanager
     def changing(self, name: str, doing: str) -> Iterator[lance.LanceDataset]:

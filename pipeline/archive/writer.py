@@ -3,7 +3,7 @@
 A segment is done when its row is in ``segments`` (``commits``), which makes a rerun exact. Rows of segments that are
 not done are orphans. Readers of ``memories`` would see them, so a run calls ``sweep`` before its first commit
 (``orphans``). One writer at a time holds an archive (``held``), beside any number of readers. Every change is fenced
-(``table_writer``).
+(``table_writer``): a change outside of a ``held`` block takes the lease for itself.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Self
+from functools import wraps
+from typing import Concatenate, ParamSpec, Self, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -39,9 +40,31 @@ from malmm.pipeline.schema.tables import ANNOTATIONS
 
 __all__ = ["Archive", "Committed"]
 
+_Given = ParamSpec("_Given")
+_Made = TypeVar("_Made")
+
+
+def _under_lease(
+    change: Callable[Concatenate[Archive, _Given], _Made],
+) -> Callable[Concatenate[Archive, _Given], _Made]:
+    """A method that changes tables: with the lease of the block that holds the archive, or with one of its own."""
+
+    @wraps(change)
+    def changing(archive: Archive, /, *args: _Given.args, **options: _Given.kwargs) -> _Made:
+        if archive.changes.lease is not None:
+            return change(archive, *args, **options)
+        with archive._leased():
+            return change(archive, *args, **options)
+
+    return changing
+
 
 class Archive(ArchiveReader):
-    """An archive that this process writes. Reads whatever ``ArchiveReader`` reads."""
+    """An archive that this process writes. Reads whatever ``ArchiveReader`` reads.
+
+    Every change raises ArchiveBusy while another writer holds the archive. Make several changes in a ``held`` block:
+    outside of one, each of them takes the lease and gives it back.
+    """
 
     def __init__(self, uri: str, recipe: Recipe, root: str | None = None) -> None:
         super().__init__(uri, recipe, root)
@@ -56,13 +79,22 @@ class Archive(ArchiveReader):
 
         Changes in the block raise ArchiveBusy too, once another writer took over because this one was silent too long.
         """
+        with self._leased():
+            self._commits.remembers = True
+            try:
+                yield
+            finally:
+                self._commits.remembers = False
+                self._commits.forget()
+
+    @contextmanager
+    def _leased(self) -> Iterator[None]:
         with Lease.take(self._root, self._uri.removeprefix(self._root).strip("/")) as lease:
             self.changes.lease = lease
             try:
                 yield
             finally:
                 self.changes.lease = None
-                self._commits.forget()
 
     @classmethod
     def create_or_open(cls, uri: str, recipe: Recipe, vector_size: int, *, reindex: bool = False) -> Self:
@@ -101,6 +133,7 @@ class Archive(ArchiveReader):
         pairs = zip(old["video_id"].to_pylist(), old["uri"].to_pylist(), strict=True)
         return {identity: uri for identity, uri in pairs if identity not in here}
 
+    @_under_lease
     def put_in_force(self) -> bool:
         """Make readers see this generation, and delete the one before. Returns False if it was in force already."""
         before = in_force(self._root)
@@ -114,12 +147,14 @@ class Archive(ArchiveReader):
         drop_tables(before.address(self._root), below=bool(before.place))
         return True
 
+    @_under_lease
     def refuse_older_releases(self) -> None:
         """Make releases that do not know of vectors made anew refuse the archive."""
         at_root = TableWriter(TableReader(self._root))
         at_root.lease = self.changes.lease
         refuse_older_releases(at_root, self._root)
 
+    @_under_lease
     def commit(self, receipts: Iterable[Receipt]) -> Committed:
         """Commit the receipts' segments: memory and texts first, the ``segments`` rows last.
 
@@ -128,6 +163,7 @@ class Archive(ArchiveReader):
         """
         return self._commits.commit(receipts)
 
+    @_under_lease
     def put_videos(self, rows: pa.Table) -> None:
         """Record videos as done, replacing the row of a video that has one.
 
@@ -135,6 +171,7 @@ class Archive(ArchiveReader):
         """
         self._commits.put_videos(rows)
 
+    @_under_lease
     def set_metadata(self, labels: Mapping[str, str]) -> None:
         """Replace the metadata of completed videos: video_id to a JSON object."""
         rows = self.tables.rows("videos", is_in("video_id", labels))
@@ -142,6 +179,7 @@ class Archive(ArchiveReader):
         place = rows.schema.get_field_index("metadata")
         self.put_videos(rows.set_column(place, rows.schema.field(place), pa.array(texts, pa.string())))
 
+    @_under_lease
     def add_annotations(self, rows: pa.Table) -> int:
         """Add texts about segments or whole videos, and return how many were new.
 
@@ -158,6 +196,7 @@ class Archive(ArchiveReader):
         self.changes.append("annotations", with_grams(new, self.schema("annotations")))
         return new.num_rows
 
+    @_under_lease
     def sweep(self) -> dict[str, int]:
         """Delete the orphans that a killed run left, and return the rows deleted by table.
 
@@ -165,8 +204,9 @@ class Archive(ArchiveReader):
         only id columns. Do not call it while another process commits receipts. While the archive is ``held``, it also
         deletes uncommitted memory files: receipts made before cannot be committed any more.
         """
-        return sweep_orphans(self.tables, self.changes)
+        return sweep_orphans(self.tables, self.changes, files=self._commits.remembers)
 
+    @_under_lease
     def replace_videos(self, kept: Mapping[str, Iterable[str]]) -> dict[str, int]:
         """Delete the old rows of changed videos, once their new segments are committed. Returns rows deleted by table.
 
@@ -176,6 +216,7 @@ class Archive(ArchiveReader):
         """
         return self._commits.replace_videos(kept)
 
+    @_under_lease
     def remove_video(self, video_id: str) -> dict[str, int]:
         """Delete a video: its segments, memory, texts, failures and its row. Returns rows deleted by table.
 
@@ -187,14 +228,17 @@ class Archive(ArchiveReader):
             for name in ("segments", "memories", "annotations", "failures", "videos")
         }
 
+    @_under_lease
     def record_failures(self, failures: Iterable[Failure]) -> None:
         """Record failed attempts. A failure seen before keeps ``first_seen`` and adds to ``attempts``."""
         record_failures(self.tables, self.changes, failures)
 
+    @_under_lease
     def clear_failures(self, failure_ids: Iterable[str]) -> int:
         """Delete failures by their ids, once they are resolved. Returns how many there were."""
         return self.changes.delete("failures", "failure_id", failure_ids)
 
+    @_under_lease
     def clear_stale_failures(self, kept: Mapping[str, Iterable[str]]) -> int:
         """Delete failures of segments that their video no longer has: the file or its plan has changed since.
 
@@ -202,6 +246,7 @@ class Archive(ArchiveReader):
         """
         return self.clear_failures(stale_failures(self.tables, kept))
 
+    @_under_lease
     def update_indexes(
         self,
         *,
@@ -215,6 +260,7 @@ class Archive(ArchiveReader):
         """
         return update_indexes(self._uri, self.changes, at_once=at_once, tell=tell, build_pieces=build_pieces)
 
+    @_under_lease
     def compact(
         self,
         keep_versions: timedelta = timedelta(hours=1),

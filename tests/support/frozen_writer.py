@@ -6,7 +6,7 @@ nothing but the tables can tell it that it was overtaken.
 
 As a script, with ``freeze.c`` preloaded, for archives on disk:
 
-    python frozen_writer.py FOLDER POINT... [--without fence|token]
+    python frozen_writer.py FOLDER POINT... [--without fence|token] [--not-held]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import partial
@@ -169,11 +169,15 @@ def versions(address: str) -> dict[str, int]:
 
 
 class Story:
-    """Tells what becomes of archives in a store whose first writer is frozen while a second takes over."""
+    """Tells what becomes of archives in a store whose first writer is frozen while a second takes over.
 
-    def __init__(self, store: Store, work: Work) -> None:
+    Unless the first ``holds`` its archive for all of its work, each of its changes takes the lease for itself.
+    """
+
+    def __init__(self, store: Store, work: Work, *, holds: bool = True) -> None:
         self.store = store
         self.work = work
+        self.holds = holds
         self.first: threading.Thread | None = None
         clean, _ = store.make(0)
         archive = Archive.open(clean)
@@ -189,12 +193,11 @@ class Story:
         """Freeze the first writer at a change, have another take over and do all, and let the first go on."""
         address, alias = self.store.make(change)
         archive = Archive.open(alias)
-        holding, errors = threading.Event(), []
+        errors: list[ArchiveError] = []
 
         def write() -> None:
             try:
-                with archive.held():
-                    holding.set()
+                with archive.held() if self.holds else nullcontext():
                     self.work(archive)
             except ArchiveError as error:
                 errors.append(error)
@@ -204,7 +207,8 @@ class Story:
         self.first.start()
         while not (is_frozen := self.store.is_frozen()) and self.first.is_alive():
             continue
-        is_overtaken, before = is_frozen and holding.is_set(), None
+        # Without holding it for all, each change has a lease of its own.
+        is_overtaken, before = is_frozen and archive.changes.lease is not None, None
         try:
             if is_frozen:
                 second = Archive.open(address)
@@ -291,10 +295,15 @@ class Disk:
 
 
 def tell(
-    store: Store, points: Sequence[int], work: Work = everything, without: str | None = None
+    store: Store,
+    points: Sequence[int],
+    work: Work = everything,
+    without: str | None = None,
+    *,
+    holds: bool = True,
 ) -> Iterator[Outcome]:
     """What becomes of the archive when its writer is frozen at each of these changes."""
-    story = Story(store, work)
+    story = Story(store, work, holds=holds)
     with story.on_two_machines(without):
         for change in points:
             yield story.told(change)
@@ -306,8 +315,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("points", type=int, nargs="+")
     parser.add_argument("--without", choices=("fence", "token"))
+    parser.add_argument("--not-held", action="store_true")
     options = parser.parse_args()
-    for outcome in tell(Disk(options.folder), options.points, without=options.without):
+    disk, holds = Disk(options.folder), not options.not_held
+    for outcome in tell(disk, options.points, without=options.without, holds=holds):
         print(json.dumps(asdict(outcome)), flush=True)
 
 

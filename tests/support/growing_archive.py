@@ -56,8 +56,9 @@ class Growing:
 
     def delete(self, number: int) -> None:
         """Delete the slots of the segment that was added so many steps after the first."""
-        for name in ("segments", "memories"):
-            self.archive.changes.delete(name, "segment_id", [self._segments[number]])
+        with self.archive.held():
+            for name in ("segments", "memories"):
+                self.archive.changes.delete(name, "segment_id", [self._segments[number]])
 
     def recall(self, queries: int = 8) -> tuple[float, float]:
         """Which share of the ten and of the hundred nearest slots a search finds that asks as the product does."""

@@ -64,6 +64,10 @@ def test_wherever_it_stood_still_on_disk(library: Path, tmp_path: Path) -> None:
     assert_kept_out(on_disk(library, tmp_path, [64, 190, 330]))
 
 
+def test_wherever_it_stood_still_without_holding_the_archive(library: Path, tmp_path: Path) -> None:
+    assert_kept_out(on_disk(library, tmp_path, [64, 300], "--not-held"))
+
+
 @pytest.mark.faults
 def test_wherever_it_stands_still_on_disk(library: Path, tmp_path: Path, fault_seed: int) -> None:
     assert_kept_out(on_disk(library, tmp_path, random.Random(fault_seed).sample(range(20, CHANGES), 4)))

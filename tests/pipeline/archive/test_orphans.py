@@ -34,8 +34,9 @@ class TestClearingUp:
         whole = [annotation(None, of_video=number, subject=video(number)) for number in (0, 1)]
         archive.add_annotations(annotation_table(*whole))
         (receipt,) = write_rows(archive.uri, rows(1))
-        archive.changes.append_fragments("memories", list(receipt.memories))
-        archive.changes.append("annotations", pa.table(receipt.annotation_rows()))
+        with archive.held():
+            archive.changes.append_fragments("memories", list(receipt.memories))
+            archive.changes.append("annotations", pa.table(receipt.annotation_rows()))
         assert archive.sweep() == {"memories": 3, "annotations": 2}
         assert archive.sweep() == NO_ROWS
         assert [archive.count(name) for name in ("memories", "annotations", "segments")] == [3, 2, 1]

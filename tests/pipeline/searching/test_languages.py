@@ -93,7 +93,7 @@ def test_words_of_no_text_find_nothing(archive: Archive, words: str) -> None:
 
 def test_an_archive_without_the_column_is_searched_and_gets_it(tmp_path: Path) -> None:
     archive = Archive.create_or_open(str(tmp_path / "archive"), RECIPE, VECTOR_SIZE)
-    with archive.changes.changing("annotations", "drop a column of") as dataset:
+    with archive.held(), archive.changes.changing("annotations", "drop a column of") as dataset:
         # As 0.1 made it.
         dataset.drop_columns([GRAMS_COLUMN])
     run(archive, (0,))
