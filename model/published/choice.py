@@ -12,8 +12,9 @@ from malmm.model.published.catalogue import PublishedModel, published
 
 __all__ = ["choose", "fits", "needed_bytes", "operations_a_segment", "speed_class"]
 
-# The first that fits. Qwen3-VL's Instruct models answer at once, where Qwen3.5's templates have the model think first;
-# all of these have the licence Apache-2.0. On a CPU each word reads all weights: small language models are taken.
+# The first that fits. Qwen3-VL's Instruct models answer at once. Qwen3.5 is left out because its chat templates may
+# have the model think first, which was not checked on a published one. All of these have the licence Apache-2.0. On a
+# CPU each word reads all weights: small language models are taken.
 _ON_A_GPU = ("qwen3-vl-8b", "qwen3-vl-4b", "qwen3-vl-2b", "smolvlm2-500m", "smolvlm2-256m")
 _ON_A_CPU = ("smolvlm2-500m", "smolvlm2-256m")
 # Of a run as it is by default: a bank of 20 slots, a segment of 100 frames, a prompt and an answer.

@@ -82,7 +82,7 @@ class _Names:
         self._uris: list[str] = videos["uri"].to_pylist()
 
     def named(self, wanted: str) -> list[int]:
-        """Videos with this id or URI; if there are none, with this path; if there are none, with this file name."""
+        """Videos with this id or URI. If no video matches, try the path, then the file name."""
         place = absolute(wanted)
         tests: tuple[Callable[[str, str], bool], ...] = (
             lambda video, uri: wanted in (video, uri),

@@ -34,7 +34,7 @@ _ROWS_A_BATCH = 4096
 
 @dataclass(frozen=True)
 class Listed:
-    """A row: the video's URI, and all other columns as a JSON object with sorted keys (empty if there are none)."""
+    """A row: the video's URI, and all other columns as a JSON object with sorted keys, empty without other columns."""
 
     uri: str
     metadata: str

@@ -89,7 +89,7 @@ def open_source(uri: str, roots: MediaRoots) -> Source:
 
 
 def _tag_of(info: dict[str, Any]) -> str | None:
-    """Our entity tag for a web file, from its server's validators: as weak as those, None if there are none."""
+    """Our entity tag for a web file, from its server's validators: as weak as those. None without validators."""
     if not info["etag"] and not info["last_modified"]:
         return None
     said = f"{info['size']} {info['etag']} {info['last_modified']}"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.models import random_table, with_table
 
 from malmm.model.checkpoints.checkpoint import Checkpoint
 from malmm.model.checkpoints.debug import save_debug_checkpoint
@@ -56,6 +57,12 @@ def encoder(opened: Callable[..., Checkpoint]) -> Encoder:
 def exact_encoder(opened: Callable[..., Checkpoint]) -> Encoder:
     """In float64, where rounding cannot hide a mistake."""
     return Encoder.load(opened()).double()
+
+
+@pytest.fixture(scope="session")
+def placing_encoder(exact_encoder: Encoder) -> Encoder:
+    """In float64, with positions that matter."""
+    return with_table(exact_encoder, random_table(5, 4, exact_encoder.qformer.visual_channels))
 
 
 @pytest.fixture(scope="session", params=KINDS)

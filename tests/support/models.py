@@ -17,6 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import InstructBlipQFormerConfig, InstructBlipQFormerModel
 
+from malmm.model.families.instructblip.encoder import Encoder
+from malmm.model.memory.positions import FramePositions, TimePositions
+
 MERGING = ("token", "frame", "average")
 BOUNDED = (*MERGING, "fifo")
 
@@ -225,6 +228,18 @@ def plain_pass(
             hidden = torch.cat(parts)
         outputs.append(hidden)
     return torch.stack(outputs), seen
+
+
+def with_table(
+    encoder: Encoder, table: Tensor, kind: type[FramePositions | TimePositions] = TimePositions
+) -> Encoder:
+    """The same encoder with positions in time, of the table's rows."""
+    return Encoder(encoder.vision, encoder.qformer, encoder.tokenizer, kind(table).requires_grad_(False))
+
+
+def random_clips(seed: int, lengths: Sequence[int]) -> list[np.ndarray]:
+    """Random frames of segments of these lengths."""
+    return [random_frames(seed % 2**32 + place, length) for place, length in enumerate(lengths)]
 
 
 def random_frames(seed: int, count: int, side: int = 56) -> np.ndarray:

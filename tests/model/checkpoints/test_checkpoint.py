@@ -10,33 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.models import edit_json, edit_weights, shard
+from support.refused_checkpoints import load_all, opened_at, refusal
 
-from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
+from malmm.model.checkpoints.checkpoint import CheckpointError
 from malmm.model.families.instructblip.encoder import Encoder
 from malmm.model.families.instructblip.language import LanguageModel
 
 VISION = "vision_model.encoder.layers.0.mlp.fc1.weight"
 QFORMER = "qformer.encoder.layer.1.attention.attention.query.weight"
 LANGUAGE = "language_model.model.layers.0.self_attn.q_proj.weight"
-
-
-def opened_at(directory):
-    return Checkpoint.open(str(directory), model_types=("instructblip",))
-
-
-def load_all(directory):
-    checkpoint = opened_at(directory)
-    return Encoder.load(checkpoint), LanguageModel.load(checkpoint)
-
-
-def refusal(directory):
-    with pytest.raises(CheckpointError) as refused:
-        load_all(directory)
-    message = str(refused.value)
-    assert message.startswith("model ")
-    assert str(directory) in message
-    assert "\n" not in message
-    return message
 
 
 @pytest.mark.parametrize("key", [VISION, QFORMER, LANGUAGE, "query_tokens", "language_projection.bias"])

@@ -11,26 +11,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.models import shard
+from support.refused_checkpoints import load_all, opened_at
 from transformers import (
     InstructBlipConfig,
     InstructBlipForConditionalGeneration,
     InstructBlipQFormerModel,
 )
 
-from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError, quiet_transformers
+from malmm.model.checkpoints.checkpoint import CheckpointError, quiet_transformers
 from malmm.model.families.instructblip.encoder import Encoder
 from malmm.model.families.instructblip.language import LanguageModel
 
 VISION = "vision_model.encoder.layers.0.mlp.fc1.weight"
-
-
-def opened_at(directory):
-    return Checkpoint.open(str(directory), model_types=("instructblip",))
-
-
-def load_all(directory):
-    checkpoint = opened_at(directory)
-    return Encoder.load(checkpoint), LanguageModel.load(checkpoint)
 
 
 def test_loading_does_not_change_the_configuration(checkpoint_directory):

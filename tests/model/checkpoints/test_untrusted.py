@@ -8,29 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from support.models import edit_json
+from support.refused_checkpoints import load_all, opened_at, refusal
 
-from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
-from malmm.model.families.instructblip.encoder import Encoder
-from malmm.model.families.instructblip.language import LanguageModel
-
-
-def opened_at(directory):
-    return Checkpoint.open(str(directory), model_types=("instructblip",))
-
-
-def load_all(directory):
-    checkpoint = opened_at(directory)
-    return Encoder.load(checkpoint), LanguageModel.load(checkpoint)
-
-
-def refusal(directory):
-    with pytest.raises(CheckpointError) as refused:
-        load_all(directory)
-    message = str(refused.value)
-    assert message.startswith("model ")
-    assert str(directory) in message
-    assert "\n" not in message
-    return message
+from malmm.model.checkpoints.checkpoint import CheckpointError
 
 
 class Bomb:

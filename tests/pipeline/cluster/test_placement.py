@@ -40,12 +40,13 @@ def test_the_note_says_what_there_is_and_what_would_do(
 
 # In a process of its own: this cluster's nodes are started from the main thread, and Ray keeps one cluster a process.
 SCRIPT = """
-import json, os, time
+import json, os
 import ray
 from ray.cluster_utils import Cluster
 from malmm.pipeline.cluster import starvation
 from malmm.pipeline.cluster.connection import connected
 from malmm.pipeline.schema.progress import Progress
+from support.waiting import until
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
 os.environ["RAY_ADDRESS"] = cluster.address
@@ -82,13 +83,10 @@ with connected(tell=add_a_node) as resources:
     holder = Holder.remote()
     ray.get(holder.held.remote())
     worker = ray.remote(num_cpus=resources.decode_cpus)(lambda: None).remote()
-    while not (note := watch.note(0)):
-        time.sleep(0.02)
-    notes.append(note)
+    notes.append(until(lambda: watch.note(0)))
     ray.kill(holder)
     ray.get(worker)
-    while watch.note(0):
-        time.sleep(0.02)
+    until(lambda: not watch.note(0))
 print(json.dumps([decoders, *notes]))
 """
 
@@ -99,7 +97,7 @@ def test_it_goes_on_once_there_is_a_node_and_once_another_job_has_ended() -> Non
     with tempfile.TemporaryDirectory(prefix="m", dir="/tmp", ignore_cleanup_errors=True) as folder:
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT],
-            env=environment | {"RAY_TMPDIR": folder},
+            env=environment | {"RAY_TMPDIR": folder, "PYTHONPATH": os.pathsep.join(sys.path)},
             capture_output=True,
             text=True,
             check=False,
