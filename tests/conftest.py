@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray lets its workers yield to all other programs (niceness 15), so that on a busy machine they would starve.
 os.environ.setdefault("RAY_worker_niceness", "0")
+
+# Shells start jobs in the background with SIGINT ignored, and all that tests start would inherit it: Ctrl-C would do
+# nothing there.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tests check what comes out and never how long it took: the machine may be busy.
 settings.register_profile("malmm", deadline=None)
