@@ -157,10 +157,10 @@ def slot_rows(numbers: range, vectors_SQV: np.ndarray, schema: pa.Schema) -> pa.
     columns["token_shape"] = [[2, 4]] * count
     columns["sizes"] = [[5, 5]] * count
     columns["thumbnail"] = [bytes(3000)] * count
-    return pa.Table.from_arrays(
-        [lists if field.name == "vectors" else pa.array(columns[field.name], field.type) for field in schema],
-        schema=schema,
-    )
+    # Columns of other kinds of memory are null.
+    nulls = {field.name: [None] * count for field in schema if field.nullable}
+    arrays = {name: pa.array(values, schema.field(name).type) for name, values in (nulls | columns).items()}
+    return pa.Table.from_arrays([(arrays | {"vectors": lists})[name] for name in schema.names], schema=schema)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
