@@ -25,7 +25,7 @@ import pyarrow as pa
 from invented_receipts import invented_receipt
 
 from malmm.model.checkpoints.resolve import open_models
-from malmm.operators.plan import segments_of
+from malmm.operators.plan_segments import segments_of
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.connection import connected
 from malmm.pipeline.cluster.resources import Resources
@@ -33,12 +33,12 @@ from malmm.pipeline.indexing import run_loop, segment_commits
 from malmm.pipeline.indexing.driver import Run
 from malmm.pipeline.indexing.file_queue import FileQueue
 from malmm.pipeline.indexing.pending_work import PendingWork
-from malmm.pipeline.indexing.reports import IndexReport
+from malmm.pipeline.indexing.run_reports import IndexReport
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.ids import video_id
-from malmm.pipeline.schema.plans import VideoPlan, plans_table
 from malmm.pipeline.schema.records import Segment, Video
 from malmm.pipeline.schema.rows import RECEIPTS, Carried, rows_table
+from malmm.pipeline.schema.video_plans import VideoPlan, plans_table
 from malmm.pipeline.sources.listing import SourceFile
 
 SEGMENT_S, SEGMENTS_A_VIDEO = 100.0, 36

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from malmm.pipeline.schema.config import CAPTION
 from malmm.pipeline.schema.ids import annotation_id
-from malmm.pipeline.schema.receipts import Receipt
+from malmm.pipeline.schema.receipt_type import Receipt
 from malmm.pipeline.schema.records import Segment
 from malmm.pipeline.schema.tables import ANNOTATIONS, SEGMENTS
 

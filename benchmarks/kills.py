@@ -146,7 +146,8 @@ def _measure(videos: str, archives: str, options: argparse.Namespace, folder: Pa
         while not run.finished():
             # On a busy machine Ray may not start in time.
             said = run.errors.read_text()
-            print(f"| | | ended: {said.splitlines()[-1]} | | | | |", flush=True)
+            last = said.splitlines()[-1] if said.strip() else f"code {run.process.returncode}, without a word"
+            print(f"| | | ended: {last} | | | | |", flush=True)
             if tries == _TRIES:
                 sys.exit(f"`malmm index` ended {tries} times with {run.process.returncode}: {said[-2000:]}")
             run = _Run(videos, place, folder)

@@ -32,7 +32,7 @@ import ray
 
 from malmm.model.checkpoints.resolve import open_models
 from malmm.operators.encode import EncodeSegments
-from malmm.operators.plan import segments_of
+from malmm.operators.plan_segments import segments_of
 from malmm.operators.probe import probe_files
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.connection import connected

@@ -35,14 +35,14 @@ from malmm.model.families.registry import family_of, image_size
 from malmm.model.memory.settings import MemorySettings
 from malmm.operators.encode import EncodeSegments
 from malmm.operators.generate import GenerateTexts
-from malmm.operators.plan import segments_of
+from malmm.operators.plan_segments import segments_of
 from malmm.operators.replay import ReplayPrompts
 from malmm.operators.write import write_segments
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.indexing.index import make_recipe
 from malmm.pipeline.schema.config import CAPTION, IndexConfig
 from malmm.pipeline.schema.ids import video_id
-from malmm.pipeline.schema.receipts import Receipt
+from malmm.pipeline.schema.receipt_type import Receipt
 from malmm.pipeline.schema.records import Video
 from malmm.pipeline.schema.rows import DECODED, TO_REPLAY, Carried, carried, rows_table, with_arrays
 

@@ -41,7 +41,7 @@ from malmm.operators.decode import DecodeSettings, decode_segments
 from malmm.operators.encode import EncodeSegments
 from malmm.operators.generate import GenerateTexts
 from malmm.operators.media.reader import SpanRequest, decode_span
-from malmm.operators.plan import plan_segments
+from malmm.operators.plan_segments import plan_segments
 from malmm.operators.replay import ReplayPrompts
 from malmm.pipeline import ArchiveReader
 from malmm.pipeline.schema.config import Prompt

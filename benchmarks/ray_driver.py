@@ -31,7 +31,7 @@ from malmm.pipeline.indexing import driver as driving
 from malmm.pipeline.indexing import graph as stages
 from malmm.pipeline.indexing.driver import Run
 from malmm.pipeline.indexing.pending_work import PendingWork
-from malmm.pipeline.indexing.reports import IndexReport
+from malmm.pipeline.indexing.run_reports import IndexReport
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.ids import video_id
 from malmm.pipeline.schema.records import Video

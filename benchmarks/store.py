@@ -32,7 +32,7 @@ from malmm.model.memory.slots import Memory
 from malmm.pipeline import Archive, ArchiveReader
 from malmm.pipeline.archive.receipts import write_rows
 from malmm.pipeline.schema.config import TOKENS
-from malmm.pipeline.schema.tokens import dequantized, quantized
+from malmm.pipeline.schema.stored_tokens import dequantized, quantized
 
 QUESTIONS = ("Describe the video.", "Which shape appears first in the video?", "Does a red circle appear?")
 ROUNDS = 3

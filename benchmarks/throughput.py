@@ -29,7 +29,7 @@ from malmm.model.towers.blip2 import RetrievalModel
 from malmm.operators.decode import DecodeSettings, decode_segments
 from malmm.operators.encode import EncodeSegments
 from malmm.operators.generate import GenerateTexts
-from malmm.operators.plan import plan_segments
+from malmm.operators.plan_segments import plan_segments
 from malmm.operators.probe import probe_files
 from malmm.operators.write import write_segments
 from malmm.pipeline.archive.writer import Archive
@@ -37,7 +37,7 @@ from malmm.pipeline.cluster.connection import connected
 from malmm.pipeline.indexing.block_stream import received
 from malmm.pipeline.indexing.graph import Wiring, indexing, planned_before
 from malmm.pipeline.schema.config import IndexConfig, Recipe
-from malmm.pipeline.schema.receipts import Receipt
+from malmm.pipeline.schema.receipt_type import Receipt
 from malmm.pipeline.schema.rows import FILES, PROBED, carried, rows_table
 
 COMMIT_EVERY_S = 3.0

@@ -23,7 +23,7 @@ from malmm.model.memory.settings import MemorySettings
 from malmm.operators.decode import DecodeSettings, decode_segments
 from malmm.operators.encode import EncodeSegments
 from malmm.operators.generate import GenerateTexts
-from malmm.operators.plan import plan_segments
+from malmm.operators.plan_segments import plan_segments
 from malmm.operators.probe import probe_files
 from malmm.pipeline.schema.config import CAPTION
 from malmm.pipeline.schema.rows import DECODED, FILES, array_at, rows_table, with_arrays

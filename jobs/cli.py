@@ -37,8 +37,8 @@ from malmm.jobs.commands import (
 )
 from malmm.jobs.terminal.log_lines import log_line
 from malmm.jobs.terminal.text import printable
-from malmm.pipeline.schema.errors import ConfigError, MalmmError
-from malmm.pipeline.schema.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from malmm.pipeline.schema.errors import MalmmError
+from malmm.pipeline.schema.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, exit_code_of_error
 
 __all__ = ["main"]
 
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A job file has as many faults as it has; all others are one sentence.
         for problem in getattr(error, "problems", (error,)):
             _complain(str(problem), arguments)
-        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
+        return exit_code_of_error(error)
     except ValueError as error:
         # The model's own errors are ValueErrors of its package, which a light command never loads.
         if type(error).__name__ != "CheckpointError":

@@ -13,8 +13,8 @@ from typing import Any
 
 from malmm.jobs.terminal.text import printable
 from malmm.pipeline.archive.run_history import RunRecord, status_of, write_run
-from malmm.pipeline.schema.errors import ArchiveError, ConfigError, MalmmError
-from malmm.pipeline.schema.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from malmm.pipeline.schema.errors import ArchiveError, MalmmError
+from malmm.pipeline.schema.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, exit_code_of_error
 from malmm.pipeline.schema.progress import Progress
 
 __all__ = ["Recorder", "counts_of", "recorded"]
@@ -129,7 +129,7 @@ def recorded(archive: str, run: RunRecord) -> Iterator[Recorder]:
         recorder.end(EXIT_INTERRUPTED)
         raise
     except MalmmError as error:
-        recorder.end(EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED, str(error))
+        recorder.end(exit_code_of_error(error), str(error))
         raise
     except BaseException as error:
         recorder.end(EXIT_FAILED, f"{type(error).__name__}: {error}")

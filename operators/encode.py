@@ -24,7 +24,7 @@ from malmm.operators.metering import IdleMeter, told_to_ray
 from malmm.pipeline.schema.config import Prompt
 from malmm.pipeline.schema.records import Video
 from malmm.pipeline.schema.rows import DECODED, ENCODED, Carried, array_at, carried, rows_table, with_arrays
-from malmm.pipeline.schema.tokens import quantized
+from malmm.pipeline.schema.stored_tokens import quantized
 
 __all__ = ["EncodeSegments"]
 
@@ -36,7 +36,7 @@ class EncodeSegments:
 
     ``DECODED`` to ``ENCODED``, all segments of a batch in lock step. Nothing carries over between batches.
     ``tokens`` is the type of stored tokens, to which rows are rounded: ``float16`` or ``int8``.
-    ``check_vision=False`` is for a driver that has called ``malmm.model.checkpoints.verified.verify_once``.
+    ``check_vision=False`` is for a driver that has called ``malmm.model.checkpoints.verification_record.verify_once``.
     ``compile_vision`` compiles the vision encoder; where that cannot be done the actor does not start.
     """
 

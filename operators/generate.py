@@ -21,7 +21,7 @@ from malmm.operators.metering import IdleMeter, told_to_ray
 from malmm.pipeline.schema.config import Prompt
 from malmm.pipeline.schema.decoding import TextSettings
 from malmm.pipeline.schema.rows import ANSWERED, array_at, carried, rows_table
-from malmm.pipeline.schema.tokens import tokens_at
+from malmm.pipeline.schema.stored_tokens import tokens_at
 
 __all__ = ["GenerateTexts"]
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from malmm.pipeline.archive.writer import Archive
     from malmm.pipeline.indexing.annotate import AnnotateReport, annotate
     from malmm.pipeline.indexing.index import index
-    from malmm.pipeline.indexing.reports import IndexReport
+    from malmm.pipeline.indexing.run_reports import IndexReport
     from malmm.pipeline.schema.config import AnnotateConfig, IndexConfig, Prompt, Recipe
     from malmm.pipeline.schema.progress import Progress
     from malmm.pipeline.searching.asker import Asker, Reply, ask
@@ -50,7 +50,7 @@ _HOMES = {
     "Asker": "searching.asker",
     "Found": "searching.searcher",
     "IndexConfig": "schema.config",
-    "IndexReport": "indexing.reports",
+    "IndexReport": "indexing.run_reports",
     "Progress": "schema.progress",
     "Prompt": "schema.config",
     "Recipe": "schema.config",

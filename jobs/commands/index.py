@@ -17,7 +17,7 @@ from malmm.jobs.commands.options import (
 )
 from malmm.jobs.execution import perform_alone
 from malmm.jobs.terminal.text import about, clock, printable, size
-from malmm.pipeline.indexing.reports import IndexReport, Plan
+from malmm.pipeline.indexing.run_reports import IndexReport, Plan
 from malmm.pipeline.schema.config import MERGE_POLICIES, TOKENS, IndexConfig
 from malmm.pipeline.schema.errors import ConfigError
 from malmm.pipeline.schema.progress import OnProgress

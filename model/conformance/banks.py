@@ -10,7 +10,7 @@ from torch import Tensor
 from malmm.model.conformance.cases import CaseError, largest_error, recorded_qformer, under
 from malmm.model.families.instructblip.qformer import MemorySettings, OnlineQFormer
 from malmm.model.memory.bank import Bank, BankEntries
-from malmm.model.memory.policies import merge_policy
+from malmm.model.memory.merge_policies import merge_policy
 
 __all__ = ["check_compression", "check_online", "compress_once"]
 

@@ -17,7 +17,7 @@ from malmm.model.checkpoints.checkpoint import Checkpoint
 from malmm.model.checkpoints.normalisation import HALF, Normalisation, image_normalisation
 from malmm.model.checkpoints.parts import load_without
 from malmm.model.families.family import Slots
-from malmm.model.families.numerals import in_words
+from malmm.model.families.number_words import in_words
 from malmm.model.families.plain.family import PlainFamily
 from malmm.model.families.plain.language import Wording
 from malmm.model.families.plain.vision import StepVision

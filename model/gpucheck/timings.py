@@ -17,7 +17,7 @@ from malmm.model.footprint import work_of
 from malmm.model.gpucheck.checks import random_frames
 from malmm.model.gpucheck.random_checkpoint import RandomCheckpoint
 from malmm.model.memory.bank import Bank
-from malmm.model.memory.policies import merge_policy
+from malmm.model.memory.merge_policies import merge_policy
 from malmm.model.memory.settings import MemorySettings
 
 __all__ = ["BankRow", "EncoderRow", "TextRow", "banks", "encoders", "product_flops", "texts"]

@@ -16,16 +16,15 @@ Shape suffixes: B rows, S physical slots or entries in time order, N token posit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from malmm.model.memory.policies import MergePolicy
+from malmm.model.memory.merge_policies import MergePolicy
+from malmm.model.memory.merging import Change, merged
 from malmm.model.memory.similar_pairs import SimilarPairs
 
-__all__ = ["Bank", "BankEntries", "Change"]
+__all__ = ["Bank", "BankEntries"]
 
 
 class BankEntries:
@@ -56,32 +55,6 @@ class BankEntries:
 
 
 _SLOT, _FIRST, _SIZE = range(3)
-
-
-@dataclass(frozen=True)
-class Change:
-    """The changes of one append, in physical places, so that other buffers can follow.
-
-    Places are flat indices (row, slot, position) of a [B, S, N] buffer. ``count`` is the number of entries after the
-    append. If two entries were merged, the second of ``pair_2B`` was merged into the first with weight ``weight_B1``.
-    """
-
-    count: int
-    newest_B: Tensor
-    pair_2B: Tensor | None = None
-    weight_B1: Tensor | None = None
-
-    def apply(self, buffer_BSND: Tensor, newest_BND: Tensor) -> None:
-        """Apply the same change to a buffer of values that are affine in the entries, such as keys.
-
-        ``newest_BND`` are the values of the appended entry. Apply all changes of a bank, in order.
-        """
-        flat = buffer_BSND.view(-1, buffer_BSND.shape[-1])
-        if self.pair_2B is not None and self.weight_B1 is not None:
-            left_BD, right_BD = flat.index_select(0, self.pair_2B.flatten()).chunk(2)
-            # Assigning is six times as fast as `index_copy_` on the CPU.
-            flat[self.pair_2B[0]] = left_BD.lerp_(right_BD, self.weight_B1.to(flat.dtype))
-        flat[self.newest_B] = newest_BND.reshape(-1, flat.shape[-1]).to(flat.dtype)
 
 
 class Bank:
@@ -308,16 +281,10 @@ class Bank:
         flat = self.tokens_BSNC.view(-1, self.tokens_BSNC.shape[-1])
         left_BC, right_BC, *others = flat.index_select(0, places.flatten()).chunk(len(around))
         sizes_2BN = sizes_SBN.gather(0, around[:2])
-        total_BN = sizes_2BN.sum(0)
-        left_B1, right_B1 = sizes_2BN.to(self._weight_dtype).view(2, -1, 1)
-        total_B1 = total_BN.to(self._weight_dtype).view(-1, 1)
-        # In the authors' order of operations, so that a single compression equals theirs to the last bit.
-        weighted_BC = left_BC * left_B1
-        weighted_BC += right_BC * right_B1
-        merged_BC = (weighted_BC / total_B1).to(flat.dtype)
+        merged_BC, weight_B1 = merged(left_BC, right_BC, sizes_2BN.to(self._weight_dtype).view(2, -1, 1))
         flat[places[0]] = merged_BC
-        sizes_SBN.scatter_(0, around[:1], total_BN[None])
-        return places[:2], right_B1 / total_B1, merged_BC, others
+        sizes_SBN.scatter_(0, around[:1], sizes_2BN.sum(0)[None])
+        return places[:2], weight_B1, merged_BC, others
 
     def _close_similarity(
         self, pair_BN: Tensor, before_BN: Tensor, near_2BNC: Tensor, merged_BNC: Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from malmm.model.memory.policies import merge_policy
+from malmm.model.memory.merge_policies import merge_policy
 
 __all__ = ["MemorySettings", "falling_order"]
 

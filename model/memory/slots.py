@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from malmm.model.memory.bank import Bank, BankEntries
-from malmm.model.memory.policies import merge_policy
+from malmm.model.memory.merge_policies import merge_policy
 
 __all__ = ["Memory", "Part", "SlotSpan", "merge_memories"]
 

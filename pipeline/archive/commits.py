@@ -19,7 +19,7 @@ from malmm.pipeline.archive.receipts import conform
 from malmm.pipeline.archive.table_reader import TableReader
 from malmm.pipeline.archive.table_writer import TableWriter
 from malmm.pipeline.archive.text_grams import with_grams
-from malmm.pipeline.schema.receipts import Receipt
+from malmm.pipeline.schema.receipt_type import Receipt
 from malmm.pipeline.schema.tables import VIDEOS
 
 __all__ = ["Commits", "Committed", "first_of_each"]

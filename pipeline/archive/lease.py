@@ -31,7 +31,7 @@ from malmm.pipeline.archive.lease_table import (
 )
 from malmm.pipeline.archive.location import lance_errors
 from malmm.pipeline.archive.predicates import equals
-from malmm.pipeline.archive.processes import is_alive, place
+from malmm.pipeline.archive.process_identity import is_alive, place
 from malmm.pipeline.archive.store_check import check_store, store_name
 from malmm.pipeline.schema.errors import ArchiveBusy, ArchiveError
 from malmm.pipeline.schema.tables import table_schemas

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from malmm.pipeline.archive.location import create_dataset, lance_errors, open_dataset
 from malmm.pipeline.archive.predicates import equals
-from malmm.pipeline.archive.processes import place, started
+from malmm.pipeline.archive.process_identity import place, started
 from malmm.pipeline.schema.errors import ArchiveError
 
 __all__ = [

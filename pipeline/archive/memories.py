@@ -17,7 +17,7 @@ from malmm.pipeline.archive.table_reader import TableReader, read_columns
 from malmm.pipeline.schema.config import Recipe
 from malmm.pipeline.schema.errors import ArchiveError, ConfigError
 from malmm.pipeline.schema.ids import memory_id
-from malmm.pipeline.schema.tokens import dequantized
+from malmm.pipeline.schema.stored_tokens import dequantized
 
 __all__ = ["MEMORY_COLUMNS", "SlotReader"]
 

@@ -18,7 +18,7 @@ from lance.fragment import write_fragments as lance_write_fragments
 
 from malmm.pipeline.archive.location import lance_errors, open_dataset
 from malmm.pipeline.schema.errors import ArchiveError
-from malmm.pipeline.schema.receipts import Receipt
+from malmm.pipeline.schema.receipt_type import Receipt
 from malmm.pipeline.schema.tables import ANNOTATIONS, SEGMENTS
 
 __all__ = ["conform", "write_fragments", "write_rows"]

@@ -21,7 +21,7 @@ import pyarrow as pa
 from malmm.pipeline.archive.compaction import compact_dataset, small_fragments
 from malmm.pipeline.archive.fencing import forget_old_versions
 from malmm.pipeline.archive.location import create_dataset, lance_errors, open_dataset, resolve
-from malmm.pipeline.archive.processes import is_alive, place, started
+from malmm.pipeline.archive.process_identity import is_alive, place, started
 from malmm.pipeline.archive.recipes_table import in_force
 from malmm.pipeline.schema.errors import ArchiveError
 from malmm.pipeline.schema.tables import RUNS

@@ -34,7 +34,7 @@ from malmm.pipeline.archive.table_writer import TableWriter
 from malmm.pipeline.archive.text_grams import with_grams
 from malmm.pipeline.archive.vector_index import BuildPieces
 from malmm.pipeline.schema.config import Recipe
-from malmm.pipeline.schema.receipts import Receipt
+from malmm.pipeline.schema.receipt_type import Receipt
 from malmm.pipeline.schema.records import Failure
 from malmm.pipeline.schema.tables import ANNOTATIONS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from malmm.model.checkpoints.checkpoint import CheckpointError
-from malmm.model.checkpoints.importing import Imported, import_lavis
+from malmm.model.checkpoints.lavis_import import Imported, import_lavis
 from malmm.model.checkpoints.resolve import NO_RETRIEVAL, open_models
 from malmm.model.families.registry import row_of
 

@@ -18,7 +18,7 @@ from malmm.pipeline.indexing.ledger import Ledger
 from malmm.pipeline.indexing.missing_annotations import missing_annotations
 from malmm.pipeline.schema.config import AnnotateConfig, Prompt
 from malmm.pipeline.schema.errors import ArchiveError, ConfigError
-from malmm.pipeline.schema.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_FAILED
+from malmm.pipeline.schema.exit_codes import exit_code_of
 from malmm.pipeline.schema.progress import OnProgress, Progress
 from malmm.pipeline.schema.records import Failure
 
@@ -48,11 +48,8 @@ class AnnotateReport:
     @property
     def exit_code(self) -> int:
         """0 if nothing is missing any more, 3 if some failed, 1 if all failed, 130 if interrupted."""
-        if self.interrupted:
-            return EXIT_INTERRUPTED
-        if not self.still_missing:
-            return EXIT_OK
-        return EXIT_SOME_FAILED if self.texts or self.there else EXIT_FAILED
+        done = bool(self.texts or self.there)
+        return exit_code_of(interrupted=self.interrupted, failed=bool(self.still_missing), done=done)
 
     def to_dict(self) -> dict[str, Any]:
         """The report for JSON."""

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from malmm.model.checkpoints.resolve import Models
-from malmm.model.checkpoints.verified import verify_once
+from malmm.model.checkpoints.verification_record import verify_once
 from malmm.pipeline.archive.compaction import Rewrite
 from malmm.pipeline.archive.creation import address_of_rows
 from malmm.pipeline.archive.writer import Archive
@@ -24,9 +24,9 @@ from malmm.pipeline.indexing.metrics import RunMetrics
 from malmm.pipeline.indexing.missing_annotations import missing_annotations
 from malmm.pipeline.indexing.pending_work import PendingWork
 from malmm.pipeline.indexing.replay_commits import ReplayCommits
-from malmm.pipeline.indexing.reports import IndexReport, Plan
 from malmm.pipeline.indexing.run_loop import RunLoop, Survey, committed_ids
 from malmm.pipeline.indexing.run_progress import RunProgress
+from malmm.pipeline.indexing.run_reports import IndexReport, Plan
 from malmm.pipeline.indexing.segment_commits import SegmentCommits
 from malmm.pipeline.indexing.worker_compaction import rewriting_on_workers
 from malmm.pipeline.indexing.worker_indexing import build_on_workers

@@ -20,11 +20,11 @@ from malmm.pipeline.indexing.background_listing import BackgroundListing
 from malmm.pipeline.indexing.missing_annotations import something_missing
 from malmm.pipeline.indexing.model_choice import chosen_model
 from malmm.pipeline.indexing.pending_work import PendingWork
-from malmm.pipeline.indexing.reports import IndexReport
+from malmm.pipeline.indexing.run_reports import IndexReport
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.errors import ConfigError, SourceError
 from malmm.pipeline.schema.progress import OnProgress, Progress
-from malmm.pipeline.sources.roots import remember_roots, roots_of
+from malmm.pipeline.sources.indexed_roots import remember_roots, roots_of
 
 __all__ = ["index", "make_recipe", "notice_of", "open_models"]
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from malmm.pipeline.schema.ids import failure_id
-from malmm.pipeline.schema.plans import VideoPlan
 from malmm.pipeline.schema.records import PERMANENT_KINDS, Failure, Segment, Video
 from malmm.pipeline.schema.rows import Carried
+from malmm.pipeline.schema.video_plans import VideoPlan
 
 __all__ = ["Ledger"]
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 import pyarrow as pa
 
-from malmm.operators.plan import segments_of
+from malmm.operators.plan_segments import segments_of
 from malmm.pipeline.archive.predicates import equals
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.schema.config import SCOPES, Prompt, Recipe

@@ -25,9 +25,9 @@ from malmm.pipeline.indexing.run_progress import RunProgress
 from malmm.pipeline.indexing.segment_commits import SegmentCommits
 from malmm.pipeline.schema.errors import WorkerError
 from malmm.pipeline.schema.ids import video_id
-from malmm.pipeline.schema.plans import plans_in
 from malmm.pipeline.schema.records import Failure
 from malmm.pipeline.schema.rows import FILES, Carried, carried, rows_table
+from malmm.pipeline.schema.video_plans import plans_in
 
 __all__ = ["RunLoop", "Survey", "committed_ids"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from malmm.pipeline.cluster.starvation import RoomWatch
 from malmm.pipeline.indexing.ledger import Ledger
 from malmm.pipeline.indexing.metrics import RunMetrics
-from malmm.pipeline.indexing.reports import IndexReport
+from malmm.pipeline.indexing.run_reports import IndexReport
 from malmm.pipeline.schema.progress import OnProgress, Progress
 
 __all__ = ["RunProgress"]

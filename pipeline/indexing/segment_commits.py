@@ -14,9 +14,9 @@ from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.indexing.fail_fast import FailFast
 from malmm.pipeline.indexing.ledger import Ledger
 from malmm.pipeline.indexing.replay_commits import COMMIT_EVERY_S
-from malmm.pipeline.indexing.reports import IndexReport
+from malmm.pipeline.indexing.run_reports import IndexReport
 from malmm.pipeline.schema.ids import failure_id
-from malmm.pipeline.schema.receipts import Receipt
+from malmm.pipeline.schema.receipt_type import Receipt
 from malmm.pipeline.schema.rows import Carried, carried
 from malmm.pipeline.schema.tables import VIDEOS
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import ray
 from ray import ObjectRef
 
-from malmm.operators.plan import plan_segments
+from malmm.operators.plan_segments import plan_segments
 
 if TYPE_CHECKING:
     from malmm.pipeline.indexing.file_queue import FileQueueHandle

@@ -1,6 +1,8 @@
-"""Exit codes of every command, and what each means."""
+"""Exit codes of every command, and how the result of a run becomes one."""
 
 from __future__ import annotations
+
+from malmm.pipeline.schema.errors import ConfigError
 
 __all__ = [
     "EXIT_FAILED",
@@ -9,6 +11,8 @@ __all__ = [
     "EXIT_OK",
     "EXIT_SOME_FAILED",
     "EXIT_USAGE",
+    "exit_code_of",
+    "exit_code_of_error",
 ]
 
 EXIT_OK = 0
@@ -17,3 +21,19 @@ EXIT_USAGE = 2
 EXIT_SOME_FAILED = 3
 EXIT_NOT_FOUND = 4
 EXIT_INTERRUPTED = 130
+
+
+def exit_code_of(*, interrupted: bool, failed: bool, done: bool) -> int:
+    """The exit code of work on many items: 0 if nothing failed, 3 if something did, 1 if nothing else was done, 130 if
+    the work was interrupted.
+    """
+    if interrupted:
+        return EXIT_INTERRUPTED
+    if not failed:
+        return EXIT_OK
+    return EXIT_SOME_FAILED if done else EXIT_FAILED
+
+
+def exit_code_of_error(error: BaseException) -> int:
+    """The exit code of a command that ends with ``error``: wrong usage has one of its own."""
+    return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from malmm.pipeline.schema.receipts import RECEIPT
+from malmm.pipeline.schema.receipt_type import RECEIPT
 from malmm.pipeline.schema.records import Failure, Segment, Video, arrow_fields
 from malmm.pipeline.schema.tables import SPANS
 

@@ -20,7 +20,7 @@ from malmm.pipeline.web.media_roots import MediaRoots
 from malmm.pipeline.web.models import LocalModels, Models
 from malmm.pipeline.web.settings import ServeConfig
 from malmm.pipeline.web.state.live import LiveArchive
-from malmm.pipeline.web.state.site import Site
+from malmm.pipeline.web.state.shared_state import Site
 
 __all__ = ["make_app"]
 

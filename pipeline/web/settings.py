@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from malmm.pipeline.archive.location import resolve
 from malmm.pipeline.schema.errors import ConfigError
-from malmm.pipeline.sources.roots import remembered_roots
+from malmm.pipeline.sources.indexed_roots import remembered_roots
 from malmm.pipeline.web.media_roots import MediaRoots, is_root
 
 __all__ = ["LEAST_TOKEN", "MOST_BODY_BYTES", "MOST_RESULTS", "ServeConfig", "is_loopback"]

@@ -13,7 +13,7 @@ from support.media import VideoSpec, cut, damage, make_video, run_ffmpeg, turn
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.indexing import run_loop
 from malmm.pipeline.indexing.index import index
-from malmm.pipeline.indexing.reports import IndexReport
+from malmm.pipeline.indexing.run_reports import IndexReport
 from malmm.pipeline.schema.config import IndexConfig
 
 STORED = "stored"

@@ -38,7 +38,7 @@ from malmm.pipeline import dataset
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.indexing import compiler_check
 from malmm.pipeline.indexing.annotate import annotate
-from malmm.pipeline.indexing.reports import IndexReport
+from malmm.pipeline.indexing.run_reports import IndexReport
 from malmm.pipeline.schema.config import AnnotateConfig, Prompt
 from malmm.pipeline.schema.ids import video_id
 from malmm.pipeline.schema.progress import Progress

@@ -20,7 +20,7 @@ from support.processes import end_decoding_process, run_cli
 
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.indexing.index import index
-from malmm.pipeline.indexing.reports import IndexReport
+from malmm.pipeline.indexing.run_reports import IndexReport
 from malmm.pipeline.schema.config import IndexConfig
 
 # So that no batch depends on which segment came late.

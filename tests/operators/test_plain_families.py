@@ -22,9 +22,9 @@ from malmm.operators.write import write_segments
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.indexing.index import make_recipe
 from malmm.pipeline.schema.config import IndexConfig
-from malmm.pipeline.schema.receipts import Receipt
+from malmm.pipeline.schema.receipt_type import Receipt
 from malmm.pipeline.schema.rows import TO_REPLAY, Carried, array_at, carried, rows_table
-from malmm.pipeline.schema.tokens import tokens_at
+from malmm.pipeline.schema.stored_tokens import tokens_at
 
 VIDEO = video_at()
 ROWS = planned(VIDEO)

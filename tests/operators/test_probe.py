@@ -6,7 +6,7 @@ import pytest
 from support.media import VideoSpec, make_video, run_ffmpeg
 
 from malmm.operators.media.probe import probe
-from malmm.operators.plan import segments_of
+from malmm.operators.plan_segments import segments_of
 from malmm.operators.probe import probe_files
 from malmm.pipeline.schema.ids import video_id
 from malmm.pipeline.schema.rows import FILES, PROBED, carried, rows_table

@@ -29,7 +29,7 @@ from malmm.operators.replay import ReplayPrompts
 from malmm.operators.write import write_segments
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema.config import Recipe
-from malmm.pipeline.schema.receipts import Receipt
+from malmm.pipeline.schema.receipt_type import Receipt
 from malmm.pipeline.schema.rows import REPLAYED, TO_REPLAY, Carried, array_at, carried, rows_table
 
 SETTINGS = MemorySettings(4, "token")

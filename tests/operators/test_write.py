@@ -14,9 +14,9 @@ from malmm.operators.write import Answer, annotation_rows, write_segments
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema.config import Recipe
 from malmm.pipeline.schema.ids import ONLINE, REPLAY, memory_id, whole_video_subject
-from malmm.pipeline.schema.receipts import Receipt
+from malmm.pipeline.schema.receipt_type import Receipt
 from malmm.pipeline.schema.rows import ANSWERED, RECEIPTS, Carried, carried, rows_table, with_arrays
-from malmm.pipeline.schema.tokens import quantized, tokens_at
+from malmm.pipeline.schema.stored_tokens import quantized, tokens_at
 
 VECTOR_SIZE = 8
 RECIPE = Recipe("debug", "weights", "debug", "weights", 2.0, 5.0, 4, "token", 56)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from malmm.operators.plan import segments_of
+from malmm.operators.plan_segments import segments_of
 from malmm.pipeline.schema.config import CAPTION, Prompt
 from malmm.pipeline.schema.ids import video_id
 from malmm.pipeline.schema.records import Failure, Segment, Video

@@ -31,7 +31,7 @@ import lance
 from malmm.pipeline.archive import lease, lease_renewal, lease_table, table_writer
 from malmm.pipeline.archive.lease import Lease
 from malmm.pipeline.archive.location import open_dataset
-from malmm.pipeline.archive.processes import place
+from malmm.pipeline.archive.process_identity import place
 from malmm.pipeline.archive.receipts import write_rows
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema.errors import ArchiveBusy, ArchiveError

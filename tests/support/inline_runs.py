@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from malmm.pipeline.indexing.index import index
-from malmm.pipeline.indexing.reports import IndexReport
+from malmm.pipeline.indexing.run_reports import IndexReport
 from malmm.pipeline.schema.config import IndexConfig
 from malmm.pipeline.schema.progress import OnProgress
 

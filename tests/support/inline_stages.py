@@ -16,7 +16,7 @@ from malmm.operators.decode import DecodeSettings, decode_segments
 from malmm.operators.encode import EncodeSegments
 from malmm.operators.generate import GenerateTexts
 from malmm.operators.guard import guarded, guarded_actor
-from malmm.operators.plan import plan_segments
+from malmm.operators.plan_segments import plan_segments
 from malmm.operators.probe import probe_files
 from malmm.operators.replay import ReplayPrompts
 from malmm.operators.write import write_segments

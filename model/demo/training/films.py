@@ -15,7 +15,7 @@ from malmm.model.demo.training.lessons import scene_of
 from malmm.model.demo.training.pool import ABSENT, Pool
 from malmm.model.demo.world import Scene
 from malmm.model.memory.bank import Bank
-from malmm.model.memory.policies import merge_policy
+from malmm.model.memory.merge_policies import merge_policy
 from malmm.model.memory.positions import TimePositions
 from malmm.model.memory.slots import Memory, merge_memories
 

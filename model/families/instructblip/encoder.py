@@ -15,11 +15,11 @@ from transformers import InstructBlipConfig, InstructBlipQFormerModel, PreTraine
 
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
 from malmm.model.checkpoints.parts import tokenizer_for
+from malmm.model.families.batch_order import clip_tensor, frames_order, in_given_order, memories_order
 from malmm.model.families.family import Encoded, half_precision
 from malmm.model.families.instructblip.compiled_vision import CompiledVision
 from malmm.model.families.instructblip.qformer import OnlineQFormer
 from malmm.model.families.instructblip.vision import VisionEncoder
-from malmm.model.families.lock_step import clip_tensor, frames_order, in_given_order, memories_order
 from malmm.model.memory.positions import POSITIONS_KEYS, Positions, load_positions
 from malmm.model.memory.settings import MemorySettings
 from malmm.model.memory.slots import Memory, merge_memories

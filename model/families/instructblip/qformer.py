@@ -31,8 +31,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import InstructBlipQFormerModel
 
-from malmm.model.memory.bank import Bank, BankEntries, Change
-from malmm.model.memory.policies import merge_policy
+from malmm.model.memory.bank import Bank, BankEntries
+from malmm.model.memory.merge_policies import merge_policy
+from malmm.model.memory.merging import Change
 from malmm.model.memory.settings import MemorySettings, falling_order
 
 # The first and the last are those of malmm.model.memory.settings.

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from malmm.model.families.batch_order import clip_tensor, frames_order, in_given_order
 from malmm.model.families.family import Encoded
-from malmm.model.families.lock_step import clip_tensor, frames_order, in_given_order
 from malmm.model.families.plain.vision import StepVision
 from malmm.model.memory.bank import Bank
-from malmm.model.memory.policies import merge_policy
+from malmm.model.memory.merge_policies import merge_policy
 from malmm.model.memory.settings import MemorySettings
 from malmm.model.memory.slots import Memory, merge_memories
 

@@ -25,7 +25,7 @@ from malmm.pipeline.web.api.response_models import (
 from malmm.pipeline.web.media import media_response, open_source
 from malmm.pipeline.web.settings import MOST_RESULTS
 from malmm.pipeline.web.state.overview import failed_rows, overview
-from malmm.pipeline.web.state.site import Site
+from malmm.pipeline.web.state.shared_state import Site
 from malmm.pipeline.web.state.videos import Chosen
 
 __all__ = ["browsing_routes"]

@@ -23,7 +23,7 @@ from malmm.pipeline.web.api.response_models import Card, Results, spans_of
 from malmm.pipeline.web.display_names import name_of
 from malmm.pipeline.web.settings import MOST_RESULTS
 from malmm.pipeline.web.state.pagination import Ranking
-from malmm.pipeline.web.state.site import Site
+from malmm.pipeline.web.state.shared_state import Site
 from malmm.pipeline.web.state.videos import Chosen
 
 __all__ = ["Question", "finding_routes"]

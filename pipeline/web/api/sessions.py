@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from malmm.pipeline.web.api.problems import Problem, documented, problem_response
 from malmm.pipeline.web.api.response_models import Health, Session
 from malmm.pipeline.web.auth import COOKIE
-from malmm.pipeline.web.state.site import Site
+from malmm.pipeline.web.state.shared_state import Site
 
 __all__ = ["SignIn", "session_routes"]
 

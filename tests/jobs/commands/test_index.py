@@ -9,7 +9,7 @@ import pytest
 
 import malmm.pipeline.indexing.index
 from malmm.jobs.commands import index
-from malmm.pipeline.indexing.reports import IndexReport, Plan
+from malmm.pipeline.indexing.run_reports import IndexReport, Plan
 from malmm.pipeline.schema.config import CAPTION, IndexConfig
 from malmm.pipeline.schema.decoding import TextSettings
 from malmm.pipeline.schema.errors import ConfigError

@@ -14,7 +14,7 @@ from transformers import InstructBlipConfig, InstructBlipForConditionalGeneratio
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from malmm.model.checkpoints.checkpoint import Checkpoint, quiet_transformers
-from malmm.model.checkpoints.importing import import_lavis
+from malmm.model.checkpoints.lavis_import import import_lavis
 from malmm.model.conformance.whole_model import numbered_tokenizer
 from malmm.model.decoding import Decoding
 from malmm.model.families.instructblip.encoder import Encoder

@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 from malmm.model.checkpoints.checkpoint import Checkpoint, quiet_transformers
 from malmm.model.decoding import Decoding
 from malmm.model.families.family import Asked, Slots
-from malmm.model.families.numerals import in_words
+from malmm.model.families.number_words import in_words
 from malmm.model.families.qwen3_vl import patches
 from malmm.model.families.registry import family_of
 from malmm.model.memory.settings import MemorySettings

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from support.models import BOUNDED, MERGING, PlainBank
 
 from malmm.model.memory.bank import Bank
-from malmm.model.memory.policies import POLICIES, merge_policy
+from malmm.model.memory.merge_policies import POLICIES, merge_policy
 
 
 def make_bank(rows=1, length=4, steps=10, positions=3, channels=5, policy="token", **more):

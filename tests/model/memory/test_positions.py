@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from support.models import random_table
 
 from malmm.model.memory.bank import Bank
-from malmm.model.memory.policies import merge_policy
+from malmm.model.memory.merge_policies import merge_policy
 from malmm.model.memory.positions import FramePositions, TimePositions
 from malmm.model.memory.slots import Memory
 

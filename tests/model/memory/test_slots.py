@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.models import BOUNDED, MERGING, PlainBank
 
 from malmm.model.memory.bank import Bank
-from malmm.model.memory.policies import merge_policy
+from malmm.model.memory.merge_policies import merge_policy
 from malmm.model.memory.slots import Memory, merge_memories
 
 

@@ -10,7 +10,7 @@ from support.archive_rows import RECIPE, VECTOR_SIZE, annotation, annotation_tab
 from malmm.pipeline.archive.receipts import conform, write_fragments, write_rows
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema.errors import ArchiveError
-from malmm.pipeline.schema.receipts import RECEIPT, Receipt
+from malmm.pipeline.schema.receipt_type import RECEIPT, Receipt
 from malmm.pipeline.schema.tables import SEGMENTS
 
 

@@ -24,7 +24,7 @@ from malmm.operators.encode import EncodeSegments
 from malmm.operators.generate import GenerateTexts
 from malmm.operators.guard import guarded, guarded_actor
 from malmm.operators.media.sandbox.client import Sandbox
-from malmm.operators.plan import plan_segments
+from malmm.operators.plan_segments import plan_segments
 from malmm.operators.probe import probe_files
 from malmm.operators.replay import ReplayPrompts
 from malmm.operators.write import write_segments

@@ -17,7 +17,7 @@ from support.growing_archive import Growing
 from support.media import VideoSpec, make_video
 
 from malmm.model.checkpoints.resolve import open_models
-from malmm.operators.plan import segments_of
+from malmm.operators.plan_segments import segments_of
 from malmm.operators.probe import probe_files
 from malmm.pipeline.archive import search_indexes, vector_index
 from malmm.pipeline.archive.index_states import index_states
@@ -40,8 +40,7 @@ from malmm.pipeline.indexing.run_loop import committed_ids
 from malmm.pipeline.indexing.worker_indexing import build_on_workers
 from malmm.pipeline.schema.config import AnnotateConfig, IndexConfig, Prompt, Recipe
 from malmm.pipeline.schema.errors import WorkerError
-from malmm.pipeline.schema.plans import VideoPlan, plans_in
-from malmm.pipeline.schema.receipts import Receipt
+from malmm.pipeline.schema.receipt_type import Receipt
 from malmm.pipeline.schema.rows import (
     ANSWERED,
     DECODED,
@@ -56,6 +55,7 @@ from malmm.pipeline.schema.rows import (
     carried,
     rows_table,
 )
+from malmm.pipeline.schema.video_plans import VideoPlan, plans_in
 
 RESOURCES = Resources(
     decode_workers=1,

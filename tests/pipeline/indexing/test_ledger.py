@@ -8,9 +8,9 @@ from hypothesis import given
 from support.flow_rows import planned, video_at
 
 from malmm.pipeline.indexing.ledger import PERMANENT_KINDS, Ledger
-from malmm.pipeline.schema.plans import VideoPlan
 from malmm.pipeline.schema.records import Segment
 from malmm.pipeline.schema.rows import Carried
+from malmm.pipeline.schema.video_plans import VideoPlan
 
 OUTCOMES = st.sampled_from(["stored", "no_frames", "truncated", "OutOfMemoryError", "worker_lost"])
 

@@ -10,7 +10,7 @@ from support.models import plain_pass, random_qformer
 from torch import nn
 
 from malmm.model.families.instructblip.qformer import MemorySettings, OnlineQFormer, falling_order
-from malmm.model.memory.policies import POLICIES
+from malmm.model.memory.merge_policies import POLICIES
 
 QUERIES = 3
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from malmm.model.memory.policies import POLICIES, merge_policy
+from malmm.model.memory.merge_policies import POLICIES, merge_policy
 
 SIMILARITY = torch.tensor([[[0.1, 0.9, 0.2], [0.8, 0.1, 0.8]], [[0.0, 0.0, 0.0], [-0.5, -0.9, -0.4]]])
 SIZES = torch.tensor([[[1.0, 2, 3, 1], [5, 1, 1, 1]], [[1, 1, 1, 1], [4, 3, 2, 9]]])

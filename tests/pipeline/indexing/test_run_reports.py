@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from malmm.pipeline.indexing.reports import IndexReport
+from malmm.pipeline.indexing.run_reports import IndexReport
 from malmm.pipeline.schema.progress import Progress
 from malmm.pipeline.schema.records import Failure
 

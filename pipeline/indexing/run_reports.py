@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from malmm.pipeline.schema.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_SOME_FAILED
+from malmm.pipeline.schema.exit_codes import exit_code_of
 from malmm.pipeline.schema.records import Failure
 
 __all__ = ["IndexReport", "Plan"]
@@ -68,14 +68,10 @@ class IndexReport:
     @property
     def exit_code(self) -> int:
         """0 if all is done, 3 if some of it failed, 1 if all failed, 130 if interrupted."""
-        if self.interrupted:
-            return EXIT_INTERRUPTED
-        if not self.failures:
-            return EXIT_OK
         done = self.segments_indexed or self.segments_resumed or self.videos_unchanged or self.videos_indexed
         if self.plan is not None:
             done = self.plan.segments or self.videos_unchanged
-        return EXIT_SOME_FAILED if done else EXIT_FAILED
+        return exit_code_of(interrupted=self.interrupted, failed=bool(self.failures), done=bool(done))
 
     def failures_by_kind(self) -> dict[str, int]:
         """Number of failures of each kind, most common first."""

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from support.flow_rows import BROKEN, RECIPE_ID, video_at
 
-from malmm.operators.plan import plan_segments, segments_of
-from malmm.pipeline.schema.plans import VideoPlan, plans_in
+from malmm.operators.plan_segments import plan_segments, segments_of
 from malmm.pipeline.schema.records import Video
 from malmm.pipeline.schema.rows import PLANNED, PROBED, Carried, carried, rows_table
+from malmm.pipeline.schema.video_plans import VideoPlan, plans_in
 
 seconds = st.floats(0, 1000, allow_nan=False).map(lambda value: round(value, 3))
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from malmm.pipeline.archive import processes
+from malmm.pipeline.archive import process_identity
 from malmm.pipeline.archive.lease import Lease
-from malmm.pipeline.archive.processes import is_alive, started
+from malmm.pipeline.archive.process_identity import is_alive, started
 from malmm.pipeline.schema.errors import ArchiveBusy
 
 
@@ -40,7 +40,7 @@ def test_a_hidden_process_is_neither_alive_nor_dead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: int
 ) -> None:
     own = started(os.getpid())
-    monkeypatch.setattr(processes, "_PROC", tmp_path)  # as /proc looks that is mounted with hidepid
+    monkeypatch.setattr(process_identity, "_PROC", tmp_path)  # as /proc looks that is mounted with hidepid
     assert started(os.getpid()) == str(os.getpid())
     assert is_alive(own) is None
     assert is_alive(str(os.getpid())) is None
@@ -48,7 +48,7 @@ def test_a_hidden_process_is_neither_alive_nor_dead(
 
 
 def test_a_hidden_writer_keeps_its_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "_PROC", tmp_path / "hidden")
+    monkeypatch.setattr(process_identity, "_PROC", tmp_path / "hidden")
     with Lease.take(str(tmp_path)) as lease:
         monkeypatch.setattr("malmm.pipeline.archive.lease._POLL_S", 0.01)
         monkeypatch.setattr(os, "getpid", lambda: 1)  # another process, and one that cannot see the first

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from malmm.pipeline.schema.rows import ENCODED, rows_table, with_arrays
-from malmm.pipeline.schema.tokens import dequantized, quantized, tokens_at
+from malmm.pipeline.schema.stored_tokens import dequantized, quantized, tokens_at
 
 SHAPES = st.lists(st.integers(1, 5), min_size=2, max_size=4).map(tuple)
 

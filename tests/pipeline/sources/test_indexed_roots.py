@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from malmm.pipeline.sources.roots import remember_roots, remembered_roots, roots_of
+from malmm.pipeline.sources.indexed_roots import remember_roots, remembered_roots, roots_of
 
 
 @pytest.fixture

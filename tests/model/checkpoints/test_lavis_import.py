@@ -14,7 +14,7 @@ from support.lavis_files import TRAINED, lavis_model, save_lavis
 from support.models import edit_json, edit_weights, give_positions, random_frames, random_table, shard
 
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
-from malmm.model.checkpoints.importing import import_lavis
+from malmm.model.checkpoints.lavis_import import import_lavis
 from malmm.model.decoding import Decoding
 from malmm.model.families.instructblip.encoder import Encoder
 from malmm.model.families.instructblip.language import LanguageModel

@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from malmm.operators.media.sampling import plan_spans
 from malmm.pipeline.schema.ids import segment_id
-from malmm.pipeline.schema.plans import VideoPlan, plans_table
 from malmm.pipeline.schema.records import Failure, Segment, Video
 from malmm.pipeline.schema.rows import PLANNED, Carried, carried, rows_table
+from malmm.pipeline.schema.video_plans import VideoPlan, plans_table
 
 __all__ = ["plan_segments", "segments_of"]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from support.models import edit_json, edit_weights
 
-from malmm.model.checkpoints import verified, verify
+from malmm.model.checkpoints import verification_record, verify
 from malmm.model.checkpoints.checkpoint import CheckpointError
 from malmm.model.checkpoints.resolve import Models, open_models
-from malmm.model.checkpoints.verified import verify_once
+from malmm.model.checkpoints.verification_record import verify_once
 
 Copied = Callable[..., Path]
 
@@ -42,7 +42,7 @@ def test_the_same_checkpoints_are_verified_once(
     moved = copy.rename(copy.with_name("moved"))
     verify_once(open_models(str(moved)))
     assert len(looked_at) == 2
-    monkeypatch.setattr(verified, "_CHECKS", verified._CHECKS + 1)
+    monkeypatch.setattr(verification_record, "_CHECKS", verification_record._CHECKS + 1)
     verify_once(open_models(str(moved)))
     assert len(looked_at) == 3
 
