@@ -15,6 +15,7 @@ EXTRAS = {
     "ray-serve": ("fastapi", "starlette", "uvicorn"),
     "schedule": ("apscheduler",),
     "cluster": ("aiohttp", "requests"),
+    "metrics": ("pycocoevalcap", "pycocotools"),
 }
 
 

@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "pipeline.checkpoints": ("model", "pipeline.schema"),
     "operators": ("model", *READERS),
     "pipeline.indexing": (*STORED, "pipeline.searching"),
+    "pipeline.evaluation": (*STORED, "pipeline.indexing", "pipeline.searching"),
     "pipeline.searching": STORED,
     "pipeline.web": (*STORED, "pipeline.searching"),
     "pipeline": ("pipeline",),

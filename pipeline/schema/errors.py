@@ -5,6 +5,7 @@
     MalmmError
     ├── ConfigError          an invalid option, value or combination
     ├── SourceError          a source that cannot be listed (uri)
+    ├── DataSetError         annotations or videos of a data set that cannot be used (path)
     ├── MediaError           a file that cannot be decoded, or only in part (uri, kind)
     ├── ArchiveError         an archive that cannot be opened or written (uri)
     │   ├── ArchiveBusy      another writer holds the archive
@@ -22,6 +23,7 @@ __all__ = [
     "ArchiveBusy",
     "ArchiveError",
     "ConfigError",
+    "DataSetError",
     "MalmmError",
     "MediaError",
     "RecipeMismatch",
@@ -62,6 +64,14 @@ class SourceError(MalmmError):
     def __init__(self, message: str, *, uri: str) -> None:
         super().__init__(message)
         self.uri = uri
+
+
+class DataSetError(MalmmError):
+    """A data set that cannot be evaluated: an annotation file of another form, or a contradiction in it."""
+
+    def __init__(self, message: str, *, path: str) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class MediaError(MalmmError):

@@ -10,6 +10,7 @@ EXAMPLES = [
     errors.MalmmError("it went wrong"),
     errors.ConfigError("--fps -1: must be above 0"),
     errors.SourceError("no videos in /films", uri="/films"),
+    errors.DataSetError("/lvu/test.json is not LVU's annotations: it is not JSON", path="/lvu/test.json"),
     errors.MediaError("/films/a.mp4 is cut short", uri="/films/a.mp4", kind="truncated"),
     errors.ArchiveError("no archive at /archive", uri="/archive"),
     errors.ArchiveBusy("/archive is being written by process 7 on a since noon", uri="/archive"),

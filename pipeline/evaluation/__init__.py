@@ -1,0 +1,1 @@
+"""Published data sets and one's own: reading them, asking their questions, scoring the answers."""

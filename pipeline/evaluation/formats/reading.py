@@ -1,0 +1,51 @@
+"""What a reader of annotations is given, and what it returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from malmm.pipeline.evaluation.questions import Question
+
+__all__ = ["CHOOSING", "Reading", "Source", "with_choices"]
+
+#: How an answer is chosen: by the probability of each answer's text, by that of its letter, or by a written letter.
+CHOOSING = ("text", "letter", "written")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What to read: annotations, which split, which tasks (empty: all), and how many frames each clip has.
+
+    ``template`` is what a question is put into, with ``{}`` in its place. ``choosing`` is one of ``CHOOSING``.
+    """
+
+    annotations: Path
+    split: str
+    frames: int
+    tasks: tuple[str, ...] = ()
+    template: str = "{}"
+    choosing: str = "text"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The questions read, the files that they were read from, and the videos of the training split by task.
+
+    ``notes`` are sentences for the report.
+    """
+
+    questions: tuple[Question, ...]
+    files: tuple[Path, ...]
+    training: frozenset[tuple[str, str]] = frozenset()
+    notes: tuple[str, ...] = field(default=())
+
+
+def with_choices(question: str, choices: tuple[str, ...], source: Source) -> tuple[str, tuple[str, ...]]:
+    """The prompt of a question with choices, and what the model chooses from: the texts, or their letters."""
+    if source.choosing == "text":
+        return source.template.format(question), choices
+    letters = tuple(chr(ord("A") + place) for place in range(len(choices)))
+    listed = "\n".join(f"({letter}) {choice}" for letter, choice in zip(letters, choices, strict=True))
+    said = f"Question: {question}\nOptions:\n{listed}\nAnswer with the letter of the best option only."
+    return source.template.format(said), letters
