@@ -14,6 +14,7 @@ from malmm.jobs.commands.options import add_archive
 from malmm.jobs.terminal.text import about, clock, printable, shortened
 from malmm.pipeline.archive.video_selection import one_video
 from malmm.pipeline.schema.config import CAPTION
+from malmm.pipeline.schema.tables import GIVEN_TASKS
 
 __all__ = ["add_parser", "run", "timeline"]
 
@@ -67,7 +68,7 @@ def _overview(archive: Any) -> dict[str, Any]:
     captions = {
         row["video_id"]: row["text"]
         for row in archive.annotations().to_pylist()
-        if row["segment_id"] is None and row["prompt_name"] == CAPTION.name
+        if row["segment_id"] is None and row["prompt_name"] == CAPTION.name and row["task"] not in GIVEN_TASKS
     }
     videos = [
         {
@@ -133,7 +134,10 @@ def _video(archive: Any, wanted: str) -> dict[str, Any]:
     failures = [row for row in archive.failures().to_pylist() if row["video_id"] == video["video_id"]]
     return {
         "video": video,
-        "annotations": [text for text in texts if text["segment_id"] is None],
+        "annotations": [
+            text for text in texts if text["segment_id"] is None and text["task"] not in GIVEN_TASKS
+        ],
+        "given": [text for text in texts if text["task"] in GIVEN_TASKS],
         "segments": [
             {
                 **segment,
@@ -173,6 +177,18 @@ def _text_lines(texts: Sequence[dict[str, Any]], indent: str, width: int) -> lis
     return lines
 
 
+def _track_lines(texts: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each transcript and import: what it is called, its language, number of texts, and where it is from."""
+    counted = Counter((text["prompt_name"], text["language"], text["origin"]) for text in texts)
+    lines = []
+    for (name, language, origin), count in counted.items():
+        told = f"{name} in {language}" if language else name
+        lines.append(
+            f"  {printable(told)}: {count} texts" + (f", from {printable(origin)}" if origin else "")
+        )
+    return lines
+
+
 def _video_lines(content: dict[str, Any], width: int) -> list[str]:
     video = content["video"]
     lines = [
@@ -180,6 +196,7 @@ def _video_lines(content: dict[str, Any], width: int) -> list[str]:
         f"  {clock(video['duration_s'])} from {clock(video['start_s'])}, {video['width']}x{video['height']}, "
         f"{video['fps']:.3g} frames a second, {printable(video['codec'])}, id {video['video_id']}",
         *_text_lines(content["annotations"], "  ", width),
+        *_track_lines(content["given"]),
     ]
     for segment in content["segments"]:
         slots = segment["slots"]

@@ -6,6 +6,7 @@ import csv
 import html
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from malmm.pipeline.archive.video_selection import select_videos
 from malmm.pipeline.schema.config import CAPTION, SCOPES, ExportConfig
 from malmm.pipeline.schema.errors import ConfigError
 from malmm.pipeline.schema.exit_codes import EXIT_OK
+from malmm.pipeline.schema.tables import GIVEN_TASKS
 
 __all__ = [
     "CAPTION_FORMATS",
@@ -35,6 +37,7 @@ __all__ = [
 ROW_FORMATS = ("jsonl", "csv", "parquet")
 CAPTION_FORMATS = ("vtt", "srt")
 _LONGEST_STEM = 200
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ def export(config: ExportConfig) -> ExportReport:
         archive,
         prompts=config.prompts or ((CAPTION.name,) if config.is_captions else ()),
         videos=config.videos,
-        scopes=("segment",) if config.is_captions else SCOPES,
+        # Texts of whole videos are no captions.
+        scopes=("segment", "span") if config.is_captions else (*SCOPES, "span"),
         all_versions=config.all_versions,
     )
     output = Path(config.output) if config.output else None
@@ -81,17 +85,18 @@ def texts_of(
     *,
     prompts: Sequence[str] = (),
     videos: Sequence[str] = (),
-    scopes: Sequence[str] = SCOPES,
+    scopes: Sequence[str] = (*SCOPES, "span"),
     all_versions: bool = False,
 ) -> pa.Table:
     """Annotations of completed videos with columns ``uri`` and ``video_start_s``, ordered by URI and time.
 
-    ``prompts`` are names, by default all; ``videos`` as ``select_videos`` takes them. Only the latest version of a
-    prompt is exported, unless ``all_versions``. Raises ConfigError for an unknown prompt or video.
+    ``prompts`` are names, by default all, and ``transcript`` for what is said; ``videos`` as ``select_videos`` takes
+    them. ``scopes`` may have ``segment``, ``video``, and ``span`` for texts with a span of their own. Only the latest
+    version of a prompt is exported, unless ``all_versions``. Raises ConfigError for an unknown prompt or video.
     """
     chosen = select_videos(archive, videos)
     known = archive.prompt_versions()
-    names = {row["prompt_name"] for row in known}
+    names = {row["prompt_name"] for row in known} | archive.tracks.names()
     unknown = sorted(set(prompts) - names)
     if unknown:
         there = ", ".join(sorted(names)) or "none"
@@ -101,12 +106,13 @@ def texts_of(
         latest.setdefault(row["prompt_name"], row["prompt_version"])
     about = {row["video_id"]: row for row in chosen.select(["video_id", "uri", "start_s"]).to_pylist()}
     table = archive.annotations()
+    columns = ["video_id", "segment_id", "task", "prompt_name", "prompt_version"]
     keep = [
         row["video_id"] in about
         and (not prompts or row["prompt_name"] in prompts)
-        and (all_versions or row["prompt_version"] == latest[row["prompt_name"]])
-        and ("video" if row["segment_id"] is None else "segment") in scopes
-        for row in table.select(["video_id", "segment_id", "prompt_name", "prompt_version"]).to_pylist()
+        and (all_versions or _scope(row) == "span" or row["prompt_version"] == latest[row["prompt_name"]])
+        and _scope(row) in scopes
+        for row in table.select(columns).to_pylist()
     ]
     table = table.filter(pa.array(keep, pa.bool_()))
     videos_of = [about[video] for video in table["video_id"].to_pylist()]
@@ -115,6 +121,12 @@ def texts_of(
     return table.add_column(1, "video_start_s", starts).sort_by(
         [("uri", "ascending"), ("start_s", "ascending"), ("end_s", "ascending"), ("prompt_name", "ascending")]
     )
+
+
+def _scope(row: dict[str, Any]) -> str:
+    if row["task"] in GIVEN_TASKS:
+        return "span"
+    return "video" if row["segment_id"] is None else "segment"
 
 
 def export_rows(texts: pa.Table, format: str, output: Path | None) -> str | None:
@@ -137,18 +149,32 @@ def export_rows(texts: pa.Table, format: str, output: Path | None) -> str | None
 def export_captions(texts: pa.Table, format: str, folder: Path) -> list[Path]:
     """Write a caption file for each video of ``texts`` and return their paths. Raises OSError.
 
-    A file has the name of its video; if two videos have the same name, also their ids.
+    A file has the name of its video; if two videos have the same name, also their ids. A transcript has a file of its
+    own, with its language in the name.
     """
-    by_video: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    by_video: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
     for row in texts.to_pylist():
-        by_video.setdefault((row["video_id"], row["uri"]), []).append(row)
+        track = row["prompt_version"] if _scope(row) == "span" else ""
+        by_video.setdefault((row["video_id"], row["uri"]), {}).setdefault(track, []).append(row)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, rows in zip(_file_names(list(by_video)), by_video.values(), strict=True):
-        path = folder / f"{name}.{format}"
-        path.write_text(caption_file(rows, format), encoding="utf-8")
-        written.append(path)
+    for name, tracks in zip(_file_names(list(by_video)), by_video.values(), strict=True):
+        for ending, rows in zip(_track_endings(tracks), tracks.values(), strict=True):
+            path = folder / f"{name}{ending}.{format}"
+            path.write_text(caption_file(rows, format), encoding="utf-8")
+            written.append(path)
     return written
+
+
+def _track_endings(tracks: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """What follows the name of the video in each track's file name, each once."""
+    languages = [rows[0]["language"] or "" if track else "" for track, rows in tracks.items()]
+    endings = [f".{re.sub('[^A-Za-z0-9-]', '', language)}" if language else "" for language in languages]
+    times = Counter(endings)
+    return [
+        f".{track}{ending}" if track and times[ending] > 1 else ending
+        for track, ending in zip(tracks, endings, strict=True)
+    ]
 
 
 def _file_names(videos: Sequence[tuple[str, str]]) -> list[str]:
@@ -166,7 +192,7 @@ def _file_names(videos: Sequence[tuple[str, str]]) -> list[str]:
 def caption_file(rows: Iterable[dict[str, Any]], format: str) -> str:
     """Texts as WebVTT or SubRip, one cue a text. Times count from the video's first frame, as players count.
 
-    Escapes characters that WebVTT would read as markup, and ``-->`` in SubRip.
+    A speaker is named before the text. Escapes characters that WebVTT would read as markup, and ``-->`` in SubRip.
     """
     cues = []
     for row in sorted(rows, key=lambda row: (row["start_s"], row["end_s"])):
@@ -174,10 +200,14 @@ def caption_file(rows: Iterable[dict[str, Any]], format: str) -> str:
         begin, end = (max(0.0, row[name] - row["video_start_s"]) for name in ("start_s", "end_s"))
         if not text or end <= begin:
             continue
+        speaker = " ".join((row.get("speaker") or "").split())
         if format == "vtt":
-            cues.append(f"{_time(begin, '.')} --> {_time(end, '.')}\n{html.escape(text, quote=False)}\n")
+            said = html.escape(text, quote=False)
+            if speaker:
+                said = f"<v {html.escape(speaker, quote=False)}>{said}"
+            cues.append(f"{_time(begin, '.')} --> {_time(end, '.')}\n{said}\n")
         else:
-            spelled = text.replace("-->", "→")
+            spelled = (f"{speaker}: {text}" if speaker else text).replace("-->", "→")
             cues.append(f"{len(cues) + 1}\n{_time(begin, ',')} --> {_time(end, ',')}\n{spelled}\n")
     head = ["WEBVTT\n"] if format == "vtt" else []
     return "\n".join([*head, *cues])
@@ -204,5 +234,10 @@ def _csv(texts: pa.Table) -> str:
         by_label = None if scores is None else {each["label"]: each["score"] for each in scores}
         row["label_scores"] = None if by_label is None else json.dumps(by_label)
         row["created_at"] = row["created_at"].isoformat()
-        writer.writerow(row.values())
+        writer.writerow([_no_formula(value) for value in row.values()])
     return written.getvalue()
+
+
+def _no_formula(value: Any) -> Any:
+    """A text that a spreadsheet would compute, made one that it shows: with an apostrophe before it."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULAS) else value

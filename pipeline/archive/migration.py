@@ -7,17 +7,29 @@ import pyarrow as pa
 
 from malmm.pipeline.archive.table_writer import TableWriter
 from malmm.pipeline.archive.text_grams import GRAMS_COLUMN, grams_of
+from malmm.pipeline.schema.tables import ADDED_COLUMNS, GIVEN_COLUMNS
 
-__all__ = ["migrate"]
+__all__ = ["add_given_columns", "migrate"]
 
 
 def migrate(changes: TableWriter) -> list[str]:
     """Add the columns that the archive lacks, filled; their names. Raises ArchiveError, and ArchiveBusy."""
+    added = []
     with changes.changing("annotations", "add a column to table 'annotations' of") as dataset:
-        if GRAMS_COLUMN in dataset.schema.names:
-            return []
-        dataset.add_columns(_grams_of_batch, read_columns=["text"])
-    return [f"annotations.{GRAMS_COLUMN}"]
+        if GRAMS_COLUMN not in dataset.schema.names:
+            dataset.add_columns(_grams_of_batch, read_columns=["text"])
+            added.append(GRAMS_COLUMN)
+    added += add_given_columns(changes)
+    return [f"annotations.{name}" for name in added]
+
+
+def add_given_columns(changes: TableWriter) -> list[str]:
+    """Add the columns that only texts from outside need, all null; the names of those that were missing."""
+    with changes.changing("annotations", "add columns to table 'annotations' of") as dataset:
+        missing = [name for name in GIVEN_COLUMNS if name not in dataset.schema.names]
+        if missing:
+            dataset.add_columns(pa.schema([pa.field(name, ADDED_COLUMNS[name]) for name in missing]))
+    return missing
 
 
 @lance.batch_udf(output_schema=pa.schema([pa.field(GRAMS_COLUMN, pa.string())]))

@@ -14,10 +14,11 @@ from malmm.pipeline.archive.memories import MEMORY_COLUMNS, SlotReader
 from malmm.pipeline.archive.predicates import equals, is_in
 from malmm.pipeline.archive.recipes_table import in_force
 from malmm.pipeline.archive.table_reader import TableReader
-from malmm.pipeline.archive.text_grams import GRAMS_COLUMN
+from malmm.pipeline.archive.tracks import TrackReader
 from malmm.pipeline.schema.config import Recipe
 from malmm.pipeline.schema.errors import ArchiveError, ConfigError
 from malmm.pipeline.schema.records import PERMANENT_KINDS, Failure
+from malmm.pipeline.schema.tables import ANNOTATIONS, ANSWERS_ONLY
 
 if TYPE_CHECKING:
     import lancedb
@@ -57,6 +58,11 @@ class ArchiveReader:
     def slots(self) -> SlotReader:
         """The archive's stored memory."""
         return SlotReader(self.tables, self._recipe)
+
+    @property
+    def tracks(self) -> TrackReader:
+        """The archive's transcripts."""
+        return TrackReader(self.tables)
 
     @property
     def uri(self) -> str:
@@ -191,8 +197,7 @@ class ArchiveReader:
     def annotations(self, video_id: str | None = None) -> pa.Table:
         """The ``annotations`` of one video or of all, each video's in time order."""
         filters = None if video_id is None else [equals("video_id", video_id)]
-        columns = [name for name in self.schema("annotations").names if name != GRAMS_COLUMN]
-        return self.tables.rows("annotations", filters, columns).sort_by(
+        return self.tables.rows("annotations", filters, list(ANNOTATIONS.names)).sort_by(
             [
                 ("video_id", "ascending"),
                 ("start_s", "ascending"),
@@ -238,7 +243,7 @@ class ArchiveReader:
         Ordered by name, the latest version first.
         """
         columns = ["prompt_name", "prompt", "task", "prompt_version", "created_at"]
-        rows = self.tables.rows("annotations", columns=columns)
+        rows = self.tables.rows("annotations", [ANSWERS_ONLY], columns)
         latest = rows.group_by(columns[:4]).aggregate([("created_at", "max")])
         order = [("prompt_name", "ascending"), ("created_at_max", "descending")]
         return latest.sort_by(order).select(columns[:4]).to_pylist()

@@ -77,14 +77,14 @@ def grams_of(text: str) -> str | None:
 
 
 def with_grams(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Rows of ``annotations`` with their grams, if the table's schema has a place for them.
+    """Rows of ``annotations`` with their grams, in the columns of the table's schema.
 
-    Archives of 0.1 have none until they are optimized.
+    Archives of 0.1 lack columns, that of grams among them, until they are optimized.
     """
-    if GRAMS_COLUMN not in schema.names:
-        return rows
-    grams = pa.array([grams_of(text) for text in rows["text"].to_pylist()], pa.string())
-    return rows.append_column(schema.field(GRAMS_COLUMN), grams).select(schema.names)
+    if GRAMS_COLUMN in schema.names:
+        grams = pa.array([grams_of(text) for text in rows["text"].to_pylist()], pa.string())
+        rows = rows.append_column(schema.field(GRAMS_COLUMN), grams)
+    return rows.select(schema.names)
 
 
 @dataclass(frozen=True)

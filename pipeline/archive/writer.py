@@ -21,6 +21,7 @@ from malmm.pipeline.archive.commits import Commits, Committed, first_of_each
 from malmm.pipeline.archive.compaction import Rewrite, compact_dataset, small_fragments
 from malmm.pipeline.archive.creation import create_or_load, load_if_there
 from malmm.pipeline.archive.failure_log import record_failures, stale_failures
+from malmm.pipeline.archive.given_texts import Added, add_given, replace_tracks
 from malmm.pipeline.archive.lease import Lease
 from malmm.pipeline.archive.location import drop_tables
 from malmm.pipeline.archive.orphans import sweep_orphans
@@ -195,6 +196,22 @@ class Archive(ArchiveReader):
         new = rows.filter(pc.invert(pc.is_in(rows["annotation_id"], value_set=value_set)))
         self.changes.append("annotations", with_grams(new, self.schema("annotations")))
         return new.num_rows
+
+    @_under_lease
+    def put_given(self, rows: pa.Table) -> Added:
+        """Add texts with spans of their own, and replace stored ones of the same id whose content differs.
+
+        Only of videos that are done: ``sweep`` deletes those of others.
+        """
+        return add_given(self.tables, self.changes, self._given(rows))
+
+    @_under_lease
+    def replace_tracks(self, rows: pa.Table, gone: Iterable[tuple[str, str]]) -> Added:
+        """As ``put_given``, and delete what else the tracks ``gone``, as (video_id, track_id), have stored."""
+        return replace_tracks(self.tables, self.changes, self._given(rows), gone)
+
+    def _given(self, rows: pa.Table) -> pa.Table:
+        return first_of_each(conform(rows, ANNOTATIONS, "annotations", self._uri), "annotation_id")
 
     @_under_lease
     def sweep(self) -> dict[str, int]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from malmm.pipeline.schema.config import stable_id
 
 __all__ = [
+    "GIVEN",
     "ONLINE",
     "REPLAY",
     "annotation_id",
     "failure_id",
+    "given_text_id",
     "memory_id",
     "segment_id",
     "video_id",
@@ -19,6 +21,8 @@ ONLINE = "online"
 """Mode of a text made while its segment was indexed."""
 REPLAY = "replay"
 """Mode of a text made later, from stored memory."""
+GIVEN = "given"
+"""Mode of a text that came with the video or was imported."""
 
 
 def video_id(uri: str) -> str:
@@ -39,6 +43,12 @@ def memory_id(segment: str, slot: int) -> str:
 def annotation_id(subject: str, prompt_version: str, model: str, mode: str) -> str:
     """Id of a text. ``subject`` is a segment's id, or that of a whole video (``whole_video_subject``)."""
     return stable_id("annotation", subject, prompt_version, model, mode)
+
+
+def given_text_id(video: str, fingerprint: str, track: str, span_s: tuple[float, float], ordinal: int) -> str:
+    """Id of a text with a span of its own. ``ordinal`` numbers the texts of a track with the same span, from 0."""
+    start_s, end_s = span_s
+    return stable_id("given", video, fingerprint, track, f"{start_s:.6f}", f"{end_s:.6f}", ordinal)
 
 
 def failure_id(video: str, segment: str | None, stage: str) -> str:

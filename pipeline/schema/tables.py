@@ -9,9 +9,12 @@ from malmm.pipeline.schema.records import Failure, Segment, Video, arrow_fields
 __all__ = [
     "ADDED_COLUMNS",
     "ANNOTATIONS",
+    "ANSWERS_ONLY",
     "FAILURES",
     "FORMAT",
     "FORMAT_OF_NEW_VECTORS",
+    "GIVEN_COLUMNS",
+    "GIVEN_TASKS",
     "RECIPES",
     "RUNS",
     "SEGMENTS",
@@ -30,6 +33,22 @@ FORMAT_OF_NEW_VECTORS = 3
 
 #: The unbroken spans of a slot that joins what is not adjacent, in time order.
 SPANS = pa.list_(pa.struct([("start_s", pa.float64()), ("end_s", pa.float64()), ("frame_count", pa.int32())]))
+
+#: Columns that archives of 0.1 lack, where they are read as null: of ``memories``, and of texts that no model made.
+ADDED_COLUMNS: dict[str, pa.DataType] = {
+    "token_scales": pa.list_(pa.float16()),
+    "spans": SPANS,
+    "source": pa.string(),
+    "origin": pa.string(),
+    "language": pa.string(),
+    "speaker": pa.string(),
+}
+#: Those of ``annotations``.
+GIVEN_COLUMNS = ("source", "origin", "language", "speaker")
+#: Tasks of texts that have a span of their own, and neither a segment nor a prompt.
+GIVEN_TASKS = ("transcript", "imported")
+#: The SQL condition for all other texts: those that prompts were answered with.
+ANSWERS_ONLY = f"task NOT IN ({', '.join(map(repr, GIVEN_TASKS))})"
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
@@ -66,6 +85,7 @@ ANNOTATIONS = pa.schema(
         pa.field("mode", pa.string(), nullable=False),
         pa.field("model", pa.string(), nullable=False),
         pa.field("created_at", TIMESTAMP, nullable=False),
+        *(pa.field(name, ADDED_COLUMNS[name]) for name in GIVEN_COLUMNS),
     ]
 )
 
@@ -115,10 +135,6 @@ RUNS = pa.schema(
         pa.field("process", pa.string(), nullable=False),
     ]
 )
-
-
-#: Columns of ``memories`` that archives of 0.1 lack, where they are read as null.
-ADDED_COLUMNS: dict[str, pa.DataType] = {"token_scales": pa.list_(pa.float16()), "spans": SPANS}
 
 
 def memories_schema(vector_size: int, token_layers: int = 1) -> pa.Schema:

@@ -17,6 +17,7 @@ from malmm.pipeline.schema.records import Segment, Video
 from malmm.pipeline.schema.rows import TO_REPLAY, Carried, carried, rows_table
 from malmm.pipeline.searching.query import SearchQuery
 from malmm.pipeline.searching.searcher import Found, Searcher
+from malmm.pipeline.searching.speech import speech_of, with_speech
 
 __all__ = ["Answer", "Asker", "Question", "Reply", "ask"]
 
@@ -142,6 +143,7 @@ class Asker:
         self._options = (max_new_tokens, device)
         self._replayer: Any = None
         self._generator: Any = None
+        self._reads_text = False
         # Tokenizers and compiled parts of a model are not thread-safe.
         self._models = threading.Lock()
 
@@ -243,13 +245,12 @@ class Asker:
     def _answers(self, question: Question, subjects: Sequence[_Subject]) -> list[Answer]:
         if not subjects:
             return []
-        with self._models:
-            replay, generate = self._operators(question)
         answers = []
         for subject in subjects:
             answer = subject.answer
             question.on_begun(answer)
             with self._models:
+                replay, generate = self._operators(question, subject)
                 texts = generate(replay(rows_table([subject.row], TO_REPLAY)))
             [done] = carried(texts)
             if done.failure is not None:
@@ -260,16 +261,22 @@ class Asker:
             answers.append(replace(answer, text=texts["texts"][0].as_py()[0]))
         return answers
 
-    def _operators(self, question: Question) -> tuple[Any, Any]:
-        """The operators replay and generate, with this question as their only prompt. Models are loaded once."""
+    def _operators(self, question: Question, subject: _Subject) -> tuple[Any, Any]:
+        """The operators replay and generate, with this question as their only prompt. Models are loaded once.
+
+        Models that read what they are asked as a chat are given what is said there too.
+        """
         if self._replayer is None:
             # Imported here: search needs neither the Q-Former nor the language model.
+            from malmm.model.families.registry import row_of
             from malmm.model.memory.settings import MemorySettings
             from malmm.operators.generate import GenerateTexts
             from malmm.operators.replay import ReplayPrompts
 
             recipe = self.archive.recipe
-            name = self.searcher.models().checkpoint.name
+            checkpoint = self.searcher.models().checkpoint
+            name = checkpoint.name
+            self._reads_text = row_of(checkpoint).reads_slots
             tokens, device = self._options
             settings = MemorySettings(length=recipe.bank_length, policy=recipe.merge_policy)
             self._replayer = ReplayPrompts(
@@ -282,7 +289,13 @@ class Asker:
                 decoding=recipe.decoding,
                 device=device,
             )
-        prompts = (Prompt("question", question.text),)
+        asked = question.text
+        if self._reads_text:
+            answer = subject.answer
+            times_s = [moment.start_s for moment in subject.moments]
+            heard = speech_of(self.archive, answer.video_id, (answer.start_s, answer.end_s), times_s)
+            asked = with_speech(asked, heard)
+        prompts = (Prompt("question", asked),)
         return (
             self._replayer.for_prompts(prompts),
             self._generator.for_prompts(prompts, on_words=question.on_words),

@@ -16,6 +16,7 @@ from malmm.pipeline.archive.predicates import IDS_PER_FILTER, is_in
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.table_reader import read_columns
 from malmm.pipeline.archive.text_grams import GRAMS_COLUMN, QueryGrams
+from malmm.pipeline.schema.tables import GIVEN_TASKS
 from malmm.pipeline.searching.fusion import Slot, TextHit
 
 __all__ = ["Candidates"]
@@ -86,7 +87,11 @@ class Candidates:
         # Leave out orphans of a killed run, which stay until the next run sweeps them.
         done = self._archive.completed_among({row["segment_id"] for row in rows if row["segment_id"]})
         return [
-            TextHit(**{name: row[name] for name in _TEXT_COLUMNS}, score=row["_score"])
+            TextHit(
+                **{name: row[name] for name in _TEXT_COLUMNS},
+                score=row["_score"],
+                own_span=row["task"] in GIVEN_TASKS,
+            )
             for row in rows
             if row["segment_id"] is None or row["segment_id"] in done
         ]
@@ -95,7 +100,7 @@ class Candidates:
         self, dataset: lance.LanceDataset, words: str, column: str, count: int, videos: Videos
     ) -> list[Row]:
         """Rows of ``annotations`` by the words in one of its columns, best first."""
-        columns = [*_TEXT_COLUMNS, "annotation_id", "_score", *([] if column == "text" else [column])]
+        columns = [*_TEXT_COLUMNS, "task", "annotation_id", "_score", *([] if column == "text" else [column])]
         # Plain words, not a query language: no input is a syntax error.
         asked = MatchQuery(words, column)
 
@@ -108,11 +113,15 @@ class Candidates:
         return self._of_videos(find, count, videos, finds_all=True)
 
     def with_slots_of(self, hits: Sequence[TextHit], slots: Sequence[Slot], query: np.ndarray) -> list[Slot]:
-        """``slots``, and the nearest slots of each text's segment or video, so that a text leads to a moment."""
+        """``slots``, and the nearest slots of each text's segment or video, so that a text leads to a moment.
+
+        A text with a span of its own gets the slots at that span.
+        """
         there = {slot.segment_id for slot in slots} | {slot.video_id for slot in slots}
-        segments = [hit.segment_id for hit in hits if hit.segment_id and hit.segment_id not in there]
-        videos = [hit.video_id for hit in hits if not hit.segment_id and hit.video_id not in there]
-        more: list[Slot] = []
+        others = [hit for hit in hits if not hit.own_span]
+        segments = [hit.segment_id for hit in others if hit.segment_id and hit.segment_id not in there]
+        videos = [hit.video_id for hit in others if not hit.segment_id and hit.video_id not in there]
+        more = self.slots_at([hit for hit in hits if not any(map(hit.is_in, slots))])
         if segments:
             limit = _SLOTS_A_TEXT * len(segments)
             near = self._archive.slots.similarities(segments, query, _SLOT_COLUMNS, limit=limit)
@@ -120,6 +129,27 @@ class Candidates:
         if videos:
             more += self.slots(query, _SLOTS_A_TEXT * len(videos), tuple(videos), exact=True)
         return sorted([*slots, *more], key=lambda slot: -(slot.similarity or 0.0))
+
+    def slots_at(self, hits: Sequence[TextHit]) -> list[Slot]:
+        """The slots at those texts that have a span of their own, not compared with any query."""
+        hits = [hit for hit in hits if hit.own_span]
+        if not hits:
+            return []
+        segments = self._archive.tables.rows(
+            "segments",
+            is_in("video_id", {hit.video_id for hit in hits}),
+            ["segment_id", "video_id", "start_s", "end_s"],
+        ).to_pylist()
+        ids = [
+            row["segment_id"]
+            for row in segments
+            if any(
+                hit.video_id == row["video_id"] and hit.start_s < row["end_s"] and row["start_s"] < hit.end_s
+                for hit in hits
+            )
+        ]
+        found = [_slot(row, None) for row in self._archive.memory_rows(ids, _SLOT_COLUMNS).to_pylist()]
+        return [slot for slot in found if any(hit.is_in(slot) for hit in hits)]
 
     def slot_count(self, videos: Videos) -> int:
         """Number of slots, of these videos or in all. For many videos an estimate, by their share."""
@@ -161,7 +191,7 @@ def _without_repeats(first: list[Row], then: list[Row]) -> list[Row]:
     return [*first, *(row for row in then if row["annotation_id"] not in there)]
 
 
-def _slot(row: Row, similarity: float) -> Slot:
+def _slot(row: Row, similarity: float | None) -> Slot:
     spans = row.get("spans")
     return Slot(
         **{name: row[name] for name in _SLOT_COLUMNS if name != "spans"},

@@ -44,7 +44,11 @@ class Slot:
 
 @dataclass(frozen=True)
 class TextHit:
-    """A text that contains words of the query, of a segment, or of a whole video if ``segment_id`` is None."""
+    """A text that contains words of the query: of a segment, of a span, or of a whole video.
+
+    With ``own_span`` it is about [start_s, end_s) alone, as a subtitle is; else about its segment, or the whole video
+    if ``segment_id`` is None.
+    """
 
     video_id: str
     segment_id: str | None
@@ -52,6 +56,14 @@ class TextHit:
     end_s: float
     text: str
     score: float
+    own_span: bool = False
+
+    def is_in(self, slot: Slot) -> bool:
+        """Whether it is about a part of what the slot covers."""
+        spans = slot.spans or ((slot.start_s, slot.end_s),)
+        return self.video_id == slot.video_id and any(
+            self.start_s < end and start < self.end_s for start, end in spans
+        )
 
 
 @dataclass(frozen=True)
@@ -77,9 +89,15 @@ class Moment:
         return self.slot.similarity if self.slot else None
 
     @property
+    def is_slot(self) -> bool:
+        """Whether it is the span of its slot, and not that of a text whose picture the slot is."""
+        slot = self.slot
+        return slot is not None and (self.start_s, self.end_s) == (slot.start_s, slot.end_s)
+
+    @property
     def spans(self) -> tuple[tuple[float, float], ...]:
         """The seconds [start, end) that were found: several where the slot joins what is not adjacent."""
-        if self.slot is not None and self.slot.is_scattered and self.slot.spans is not None:
+        if self.is_slot and self.slot is not None and self.slot.is_scattered and self.slot.spans is not None:
             return self.slot.spans
         return ((self.start_s, self.end_s),)
 
@@ -87,55 +105,80 @@ class Moment:
 def fuse(slots: Sequence[Slot], texts: Sequence[TextHit], *, floor: float | None = None) -> list[Moment]:
     """Fuse two lists into moments, best first. Both lists are ordered best first, slots without similarity last.
 
-    A slot takes the rank of the best text about it. A neighbouring slot joins a moment if its similarity is closer to
-    the best slot's than to ``floor``, the similarity of unrelated slots (by default that of the last slot). A text
-    about none of the slots is a moment of its own, and so is a slot of several spans.
+    A slot takes the rank of the best text about it. If that text has a span of its own, the moment is that span, and
+    the slot its picture. A neighbouring slot joins a moment if its similarity is closer to the best slot's than to
+    ``floor``, the similarity of unrelated slots (by default that of the last slot). A text about none of the slots is
+    a moment of its own, and so is a slot of several spans.
     """
-    by_segment: dict[str, tuple[int, TextHit]] = {}
-    by_video: dict[str, tuple[int, TextHit]] = {}
-    for rank, hit in enumerate(texts):
-        if hit.segment_id is not None:
-            by_segment.setdefault(hit.segment_id, (rank, hit))
-        else:
-            by_video.setdefault(hit.video_id, (rank, hit))
+    abouts = _Abouts(texts)
     ranked = []
-    covered: set[str] = set()
     rank_of_slot = 0
     for slot in slots:
-        score, signals, text = 0.0, [], None
+        score, signals = 0.0, []
         if slot.similarity is not None:
             score += _worth(rank_of_slot)
             rank_of_slot += 1
             signals.append("vectors")
-        about = [
-            found[key]
-            for found, key in ((by_segment, slot.segment_id), (by_video, slot.video_id))
-            if key in found
-        ]
-        if about:
-            rank, hit = min(about, key=lambda pair: pair[0])
+        rank, hit = abouts.take(slot) or (0, None)
+        if hit is not None:
             score += _TEXTS_SHARE * _worth(rank)
             signals.append("text")
-            text = hit.text
-            covered |= {slot.segment_id, slot.video_id}
-        ranked.append(Moment(slot.video_id, slot.start_s, slot.end_s, score, tuple(signals), slot, text))
-    for rank, hit in enumerate(texts):
-        if (hit.segment_id or hit.video_id) not in covered:
-            ranked.append(
-                Moment(
-                    hit.video_id,
-                    hit.start_s,
-                    hit.end_s,
-                    _TEXTS_SHARE * _worth(rank),
-                    ("text",),
-                    None,
-                    hit.text,
-                )
-            )
+        elif slot.similarity is None:
+            continue
+        at: Slot | TextHit = hit if hit is not None and hit.own_span else slot
+        text = hit.text if hit is not None else None
+        ranked.append(Moment(slot.video_id, at.start_s, at.end_s, score, tuple(signals), slot, text))
+    for rank, hit in abouts.left():
+        score = _TEXTS_SHARE * _worth(rank)
+        picture = next((slot for slot in slots if hit.own_span and hit.is_in(slot)), None)
+        ranked.append(Moment(hit.video_id, hit.start_s, hit.end_s, score, ("text",), picture, hit.text))
     ranked.sort(key=lambda moment: (-moment.score, moment.video_id, moment.start_s))
     if floor is None:
         floor = min((slot.similarity for slot in slots if slot.similarity is not None), default=0.0)
     return _joined(ranked, floor)
+
+
+class _Abouts:
+    """Which texts, with their ranks, are about a slot. Each text with a span of its own is taken by one slot."""
+
+    def __init__(self, texts: Sequence[TextHit]) -> None:
+        self._texts = texts
+        self._by_subject: dict[str, tuple[int, TextHit]] = {}
+        self._by_span: defaultdict[str, list[tuple[int, TextHit]]] = defaultdict(list)
+        self._taken: set[str] = set()
+        self._taken_spans: set[int] = set()
+        for rank, hit in enumerate(texts):
+            if hit.own_span:
+                self._by_span[hit.video_id].append((rank, hit))
+            else:
+                self._by_subject.setdefault(hit.segment_id or hit.video_id, (rank, hit))
+
+    def take(self, slot: Slot) -> tuple[int, TextHit] | None:
+        """The best text about a slot and its rank."""
+        found = [self._by_subject[key] for key in (slot.segment_id, slot.video_id) if key in self._by_subject]
+        found += [
+            (rank, hit)
+            for rank, hit in self._by_span.get(slot.video_id, ())
+            if rank not in self._taken_spans and hit.is_in(slot)
+        ]
+        best = min(found, key=lambda pair: pair[0], default=None)
+        if best is not None and best[1].own_span:
+            self._taken_spans.add(best[0])
+        if any(not hit.own_span for _, hit in found):
+            self._taken |= {slot.segment_id, slot.video_id}
+        return best
+
+    def left(self) -> list[tuple[int, TextHit]]:
+        """Texts that no slot has taken."""
+        return [
+            (rank, hit)
+            for rank, hit in enumerate(self._texts)
+            if (
+                rank not in self._taken_spans
+                if hit.own_span
+                else (hit.segment_id or hit.video_id) not in self._taken
+            )
+        ]
 
 
 def _worth(rank: int) -> float:
@@ -147,14 +190,14 @@ def _joined(ranked: Sequence[Moment], floor: float) -> list[Moment]:
     begins: defaultdict[str, dict[int, Moment]] = defaultdict(dict)
     ends: defaultdict[str, dict[int, Moment]] = defaultdict(dict)
     for moment in ranked:
-        if moment.slot is not None and not moment.slot.is_scattered:
+        if moment.is_slot and moment.slot is not None and not moment.slot.is_scattered:
             begins[moment.video_id][_tick(moment.start_s)] = moment
             ends[moment.video_id][_tick(moment.end_s)] = moment
     used: set[tuple[str, int]] = set()
     joined = []
     for moment in ranked:
         best = moment.slot
-        if best is None:
+        if best is None or not moment.is_slot:
             joined.append(moment)
             continue
         if (best.segment_id, best.slot) in used:

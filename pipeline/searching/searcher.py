@@ -140,10 +140,10 @@ class Searcher:
                         uri=self.archive.root,
                     )
             hits = finding.result() if finding is not None else []
-        if compared is None:
-            return fuse([], hits)
-        floor = slots[-1].similarity if slots else None
         leading = hits[: max(_LEADING, _LEADING_A_RESULT * query.k)]
+        if compared is None:
+            return fuse(self._candidates.slots_at(leading), hits)
+        floor = slots[-1].similarity if slots else None
         moments = fuse(self._candidates.with_slots_of(leading, slots, compared), hits, floor=floor)
         return [moment for moment in moments if not _holds(moment, query.like)]
 
@@ -173,7 +173,7 @@ class Searcher:
                     segment_id=slot.segment_id if slot else None,
                     start_s=moment.start_s,
                     end_s=moment.end_s,
-                    timestamp_s=slot.timestamp_s if slot else moment.start_s,
+                    timestamp_s=_picture_s(moment),
                     score=moment.score,
                     similarity=moment.similarity,
                     matched=(matched or {}).get(moment),
@@ -234,6 +234,14 @@ class Searcher:
 def search(archive: str, text: str, **options: Any) -> list[Found]:
     """The best moments of an archive for a text. See ``Searcher.search``; a ``Searcher`` keeps the model loaded."""
     return Searcher(archive).search(text, **options)
+
+
+def _picture_s(moment: Moment) -> float:
+    """The time that a moment's picture shows: its slot's, unless the moment is a text's short span beside it."""
+    slot = moment.slot
+    if slot is not None and moment.start_s <= slot.timestamp_s <= moment.end_s:
+        return slot.timestamp_s
+    return moment.start_s
 
 
 def _holds(moment: Moment, like: Like | None) -> bool:

@@ -10,8 +10,10 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from malmm.pipeline.archive.export import caption_file
+from malmm.pipeline.archive.tracks import StoredTrack
 from malmm.pipeline.schema.config import CAPTION
-from malmm.pipeline.web.api.problems import documented
+from malmm.pipeline.schema.tables import GIVEN_TASKS
+from malmm.pipeline.web.api.problems import NotThere, documented
 from malmm.pipeline.web.api.reindex_retry import renewing
 from malmm.pipeline.web.api.response_models import (
     Annotation,
@@ -19,9 +21,11 @@ from malmm.pipeline.web.api.response_models import (
     MemorySlot,
     Overview,
     SegmentRow,
+    TranscriptTrack,
     VideoPage,
     VideoRow,
 )
+from malmm.pipeline.web.display_names import name_of
 from malmm.pipeline.web.media import media_response, open_source
 from malmm.pipeline.web.settings import MOST_RESULTS
 from malmm.pipeline.web.state.overview import failed_rows, overview
@@ -32,6 +36,7 @@ __all__ = ["browsing_routes"]
 
 VideoId = Annotated[str, Path(pattern="^[0-9a-f]{24}$", description="a video's id")]
 MemoryId = Annotated[str, Path(pattern="^[0-9a-f]{24}-[0-9]{4,6}$", description="a memory slot's id")]
+TrackId = Annotated[str, Path(pattern="^[0-9a-f]{24}$", description="a transcript's id")]
 _JPEG: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}
 }
@@ -104,7 +109,10 @@ def browsing_routes(site: Site) -> APIRouter:
         done = reader.completed_segments(video_id)
         fields = Annotation.model_fields.keys()
         return [
-            Annotation(**{name: value for name, value in row.items() if name in fields})
+            Annotation(
+                **{name: value for name, value in row.items() if name in fields},
+                track_id=row["prompt_version"] if row["task"] in GIVEN_TASKS else None,
+            )
             for row in reader.annotations(video_id).to_pylist()
             if (prompt is None or row["prompt_name"] == prompt)
             and (row["segment_id"] is None or row["segment_id"] in done)
@@ -135,6 +143,37 @@ def browsing_routes(site: Site) -> APIRouter:
             if row["segment_id"] in captions
         ]
         return Response(caption_file(texts, "vtt"), media_type="text/vtt")
+
+    @routes.get("/videos/{video_id}/transcripts", tags=["videos"], responses=documented(404))
+    def list_transcripts(video_id: VideoId) -> list[TranscriptTrack]:
+        """A video's transcripts, ordered by language."""
+        site.videos.row(video_id)
+        return [
+            TranscriptTrack(
+                track_id=track.track_id,
+                label=_label(track),
+                source=track.source,
+                language=track.language,
+                texts=track.texts,
+                subtitles=f"api/videos/{video_id}/transcripts/{track.track_id}.vtt",
+            )
+            for track in site.live.reader.tracks.tracks(video_id)
+        ]
+
+    @routes.get(
+        "/videos/{video_id}/transcripts/{track_id}.vtt",
+        tags=["videos"],
+        response_class=Response,
+        responses={200: {"content": {"text/vtt": {"schema": {"type": "string"}}}}, **documented(404)},
+    )
+    def get_transcript(video_id: VideoId, track_id: TrackId) -> Response:
+        """A transcript as WebVTT. Times count from the first frame, as players count."""
+        start_s = site.videos.row(video_id)["start_s"]
+        texts = site.live.reader.tracks.texts(video_id, track_id)
+        if not texts:
+            raise NotThere("The video has no such transcript.")
+        said = caption_file([row | {"video_start_s": start_s} for row in texts], "vtt")
+        return Response(said, media_type="text/vtt")
 
     @routes.get(
         "/videos/{video_id}/thumbnail",
@@ -194,6 +233,12 @@ def browsing_routes(site: Site) -> APIRouter:
             },
         )
     return routes
+
+
+def _label(track: StoredTrack) -> str:
+    """What a menu of subtitles calls a transcript."""
+    name = name_of(track.origin) if track.origin else track.source
+    return f"{track.language} · {name}" if track.language else name
 
 
 def _picture(jpeg: bytes, kept: str) -> Response:

@@ -20,6 +20,7 @@ __all__ = [
     "SegmentRow",
     "Session",
     "Span",
+    "TranscriptTrack",
     "VideoPage",
     "VideoRow",
     "spans_of",
@@ -110,7 +111,11 @@ class MemorySlot(BaseModel):
 
 
 class Annotation(BaseModel):
-    """A text of a segment, or of the whole video if ``segment_id`` is null."""
+    """A text of a segment, of the whole video if ``segment_id`` is null, or of a span of its own.
+
+    The last are those with task ``transcript`` or ``imported``: they alone have a ``track_id``, and may have an
+    origin, a language and a speaker.
+    """
 
     annotation_id: str
     segment_id: str | None
@@ -124,6 +129,25 @@ class Annotation(BaseModel):
     mode: str
     model: str
     created_at: datetime
+    source: str | None
+    origin: str | None
+    language: str | None
+    speaker: str | None
+    track_id: str | None
+
+
+class TranscriptTrack(BaseModel):
+    """A transcript of a video: the subtitles that it came with in one language, or its recognised speech.
+
+    ``source`` is ``file``, ``model`` or ``person``. ``subtitles`` is the address of its texts as WebVTT.
+    """
+
+    track_id: str
+    label: str
+    source: str
+    language: str
+    texts: int
+    subtitles: str
 
 
 class Failed(BaseModel):

@@ -22,6 +22,7 @@ from malmm.pipeline.archive.predicates import is_in
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.schema.config import CAPTION
 from malmm.pipeline.schema.errors import ArchiveError
+from malmm.pipeline.schema.tables import ANSWERS_ONLY
 from malmm.pipeline.web.api.problems import NotThere
 from malmm.pipeline.web.api.response_models import VideoPage, VideoRow
 from malmm.pipeline.web.display_names import media_type, name_of
@@ -167,7 +168,9 @@ def _captions(reader: ArchiveReader, video_ids: Sequence[str]) -> dict[str, str]
     columns = ["video_id", "text", "created_at"]
     with lance_errors(reader.uri, "read table 'annotations' of"):
         for part in is_in("video_id", video_ids):
-            condition = f"({part}) AND segment_id IS NULL AND prompt_name = '{CAPTION.name}'"
+            condition = (
+                f"({part}) AND segment_id IS NULL AND prompt_name = '{CAPTION.name}' AND {ANSWERS_ONLY}"
+            )
             for row in dataset.to_table(columns=columns, filter=condition).to_pylist():
                 if row["video_id"] not in found or found[row["video_id"]][0] < row["created_at"]:
                     found[row["video_id"]] = (row["created_at"], row["text"])

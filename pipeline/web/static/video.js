@@ -4,6 +4,7 @@ import { asking } from "./answers.js";
 import { get } from "./api.js";
 import { clock, counted, covers, h, span, when } from "./dom.js";
 import { player } from "./player.js";
+import { speech } from "./speech.js";
 import { failure, panelsComing, state } from "./states.js";
 
 /** The page; its address holds the time in seconds on the player's clock: t. */
@@ -17,10 +18,10 @@ export function videoPage(id, parameters) {
     view.setAttribute("aria-busy", "true");
     try {
       const row = await get(`api/videos/${id}`);
-      const [segments, slots, texts, failures] = await Promise.all(
-        ["segments", "memories", "annotations", "failures"].map((part) => get(`api/videos/${id}/${part}`)));
+      const [segments, slots, texts, failures, transcripts] = await Promise.all(
+        ["segments", "memories", "annotations", "failures", "transcripts"].map((part) => get(`api/videos/${id}/${part}`)));
       if (closed) return;
-      page = filled(row, segments, slots, texts, failures);
+      page = filled(row, segments, slots, texts, failures, transcripts);
       view.replaceChildren(...page.parts);
       document.title = `${row.name} · malmm`;
       const time = Number(parameters.get("t"));
@@ -43,13 +44,14 @@ export function videoPage(id, parameters) {
   };
 }
 
-function filled(row, segments, slots, texts, failures) {
+function filled(row, segments, slots, texts, failures, transcripts) {
   const start = row.start_s;
   const length = Math.max(row.duration_s, 1e-6);
   const line = timeLine(segments, start, length, go);
   const strip = memoryStrip(slots, start, go);
   const times = segmentTimes(segments, start, go);
-  const screen = player(row, (now) => { for (const part of [line, strip, times]) part.mark(now + start); });
+  const spoken = transcripts.length ? speech(transcripts, texts, start, length, go) : null;
+  const screen = player(row, (now) => { for (const part of [line, strip, times, spoken]) part?.mark(now + start); }, transcripts);
   const questions = asking({ videos: [row.video_id], whole: true, placeholder: "Ask about this video",
     play: (begun, moment) => go(moment.start_s) });
 
@@ -69,9 +71,9 @@ function filled(row, segments, slots, texts, failures) {
     line.view, slots.length ? strip.view : h("p", { class: "muted" }, "Nothing is remembered of this video."));
   const said = h("section", { class: "panel near", "aria-labelledby": "captions" }, h("h2", { id: "captions" }, "Captions"),
     segments.length ? times.view : h("p", { class: "muted" }, "No captions."));
-  const left = h("div", { class: "stack" }, screen.view, memory,
+  const left = h("div", { class: "stack" }, screen.view, memory, spoken?.view,
     h("section", { class: "panel near", "aria-labelledby": "asked" }, h("h2", { id: "asked" }, "Ask this video"), questions.view),
-    annotations(texts, start, go));
+    annotations(texts.filter((row) => row.task !== "transcript"), start, go));
   const similar = h("a", { class: "button quiet", href: `#/?${new URLSearchParams({ video: row.video_id, q: row.caption?.split(",")[0] ?? row.name })}` }, "Search in this video");
   const side = h("aside", { class: "stack", "aria-label": "About this video" }, said, h("div", { class: "row" }, similar));
   return {
@@ -143,7 +145,7 @@ function annotations(texts, start, go) {
   const parts = [...groups].map(([name, rows]) => h("details", { class: "prompt", open: groups.size === 1 },
     h("summary", {}, name, h("span", { class: "muted small" }, `  ${rows[0].prompt}`)),
     h("ol", { class: "times", tabindex: "0", "aria-label": `Answers to ${name}` }, rows.map((row) => h("li", {},
-      h("button", { type: "button", class: "stamp", "aria-label": `Play ${row.segment_id ? span(row, start) : "whole video"}`, onclick: () => go(row.start_s) }, row.segment_id ? clock(row.start_s - start) : "all"),
+      h("button", { type: "button", class: "stamp", "aria-label": `Play ${row.segment_id || row.track_id ? span(row, start) : "whole video"}`, onclick: () => go(row.start_s) }, row.segment_id || row.track_id ? clock(row.start_s - start) : "all"),
       h("span", { class: "wrap" }, row.text || "(no words)", row.score === null ? null : h("span", { class: "tag" }, row.score.toFixed(2)), row.mode === "replay" ? h("span", { class: "tag" }, "replay") : null))))));
   return h("section", { class: "panel", "aria-labelledby": "prompts" }, h("h2", { id: "prompts" }, "Answers by prompt"),
     parts.length ? parts : state("talk", "No texts", "No prompt was put to this video yet."));

@@ -77,3 +77,29 @@ def test_every_candidate_is_in_one_moment_and_the_best_come_first(
     covered = [tick for m in moments for tick in range(round(m.start_s), round(m.end_s), 10)]
     assert len(covered) == len(set(covered))
     assert set(covered) == {10 * place for place, _ in found} | {10 * place for place in texts}
+
+
+def said(start_s: float, end_s: float, *, video: str = "v") -> TextHit:
+    return TextHit(video, None, start_s, end_s, f"said at {start_s}", 1.0, own_span=True)
+
+
+def test_what_is_said_is_a_moment_as_long_as_its_words_with_the_slot_as_picture() -> None:
+    slots = [slot(0, 0.9), slot(1, 0.2), slot(2, 0.1)]
+    first, *others = fuse(slots, [said(13.0, 15.0)])
+    assert (first.start_s, first.end_s, first.signals, first.text) == (
+        13.0,
+        15.0,
+        ("vectors", "text"),
+        "said at 13.0",
+    )
+    assert first.slot == slots[1]
+    assert (10.0, 20.0) not in spans(others)
+
+
+def test_each_text_is_found_once_however_many_slots_and_slots_however_many_texts() -> None:
+    slots = [slot(place, None) for place in range(3)]
+    hits = [said(2.0, 28.0), said(3.0, 4.0), said(5.0, 6.0), said(5.0, 6.0, video="w")]
+    found = fuse(slots, hits)
+    assert sorted(spans(found)) == [(2.0, 28.0), (3.0, 4.0), (5.0, 6.0), (5.0, 6.0)]
+    assert [moment.slot for moment in found if moment.video_id == "w"] == [None]
+    assert all(moment.slot is not None for moment in found if moment.video_id == "v")
