@@ -298,12 +298,22 @@ def _planned(report: IndexReport, plan: Plan) -> list[str]:
         f"Segments  {plan.segments}",
         f"Video     {clock(plan.video_s)} ({plan.video_s / 3600:.1f} hours) in about {plan.frames} frames",
         f"Rows      {plan.memory_slots} memory slots at most, {plan.texts} texts",
+        f"Reads     {size(plan.bytes_read)} of files",
         f"Storage   about {size(plan.storage_bytes)}",
+        f"Time      {_time_of(plan)}",
     ]
     if plan.pruned:
         lines.append(f"Removed   {len(plan.pruned)} videos, their files being gone")
         lines += [f"  {printable(uri)}" for uri in plan.pruned[:_FAILURES_SHOWN]]
     return lines
+
+
+def _time_of(plan: Plan) -> str:
+    if plan.hours is None:
+        return f"not known: {plan.basis}"
+    hours = clock(round(3600 * plan.hours))
+    gpu_hours = f", {plan.gpu_hours:.2g} GPU hours" if plan.gpu_hours is not None else ""
+    return f"about {hours}{gpu_hours}, by {plan.basis}"
 
 
 def _grouped(failures: Sequence[Failure]) -> list[str]:

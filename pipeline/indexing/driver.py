@@ -12,12 +12,14 @@ from malmm.model.checkpoints.resolve import Models
 from malmm.model.checkpoints.verification_record import verify_once
 from malmm.pipeline.archive.compaction import Rewrite
 from malmm.pipeline.archive.creation import address_of_rows
+from malmm.pipeline.archive.run_history import read_runs
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.connection import connected
 from malmm.pipeline.cluster.resources import Resources
 from malmm.pipeline.cluster.starvation import RoomWatch
 from malmm.pipeline.indexing.block_stream import received
 from malmm.pipeline.indexing.compiler_check import check_compilers
+from malmm.pipeline.indexing.estimate import estimated
 from malmm.pipeline.indexing.graph import LIGHT_STAGES, Wiring, replaying, segments_a_block, surveying
 from malmm.pipeline.indexing.ledger import Ledger
 from malmm.pipeline.indexing.metrics import RunMetrics
@@ -73,6 +75,8 @@ class Run:
                 with connected(
                     verbose=self.verbose, wanted=self.config.resources, tell=self.tell
                 ) as resources:
+                    self.report.encoders = resources.encode_workers
+                    self.report.gpus = resources.encode_workers * resources.encode_gpus
                     self.progress.metrics = RunMetrics(self.config.archive)
                     self.progress.room = RoomWatch(resources, LIGHT_STAGES)
                     if self.config.compile and work.files:
@@ -89,10 +93,13 @@ class Run:
     def preview(self, archive: Archive | None, work: PendingWork) -> None:
         """Fill ``report.plan`` with what ``go`` would do. Reads the headers of new files and writes nothing."""
         # Loads torch, which a run does without.
+        from malmm.model.families.registry import family_of
         from malmm.model.footprint import slot_bytes
 
+        encoders, on_gpus = 0, False
         if work.files:
             with connected(verbose=self.verbose, wanted=self.config.resources, tell=self.tell) as resources:
+                encoders, on_gpus = resources.encode_workers, resources.encode_gpus > 0
                 self.progress.room = RoomWatch(resources, LIGHT_STAGES)
                 self._survey(archive, work, resources)
         frames = [
@@ -100,6 +107,10 @@ class Run:
             for segment in self.ledger.open_segments()
         ]
         slots = sum(min(self.recipe.bank_length, count) for count in frames)
+        frame_flop = family_of(self.models.checkpoint).frame_flop(self.models.checkpoint)
+        # Other options may be faster or slower.
+        runs = [] if archive is None or self.config.reindex else read_runs(self.config.archive)
+        time = estimated(sum(frames), frame_flop, encoders=encoders, on_gpus=on_gpus, runs=runs)
         self.report.plan = Plan(
             videos=self.ledger.videos_total,
             segments=len(frames),
@@ -109,6 +120,10 @@ class Run:
             storage_bytes=slots * slot_bytes(self.models, self.vector_size, tokens_as=self.recipe.tokens),
             texts=(len(frames) + self.ledger.videos_total) * len(self.config.all_prompts),
             pruned=tuple(sorted(self.vanished.values())),
+            bytes_read=sum(file.size_bytes for file in work.files),
+            hours=time.hours,
+            gpu_hours=time.gpu_hours,
+            basis=time.basis,
         )
 
     def _survey(self, archive: Archive | None, work: PendingWork, resources: Resources) -> None:

@@ -14,7 +14,11 @@ __all__ = ["IndexReport", "Plan"]
 
 @dataclass(frozen=True)
 class Plan:
-    """Plan of a dry run: what a real run would do. ``storage_bytes`` is the size of the memory slots, without texts."""
+    """Plan of a dry run: what a real run would do. ``storage_bytes`` is the size of the memory slots, without texts.
+
+    ``bytes_read`` is the size of the files. ``hours`` and ``gpu_hours`` are None where they cannot be estimated, and
+    ``basis`` says what they were estimated from.
+    """
 
     videos: int
     segments: int
@@ -24,6 +28,10 @@ class Plan:
     storage_bytes: int
     texts: int
     pruned: tuple[str, ...]
+    bytes_read: int = 0
+    hours: float | None = None
+    gpu_hours: float | None = None
+    basis: str = ""
 
 
 @dataclass
@@ -33,7 +41,7 @@ class IndexReport:
     ``videos_left`` were left for later by a limit. ``videos_given_up`` failed permanently before, have not changed and
     were not tried again; ``failures`` includes theirs. ``switched``: the rows of a new recipe replaced those of the old
     one; ``videos_not_reindexed``: how many videos the new recipe still lacks. ``choice``: why this model, if none was
-    named.
+    named. ``encoders`` and ``gpus``: how many of them the run had at its start.
     """
 
     archive: str
@@ -54,6 +62,8 @@ class IndexReport:
     annotations: int = 0
     elapsed_s: float = 0.0
     indexing_s: float = 0.0
+    encoders: int = 0
+    gpus: float = 0.0
     interrupted: bool = False
     choice: str = ""
     notice: str | None = None

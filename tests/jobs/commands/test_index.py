@@ -3,6 +3,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -194,7 +195,9 @@ def test_an_interrupted_run_says_what_to_do_first() -> None:
 
 
 def test_a_dry_run_is_summed_up_as_what_would_be_done() -> None:
-    plan = Plan(2, 40, 3600.0, 3600, 800, 5_000_000, 42, ("/videos/gone.mp4",))
+    plan = Plan(
+        2, 40, 3600.0, 3600, 800, 5_000_000, 42, ("/videos/gone.mp4",), 7_000_000, 0.5, 4.0, "earlier runs"
+    )
     said = index.summary(report(plan=plan, videos_left=3))
     assert said.startswith("Nothing was changed.")
     for part in (
@@ -203,9 +206,13 @@ def test_a_dry_run_is_summed_up_as_what_would_be_done() -> None:
         "1:00:00 (1.0 hours)",
         "800 memory slots",
         "5.0 MB",
+        "7.0 MB of files",
+        "about 30:00, 4 GPU hours, by earlier runs",
         "/videos/gone.mp4",
     ):
         assert part in said
+    unknown = index.summary(report(plan=replace(plan, hours=None, gpu_hours=None, basis="no earlier run")))
+    assert "not known: no earlier run" in unknown
 
 
 def test_what_was_not_tried_again_is_said_with_the_way_to_do_it() -> None:

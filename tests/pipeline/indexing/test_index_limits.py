@@ -82,6 +82,9 @@ def test_a_dry_run_says_what_a_run_then_does(
         )
     )
     assert plan.storage_bytes == pytest.approx(stored + tokens, rel=0.5)
+    assert plan.bytes_read == sum(source.stat().st_size for source in sources)
+    assert (plan.hours, plan.gpu_hours) == (None, None)
+    assert (done.encoders, done.gpus) == (1, 0)
     again = go(*sources, dry_run=True).plan
     assert again is not None
     assert (again.videos, again.segments) == (0, 0)
