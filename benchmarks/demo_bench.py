@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-import random
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from malmm.model.checkpoints.resolve import open_models
 from malmm.model.decoding import Decoding
-from malmm.model.demo.questions import DESCRIBE, Question, questions
+from malmm.model.demo.questions import DESCRIBE, Question, questions, sampled
 from malmm.model.demo.videos import draw_video, read_truth, truth_path
 from malmm.model.demo.world import Scene, plan_scenes
 from malmm.model.families.instructblip.encoder import Encoder
@@ -26,7 +25,7 @@ from malmm.model.memory.slots import Memory
 from malmm.model.towers.blip2 import RetrievalModel
 from malmm.operators.media.reader import SpanRequest, decode_span
 
-__all__ = ["QUESTIONS_A_PASS", "Bench", "Clip", "Score", "described_and", "sample"]
+__all__ = ["QUESTIONS_A_PASS", "Bench", "Clip", "Score", "described_and"]
 
 #: Prompts that share a pass.
 QUESTIONS_A_PASS = 16
@@ -165,15 +164,7 @@ def _stored(memory: Memory) -> Memory:
 def described_and(clip: Clip) -> list[Question]:
     """The description and a sample of the other questions."""
     asked = clip.questions
-    return [*(q for q in asked if q.kind == DESCRIBE), *sample(asked, QUESTIONS_A_PASS - 1)]
-
-
-def sample(asked: list[Question], count: int) -> list[Question]:
-    """At most ``count`` questions, without the description, the same in every run."""
-    others = [question for question in asked if question.kind != DESCRIBE]
-    return random.Random(str([question.answer for question in others])).sample(
-        others, min(count, len(others))
-    )
+    return [*(q for q in asked if q.kind == DESCRIBE), *sampled(asked, QUESTIONS_A_PASS - 1)]
 
 
 def _parts(asked: Sequence[Question]) -> Iterable[Sequence[Question]]:

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from demo_bench import QUESTIONS_A_PASS, Bench, Clip, Score, described_and, sample
+from demo_bench import QUESTIONS_A_PASS, Bench, Clip, Score, described_and
 from torch import Tensor
 
-from malmm.model.demo.questions import DESCRIBE, KINDS, describe_object
+from malmm.model.demo.questions import DESCRIBE, KINDS, describe_object, sampled
 from malmm.model.families.instructblip.qformer import MemorySettings
 from malmm.model.towers.blip2 import RetrievalModel
 
@@ -85,7 +85,7 @@ def lengths(bench: Bench) -> None:
         score, slots, took, frames = Score(), 0, 0.0, 0
         scenes = []
         for clip in bench.clips("long", 60 * minutes, count):
-            asked = sample(clip.questions, QUESTIONS_A_PASS)
+            asked = sampled(clip.questions, QUESTIONS_A_PASS)
             began = time.perf_counter()
             texts, memory = bench.online(clip, asked, settings)
             took += time.perf_counter() - began
@@ -118,7 +118,7 @@ def merged(bench: Bench) -> None:
     settings = MemorySettings(20)
     whole, parts, same, total = Score(), Score(), 0, 0
     for clip in bench.clips("long", 300, 6):
-        asked = sample(clip.questions, 48)
+        asked = sampled(clip.questions, 48)
         one, _ = bench.online(clip, asked, settings)
         memory = bench.encoder.merge(bench.segments(clip, 100, settings), settings)
         other = bench.replayed(memory, asked, settings)

@@ -16,6 +16,7 @@ from malmm.jobs.commands import (
     ask,
     demo,
     demo_videos,
+    evaluate,
     export,
     failures,
     import_checkpoint,
@@ -60,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         *(index, search, ask, serve, annotate, export, show, failures, optimize, reembed),
         models,
         *(init, run_job, schedule, submit, render, list_runs, status, report),
-        *(import_checkpoint, demo, demo_videos),
+        *(import_checkpoint, evaluate, demo, demo_videos),
     ):
         command.add_parser(commands)
     return parser

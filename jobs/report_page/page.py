@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
+from malmm.jobs.report_page.document import document, escaped, section, table
 from malmm.jobs.report_page.plots import bars, line
 from malmm.jobs.terminal.text import clock, shortened
 from malmm.pipeline.archive.reader import ArchiveReader
@@ -18,36 +18,20 @@ __all__ = ["report_page", "stage_times", "throughput"]
 
 _EXAMPLES, _FAILURES = 12, 50
 _JPEG = b"\xff\xd8\xff"
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1f24;"
-    "background:#fff}h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem}table{border-collapse:collapse}"
-    "td,th{padding:.2rem .8rem .2rem 0;text-align:left;vertical-align:top;overflow-wrap:anywhere}"
-    "svg{width:100%;height:auto}svg text{font:12px system-ui,sans-serif;fill:#444}.axis{fill:none;stroke:#999}"
-    ".curve{fill:none;stroke:#0b62c4;stroke-width:2}.bar{fill:#0b62c4}"
-    ".examples{display:grid;grid-template-columns:repeat(auto-fill,minmax(11rem,1fr));gap:1rem}"
-    "figure{margin:0}img{width:100%;border-radius:4px}figcaption{font-size:.85rem;overflow-wrap:anywhere}"
-)
 
 
 def report_page(archive: ArchiveReader, run: RunRecord) -> str:
     """Return a self-contained page without scripts or external resources. Raises ArchiveError."""
     parts = [
-        f"<h1>{_text(run.job)}: {_text(run.status.replace('_', ' '))}</h1>",
-        _table(_facts(archive, run)),
-        _section("Throughput", line(throughput(run), title="Throughput", x="s", y="video seconds a second")),
-        _section("Stages", bars(stage_times(run), title="Seconds by stage", unit="s")),
-        _section("Failures by kind", bars(_kinds(run), title="Failures by kind", unit="")),
-        _section("Failed", _failures(archive, run)),
-        _section("Examples", _examples(archive)),
+        f"<h1>{escaped(run.job)}: {escaped(run.status.replace('_', ' '))}</h1>",
+        table(_facts(archive, run)),
+        section("Throughput", line(throughput(run), title="Throughput", x="s", y="video seconds a second")),
+        section("Stages", bars(stage_times(run), title="Seconds by stage", unit="s")),
+        section("Failures by kind", bars(_kinds(run), title="Failures by kind", unit="")),
+        section("Failed", _failures(archive, run)),
+        section("Examples", _examples(archive)),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        "style-src 'unsafe-inline'\">"
-        f"<title>{_text(run.job)}, {run.started:%Y-%m-%d %H:%M}</title><style>{_STYLE}</style></head>"
-        f"<body>{''.join(parts)}</body></html>\n"
-    )
+    return document(f"{run.job}, {run.started:%Y-%m-%d %H:%M}", parts)
 
 
 def throughput(run: RunRecord) -> list[tuple[float, float]]:
@@ -96,7 +80,7 @@ def _failures(archive: ArchiveReader, run: RunRecord) -> str:
     rows = [row for row in archive.failures().to_pylist() if row["last_seen"] >= run.started]
     if run.ended is not None:
         rows = [row for row in rows if row["last_seen"] <= run.ended]
-    return _table(
+    return table(
         [(row["uri"], f"{row['kind']} at {row['stage']}: {row['message']}") for row in rows[:_FAILURES]]
     )
 
@@ -118,8 +102,8 @@ def _examples(archive: ArchiveReader) -> str:
         name = addresses.get(middle["video_id"], "").rpartition("/")[2]
         at = f"{name} at {clock(round(middle['timestamp_s']))}"
         figures.append(
-            f"<figure>{_picture(middle['thumbnail'], at)}<figcaption><b>{_text(at)}</b><br>"
-            f"{_text(shortened(text, 200))}</figcaption></figure>"
+            f"<figure>{_picture(middle['thumbnail'], at)}<figcaption><b>{escaped(at)}</b><br>"
+            f"{escaped(shortened(text, 200))}</figcaption></figure>"
         )
     return f'<div class="examples">{"".join(figures)}</div>' if figures else ""
 
@@ -127,17 +111,4 @@ def _examples(archive: ArchiveReader) -> str:
 def _picture(data: bytes | None, alt: str) -> str:
     if not data or not data.startswith(_JPEG):
         return ""
-    return f'<img alt="{_text(alt)}" src="data:image/jpeg;base64,{base64.b64encode(data).decode()}">'
-
-
-def _section(title: str, content: str) -> str:
-    return f"<h2>{title}</h2>{content}" if content else ""
-
-
-def _table(rows: Iterable[tuple[str, str]] | Sequence[tuple[str, str]]) -> str:
-    lines = "".join(f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in rows)
-    return f"<table>{lines}</table>" if lines else ""
-
-
-def _text(text: str) -> str:
-    return html.escape(text, quote=True)
+    return f'<img alt="{escaped(alt)}" src="data:image/jpeg;base64,{base64.b64encode(data).decode()}">'

@@ -36,6 +36,8 @@ _STAGES = {
     "indexing": "Indexing",
     "waiting": "Waiting to try again what failed",
     "describing": "Asking stored memory",
+    "reading annotations": "Reading annotations",
+    "evaluating": "Asking about clips",
     "tidying": "Merging small files",
     "making vectors": "Making vectors",
     "building indexes": "Building indexes",
@@ -47,6 +49,8 @@ def progress_line(progress: Progress) -> str:
     parts = [_STAGES.get(progress.stage, progress.stage)]
     if progress.stage == "describing":
         parts.append(f"{progress.videos_done} of {progress.videos_total} subjects")
+    elif progress.stage == "evaluating":
+        parts.append(f"{progress.videos_done} of {progress.videos_total} clips")
     elif progress.videos_total:
         parts.append(f"{progress.videos_done} of {progress.videos_total} videos")
     if progress.bytes_total:

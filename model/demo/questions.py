@@ -24,6 +24,7 @@ __all__ = [
     "describe_object",
     "description",
     "questions",
+    "sampled",
 ]
 
 DESCRIBE = "describe"
@@ -126,6 +127,13 @@ def questions(scenes: Sequence[Scene], wording: random.Random | None = None) -> 
     for name in absent[:count]:
         ask("exists", "no", name)
     return asked
+
+
+def sampled(asked: Sequence[Question], count: int) -> list[Question]:
+    """At most ``count`` of these questions, without the description, the same in every run."""
+    others = [question for question in asked if question.kind != DESCRIBE]
+    chance = random.Random(str([question.answer for question in others]))  # noqa: S311
+    return chance.sample(others, min(count, len(others)))
 
 
 def _third(scenes: Sequence[Scene], place: int) -> int | None:

@@ -146,6 +146,9 @@ class LanguagePart(Protocol):
     ) -> list[str]:
         """Generate a text for each request. Calls ``on_words`` with the words of a single text as they come."""
 
+    def candidate_texts(self, asked: Sequence[Asked], decoding: Decoding) -> list[list[str]]:
+        """``decoding.returned`` texts for each request, the best first."""
+
     def score_labels(self, asked: Sequence[Asked], labels: Sequence[str]) -> list[LabelScores]:
         """Score labels as continuations of each prompt. Raises ValueError without labels or with equal ones."""
 

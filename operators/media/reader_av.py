@@ -62,6 +62,7 @@ class _Decoding:
         self.slack = SLACK_S
         self.passed_end = False
         self.clock_broke_at: Fraction | None = None
+        self.shown: TimedFrame | None = None
 
     def run(self, threads: int) -> None:
         """Decode from the key frame before the span to its end, or to the end of the file."""
@@ -80,21 +81,49 @@ class _Decoding:
                 self.healed = item.tick
             if cells.is_past(item.tick):
                 self.passed_end = True
-                return
+                break
             self._follow_clock(item)
             if isinstance(item, Skipped):
                 continue
             cell = cells.cell(item.tick)
-            if cell is None or cell <= previous_cell:
-                continue
-            try:
-                self.frames[len(self.timestamps_s)] = pictures.of(item.frame)
-            except FFmpegError:
-                # A damaged header can give a frame a colour format that cannot be converted.
-                bisect.insort(self.damaged, item.tick)
-                continue
-            previous_cell = cell
-            self.timestamps_s.append(float(item.tick * cells.time_base))
+            if request.cells is not None:
+                self._pick(item, cell, pictures)
+            elif cell is not None and cell > previous_cell and self._keep(item, pictures):
+                previous_cell = cell
+        if request.cells is not None:
+            self._show(None, pictures)
+
+    def _pick(self, item: TimedFrame, cell: int | None, pictures: SquarePictures) -> None:
+        """Keep a frame for the request's cells that it is shown in. Frames before the span have no cell."""
+        if cell is not None:
+            if self.shown is None:
+                self.shown = item
+            self._show(cell, pictures)
+            if self._next_cell() == cell:
+                self._keep(item, pictures)
+        self.shown = item
+
+    def _next_cell(self) -> int | None:
+        """The first of the request's cells that has no frame yet."""
+        wanted, found = self.request.cells or (), len(self.timestamps_s)
+        return wanted[found] if found < len(wanted) else None
+
+    def _show(self, cell: int | None, pictures: SquarePictures) -> None:
+        """Keep the frame that is still shown for the cells before ``cell``; None for all that are left."""
+        while (wanted := self._next_cell()) is not None and (cell is None or wanted < cell):
+            if self.shown is None or not self._keep(self.shown, pictures):
+                return
+
+    def _keep(self, item: TimedFrame, pictures: SquarePictures) -> bool:
+        """Keep a frame's picture. False if it cannot be converted."""
+        try:
+            self.frames[len(self.timestamps_s)] = pictures.of(item.frame)
+        except FFmpegError:
+            # A damaged header can give a frame a colour format that cannot be converted.
+            bisect.insort(self.damaged, item.tick)
+            return False
+        self.timestamps_s.append(float(item.tick * item.video.time_base))
+        return True
 
     def _begin(self, first: TimedFrame | Skipped) -> Cells:
         video = first.video
@@ -102,7 +131,8 @@ class _Decoding:
         self.cells = Cells.of(
             request.start_s, request.end_s, request.fps, video.time_base, is_last=request.is_last
         )
-        self.frames = np.empty((self.cells.count, size, size, 3), np.uint8)
+        count = self.cells.count if request.cells is None else len(request.cells)
+        self.frames = np.empty((count, size, size, 3), np.uint8)
         self.declared, self.is_timed = declared_end(video), video.timed
         self.slack = max(SLACK_S, 2 * video.period * video.time_base)
         return self.cells

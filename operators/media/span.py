@@ -18,7 +18,9 @@ class SpanRequest:
 
     ``decoder`` is ``av`` or ``decord``. ``is_last`` includes the end of the span, at which the last frame of a video
     may lie. With ``keyframes`` only key frames are decoded, which is several times faster; from a span without key
-    frames the first frame is taken.
+    frames the first frame is taken. With ``cells`` (ascending numbers of the cells of 1 / ``fps`` seconds, from
+    0 at ``start_s`` on) there is one frame for each of these cells and no other: a cell in which no frame begins shows
+    the frame before it, as players do, and so do cells after the end of the file.
 
     Raises ConfigError for invalid values.
     """
@@ -32,6 +34,7 @@ class SpanRequest:
     threads: int = 1
     is_last: bool = False
     keyframes: bool = False
+    cells: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.start_s) and math.isfinite(self.end_s) and self.end_s >= self.start_s):
@@ -46,6 +49,13 @@ class SpanRequest:
             raise ConfigError(f"--decoder {self.decoder!r}: av or decord")
         if self.keyframes and self.decoder != "av":
             raise ConfigError("--keyframes needs --decoder av: decord cannot decode key frames alone")
+        if self.cells is not None:
+            # From the sandbox's messages they come as a list.
+            object.__setattr__(self, "cells", tuple(self.cells))
+            if self.decoder != "av" or self.keyframes:
+                raise ConfigError("single frames are chosen by --decoder av alone, and not among key frames")
+            if not self.cells or list(self.cells) != sorted(set(self.cells)) or self.cells[0] < 0:
+                raise ConfigError(f"frames to choose are ascending numbers from 0 on, not {self.cells[:5]}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ A new data set is a reader in ``formats/`` and a row here. Settings of the autho
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from malmm.pipeline.evaluation.formats.actions import read_breakfast, read_coin
 from malmm.pipeline.evaluation.formats.benchmarks import (
@@ -17,6 +17,7 @@ from malmm.pipeline.evaluation.formats.benchmarks import (
     read_video_mme,
 )
 from malmm.pipeline.evaluation.formats.captions import read_segment_captions, read_video_captions
+from malmm.pipeline.evaluation.formats.demo_world import read_demo_world
 from malmm.pipeline.evaluation.formats.lvu import LVU_TASKS, read_lvu
 from malmm.pipeline.evaluation.formats.open_questions import read_open_questions
 from malmm.pipeline.evaluation.formats.own import read_own
@@ -58,7 +59,10 @@ _ASK = "Question: {} Short answer:"
 _ACTIONS = Protocol(frames=100, bank_length=20, max_length=20)
 _ANSWERS = Protocol(frames=20, bank_length=10, max_length=10, length_penalty=0.0, template=_ASK)
 _CAPTIONS = Protocol(frames=80, bank_length=40, max_length=50, returned=1)
-_CHOICES = Protocol(frames=64, bank_length=20, max_length=10, returned=1, choosing="written")
+_OWN = Protocol(
+    frames=60, bank_length=20, max_length=160, beams=1, returned=1, repetition_penalty=1.0, begin_token=None
+)
+_CHOICES = replace(_OWN, frames=64, max_length=10, choosing="written")
 
 #: The data sets by the name of ``--dataset``.
 DATA_SETS = {
@@ -108,13 +112,7 @@ DATA_SETS = {
     "video-mme": Kind("Video-MME", read_video_mme, _CHOICES),
     "egoschema": Kind("EgoSchema", read_egoschema, _CHOICES),
     "ovo-bench": Kind("OVO-Bench", read_ovo_bench, _CHOICES, by_task=True),
-    "own": Kind(
-        "Own questions", read_own, Protocol(frames=60, bank_length=20, max_length=40, beams=1, returned=1)
-    ),
-    "own-caption": Kind(
-        "Own captions",
-        read_own,
-        Protocol(frames=60, bank_length=20, max_length=160, beams=1, returned=1),
-        scoring="captions",
-    ),
+    "own": Kind("Own questions", read_own, _OWN),
+    "own-caption": Kind("Own captions", read_own, _OWN, scoring="captions"),
+    "demo": Kind("The demo world", read_demo_world, _OWN),
 }

@@ -20,13 +20,16 @@ from malmm.pipeline.schema.tables import SPANS
 
 __all__ = [
     "ANSWERED",
+    "ASKED",
     "DECODED",
     "ENCODED",
     "FILES",
+    "PICKED",
     "PLANNED",
     "PROBED",
     "RECEIPTS",
     "REPLAYED",
+    "TOLD",
     "TO_REPLAY",
     "Carried",
     "array_at",
@@ -121,6 +124,47 @@ REPLAYED = pa.schema(
         ("prompts", pa.list_(pa.int32())),
         ("query_output", pa.large_binary()),
         ("query_output_shape", _SHAPE),
+    ]
+)
+
+# Evaluation. Its segments are clips: a clip's id, the address of its video or folder of frames, and its span.
+_QUESTIONS = [
+    ("prompts", pa.list_(pa.string())),
+    ("choices", pa.list_(pa.list_(pa.string()))),  # empty for an open question
+]
+# input of pick, made by the driver: frames by number, or how many of the span [start_s, end_s)
+ASKED = pa.schema([*_CARRIED, ("cells", pa.list_(pa.int32())), ("count", pa.int32()), *_QUESTIONS])
+# pick: uint8 frames [T, H, W, 3] in C order and their times
+PICKED = pa.schema(
+    [
+        *_CARRIED,
+        ("frames", pa.large_binary()),
+        ("frames_shape", _SHAPE),
+        ("timestamps_s", pa.list_(pa.float64())),
+        ("end_s", pa.float64()),
+        *_QUESTIONS,
+    ]
+)
+# answer: the returned texts of each prompt by each way of watching, the best first, and what they cost
+TOLD = pa.schema(
+    [
+        *_CARRIED,
+        (
+            "ways",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("way", pa.string()),
+                        ("texts", pa.list_(pa.list_(pa.string()))),
+                        ("encode_s", pa.float64()),
+                        ("answer_s", pa.float64()),
+                        ("stored_bytes", pa.int64()),
+                        ("visual_tokens", pa.int32()),
+                        ("language_tokens", pa.int32()),
+                    ]
+                )
+            ),
+        ),
     ]
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -301,6 +302,12 @@ def _own_captions(world: World, place: Path) -> None:
     (place / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def _demo(world: World, place: Path) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    for truth in world.folder.glob("*.mp4.json"):
+        shutil.copy(truth, place)
+
+
 #: What writes the annotations of each data set into a folder, and what ``--annotations`` is below it.
 STAND_INS: dict[str, tuple[Callable[[World, Path], None], str]] = {
     "lvu": (_lvu, ""),
@@ -318,4 +325,5 @@ STAND_INS: dict[str, tuple[Callable[[World, Path], None], str]] = {
     "ovo-bench": (_ovo_bench, ""),
     "own": (_own, "questions.csv"),
     "own-caption": (_own_captions, "captions.jsonl"),
+    "demo": (_demo, ""),
 }

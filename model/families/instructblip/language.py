@@ -213,6 +213,10 @@ class LanguageModel(nn.Module):
         """``generate`` for requests with query outputs. Raises ValueError for a system prompt."""
         return self.generate(*_outputs_and_prompts(asked), decoding, on_words=on_words) if asked else []
 
+    def candidate_texts(self, asked: Sequence[Asked], decoding: Decoding) -> list[list[str]]:
+        """``candidates`` for requests with query outputs. Raises ValueError for a system prompt."""
+        return self.candidates(*_outputs_and_prompts(asked), decoding) if asked else []
+
     def score_labels(self, asked: Sequence[Asked], labels: Sequence[str]) -> list[LabelScores]:
         """``classify`` for requests with query outputs. Raises ValueError for a system prompt."""
         return self.classify(*_outputs_and_prompts(asked), labels)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -79,12 +79,29 @@ class PlainLanguage(nn.Module):
         on_words: Callable[[str], None] | None = None,
         batch_size: int = 16,
     ) -> list[str]:
-        """Generate a text for each request. Calls ``on_words`` with the words of a single text, of one beam.
+        """The best text for each request. Calls ``on_words`` with the words of a single text, of one beam.
+
+        ``batch_size`` is as for ``candidate_texts``.
+        """
+        best = replace(decoding, returned=1)
+        found = self.candidate_texts(asked, best, on_words=on_words, batch_size=batch_size)
+        return [texts[0] for texts in found]
+
+    @torch.inference_mode()
+    def candidate_texts(
+        self,
+        asked: Sequence[Asked],
+        decoding: Decoding,
+        *,
+        on_words: Callable[[str], None] | None = None,
+        batch_size: int = 16,
+    ) -> list[list[str]]:
+        """``decoding.returned`` texts for each request, the best first.
 
         Requests on the same slots are generated together after their prefill, at most ``batch_size`` sequences, beams
         included: each has keys and values of its own.
         """
-        texts = [""] * len(asked)
+        texts: list[list[str]] = [[] for _ in asked]
         for indices, rows, prefill in self._prefilled(asked):
             size = max(1, batch_size // decoding.num_beams)
             for part in _batches(rows, size, padded=not prefill.in_place):
@@ -96,10 +113,10 @@ class PlainLanguage(nn.Module):
                     generation_config=decoding.generation_config(self.text_tokens),
                     logits_processor=decoding.processors(ids_KL.shape[1]),
                     streamer=None if on_words is None else WordStreamer(self.tokenizer, on_words),
-                )[:: decoding.returned, ids_KL.shape[1] :]
+                )[:, ids_KL.shape[1] :]
                 found = self.tokenizer.batch_decode(made, skip_special_tokens=True)
-                for place, text in zip(part, found, strict=True):
-                    texts[indices[place]] = text.strip()
+                for number, text in enumerate(found):
+                    texts[indices[part[number // decoding.returned]]].append(text.strip())
         return texts
 
     @torch.inference_mode()

@@ -7,7 +7,7 @@ Source: boheumd/MA-LMM, ``lavis/datasets/datasets/breakfast_cls_datasets.py`` an
 from __future__ import annotations
 
 from malmm.pipeline.evaluation.formats.annotation_file import AnnotationFile, Entry
-from malmm.pipeline.evaluation.formats.reading import Reading, Source
+from malmm.pipeline.evaluation.formats.reading import Reading, Source, of_tasks
 from malmm.pipeline.evaluation.formats.text import as_caption
 from malmm.pipeline.evaluation.questions import Clip, Question
 from malmm.pipeline.evaluation.sampling import evenly
@@ -41,7 +41,7 @@ def read_breakfast(source: Source) -> Reading:
     path = source.annotations / "train.json"
     if source.split != "train" and path.is_file():
         training = frozenset(("", entry.key) for entry in AnnotationFile(path, _BREAKFAST).named())
-    return Reading(tuple(questions), (file.path,), training)
+    return Reading(of_tasks(questions, source), (file.path,), training)
 
 
 def read_coin(source: Source) -> Reading:
@@ -56,7 +56,7 @@ def read_coin(source: Source) -> Reading:
         questions.append(_question(entry, source, prompt, "target", "num_frames_actual"))
     if not questions:
         raise file.wrong(f"no video of the subset {source.split!r} has num_frames_actual")
-    return Reading(tuple(questions), (file.path,))
+    return Reading(of_tasks(questions, source), (file.path,))
 
 
 def _question(entry: Entry, source: Source, prompt: str, label: str, frames: str) -> Question:

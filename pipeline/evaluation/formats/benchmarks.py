@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from malmm.pipeline.evaluation.formats.annotation_file import AnnotationFile, Entry
-from malmm.pipeline.evaluation.formats.reading import Reading, Source, with_choices
+from malmm.pipeline.evaluation.formats.reading import Reading, Source, of_tasks, with_choices
 from malmm.pipeline.evaluation.questions import Clip, Question
 from malmm.pipeline.schema.errors import DataSetError
 
@@ -51,7 +51,7 @@ def read_mlvu(source: Source) -> Reading:
     if not questions:
         raise AnnotationFile(paths[0], _MLVU).wrong("no entry has candidates")
     notes = (f"{without} questions of free text have no choices: they are left out.",) if without else ()
-    return Reading(_of_tasks(questions, source), tuple(paths), notes=notes)
+    return Reading(of_tasks(questions, source), tuple(paths), notes=notes)
 
 
 def read_video_mme(source: Source) -> Reading:
@@ -75,7 +75,7 @@ def read_video_mme(source: Source) -> Reading:
             )
     if not questions:
         raise AnnotationFile(paths[0], _VIDEO_MME).wrong("it has no question")
-    return Reading(_of_tasks(questions, source), tuple(paths))
+    return Reading(of_tasks(questions, source), tuple(paths))
 
 
 def _video_mme(file: AnnotationFile) -> Iterator[tuple[Entry, Entry]]:
@@ -119,7 +119,7 @@ def read_egoschema(source: Source) -> Reading:
         questions.append(_question(entry, uid, clip, choices, choices[place], "", source))
     if not questions:
         raise told.wrong(f"it answers no question of {file.path}")
-    return Reading(tuple(questions), (file.path, told.path))
+    return Reading(of_tasks(questions, source), (file.path, told.path))
 
 
 def read_ovo_bench(source: Source) -> Reading:
@@ -148,7 +148,7 @@ def read_ovo_bench(source: Source) -> Reading:
             questions.append(_forward(entry, moment, f"{name}/{number}", clip, task, source))
     if not questions:
         raise file.wrong("it has no question")
-    return Reading(_of_tasks(questions, source), (file.path,))
+    return Reading(of_tasks(questions, source), (file.path,))
 
 
 def _forward(entry: Entry, moment: Entry, name: str, clip: Clip, task: str, source: Source) -> Question:
@@ -191,13 +191,3 @@ def _question(
         raise entry.wrong(f"its choices lack the answer {answer!r}")
     prompt, offered = with_choices(entry.get("question", str), choices, source)
     return Question(name, clip, prompt, (offered[choices.index(answer)],), offered, task)
-
-
-def _of_tasks(questions: list[Question], source: Source) -> tuple[Question, ...]:
-    chosen = tuple(question for question in questions if not source.tasks or question.task in source.tasks)
-    if not chosen:
-        known = ", ".join(sorted({question.task for question in questions}))
-        raise DataSetError(
-            f"no question has the task {source.tasks[0]!r}: there are {known}", path=str(source.annotations)
-        )
-    return chosen

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from malmm.pipeline.evaluation.formats.annotation_file import AnnotationFile, Entry
-from malmm.pipeline.evaluation.formats.reading import Reading, Source
+from malmm.pipeline.evaluation.formats.reading import Reading, Source, of_tasks
 from malmm.pipeline.evaluation.questions import Clip, Question
 from malmm.pipeline.evaluation.sampling import evenly, evenly_cut
 
@@ -72,7 +72,7 @@ def _read(source: Source, form: str, clip: Callable[[Entry], tuple[str, Clip]]) 
     notes = []
     if unasked := len(references.keys() - clips.keys()):
         notes.append(f"{unasked} videos have references and no question: they are left out.")
-    return Reading(questions, (file.path, told.path), _training(source, form), tuple(notes))
+    return Reading(of_tasks(questions, source), (file.path, told.path), _training(source, form), tuple(notes))
 
 
 def _references(file: AnnotationFile) -> dict[str, list[str]]:

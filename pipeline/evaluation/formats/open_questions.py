@@ -7,7 +7,7 @@ Source: boheumd/MA-LMM, ``lavis/datasets/datasets/*_vqa_datasets.py`` and ``lavi
 from __future__ import annotations
 
 from malmm.pipeline.evaluation.formats.annotation_file import AnnotationFile
-from malmm.pipeline.evaluation.formats.reading import Reading, Source
+from malmm.pipeline.evaluation.formats.reading import Reading, Source, of_tasks
 from malmm.pipeline.evaluation.formats.text import as_question
 from malmm.pipeline.evaluation.questions import Clip, Question
 from malmm.pipeline.evaluation.sampling import evenly
@@ -52,7 +52,7 @@ def read_open_questions(source: Source) -> Reading:
                 f"{len(missing)} of {len(questions)} answers are not in {listed.name}, such as "
                 f"{missing[0].answers[0]!r}: they do not occur in training."
             )
-    return Reading(tuple(questions), tuple(files), _training(source), tuple(notes))
+    return Reading(of_tasks(questions, source), tuple(files), _training(source), tuple(notes))
 
 
 def _training(source: Source) -> frozenset[tuple[str, str]]:

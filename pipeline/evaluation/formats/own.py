@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from malmm.pipeline.evaluation.formats.annotation_file import AnnotationFile, Entry
-from malmm.pipeline.evaluation.formats.reading import Reading, Source, with_choices
+from malmm.pipeline.evaluation.formats.reading import Reading, Source, of_tasks, with_choices
 from malmm.pipeline.evaluation.questions import Clip, Question
 from malmm.pipeline.schema.errors import DataSetError
 
@@ -46,7 +46,7 @@ def read_own(source: Source) -> Reading:
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise file.wrong(f"the id {twice!r} occurs twice")
-    return Reading(tuple(questions), (path,), frozenset(training))
+    return Reading(of_tasks(questions, source), (path,), frozenset(training))
 
 
 def _question(entry: Entry, number: int, source: Source) -> Question:

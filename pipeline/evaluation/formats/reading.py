@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from malmm.pipeline.evaluation.questions import Question
+from malmm.pipeline.schema.errors import DataSetError
 
-__all__ = ["CHOOSING", "Reading", "Source", "with_choices"]
+__all__ = ["CHOOSING", "Reading", "Source", "of_tasks", "with_choices"]
 
 #: How an answer is chosen: by the probability of each answer's text, by that of its letter, or by a written letter.
 CHOOSING = ("text", "letter", "written")
@@ -39,6 +41,19 @@ class Reading:
     files: tuple[Path, ...]
     training: frozenset[tuple[str, str]] = frozenset()
     notes: tuple[str, ...] = field(default=())
+
+
+def of_tasks(questions: Iterable[Question], source: Source) -> tuple[Question, ...]:
+    """The questions of the wanted tasks. Raises DataSetError, with the tasks that there are, if there is none."""
+    found = tuple(questions)
+    chosen = tuple(each for each in found if not source.tasks or each.task in source.tasks)
+    if found and not chosen:
+        known = ", ".join(sorted({each.task for each in found} - {""})) or "none"
+        raise DataSetError(
+            f"no question of {source.annotations} has the task {source.tasks[0]!r}: there are {known}",
+            path=str(source.annotations),
+        )
+    return chosen
 
 
 def with_choices(question: str, choices: tuple[str, ...], source: Source) -> tuple[str, tuple[str, ...]]:

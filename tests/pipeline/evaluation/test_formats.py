@@ -255,8 +255,9 @@ def test_rows_of_ones_own_are_checked(row: dict[str, Any], said: str, tmp_path: 
 def test_unknown_tasks_are_refused_with_those_that_there_are(world: World, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="director, genre"):
         read("lvu", write("lvu", world, tmp_path), tasks=("plot",))
-    with pytest.raises(DataSetError, match="there are plotQA"):
-        read("mlvu", write("mlvu", world, tmp_path / "mlvu"), tasks=("plot",))
+    for name, known in (("mlvu", "plotQA"), ("own", "colour, exists, first, last"), ("breakfast", "none")):
+        with pytest.raises(DataSetError, match=f"there are {known}"):
+            read(name, write(name, world, tmp_path / name), tasks=("plot",))
 
 
 LEAKS = [
