@@ -8,9 +8,10 @@ from typing import Any
 
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
 
-__all__ = ["PROCESSOR_FILES", "processor_settings"]
+__all__ = ["PROCESSOR_FILES", "VIDEO_FILE", "processor_settings"]
 
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+VIDEO_FILE = "video_preprocessor_config.json"
 
 
 def processor_settings(

@@ -31,6 +31,7 @@ __all__ = [
     "notice_of",
     "open_models",
     "open_retrieval",
+    "retrieval_of",
 ]
 
 DEMO = "demo"
@@ -72,32 +73,47 @@ def open_models(model: str, retrieval_model: str | None = None) -> Models:
     elif model == DEBUG:
         name = str(debug_checkpoint())
     notice = notice_of(model)
-    checkpoint = Checkpoint.open(name, model_types=None)
-    row = row_of(checkpoint)
-    for part in row.parts:
-        if not isinstance(checkpoint.config.get(part), dict):
-            raise CheckpointError(f"model {model!r}: its config.json has no {part}")
+    checkpoint = _whole(name, model)
     if retrieval_model == NO_RETRIEVAL:
         return Models(checkpoint, None, notice)
     if retrieval_model is None:
-        own = checkpoint.directory / "retrieval"
-        if (own / "config.json").is_file():
-            retrieval_model = str(own)
-        elif row.reads_slots:
+        retrieval_model = _own_retrieval(checkpoint, model)
+        if retrieval_model is None:
             return Models(checkpoint, None, notice)
-        elif (
-            checkpoint.config["vision_config"].get("hidden_size", _PUBLISHED_CHANNELS) == _PUBLISHED_CHANNELS
-        ):
-            retrieval_model = PUBLISHED_RETRIEVAL
-        else:
-            raise CheckpointError(
-                f"model {model!r} has no retrieval companion: give --retrieval-model a dual encoder, such as "
-                "google/siglip2-base-patch16-224, a BLIP-2 image-text checkpoint of the same image encoder, or 'none' "
-                "to index without search vectors"
-            )
     retrieval = open_retrieval(retrieval_model)
     refuse_unfit(retrieval, checkpoint)
     return Models(checkpoint, retrieval, notice)
+
+
+def _whole(name: str, model: str) -> Checkpoint:
+    checkpoint = Checkpoint.open(name, model_types=None)
+    for part in row_of(checkpoint).parts:
+        if not isinstance(checkpoint.config.get(part), dict):
+            raise CheckpointError(f"model {model!r}: its config.json has no {part}")
+    return checkpoint
+
+
+def retrieval_of(model: str) -> str | None:
+    """The retrieval model of a directory or hub id that ``open_models`` takes unless another is named; None without.
+
+    Raises CheckpointError as ``open_models`` does, but opens nothing of the retrieval model.
+    """
+    return _own_retrieval(_whole(model, model), model)
+
+
+def _own_retrieval(checkpoint: Checkpoint, model: str) -> str | None:
+    own = checkpoint.directory / "retrieval"
+    if (own / "config.json").is_file():
+        return str(own)
+    if row_of(checkpoint).reads_slots:
+        return None
+    if checkpoint.config["vision_config"].get("hidden_size", _PUBLISHED_CHANNELS) == _PUBLISHED_CHANNELS:
+        return PUBLISHED_RETRIEVAL
+    raise CheckpointError(
+        f"model {model!r} has no retrieval companion: give --retrieval-model a dual encoder, such as "
+        "google/siglip2-base-patch16-224, a BLIP-2 image-text checkpoint of the same image encoder, or 'none' "
+        "to index without search vectors"
+    )
 
 
 def open_retrieval(name: str) -> Checkpoint:

@@ -12,11 +12,20 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
+from malmm.model.checkpoints.processor_settings import PROCESSOR_FILES, VIDEO_FILE, processor_settings
 
 if TYPE_CHECKING:
     from malmm.model.families.family import Family
 
-__all__ = ["FAMILIES", "FamilyRow", "family_of", "image_size", "row_of", "token_shape"]
+__all__ = [
+    "FAMILIES",
+    "FamilyRow",
+    "family_of",
+    "image_size",
+    "refuse_other_processor",
+    "row_of",
+    "token_shape",
+]
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,7 @@ class FamilyRow:
     pixels from ``config.json``; it is part of the recipe. ``reads_slots`` is false for Q-Former families, whose
     retrieval model reads their memory. ``token_shape`` returns the shape of a slot's tokens, (N, C), or (N, L, C) for
     families with L tensors a token; ``frames_per_step`` frames make one. ``licence`` is that of the publisher's page.
+    ``processors`` are beginnings of the class names of its processors.
     """
 
     model_type: str
@@ -35,6 +45,7 @@ class FamilyRow:
     parts: tuple[str, ...]
     image_size: Callable[[dict[str, Any]], int]
     token_shape: Callable[[dict[str, Any]], tuple[int, ...]]
+    processors: tuple[str, ...]
     reads_slots: bool = True
     frames_per_step: int = 1
     licence: str = "Apache-2.0"
@@ -96,11 +107,18 @@ FAMILIES = {
             ("vision_config", "qformer_config", "text_config"),
             _own_size(224),
             _instructblip_shape,
+            ("InstructBlip", "Blip"),
             reads_slots=False,
             licence="other (LLaMA's) with Vicuna, MIT with FLAN-T5",
         ),
         FamilyRow(
-            "smolvlm", "SmolVLM2", "malmm.model.families.smolvlm", _PLAIN, _own_size(512), _smolvlm_shape
+            "smolvlm",
+            "SmolVLM2",
+            "malmm.model.families.smolvlm",
+            _PLAIN,
+            _own_size(512),
+            _smolvlm_shape,
+            ("SmolVLM", "Idefics3"),
         ),
         FamilyRow(
             "llava_onevision",
@@ -109,6 +127,7 @@ FAMILIES = {
             _PLAIN,
             _own_size(384),
             _llava_shape,
+            ("LlavaOnevision",),
         ),
         FamilyRow(
             "qwen3_vl",
@@ -117,6 +136,7 @@ FAMILIES = {
             _PLAIN,
             _qwen_size,
             _deepstack_shape,
+            ("Qwen",),
             frames_per_step=2,
         ),
         FamilyRow(
@@ -126,6 +146,7 @@ FAMILIES = {
             _PLAIN,
             _qwen_size,
             _qwen_shape,
+            ("Qwen",),
             frames_per_step=2,
         ),
     )
@@ -142,6 +163,25 @@ def row_of(checkpoint: Checkpoint) -> FamilyRow:
             f"covers. Families: {known}"
         )
     return row
+
+
+def refuse_other_processor(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError if a processor's file in the checkpoint is by its class another family's.
+
+    Its mean, deviation and size would be taken for this one's. Classes of no family are not looked at.
+    """
+    row = row_of(checkpoint)
+    for path, settings in processor_settings(checkpoint, files=(*PROCESSOR_FILES, VIDEO_FILE), parts=()):
+        for key in ("processor_class", "image_processor_type", "video_processor_type"):
+            name = settings.get(key)
+            if not isinstance(name, str) or name.startswith(row.processors):
+                continue
+            others = [other.name for other in FAMILIES.values() if name.startswith(other.processors)]
+            if others:
+                raise CheckpointError(
+                    f"model {checkpoint.name!r} is of {row.name}, but {path} has {key} {name!r}, which is of "
+                    f"{others[0]}: take the file of the publisher's repository"
+                )
 
 
 def family_of(checkpoint: Checkpoint) -> Family:

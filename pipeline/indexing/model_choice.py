@@ -11,7 +11,13 @@ from pathlib import Path
 
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
 from malmm.model.checkpoints.hub import WANTED_FILES, fetched, is_hub_id, look_up
-from malmm.model.checkpoints.resolve import NO_RETRIEVAL, companion_of
+from malmm.model.checkpoints.resolve import (
+    DEBUG,
+    DEMO,
+    NO_RETRIEVAL,
+    companion_of,
+    retrieval_of,
+)
 from malmm.model.published.catalogue import published
 from malmm.model.published.choice import choose
 from malmm.pipeline.archive.creation import recipe_if_there
@@ -44,7 +50,9 @@ def chosen_model(config: IndexConfig, tell: OnProgress, *, verbose: bool = False
     if config.model:
         known = published(config.model)
         name = known.name if known is not None and config.model == known.short else config.model
-        return ChosenModel(replace(config, model=_pinned(name, tell)))
+        named = replace(config, model=_pinned(name, tell))
+        _announce_retrieval(named, tell)
+        return ChosenModel(named)
     recipe = recipe_if_there(config.archive)
     if recipe is not None:
         try:
@@ -62,6 +70,18 @@ def chosen_model(config: IndexConfig, tell: OnProgress, *, verbose: bool = False
     if named.retrieval_model is None:
         named = replace(named, retrieval_model=_pinned(CHOSEN_TOWER, tell))
     return ChosenModel(named, why)
+
+
+def _announce_retrieval(config: IndexConfig, tell: OnProgress) -> None:
+    """Download the retrieval model that comes with a named model, with its size and licence said first.
+
+    The run and its recipe keep its name as it is, since archives have it so.
+    """
+    tower = config.retrieval_model
+    if tower is None and config.model not in (DEMO, DEBUG):
+        tower = retrieval_of(config.model)
+    if tower not in (None, DEMO, DEBUG, NO_RETRIEVAL):
+        _pinned(tower, tell)
 
 
 def _of_archive(config: IndexConfig, recipe: Recipe, tell: OnProgress) -> IndexConfig:

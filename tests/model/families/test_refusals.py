@@ -71,6 +71,16 @@ WRONG: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...]]] = {
         written("preprocessor_config.json", "{"),
         ("preprocessor_config.json", "cannot be read"),
     ),
+    "another family's processor": (
+        "smolvlm",
+        written("preprocessor_config.json", {"image_processor_type": "Qwen2VLImageProcessorFast"}),
+        ("SmolVLM2", "preprocessor_config.json", "'Qwen2VLImageProcessorFast'", "Qwen3-VL", "publisher"),
+    ),
+    "another family's processor of videos": (
+        "qwen3_vl",
+        written("video_preprocessor_config.json", {"processor_class": "LlavaOnevisionProcessor"}),
+        ("Qwen3-VL", "video_preprocessor_config.json", "'LlavaOnevisionProcessor'", "publisher"),
+    ),
     "no chat template": (
         "qwen3_5",
         without_template,

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support import hub
 from support.inline_stages import InlineStages
+from support.models import edit_json
 from support.tiny_families import save_tiny
 from support.tiny_towers import save_tiny_tower
 
 from malmm.model.checkpoints.checkpoint import CheckpointError
+from malmm.model.checkpoints.resolve import PUBLISHED_RETRIEVAL, demo_checkpoint
 from malmm.model.demo.videos import draw_video
 from malmm.model.published.catalogue import catalogue
 from malmm.model.published.choice import choose
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.cluster.equipment import this_machine
 from malmm.pipeline.indexing.index import index
-from malmm.pipeline.indexing.model_choice import CHOSEN_TOWER
+from malmm.pipeline.indexing.model_choice import CHOSEN_TOWER, chosen_model
 from malmm.pipeline.schema.config import IndexConfig
 from malmm.pipeline.schema.decoding import TextSettings
 from malmm.pipeline.schema.errors import ConfigError, RecipeMismatch
@@ -136,3 +139,33 @@ def test_a_system_text_is_part_of_the_recipe_and_changes_what_is_said(
         index(replace(config, texts=TextSettings()))
     with pytest.raises(ConfigError, match=r"--system 'x': InstructBLIP takes no system text"):
         index(replace(config, archive=f"{place}-2", model="debug", texts=TextSettings(system="x")))
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_the_retrieval_model_of_a_named_model_is_announced_before_it_is_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    """The published one of an InstructBLIP with the published image encoder, or the one that is named."""
+    model = tmp_path / "model"
+    shutil.copytree(demo_checkpoint(), model, ignore=shutil.ignore_patterns("retrieval"))
+    edit_json(model / "config.json", lambda config: config["vision_config"].update(hidden_size=1408))
+    save_tiny_tower(tmp_path / "tower", "siglip2")
+    (tmp_path / "tower" / "README.md").write_text("---\nlicense: bsd-3-clause\n---\n")
+    name = "owner/tower" if named else PUBLISHED_RETRIEVAL
+    config = IndexConfig(("x",), str(tmp_path / "archive"), model=str(model))
+    config = replace(config, retrieval_model=name) if named else config
+    told: list[Progress] = []
+    with hub.running({name: {"main": tmp_path / "tower"}}) as served:
+        served.use(monkeypatch, tmp_path / "cache")
+        assert chosen_model(config, told.append).config == config
+        asked = len(served.asked)
+        notes = list(told)
+        chosen_model(config, told.append)
+        assert not [path for path in served.asked[asked:] if "safetensors" in path]
+    assert told == notes
+    commit = served.commit(tmp_path / "tower")[:12]
+    size = sum(path.stat().st_size for path in (tmp_path / "tower").glob("*.[js]*"))
+    assert {note.note for note in notes} == {
+        f"downloading {name} at revision {commit}: {size / 1e6:.1f} MB, licence bsd-3-clause"
+    }
+    assert notes[0].lasting
