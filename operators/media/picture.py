@@ -98,7 +98,7 @@ def displayed_size(frame: Any, aspect: Fraction | None, turned: Orientation) -> 
 
 
 class SquarePictures:
-    """QuestionQueue the frames of one video into uint8 [size, size, 3] RGB: the whole picture squashed, upright."""
+    """Turn the frames of one video into uint8 [size, size, 3] RGB: the whole picture squashed, upright."""
 
     def __init__(self, size: int) -> None:
         self.size = size

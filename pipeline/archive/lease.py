@@ -34,7 +34,7 @@ from malmm.pipeline.archive.predicates import equals
 from malmm.pipeline.archive.process_identity import is_alive, place
 from malmm.pipeline.archive.store_check import check_store, store_name
 from malmm.pipeline.schema.errors import ArchiveBusy, ArchiveError
-from malmm.pipeline.schema.tables import table_schemas
+from malmm.pipeline.schema.tables import COLLECTED_VECTORS, table_schemas
 
 __all__ = ["Lease"]
 
@@ -143,7 +143,7 @@ def _fence_off(archive_uri: str, token: int) -> None:
     """Fence off all earlier writers from every table of the archive, wherever they recorded that they write."""
     places = [key.removeprefix(_PLACE) for key in open_writer(archive_uri).config() if key.startswith(_PLACE)]
     for tables_at in ["", *places]:
-        for name in table_schemas(1):
+        for name in (*table_schemas(1), COLLECTED_VECTORS):
             raise_fence(f"{archive_uri}/{tables_at}" if tables_at else archive_uri, name, token)
 
 

@@ -23,7 +23,7 @@ class TableWriter:
     """Changes the tables that ``tables`` reads, under ``lease``: without one every change is refused."""
 
     def __init__(self, tables: TableReader) -> None:
-        self._tables = tables
+        self.tables = tables
         self.lease: Lease | None = None
 
     def dataset(self, name: str) -> lance.LanceDataset:
@@ -32,7 +32,7 @@ class TableWriter:
         Make the change on this handle, and never retry it on a later version: a retry would get past the fence of the
         writer that took over.
         """
-        dataset = self._tables.dataset(name)
+        dataset = self.tables.dataset(name)
         lease = self.check()
         check_token(dataset, lease.token, lease.archive_uri)
         return dataset
@@ -40,7 +40,7 @@ class TableWriter:
     def check(self) -> Lease:
         """Return the lease. Raises ArchiveBusy when it was lost, and ArchiveError where there is none."""
         if self.lease is None:
-            uri = self._tables.uri
+            uri = self.tables.uri
             raise ArchiveError(f"{uri} is not held: change it in a block of `with archive.held():`", uri=uri)
         self.lease.check()
         return self.lease
@@ -95,7 +95,7 @@ class TableWriter:
         """
         dataset = self.dataset(name)
         try:
-            with lance_errors(self._tables.uri, doing):
+            with lance_errors(self.tables.uri, doing):
                 yield dataset
         except ArchiveError:
             # If another writer took over, that is the reason to report.

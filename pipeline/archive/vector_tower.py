@@ -11,20 +11,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import lance
 import numpy as np
 import pyarrow as pa
 
-from malmm.pipeline.archive.location import create_dataset, lance_errors, open_dataset, table_uri
+from malmm.pipeline.archive.fencing import forget_old_versions, raise_fence
+from malmm.pipeline.archive.location import change_columns, create_dataset, open_dataset
 from malmm.pipeline.archive.table_writer import TableWriter
 from malmm.pipeline.schema.config import Recipe
 from malmm.pipeline.schema.errors import ArchiveError
+from malmm.pipeline.schema.tables import COLLECTED_VECTORS as COLLECTED
 
-__all__ = ["COLLECTED", "Collected", "recipe_of_vectors", "remove_leftovers", "switch_vectors"]
+__all__ = ["Collected", "recipe_of_vectors", "remove_leftovers", "switch_vectors"]
 
-#: The table that new vectors are collected in.
-COLLECTED = "new_vectors"
 _KEY = b"malmm.retrieval_model"
 _NEXT, _OLD = "next_vectors", "old_vectors"
 
@@ -48,7 +49,9 @@ def recipe_of_vectors(recipe: Recipe, memories: pa.Schema) -> Recipe:
 class Collected:
     """New vectors, kept in a table of their own until all are there. A run that was stopped goes on with them.
 
-    ``name`` and ``fingerprint`` are the retrieval model's, and ``size`` is how many numbers a vector has.
+    Every change of that table is fenced like those of the others. So it is emptied and not deleted: the store would
+    delete it for a writer that was overtaken too. ``name`` and ``fingerprint`` are the retrieval model's, and ``size``
+    is how many numbers a vector has.
     """
 
     uri: str
@@ -60,14 +63,14 @@ class Collected:
     def begin(self) -> set[str]:
         """The ids of the segments whose vectors are there. Deletes vectors of another retrieval model."""
         found = open_dataset(self.uri, COLLECTED)
-        if found is not None and found.schema.metadata != self._schema().metadata:
-            self.end()
-            found = None
         if found is None:
+            lease = self.changes.check()
             create_dataset(self.uri, COLLECTED, self._schema().empty_table())
-            return set()
-        with lance_errors(self.uri, f"read table {COLLECTED!r} of"):
-            return set(found.to_table(columns=["segment_id"])["segment_id"].to_pylist())
+            # Whoever was overtaken before there was this table must not take it for its own.
+            raise_fence(self.uri, COLLECTED, lease.token)
+        elif found.schema.metadata != self._schema().metadata:
+            self.end()
+        return self.changes.tables.ids(COLLECTED, "segment_id")
 
     def add(self, segments: Sequence[tuple[str, Sequence[str], np.ndarray]]) -> None:
         """Keep vectors [S, Q, V] of segments: (segment_id, ids of its slots in order, vectors)."""
@@ -77,23 +80,14 @@ class Collected:
             pa.array([memory for _, ids, _ in segments for memory in ids], pa.string()),
             pa.array([list(own) for *_, vectors in segments for own in vectors.astype(np.float16)], kind),
         ]
-        rows = pa.Table.from_arrays(columns, schema=self._schema())
-        self._check()
-        with lance_errors(self.uri, f"write table {COLLECTED!r} of"):
-            lance.write_dataset(rows, table_uri(self.uri, COLLECTED), mode="append")
+        self.changes.append(COLLECTED, pa.Table.from_arrays(columns, schema=self._schema()))
 
     def end(self) -> None:
-        """Delete the table."""
-        # Takes a second to import, which readers of an archive need not wait for.
-        import lancedb
-
-        self._check()
-        with lance_errors(self.uri, f"delete table {COLLECTED!r} of"):
-            lancedb.connect(self.uri).drop_table(COLLECTED)
-
-    def _check(self) -> None:
-        if self.changes.lease is not None:
-            self.changes.lease.check()
+        """Empty the table, and give its space back."""
+        with self.changes.changing(COLLECTED, f"empty table {COLLECTED!r} of") as dataset:
+            change_columns(dataset, self._schema(), self.uri)
+        with self.changes.changing(COLLECTED, f"empty table {COLLECTED!r} of") as dataset:
+            forget_old_versions(dataset, timedelta(0))
 
     def _schema(self) -> pa.Schema:
         return pa.schema(

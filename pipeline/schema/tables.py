@@ -10,6 +10,7 @@ __all__ = [
     "ADDED_COLUMNS",
     "ANNOTATIONS",
     "ANSWERS_ONLY",
+    "COLLECTED_VECTORS",
     "FAILURES",
     "FORMAT",
     "FORMAT_OF_NEW_VECTORS",
@@ -30,6 +31,8 @@ __all__ = [
 FORMAT = 2
 #: The format of archives whose vectors were made anew by another retrieval model than the recipe's.
 FORMAT_OF_NEW_VECTORS = 3
+#: The table in which vectors of another retrieval model are collected. Made when it is needed, and empty afterwards.
+COLLECTED_VECTORS = "new_vectors"
 
 #: The unbroken spans of a slot that joins what is not adjacent, in time order.
 SPANS = pa.list_(pa.struct([("start_s", pa.float64()), ("end_s", pa.float64()), ("frame_count", pa.int32())]))

@@ -6,7 +6,7 @@ nothing but the tables can tell it that it was overtaken.
 
 As a script, with ``freeze.c`` preloaded, for archives on disk:
 
-    python frozen_writer.py FOLDER POINT... [--without fence|token] [--not-held]
+    python frozen_writer.py FOLDER POINT... [--work everything|vectors] [--without fence|token] [--not-held]
 """
 
 from __future__ import annotations
@@ -27,16 +27,18 @@ from typing import Protocol
 from unittest import mock
 
 import lance
+import numpy as np
 
 from malmm.pipeline.archive import lease, lease_renewal, lease_table, table_writer
 from malmm.pipeline.archive.lease import Lease
 from malmm.pipeline.archive.location import open_dataset
 from malmm.pipeline.archive.process_identity import place
 from malmm.pipeline.archive.receipts import write_rows
+from malmm.pipeline.archive.vector_tower import Collected, recipe_of_vectors, remove_leftovers, switch_vectors
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema.errors import ArchiveBusy, ArchiveError
 from malmm.pipeline.schema.records import Failure
-from malmm.pipeline.schema.tables import table_schemas
+from malmm.pipeline.schema.tables import COLLECTED_VECTORS, table_schemas
 from support.archive_rows import (
     PLANNED,
     RECIPE,
@@ -144,12 +146,37 @@ def little(archive: Archive, *, tidy: bool = True) -> None:
         archive.compact(timedelta(0))
 
 
-def contents(address: str) -> dict[str, Counter[str]]:
-    """Every row of every table, but for times, and failures: how often something was tried depends on who died."""
-    found = {}
+def vectors(archive: Archive, *, tidy: bool = True) -> None:
+    """Give the archive the vectors of another retrieval model, as ``malmm reembed`` does."""
+    little(archive, tidy=False)
+    remove_leftovers(archive.changes)
+    if recipe_of_vectors(RECIPE, archive.schema("memories")).retrieval_fingerprint != "another":
+        collected = Collected(archive.uri, archive.changes, "another", "another", VECTOR_SIZE)
+        done = collected.begin()
+        rows_of = archive.tables.rows("memories", columns=["segment_id", "memory_id"]).to_pylist()
+        for each in sorted({row["segment_id"] for row in rows_of} - done):
+            ids = [row["memory_id"] for row in rows_of if row["segment_id"] == each]
+            collected.add([(each, ids, np.ones((len(ids), 1, VECTOR_SIZE), np.float32))])
+        switch_vectors(collected)
+    if tidy:
+        archive.compact(timedelta(0))
+
+
+def tables_at(address: str) -> Iterator[tuple[str, lance.LanceDataset]]:
+    """Every table that a writer changes, by name."""
     for name in TABLES:
         dataset = open_dataset(address, name)
         assert dataset is not None
+        yield name, dataset
+    collected = open_dataset(address, COLLECTED_VECTORS)
+    if collected is not None:
+        yield COLLECTED_VECTORS, collected
+
+
+def contents(address: str) -> dict[str, Counter[str]]:
+    """Every row of every table, but for times, and failures: how often something was tried depends on who died."""
+    found = {}
+    for name, dataset in tables_at(address):
         if name != "failures":
             columns = [column for column in dataset.schema.names if column != "tokens"]
             found[name] = Counter(repr(row) for row in dataset.to_table(columns=columns).to_pylist())
@@ -159,9 +186,7 @@ def contents(address: str) -> dict[str, Counter[str]]:
 def versions(address: str) -> dict[str, int]:
     """Every table's latest version that could change a row: making an index or reserving ids of files cannot."""
     found = {}
-    for name in TABLES:
-        dataset = open_dataset(address, name)
-        assert dataset is not None
+    for name, dataset in tables_at(address):
         found[name] = dataset.version
         while not isinstance(dataset.read_transaction(found[name]).operation, CHANGES_ROWS):
             found[name] -= 1
@@ -309,6 +334,9 @@ def tell(
             yield story.told(change)
 
 
+WORKS: dict[str, Work] = {"everything": everything, "vectors": vectors}
+
+
 def main() -> None:
     """Print an Outcome as a JSON object for each change."""
     parser = argparse.ArgumentParser()
@@ -316,9 +344,10 @@ def main() -> None:
     parser.add_argument("points", type=int, nargs="+")
     parser.add_argument("--without", choices=("fence", "token"))
     parser.add_argument("--not-held", action="store_true")
+    parser.add_argument("--work", choices=WORKS, default="everything")
     options = parser.parse_args()
     disk, holds = Disk(options.folder), not options.not_held
-    for outcome in tell(disk, options.points, without=options.without, holds=holds):
+    for outcome in tell(disk, options.points, WORKS[options.work], options.without, holds=holds):
         print(json.dumps(asdict(outcome)), flush=True)
 
 

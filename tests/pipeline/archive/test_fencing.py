@@ -71,6 +71,10 @@ def test_wherever_it_stood_still_without_holding_the_archive(library: Path, tmp_
     assert any(outcome["is_told"] for outcome in outcomes)
 
 
+def test_wherever_it_stood_still_while_it_made_vectors_anew(library: Path, tmp_path: Path) -> None:
+    assert_kept_out(on_disk(library, tmp_path, [120, 200], "--work", "vectors"))
+
+
 @pytest.mark.faults
 def test_wherever_it_stands_still_on_disk(library: Path, tmp_path: Path, fault_seed: int) -> None:
     assert_kept_out(on_disk(library, tmp_path, random.Random(fault_seed).sample(range(20, CHANGES), 4)))

@@ -29,6 +29,7 @@ from malmm.pipeline.indexing.reembed import reembed
 from malmm.pipeline.schema.config import IndexConfig
 from malmm.pipeline.schema.errors import RecipeMismatch
 from malmm.pipeline.schema.reembed_config import ReembedConfig
+from malmm.pipeline.schema.tables import COLLECTED_VECTORS
 from malmm.pipeline.searching.searcher import Searcher
 from malmm.pipeline.web.state.live import LiveArchive
 
@@ -147,6 +148,7 @@ def test_old_vectors_are_searched_until_all_are_there_and_a_stopped_run_goes_on(
     assert {vectors.shape for vectors in vectors_of(place).values()} == {(1, VECTOR)}
     names = ArchiveReader.open(place).schema("memories").names
     assert [name for name in names if "vectors" in name] == ["vectors"]
+    assert ArchiveReader.open(place).tables.dataset(COLLECTED_VECTORS).count_rows() == 0
 
 
 def test_what_cannot_be_is_one_sentence(place: str, tower: Path, tmp_path: Path) -> None:
