@@ -64,6 +64,16 @@ class ReplayPrompts:
         other.prompts = prompts
         return other
 
+    def for_archive(self, archive: ArchiveReader) -> Self:
+        """A copy of this operator that reads another archive of the same model, which shares the Q-Former."""
+        if archive.root == self.archive.root:
+            return self
+        recipe = archive.recipe
+        other = copy.copy(self)
+        other.archive = archive
+        other.settings = MemorySettings(length=recipe.bank_length, policy=recipe.merge_policy)
+        return other
+
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Replay each row's prompts on its memory. Rows with the same number of prompts run in one batch."""
         held = carried(rows)

@@ -16,11 +16,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from malmm.pipeline.archive.joined import members_of, open_archives
+from malmm.pipeline.archive.members import LeftOut
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.video_selection import select_videos
 from malmm.pipeline.schema.config import CAPTION, SCOPES, ExportConfig
 from malmm.pipeline.schema.errors import ConfigError
-from malmm.pipeline.schema.exit_codes import EXIT_OK
+from malmm.pipeline.schema.exit_codes import EXIT_OK, EXIT_SOME_FAILED
 from malmm.pipeline.schema.tables import GIVEN_TASKS
 
 __all__ = [
@@ -42,13 +44,17 @@ _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 @dataclass(frozen=True)
 class ExportReport:
-    """Result: the number of texts and the files written, or the rows as ``text`` if no file was named."""
+    """Result: the number of texts and the files written, or the rows as ``text`` if no file was named.
+
+    ``left_out`` are those of several archives that could not be read.
+    """
 
     archive: str
     texts: int
     files: tuple[str, ...] = ()
     text: str | None = None
     exit_code: int = EXIT_OK
+    left_out: tuple[LeftOut, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The report for JSON."""
@@ -60,7 +66,9 @@ def export(config: ExportConfig) -> ExportReport:
 
     Raises ConfigError for an unknown prompt or video and for an output that cannot be written, and ArchiveError.
     """
-    archive = ArchiveReader.open(config.archive)
+    archive = open_archives(config.archive)
+    members = members_of(archive)
+    left_out = () if members is None else members.left_out
     texts = texts_of(
         archive,
         prompts=config.prompts or ((CAPTION.name,) if config.is_captions else ()),
@@ -73,11 +81,24 @@ def export(config: ExportConfig) -> ExportReport:
     try:
         if config.is_captions and output is not None:
             paths = export_captions(texts, config.format, output)
-            return ExportReport(archive.root, texts.num_rows, tuple(str(path) for path in paths))
+            return ExportReport(
+                archive.root,
+                texts.num_rows,
+                tuple(str(path) for path in paths),
+                exit_code=EXIT_SOME_FAILED if left_out else EXIT_OK,
+                left_out=left_out,
+            )
         text = export_rows(texts, config.format, output)
     except OSError as error:
         raise ConfigError(f"cannot write {config.output}: {error.strerror or error}") from error
-    return ExportReport(archive.root, texts.num_rows, (str(output),) if output else (), text)
+    return ExportReport(
+        archive.root,
+        texts.num_rows,
+        (str(output),) if output else (),
+        text,
+        exit_code=EXIT_SOME_FAILED if left_out else EXIT_OK,
+        left_out=left_out,
+    )
 
 
 def texts_of(
@@ -88,7 +109,8 @@ def texts_of(
     scopes: Sequence[str] = (*SCOPES, "span"),
     all_versions: bool = False,
 ) -> pa.Table:
-    """Annotations of completed videos with columns ``uri`` and ``video_start_s``, ordered by URI and time.
+    """Annotations of completed videos with columns ``uri`` and ``video_start_s``, ordered by URI and time; of several
+    archives also with ``archive``, the name of each row's.
 
     ``prompts`` are names, by default all, and ``transcript`` for what is said; ``videos`` as ``select_videos`` takes
     them. ``scopes`` may have ``segment``, ``video``, and ``span`` for texts with a span of their own. Only the latest
@@ -118,6 +140,10 @@ def texts_of(
     videos_of = [about[video] for video in table["video_id"].to_pylist()]
     table = table.add_column(0, "uri", pa.array([video["uri"] for video in videos_of], pa.string()))
     starts = pa.array([video["start_s"] for video in videos_of], pa.float64())
+    if members_of(archive) is not None:
+        homes_of = archive.names_of(about)
+        homes = pa.array([homes_of[video] for video in table["video_id"].to_pylist()], pa.string())
+        table = table.append_column("archive", homes)
     return table.add_column(1, "video_start_s", starts).sort_by(
         [("uri", "ascending"), ("start_s", "ascending"), ("end_s", "ascending"), ("prompt_name", "ascending")]
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pyarrow as pa
 
-from malmm.pipeline.archive.location import is_local, lance_errors, resolve
+from malmm.pipeline.archive.location import is_local, resolve
 from malmm.pipeline.archive.memories import MEMORY_COLUMNS, SlotReader
 from malmm.pipeline.archive.predicates import equals, is_in
 from malmm.pipeline.archive.recipes_table import in_force
@@ -21,6 +21,7 @@ from malmm.pipeline.schema.records import PERMANENT_KINDS, Failure
 from malmm.pipeline.schema.tables import ANNOTATIONS, ANSWERS_ONLY
 
 if TYPE_CHECKING:
+    import lance
     import lancedb
 
 __all__ = ["ArchiveReader"]
@@ -39,8 +40,11 @@ class ArchiveReader:
         self.tables = TableReader(uri)
 
     @classmethod
-    def open(cls, uri: str) -> Self:
-        """Open an existing archive. Raises ArchiveError if there is none or it cannot be reached."""
+    def open(cls, uri: str, session: lance.Session | None = None) -> Self:
+        """Open an existing archive. Raises ArchiveError if there is none or it cannot be reached.
+
+        ``session`` is a cache that readers of several archives share.
+        """
         place = resolve(uri)
         if is_local(place) and Path(place).is_file():
             raise ArchiveError(f"{uri} is a file, and an archive is a directory", uri=place)
@@ -49,7 +53,10 @@ class ArchiveReader:
             raise ArchiveError(
                 f"there is no archive at {uri}: make one with `malmm index VIDEOS --archive {uri}`", uri=place
             )
-        return cls(found.address(place), found.recipe, place)
+        opened = cls(found.address(place), found.recipe, place)
+        if session is not None:
+            opened.tables = TableReader(opened.uri, session=session)
+        return opened
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._uri!r})"
@@ -78,6 +85,19 @@ class ArchiveReader:
     def recipe(self) -> Recipe:
         """The recipe of every row in the archive."""
         return self._recipe
+
+    @property
+    def archives(self) -> list[ArchiveReader]:
+        """The archives that this reads: itself."""
+        return [self]
+
+    def home_of(self, video_id: str) -> ArchiveReader:
+        """The archive that a video belongs to: this one."""
+        return self
+
+    def names_of(self, video_ids: Iterable[str]) -> dict[str, str]:
+        """The name of the archive that each video belongs to: its address."""
+        return dict.fromkeys(video_ids, self._root)
 
     def table(self, name: str) -> lancedb.table.Table:
         """Open the LanceDB table at its latest version. A handle does not see later commits."""
@@ -120,7 +140,7 @@ class ArchiveReader:
         """The completed videos: video_id to (fingerprint, recipe_id)."""
         done: dict[str, tuple[str, str]] = {}
         columns = ["video_id", "fingerprint", "recipe_id"]
-        for batch in self.tables.dataset("videos").scanner(columns=columns).to_batches():
+        for batch in self.tables.batches("videos", columns):
             videos, fingerprints, recipes = (batch[name].to_pylist() for name in columns)
             done.update(zip(videos, zip(fingerprints, recipes, strict=True), strict=True))
         return done
@@ -222,19 +242,17 @@ class ArchiveReader:
         first: dict[str, str] = {}
         others: dict[str, str] = {}
         videos: set[str] = set()
-        with lance_errors(self._uri, "read table 'annotations' of"):
-            scanner = self.tables.dataset("annotations").scanner(
-                columns=columns, filter="segment_id IS NOT NULL AND text != ''"
-            )
-            for row in (row for batch in scanner.to_batches() for row in batch.to_pylist()):
+        about_segments = ["segment_id IS NOT NULL AND text != ''"]
+        for batch in self.tables.batches("annotations", columns, about_segments):
+            for row in batch.to_pylist():
                 if row["prompt_name"] != prompt_name:
                     continue
                 kept = others if row["video_id"] in videos else first
                 videos.add(row["video_id"])
                 if len(kept) < limit:
                     kept[row["segment_id"]] = row["text"]
-                if len(first) == limit:
-                    break
+            if len(first) >= limit:
+                break
         return dict([*first.items(), *others.items()][:limit])
 
     def prompt_versions(self) -> list[dict[str, str]]:

@@ -40,15 +40,27 @@ class TableReader:
     LanceDB and Lance have caches of their own.
     """
 
-    def __init__(self, uri: str, layout_cache_bytes: int = 128 << 20) -> None:
+    def __init__(
+        self, uri: str, layout_cache_bytes: int = 128 << 20, session: lance.Session | None = None
+    ) -> None:
+        """``session`` is a cache of Lance's that several readers share; without it this reader has its own."""
         self.uri = uri
         self._layout_cache_bytes = layout_cache_bytes
-        self._session: lance.Session | None = None
+        self._session = session
         self._database: lancedb.DBConnection | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Drop the caches: another process has its own."""
         return vars(self) | {"_session": None, "_database": None}
+
+    @property
+    def session(self) -> lance.Session:
+        """The cache of Lance's."""
+        if self._session is None:
+            self._session = lance.Session(
+                index_cache_size_bytes=_INDEX_CACHE_BYTES, metadata_cache_size_bytes=self._layout_cache_bytes
+            )
+        return self._session
 
     def table(self, name: str) -> lancedb.table.Table:
         """Open the LanceDB table at its latest version. A handle does not see later commits."""
@@ -69,14 +81,14 @@ class TableReader:
 
     def dataset(self, name: str) -> lance.LanceDataset:
         """Open the table as a Lance dataset at its latest version. Raises ArchiveError if there is none."""
-        if self._session is None:
-            self._session = lance.Session(
-                index_cache_size_bytes=_INDEX_CACHE_BYTES, metadata_cache_size_bytes=self._layout_cache_bytes
-            )
-        dataset = open_dataset(self.uri, name, self._session)
+        dataset = open_dataset(self.uri, name, self.session)
         if dataset is None:
             raise ArchiveError(f"{self.uri} has no table {name!r}", uri=self.uri)
         return dataset
+
+    def version(self, name: str) -> object:
+        """What tells one state of a table from another: it is equal as long as nothing was committed."""
+        return self.dataset(name).version
 
     def rows(
         self, name: str, filters: Iterable[str] | None = None, columns: list[str] | None = None

@@ -331,10 +331,11 @@ class ExportConfig:
 
     ``output`` is a file, or a folder for captions; without it rows are returned as text. ``prompts`` are names, empty
     for all (for caption formats: the prompt ``caption``); ``videos`` are ids or globs. ``all_versions`` exports all
-    versions of each prompt instead of the latest.
+    versions of each prompt instead of the latest. ``archive`` are several addresses, globs and catalogs to export from
+    several archives as one.
     """
 
-    archive: str
+    archive: str | tuple[str, ...]
     format: str
     output: str | None = None
     prompts: tuple[str, ...] = ()

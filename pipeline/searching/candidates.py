@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import lance
 import numpy as np
 from lance.query import MatchQuery
 
@@ -19,7 +18,7 @@ from malmm.pipeline.archive.text_grams import GRAMS_COLUMN, QueryGrams
 from malmm.pipeline.schema.tables import GIVEN_TASKS
 from malmm.pipeline.searching.fusion import Slot, TextHit
 
-__all__ = ["Candidates"]
+__all__ = ["Candidates", "Row", "Videos", "nearness"]
 
 _SLOTS_A_TEXT = 5
 # Options of the approximate index, which keeps a byte a number: few candidates more than wanted suffice.
@@ -67,7 +66,8 @@ class Candidates:
         done = self._archive.completed_among({row["segment_id"] for row in rows})
         # With several query vectors, LanceDB returns the sum of their distances.
         vectors = 1 if query.ndim == 1 else len(query)
-        return [_slot(row, 1 - row["_distance"] / vectors) for row in rows if row["segment_id"] in done]
+        found = [_slot(row, 1 - row["_distance"] / vectors) for row in rows if row["segment_id"] in done]
+        return sorted(found, key=nearness)
 
     def hits(self, words: str, count: int, videos: Videos) -> list[TextHit]:
         """Texts that contain the words, best first.
@@ -75,15 +75,13 @@ class Candidates:
         Texts in other languages than English are found by grams too (``archive.text_grams``). They come after those
         found by English words, and before them where the query is not English.
         """
-        dataset = self._archive.tables.dataset("annotations")
         grams = QueryGrams.of(words)
-        with lance_errors(self._archive.uri, "search"):
-            rows = self._matches(dataset, words, "text", count, videos)
-            if GRAMS_COLUMN in dataset.schema.names and grams.wanted:
-                found = self._matches(dataset, grams.wanted, GRAMS_COLUMN, count, videos)
-                more = [row for row in found if grams.are_in(row[GRAMS_COLUMN])]
-                rows = _without_repeats(more, rows) if grams.is_first else _without_repeats(rows, more)
-                rows = rows[:count]
+        rows = self.matches(words, "text", count, videos)
+        if grams.wanted:
+            found = self.matches(grams.wanted, GRAMS_COLUMN, count, videos)
+            more = [row for row in found if grams.are_in(row[GRAMS_COLUMN])]
+            rows = _without_repeats(more, rows) if grams.is_first else _without_repeats(rows, more)
+            rows = rows[:count]
         # Leave out orphans of a killed run, which stay until the next run sweeps them.
         done = self._archive.completed_among({row["segment_id"] for row in rows if row["segment_id"]})
         return [
@@ -96,10 +94,14 @@ class Candidates:
             if row["segment_id"] is None or row["segment_id"] in done
         ]
 
-    def _matches(
-        self, dataset: lance.LanceDataset, words: str, column: str, count: int, videos: Videos
-    ) -> list[Row]:
-        """Rows of ``annotations`` by the words in one of its columns, best first."""
+    def matches(self, words: str, column: str, count: int, videos: Videos) -> list[Row]:
+        """Rows of ``annotations`` by the words in one of its columns, best first, with ``_score``.
+
+        None in an archive that does not have the column yet.
+        """
+        dataset = self._archive.tables.dataset("annotations")
+        if column not in dataset.schema.names:
+            return []
         columns = [*_TEXT_COLUMNS, "task", "annotation_id", "_score", *([] if column == "text" else [column])]
         # Plain words, not a query language: no input is a syntax error.
         asked = MatchQuery(words, column)
@@ -110,7 +112,9 @@ class Candidates:
             )
             return list(found.to_pylist())
 
-        return self._of_videos(find, count, videos, finds_all=True)
+        with lance_errors(self._archive.uri, "search"):
+            rows = self._of_videos(find, count, videos, finds_all=True)
+        return sorted(rows, key=lambda row: (-row["_score"], row["annotation_id"]))
 
     def with_slots_of(self, hits: Sequence[TextHit], slots: Sequence[Slot], query: np.ndarray) -> list[Slot]:
         """``slots``, and the nearest slots of each text's segment or video, so that a text leads to a moment.
@@ -128,7 +132,7 @@ class Candidates:
             more += [_slot(row, similarity) for row, similarity in near]
         if videos:
             more += self.slots(query, _SLOTS_A_TEXT * len(videos), tuple(videos), exact=True)
-        return sorted([*slots, *more], key=lambda slot: -(slot.similarity or 0.0))
+        return sorted([*slots, *more], key=nearness)
 
     def slots_at(self, hits: Sequence[TextHit]) -> list[Slot]:
         """The slots at those texts that have a span of their own, not compared with any query."""
@@ -184,6 +188,11 @@ class Candidates:
 
     def _share(self, videos: Sequence[str]) -> float:
         return min(1.0, len(videos) / max(1, self._archive.count("videos")))
+
+
+def nearness(slot: Slot) -> tuple[float, str, float, int]:
+    """Orders slots by similarity, and those that are equally similar always alike."""
+    return -(slot.similarity or 0.0), slot.video_id, slot.start_s, slot.slot
 
 
 def _without_repeats(first: list[Row], then: list[Row]) -> list[Row]:

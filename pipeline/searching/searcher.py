@@ -6,6 +6,7 @@ fuses them into moments.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from malmm.pipeline.archive.joined import open_archives
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.schema.config import CAPTION
 from malmm.pipeline.schema.errors import ArchiveError, ConfigError
-from malmm.pipeline.searching.candidates import Candidates
 from malmm.pipeline.searching.fusion import Moment, Slot, fuse
 from malmm.pipeline.searching.query import MAX_K, SIGNALS, Like, SearchQuery
 from malmm.pipeline.searching.query_vectors import QueryVectors
 from malmm.pipeline.searching.relevance import Relevance, relevance_of
+from malmm.pipeline.searching.several import candidates_of, of_one_tower
 
 if TYPE_CHECKING:
     from malmm.model.checkpoints.resolve import Models
@@ -39,7 +41,7 @@ class Found:
 
     ``matched`` is the matching head's probability if results were re-ranked; ``thumbnail`` a JPEG of the best slot.
     ``spans`` are the spans of seconds [start, end) of a moment that has several, of which [start_s, end_s) is the hull;
-    else None.
+    else None. ``archive`` is the name of the archive that the video is read from.
     """
 
     video_id: str
@@ -56,6 +58,7 @@ class Found:
     text: str | None
     thumbnail: bytes | None
     spans: tuple[tuple[float, float], ...] | None = None
+    archive: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All fields but the thumbnail, for JSON."""
@@ -66,18 +69,30 @@ class Found:
 
 
 class Searcher:
-    """Searches one archive. Loads the retrieval model at the first query that needs it, and keeps it.
+    """Searches one archive, or several as one (``archive.catalog``).
 
-    ``model`` and ``retrieval_model`` are paths or ids of the archive's checkpoints, if not those it recorded.
+    Of several, those that cannot be reached or have vectors of another retrieval model than the first are left out;
+    ``members_of(searcher.archive)`` names them. Loads the retrieval model at the first query that needs it, and keeps
+    it. ``model`` and ``retrieval_model`` are paths or ids of the archive's checkpoints, if not those it recorded.
     """
 
     def __init__(
-        self, archive: str | ArchiveReader, *, model: str | None = None, retrieval_model: str | None = None
+        self,
+        archive: str | Sequence[str] | ArchiveReader,
+        *,
+        model: str | None = None,
+        retrieval_model: str | None = None,
     ) -> None:
-        self.archive = archive if isinstance(archive, ArchiveReader) else ArchiveReader.open(archive)
+        self.archive = of_one_tower(archive if isinstance(archive, ArchiveReader) else open_archives(archive))
         self.query_vectors = QueryVectors(self.archive.recipe, (model, retrieval_model))
-        self._candidates = Candidates(self.archive)
+        self._candidates = candidates_of(self.archive)
         self._relevance: Relevance | None = None
+
+    def over(self, archive: ArchiveReader) -> Searcher:
+        """A searcher over some of these archives, with the same models."""
+        other = copy.copy(self)
+        other.archive, other._candidates, other._relevance = archive, candidates_of(archive), None
+        return other
 
     def search(
         self,
@@ -155,7 +170,8 @@ class Searcher:
         thumbnails: bool = True,
     ) -> list[Found]:
         """Add URI, caption and thumbnail to ranked moments. ``matched`` has the matching head's probabilities."""
-        uris = self.archive.addresses_of({moment.video_id for moment in moments})
+        videos = {moment.video_id for moment in moments}
+        uris, names = self.archive.addresses_of(videos), self.archive.names_of(videos)
         segments = {moment.slot.segment_id for moment in moments if moment.slot}
         captions = self.archive.texts_of(segments, CAPTION.name)
         pictures = self.archive.slots.thumbnails(
@@ -182,6 +198,7 @@ class Searcher:
                     text=moment.text,
                     thumbnail=pictures.get((slot.segment_id, slot.slot)) if slot else None,
                     spans=moment.spans if len(moment.spans) > 1 else None,
+                    archive=names.get(moment.video_id),
                 )
             )
         return shown
@@ -231,7 +248,7 @@ class Searcher:
         return [*matched, *(moment for moment in moments if moment.slot is None)], matched
 
 
-def search(archive: str, text: str, **options: Any) -> list[Found]:
+def search(archive: str | Sequence[str], text: str, **options: Any) -> list[Found]:
     """The best moments of an archive for a text. See ``Searcher.search``; a ``Searcher`` keeps the model loaded."""
     return Searcher(archive).search(text, **options)
 
