@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from malmm.jobs.commands.options import add_archive
 from malmm.jobs.commands.search import add_filters, add_models, chosen_videos
+from malmm.jobs.commands.several import SEVERAL_CODE, add_archives, code_over, content_over, tell_left_out
 from malmm.jobs.terminal.text import printable, span
 from malmm.pipeline.schema.exit_codes import EXIT_NOT_FOUND, EXIT_OK
 
@@ -25,11 +25,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog="examples:\n"
         "  malmm ask 'Which way does the red circle move?' --archive archive\n"
         "  malmm ask 'What happens at the end?' --archive archive --video talk.mp4 --json\n\n"
-        "exit codes: 0 answered, 4 nothing relevant found, 1 the archive cannot be asked, 2 wrong usage",
+        "exit codes: 0 answered, 4 nothing relevant found, 1 the archive cannot be asked, 2 wrong usage,\n"
+        f"{SEVERAL_CODE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("question", metavar="QUESTION", help="the question, in plain words")
-    add_archive(parser)
+    add_archives(parser)
     parser.add_argument(
         "-k", type=int, default=3, metavar="K", help="how many segments answer at most (%(default)s)"
     )
@@ -56,13 +57,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask and print the answers."""
-    from malmm.pipeline.archive.reader import ArchiveReader
+    from malmm.pipeline.archive.joined import open_archives
     from malmm.pipeline.searching.asker import Asker
     from malmm.pipeline.searching.searcher import Searcher
 
-    archive = ArchiveReader.open(arguments.archive)
-    searcher = Searcher(archive, model=arguments.model, retrieval_model=arguments.retrieval_model)
+    searcher = Searcher(
+        open_archives(arguments.archive), model=arguments.model, retrieval_model=arguments.retrieval_model
+    )
     asker = Asker(searcher, max_new_tokens=arguments.max_new_tokens)
+    archive = asker.archive
+    tell_left_out(archive)
     reply = asker.ask(
         arguments.question,
         video_ids=chosen_videos(archive, arguments),
@@ -72,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         whole=bool(arguments.video) and not arguments.moments,
     )
     if arguments.json:
-        print(json.dumps({"archive": archive.root} | reply.to_dict(), indent=2))
+        print(json.dumps(content_over(archive) | reply.to_dict(), indent=2))
     elif not reply.found:
         near = (
             ""
@@ -87,4 +91,4 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"    {printable(answer.uri)}, {where}")
             for moment in answer.moments:
                 print(f"    see {span(moment.start_s, moment.end_s, moment.spans)}")
-    return EXIT_OK if reply.found else EXIT_NOT_FOUND
+    return code_over(archive, EXIT_OK if reply.found else EXIT_NOT_FOUND)

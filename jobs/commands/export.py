@@ -7,8 +7,10 @@ import sys
 from typing import TYPE_CHECKING
 
 from malmm.jobs.commands.options import Taker, add_archive, add_log_format
+from malmm.jobs.commands.several import SEVERAL_CODE, add_archives
 from malmm.jobs.execution import perform_alone
 from malmm.jobs.terminal.text import printable
+from malmm.pipeline.archive.catalog import names_several
 from malmm.pipeline.schema.config import EXPORT_FORMATS, ExportConfig
 from malmm.pipeline.schema.progress import OnProgress
 
@@ -28,10 +30,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog="examples:\n"
         "  malmm export --archive archive --format csv --output texts.csv\n"
         "  malmm export --archive archive --format vtt --output captions/ --prompt caption\n\n"
-        "exit codes: 0 written, 1 the archive cannot be read, 2 wrong usage",
+        f"exit codes: 0 written, 1 the archive cannot be read, 2 wrong usage, {SEVERAL_CODE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_fields(parser)
+    add_archives(parser)
+    _add_texts(parser)
     add_log_format(parser)
     parser.set_defaults(run=run, json=False, quiet=True, verbose=False)
 
@@ -39,6 +42,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def add_fields(parser: Taker) -> None:
     """Add the options of an export, for the command line and job files."""
     add_archive(parser)
+    _add_texts(parser)
+
+
+def _add_texts(parser: Taker) -> None:
     parser.add_argument("--format", required=True, choices=EXPORT_FORMATS, help="what to write")
     parser.add_argument(
         "--output", metavar="PATH", help="the file, or for vtt and srt the folder (default: standard output)"
@@ -60,13 +67,22 @@ def add_fields(parser: Taker) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the files."""
-    return perform_alone(sys.modules[__name__], arguments)
+    if not names_several(arguments.archive):
+        arguments.archive = arguments.archive[0]
+        return perform_alone(sys.modules[__name__], arguments)
+    # Not in the history of any archive: which of several would tell of it?
+    report = perform(configure(arguments), on_progress=lambda progress: None, verbose=arguments.verbose)
+    if said := summary(report):
+        print(said)
+    for each in report.left_out:
+        print(f"left out: {printable(each.name)}: {printable(each.reason)}", file=sys.stderr)
+    return report.exit_code
 
 
 def configure(arguments: argparse.Namespace) -> ExportConfig:
     """Build the job's configuration from parsed options. Raises ConfigError."""
     return ExportConfig(
-        archive=arguments.archive,
+        archive=arguments.archive if isinstance(arguments.archive, str) else tuple(arguments.archive),
         format=arguments.format,
         output=arguments.output,
         prompts=tuple(arguments.prompt),

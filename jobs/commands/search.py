@@ -6,8 +6,16 @@ import argparse
 import json
 import sys
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
-from malmm.jobs.commands.options import add_archive
+from malmm.jobs.commands.several import (
+    SEVERAL_CODE,
+    add_archives,
+    code_over,
+    content_over,
+    is_several,
+    tell_left_out,
+)
 from malmm.jobs.terminal.player import open_in, player
 from malmm.jobs.terminal.prompt import lines_of
 from malmm.jobs.terminal.text import printable, seconds_of, shortened, span
@@ -36,8 +44,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  malmm search --archive archive                           # a prompt\n"
         "  malmm search 'a goal' --archive archive --video 'match-*.mp4' -k 3 --rerank\n"
         "  malmm search --image still.png --archive archive\n"
-        "  malmm search --like talk.mp4@12:30 --archive archive\n\n"
-        "exit codes: 0 also when nothing is found, 1 the archive cannot be searched, 2 wrong usage",
+        "  malmm search --like talk.mp4@12:30 --archive archive\n"
+        "  malmm search 'a goal' --archive 'archives/*'             # several as one\n\n"
+        "exit codes: 0 also when nothing is found, 1 the archive cannot be searched, 2 wrong usage,\n"
+        f"{SEVERAL_CODE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("text", nargs="?", metavar="TEXT", help="what to look for")
@@ -45,7 +55,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--like", metavar="VIDEO@TIME", help="look for more like a moment: seconds, or H:MM:SS, of a video"
     )
-    add_archive(parser)
+    add_archives(parser)
     parser.add_argument("-k", type=int, default=10, metavar="K", help="how many moments (%(default)s)")
     add_filters(parser)
     parser.add_argument(
@@ -92,7 +102,7 @@ def add_models(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Search and print the moments."""
-    from malmm.pipeline.archive.reader import ArchiveReader
+    from malmm.pipeline.archive.joined import open_archives
     from malmm.pipeline.archive.video_selection import one_video
     from malmm.pipeline.searching.searcher import Like
 
@@ -100,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(
             f"--page {arguments.page!r}: give the address that `malmm serve` prints, http://..."
         )
-    archive = ArchiveReader.open(arguments.archive)
+    archive = open_archives(arguments.archive)
     like = None
     if arguments.like is not None:
         name, separator, time = arguments.like.rpartition("@")
@@ -108,6 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise ConfigError(f"--like {arguments.like!r}: write VIDEO@TIME, such as talk.mp4@12:30")
         like = Like(one_video(archive.videos(), name)["video_id"], seconds_of("--like", time))
     finder = Finder(archive, arguments)
+    tell_left_out(finder.archive)
     if arguments.text is None and arguments.image is None and like is None:
         return _converse(finder, as_json=arguments.json)
     finder.find(arguments.text, like)
@@ -117,7 +128,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(finder.shown())
     if arguments.open:
         finder.open(1)
-    return 0
+    return code_over(finder.archive, 0)
 
 
 class Finder:
@@ -128,9 +139,10 @@ class Finder:
 
         # Before anything is searched in vain.
         self._player = player() if arguments.open else None
-        self._archive, self._arguments = archive, arguments
+        self._arguments = arguments
         self._searcher = Searcher(archive, model=arguments.model, retrieval_model=arguments.retrieval_model)
-        self._videos = chosen_videos(archive, arguments)
+        self.archive = self._searcher.archive
+        self._videos = chosen_videos(self.archive, arguments)
         self._found: list[Found] = []
         self._playing: list[subprocess.Popen[bytes]] = []
         self._begins: dict[str, float] = {}
@@ -153,14 +165,18 @@ class Finder:
 
     def shown(self) -> str:
         """The moments for people."""
-        return "\n".join(lines(self._found, self._links())) if self._found else "Nothing found."
+        return (
+            "\n".join(lines(self._found, self._links(), with_archives=is_several(self.archive)))
+            if self._found
+            else "Nothing found."
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The moments for JSON."""
         moments = [each.to_dict() for each in self._found]
         for moment, link in zip(moments, self._links() or [], strict=False):
             moment["link"] = link
-        return {"archive": self._archive.root, "moments": moments}
+        return content_over(self.archive) | {"moments": moments}
 
     def open(self, number: int) -> None:
         """Open the moment of this number, from 1, in a player. Raises ConfigError where that cannot be."""
@@ -175,7 +191,7 @@ class Finder:
         self._playing.append(open_in(self._player, moment.uri, at_s))
 
     def _look_up_begins(self) -> None:
-        rows = self._archive.video_rows({each.video_id for each in self._found}).to_pylist()
+        rows = self.archive.video_rows({each.video_id for each in self._found}).to_pylist()
         self._begins = {row["video_id"]: row["start_s"] for row in rows}
 
     def _links(self) -> list[str] | None:
@@ -183,10 +199,13 @@ class Finder:
         if self._arguments.page is None:
             return None
         page = self._arguments.page.rstrip("/")
-        return [
-            f"{page}/#/video/{each.video_id}?t={max(0.0, each.start_s - self._begins.get(each.video_id, 0.0)):.2f}"
-            for each in self._found
-        ]
+        named = is_several(self.archive)
+        links = []
+        for each in self._found:
+            at_s = max(0.0, each.start_s - self._begins.get(each.video_id, 0.0))
+            whose = f"&{urlencode({'archive': each.archive})}" if named and each.archive else ""
+            links.append(f"{page}/#/video/{each.video_id}?t={at_s:.2f}{whose}")
+        return links
 
 
 def _converse(finder: Finder, *, as_json: bool) -> int:
@@ -231,11 +250,13 @@ def chosen_videos(archive: ArchiveReader, arguments: argparse.Namespace) -> list
     return select_videos(archive, arguments.video, since=since, until=until)["video_id"].to_pylist()
 
 
-def lines(found: list[Found], links: list[str] | None = None) -> list[str]:
-    """Moments for people, best first, each with its link."""
+def lines(found: list[Found], links: list[str] | None = None, *, with_archives: bool = False) -> list[str]:
+    """Moments for people, best first, each with its link; ``with_archives`` says which archive each is from."""
     shown = []
     for number, each in enumerate(found, 1):
         parts = [f"{' + '.join(each.signals)}"]
+        if with_archives and each.archive:
+            parts.insert(0, printable(each.archive))
         if each.similarity is not None:
             parts.append(f"similarity {each.similarity:.2f}")
         if each.matched is not None:

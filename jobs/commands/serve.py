@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from malmm.jobs.commands.options import add_archive
 from malmm.jobs.commands.search import add_models
+from malmm.jobs.commands.several import add_archives
 from malmm.jobs.extras import needing
 from malmm.jobs.terminal.text import printable
+from malmm.pipeline.archive.catalog import names_several
 from malmm.pipeline.schema.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,12 +35,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  malmm serve --archive archive\n"
         "  malmm serve --archive archive --media-root /mnt/films --media-root https://films.example.org/2026/\n"
         '  MALMM_TOKEN="$(openssl rand -hex 24)" malmm serve --archive s3://films/archive --host 0.0.0.0\n'
+        "  malmm serve --archive catalog.yaml     # several as one, each with media roots of its own\n"
         "  malmm serve --archive archive --ray    # on a Ray cluster, the models in replicas of their own\n\n"
         "The API's OpenAPI document is at /api/openapi.json; with a token send 'Authorization: Bearer TOKEN'.\n\n"
         "exit codes: 0 ended, 1 the archive cannot be served, 2 wrong usage, 130 interrupted",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_archive(parser)
+    add_archives(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (%(default)s: this machine alone)"
     )
@@ -86,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         from malmm.pipeline.web.settings import ServeConfig
 
     config = ServeConfig(
-        archive=arguments.archive,
+        archive=tuple(arguments.archive) if names_several(arguments.archive) else arguments.archive[0],
         host=arguments.host,
         port=arguments.port,
         token=_token(arguments),
@@ -98,12 +100,14 @@ def run(arguments: argparse.Namespace) -> int:
     )
 
     def on_ready(address: str) -> None:
-        print(f"Serving {printable(config.archive)} at {address}", flush=True)
+        print(f"Serving {printable(', '.join(config.archives))} at {address}", flush=True)
         print(
             "Visitors have to know the token." if config.token else "Only this machine can come in.",
             flush=True,
         )
-        print(_said_of_video(config.served_roots()), flush=True)
+        for name, roots in config.roots_by_archive().items():
+            whose = f"{printable(name)}: " if names_several(config.archives) else ""
+            print(f"{whose}{_said_of_video(roots)}", flush=True)
 
     if arguments.ray:
         _serve_on_ray(config, on_ready)

@@ -10,7 +10,14 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from malmm.jobs.commands.options import add_archive
+from malmm.jobs.commands.several import (
+    SEVERAL_CODE,
+    add_archives,
+    code_over,
+    content_over,
+    is_several,
+    tell_left_out,
+)
 from malmm.jobs.terminal.text import about, clock, printable, shortened
 from malmm.pipeline.archive.video_selection import one_video
 from malmm.pipeline.schema.config import CAPTION
@@ -32,32 +39,35 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "show",
         help="show what an archive holds",
         description="Show an archive's videos, or one video's segments, texts and memory slots on a time line.",
-        epilog="examples:\n  malmm show --archive archive\n  malmm show --archive archive talk.mp4 --json",
+        epilog="examples:\n  malmm show --archive archive\n  malmm show --archive archive talk.mp4 --json\n"
+        "  malmm show --archive 'archives/*'\n\n"
+        f"exit codes: 0 shown, 1 the archive cannot be read, 2 wrong usage, {SEVERAL_CODE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("video", nargs="?", metavar="VIDEO", help="a video: its path, URI, file name or id")
-    add_archive(parser)
+    add_archives(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the archive or one of its videos."""
-    from malmm.pipeline.archive.reader import ArchiveReader
+    from malmm.pipeline.archive.joined import open_archives
     from malmm.pipeline.indexing.index import notice_of
 
-    archive = ArchiveReader.open(arguments.archive)
+    archive = open_archives(arguments.archive)
     content = _video(archive, arguments.video) if arguments.video else _overview(archive)
     content["notice"] = notice_of(archive.recipe.model)
+    tell_left_out(archive)
     if arguments.json:
         print(json.dumps(content, indent=2, default=str))
-        return 0
+        return code_over(archive, 0)
     width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
     lines = _video_lines(content, width) if arguments.video else _overview_lines(content, width)
     if content["notice"]:
         lines += ["", f"Note: {content['notice']}"]
     print("\n".join(lines))
-    return 0
+    return code_over(archive, 0)
 
 
 def _overview(archive: Any) -> dict[str, Any]:
@@ -80,8 +90,13 @@ def _overview(archive: Any) -> dict[str, Any]:
         for row in archive.videos().to_pylist()
     ]
     finished = {video["video_id"] for video in videos}
+    over: dict[str, Any] = {"archive": archive.uri}
+    if is_several(archive):
+        over = content_over(archive)
+        names = archive.names_of(finished)
+        videos = [video | {"archive": names.get(video["video_id"])} for video in videos]
     return {
-        "archive": archive.uri,
+        **over,
         "recipe": vars(archive.recipe) | {"recipe_id": archive.recipe.recipe_id},
         "rows": {
             name: archive.count(name)
@@ -96,8 +111,11 @@ def _overview(archive: Any) -> dict[str, Any]:
 def _overview_lines(content: dict[str, Any], width: int) -> list[str]:
     recipe, rows = content["recipe"], content["rows"]
     total = sum(video["duration_s"] for video in content["videos"])
+    archives = [
+        f"{printable(each['name'])}, {printable(each['archive'])}" for each in content.get("archives", ())
+    ]
     lines = [
-        f"Archive  {printable(content['archive'])}",
+        *(f"Archive  {each}" for each in archives or [printable(content["archive"])]),
         f"Recipe   model {printable(recipe['model'])}, {_SAMPLED[recipe['sampling']].format(recipe['fps'])}, "
         f"segments of {recipe['segment_s']:g} s, bank length {recipe['bank_length']}, {recipe['merge_policy']} merge"
         + (", tokens in 8 bits" if recipe["tokens"] == "int8" else ""),
@@ -111,9 +129,10 @@ def _overview_lines(content: dict[str, Any], width: int) -> list[str]:
     if content["videos"]:
         lines += ["", f"{'length':>9}  {'segments':>8}  {'frames':>7}  video"]
     for video in content["videos"]:
+        whose = f"  ({printable(video['archive'])})" if video.get("archive") else ""
         lines.append(
             f"{clock(video['duration_s']):>9}  {video['segments']:>8}  {video['frames']:>7}  "
-            f"{printable(video['uri'])}"
+            f"{printable(video['uri'])}{whose}"
         )
         if video["caption"]:
             lines.append(f"{'':>30}{shortened(video['caption'], max(20, width - 30))}")
@@ -132,8 +151,11 @@ def _video(archive: Any, wanted: str) -> dict[str, Any]:
         ("segment_id", "slot", "start_s", "end_s", "timestamp_s", "frame_count", "spans"),
     ).to_pylist()
     failures = [row for row in archive.failures().to_pylist() if row["video_id"] == video["video_id"]]
+    whose = (
+        {"archive": archive.names_of([video["video_id"]])[video["video_id"]]} if is_several(archive) else {}
+    )
     return {
-        "video": video,
+        "video": video | whose,
         "annotations": [
             text for text in texts if text["segment_id"] is None and text["task"] not in GIVEN_TASKS
         ],
@@ -194,7 +216,8 @@ def _video_lines(content: dict[str, Any], width: int) -> list[str]:
     lines = [
         printable(video["uri"]),
         f"  {clock(video['duration_s'])} from {clock(video['start_s'])}, {video['width']}x{video['height']}, "
-        f"{video['fps']:.3g} frames a second, {printable(video['codec'])}, id {video['video_id']}",
+        f"{video['fps']:.3g} frames a second, {printable(video['codec'])}, id {video['video_id']}"
+        + (f", in {printable(video['archive'])}" if "archive" in video else ""),
         *_text_lines(content["annotations"], "  ", width),
         *_track_lines(content["given"]),
     ]

@@ -5,10 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from malmm.jobs.commands.options import add_archive
+from malmm.jobs.commands.several import (
+    SEVERAL_CODE,
+    add_archives,
+    code_over,
+    content_over,
+    is_several,
+    tell_left_out,
+)
 from malmm.jobs.terminal.text import clock, printable, shortened, size
+
+if TYPE_CHECKING:
+    from malmm.pipeline.archive.reader import ArchiveReader
 
 __all__ = ["add_parser", "run"]
 
@@ -21,24 +31,43 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Show what of an archive is indexed, pending and failed, how many rows its indexes cover, "
         "with how many partitions and since when, what is about to make searches slow, its storage by table, the run "
         "that is going with its progress, and the one before.",
-        epilog="examples:\n  malmm status --archive archive\n  malmm status --archive archive --json\n\n"
-        "exit codes: 0 shown, 1 the archive cannot be read, 2 wrong usage",
+        epilog="examples:\n  malmm status --archive archive\n  malmm status --archive 'archives/*' --json\n\n"
+        f"exit codes: 0 shown, 1 the archive cannot be read, 2 wrong usage, {SEVERAL_CODE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_archive(parser)
+    add_archives(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Show it."""
-    from malmm.pipeline.archive.reader import ArchiveReader
+    from malmm.pipeline.archive.joined import open_archives
     from malmm.pipeline.archive.status import status
 
-    found = status(ArchiveReader.open(arguments.archive))
-    content = found.to_dict()
-    print(json.dumps(content, indent=2, default=str) if arguments.json else "\n".join(_lines(content)))
-    return 0
+    archive = open_archives(arguments.archive)
+    if not is_several(archive):
+        content = status(archive).to_dict()
+        print(json.dumps(content, indent=2, default=str) if arguments.json else "\n".join(_lines(content)))
+        return 0
+    each = [status(reader).to_dict() for reader in archive.archives]
+    if arguments.json:
+        over = content_over(archive)
+        named = [row | found for row, found in zip(over["archives"], each, strict=True)]
+        print(json.dumps(over | {"archives": named}, indent=2, default=str))
+    else:
+        print("\n\n".join("\n".join(_lines(content)) for content in each))
+        print(f"\n{_total(archive, each)}")
+    tell_left_out(archive)
+    return code_over(archive, 0)
+
+
+def _total(archive: ArchiveReader, each: list[dict[str, Any]]) -> str:
+    videos = archive.count("videos")
+    twice = sum(content["videos"]["indexed"] for content in each) - videos
+    slots = sum(content["rows"]["memories"] for content in each)
+    also = f", {twice} of them in more than one" if twice else ""
+    return f"Together  {len(each)} archives: {videos} videos{also}, {slots} memory slots"
 
 
 def _lines(content: dict[str, Any]) -> list[str]:

@@ -31,11 +31,16 @@ _OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 def make_app(config: ServeConfig, models: Models | None = None) -> FastAPI:
     """The application. Loads the models in this process unless they are given. Raises ArchiveError."""
-    live = LiveArchive(config.archive, model=config.model, retrieval_model=config.retrieval_model)
+    live = LiveArchive(config.archives, model=config.model, retrieval_model=config.retrieval_model)
     own: LocalModels | None = None
     if models is None:
         models = own = LocalModels(live, max_new_tokens=config.max_new_tokens, waiting=config.waiting)
-    site = Site(live, models, Keys(config.token), MediaRoots(config.served_roots()))
+    site = Site(
+        live,
+        models,
+        Keys(config.token),
+        {name: MediaRoots(roots) for name, roots in config.roots_by_archive().items()},
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

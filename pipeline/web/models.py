@@ -56,6 +56,7 @@ class LocalModels:
         self._searching = 0
         self._turns = QuestionQueue(waiting)
         self._asker: Asker | None = None
+        self._asked_of = ""
 
     def warm(self) -> None:
         """Start loading what the first query needs. That query raises the error, if there is one."""
@@ -150,7 +151,7 @@ class LocalModels:
                 reply = asker.ask(question, **options)
             except ArchiveError:
                 # A new recipe has replaced this asker's: try again, unless events were sent already.
-                if begun or not self._archive.renewed(asker.archive.uri):
+                if begun or not self._archive.renewed(self._asked_of):
                     raise
             else:
                 finish(words)
@@ -158,7 +159,10 @@ class LocalModels:
 
     def _current(self) -> Asker:
         """The asker of the recipe in force. It has models of its own, since tokenizers are not thread-safe."""
-        if self._asker is None or self._asker.archive.uri != self._archive.reader.uri:
+        served = self._archive.reader.uri
+        if self._asker is None or self._asked_of != served:
+            # Of several archives it may ask fewer.
+            self._asked_of = served
             self._asker = Asker(self._archive.another_searcher(), max_new_tokens=self._max_new_tokens)
         return self._asker
 

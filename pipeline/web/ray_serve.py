@@ -39,7 +39,7 @@ class ModelReplica:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         config = ServeConfig(**settings)
-        live = LiveArchive(config.archive, model=config.model, retrieval_model=config.retrieval_model)
+        live = LiveArchive(config.archives, model=config.model, retrieval_model=config.retrieval_model)
         self._models = LocalModels(live, max_new_tokens=config.max_new_tokens, waiting=config.waiting)
         self._models.warm()
 
@@ -112,7 +112,7 @@ def build(settings: dict[str, Any]) -> serve.Application:
             f"the Serve config file's args are invalid: {error}; the valid ones are {known}"
         ) from error
     # Roots are recorded on this machine, and replicas run on others.
-    checked = asdict(config) | {"media_roots": config.served_roots()}
+    checked = asdict(config) | {"media_roots": config.roots_by_archive()}
     return PageReplica.bind(checked, ModelReplica.bind(checked))  # type: ignore[attr-defined]
 
 
@@ -121,7 +121,7 @@ def serve_on_ray(config: ServeConfig, *, on_ready: Callable[[str], None] = lambd
 
     Raises ArchiveError, ConfigError and WorkerError.
     """
-    LiveArchive(config.archive)
+    LiveArchive(config.archives)
     if config.port == 0:
         raise ConfigError("--port 0: Ray Serve needs a port to be named")
     with connection():

@@ -52,7 +52,7 @@ def browsing_routes(site: Site) -> APIRouter:
     @routes.get("/archive", tags=["archive"])
     def get_archive() -> Overview:
         """Size, growth, jobs and failures of the archive."""
-        return overview(site.live, site.videos, site.storage)
+        return overview(site.live, site.videos, site.storage, site.media_roots)
 
     @routes.get("/videos", tags=["videos"])
     def list_videos(
@@ -210,7 +210,7 @@ def browsing_routes(site: Site) -> APIRouter:
         """
 
         def opened() -> Response:
-            source = open_source(site.videos.row(video_id)["uri"], site.media_roots)
+            source = open_source(site.videos.row(video_id)["uri"], site.media_roots_of(video_id))
             return media_response(source, method=request.method, headers=request.headers)
 
         return await run_in_threadpool(opened)

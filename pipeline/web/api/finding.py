@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from malmm.pipeline.archive.joined import members_of
 from malmm.pipeline.schema.errors import ConfigError
 from malmm.pipeline.schema.ids import memory_id
 from malmm.pipeline.searching.fusion import Moment
@@ -22,6 +23,7 @@ from malmm.pipeline.web.api.reindex_retry import renewing
 from malmm.pipeline.web.api.response_models import Card, Results, spans_of
 from malmm.pipeline.web.display_names import name_of
 from malmm.pipeline.web.settings import MOST_RESULTS
+from malmm.pipeline.web.state.overview import left_out_of
 from malmm.pipeline.web.state.pagination import Ranking
 from malmm.pipeline.web.state.shared_state import Site
 from malmm.pipeline.web.state.videos import Chosen
@@ -84,7 +86,11 @@ def finding_routes(site: Site) -> APIRouter:
             name = site.rankings.add(ranking, name)
         found, more = await run_in_threadpool(ranking.part, begin, begin + limit)
         cards = await run_in_threadpool(_cards, site, found)
-        return Results(moments=cards, next=f"{name}.{begin + limit}" if more else None)
+        return Results(
+            moments=cards,
+            next=f"{name}.{begin + limit}" if more else None,
+            left_out=left_out_of(site.live.reader),
+        )
 
     @routes.post(
         "/ask",
@@ -123,6 +129,7 @@ def _cards(site: Site, moments: Sequence[Moment]) -> list[Card]:
     rows = site.videos.columns().of([found.video_id for found in shown])
     # The browser will request the thumbnails one by one: read them all at once.
     site.pictures.fetch(searcher.archive, [(m.slot.segment_id, m.slot.slot) for m in moments if m.slot])
+    several = members_of(searcher.archive) is not None
     cards = []
     for moment, found in zip(moments, shown, strict=True):
         key = memory_id(moment.slot.segment_id, moment.slot.slot) if moment.slot else None
@@ -142,6 +149,7 @@ def _cards(site: Site, moments: Sequence[Moment]) -> list[Card]:
                 text=found.text,
                 thumbnail=f"api/memories/{key}/thumbnail" if key else None,
                 spans=spans_of(found.spans),
+                archive=found.archive if several else None,
             )
         )
     return cards

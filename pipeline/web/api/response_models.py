@@ -9,11 +9,13 @@ from pydantic import BaseModel
 
 __all__ = [
     "Annotation",
+    "ArchiveRow",
     "Card",
     "Failed",
     "Growth",
     "Health",
     "JobRun",
+    "LeftOut",
     "MemorySlot",
     "Overview",
     "Results",
@@ -53,7 +55,10 @@ def spans_of(spans: Sequence[tuple[float, float]] | None) -> list[Span] | None:
 
 
 class VideoRow(BaseModel):
-    """A video. ``start_s`` is the time of its first frame, from which players count."""
+    """A video. ``start_s`` is the time of its first frame, from which players count.
+
+    ``archive`` is the name of its archive if several are served, else null.
+    """
 
     video_id: str
     name: str
@@ -71,6 +76,7 @@ class VideoRow(BaseModel):
     media: str
     media_type: str
     subtitles: str
+    archive: str | None
 
 
 class VideoPage(BaseModel):
@@ -167,6 +173,7 @@ class Card(BaseModel):
     """A search result. ``similarity`` is the cosine with the query, null if vectors did not find it.
 
     ``spans`` are the spans of a result that has several, else null; then [start_s, end_s) is their hull.
+    ``archive`` is the name of its archive if several are served, else null.
     """
 
     video_id: str
@@ -183,13 +190,26 @@ class Card(BaseModel):
     text: str | None
     thumbnail: str | None
     spans: list[Span] | None
+    archive: str | None
+
+
+class LeftOut(BaseModel):
+    """An archive of several that takes no part, and why."""
+
+    name: str
+    archive: str
+    reason: str
 
 
 class Results(BaseModel):
-    """A page of moments, best first; ``next`` is the cursor of the following page, null at the end."""
+    """A page of moments, best first; ``next`` is the cursor of the following page, null at the end.
+
+    ``left_out`` are those of several archives that were not searched.
+    """
 
     moments: list[Card]
     next: str | None
+    left_out: list[LeftOut]
 
 
 class Growth(BaseModel):
@@ -211,10 +231,23 @@ class JobRun(BaseModel):
     counts: dict[str, float]
 
 
+class ArchiveRow(BaseModel):
+    """One of the archives served: its size, and the places from which its videos may be played."""
+
+    name: str
+    archive: str
+    model: str
+    videos: int
+    memories: int
+    media_roots: list[str]
+
+
 class Overview(BaseModel):
-    """Overview of the archive. ``stored_bytes`` is null until it is counted."""
+    """Overview of the archive, or of several served as one. ``stored_bytes`` is null until it is counted."""
 
     archive: str
+    archives: list[ArchiveRow]
+    left_out: list[LeftOut]
     model: str
     notice: str | None
     videos: int

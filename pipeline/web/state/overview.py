@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,26 @@ import fsspec
 import numpy as np
 
 from malmm.model.checkpoints.resolve import notice_of
+from malmm.pipeline.archive.joined import members_of
 from malmm.pipeline.archive.location import is_local
-from malmm.pipeline.archive.run_history import read_runs
-from malmm.pipeline.web.api.response_models import Failed, Growth, JobRun, Overview
+from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.archive.run_history import RunRecord, read_runs
+from malmm.pipeline.web.api.response_models import ArchiveRow, Failed, Growth, JobRun, LeftOut, Overview
 from malmm.pipeline.web.display_names import name_of
+from malmm.pipeline.web.media_roots import MediaRoots
 from malmm.pipeline.web.state.live import LiveArchive
 from malmm.pipeline.web.state.videos import VideoList
 
-__all__ = ["Storage", "failed_rows", "growth", "overview"]
+__all__ = ["Storage", "failed_rows", "growth", "left_out_of", "overview"]
 
 _RUNS, _FAILURES, _STEPS = 50, 100, 60
 _SECOND_US = 1_000_000
 _COUNTED_EVERY_S = 60.0
 
 
-def overview(live: LiveArchive, videos: VideoList, storage: Storage) -> Overview:
+def overview(
+    live: LiveArchive, videos: VideoList, storage: Storage, media_roots: Mapping[str, MediaRoots]
+) -> Overview:
     """The overview, as committed now. Raises ArchiveError."""
     reader = live.reader
     columns = videos.columns().rows
@@ -37,6 +42,8 @@ def overview(live: LiveArchive, videos: VideoList, storage: Storage) -> Overview
     failures = reader.failures()
     return Overview(
         archive=reader.root,
+        archives=_archives(reader, media_roots),
+        left_out=left_out_of(reader),
         model=reader.recipe.model,
         notice=notice_of(reader.recipe.model),
         videos=len(durations),
@@ -56,10 +63,39 @@ def overview(live: LiveArchive, videos: VideoList, storage: Storage) -> Overview
                 ended=run.ended,
                 counts={name: float(count) for name, count in dict(run.counts).items()},
             )
-            for run in read_runs(reader.root)[:_RUNS]
+            for run in _runs(reader)
         ],
         failed=failed_rows(failures.slice(0, _FAILURES).to_pylist()),
     )
+
+
+def _runs(reader: ArchiveReader) -> list[RunRecord]:
+    """The latest runs of all archives, latest first."""
+    found = [run for each in reader.archives for run in read_runs(each.root)[:_RUNS]]
+    return sorted(found, key=lambda run: run.started, reverse=True)[:_RUNS]
+
+
+def _archives(reader: ArchiveReader, media_roots: Mapping[str, MediaRoots]) -> list[ArchiveRow]:
+    members = members_of(reader)
+    named = [(reader.root, reader)] if members is None else [(m.name, m.reader) for m in members.now()]
+    nowhere = MediaRoots()
+    return [
+        ArchiveRow(
+            name=name,
+            archive=each.root,
+            model=each.recipe.model,
+            videos=each.count("videos"),
+            memories=each.count("memories"),
+            media_roots=list(media_roots.get(name, nowhere).names),
+        )
+        for name, each in named
+    ]
+
+
+def left_out_of(reader: ArchiveReader) -> list[LeftOut]:
+    """The archives of several that take no part, as the API shows them."""
+    members = members_of(reader)
+    return [] if members is None else [LeftOut(**each.to_dict()) for each in members.left_out]
 
 
 def failed_rows(rows: Iterable[dict[str, Any]]) -> list[Failed]:
@@ -94,9 +130,9 @@ def growth(indexed: np.ndarray, durations_s: np.ndarray) -> list[Growth]:
 class Storage:
     """Size of the archive on disk. If asked for, counted again in a thread at most once a minute."""
 
-    def __init__(self, uri: str) -> None:
-        """``uri`` is the archive's resolved address."""
-        self._uri = uri
+    def __init__(self, addresses: Callable[[], Sequence[str]]) -> None:
+        """``addresses`` returns the resolved addresses of the archives."""
+        self._addresses = addresses
         self._lock = threading.Lock()
         self._counted: int | None = None
         self._next = 0.0
@@ -113,7 +149,9 @@ class Storage:
     def _count(self) -> None:
         counted: int | None = None
         try:
-            counted = _local_bytes(self._uri) if is_local(self._uri) else _remote_bytes(self._uri)
+            counted = sum(
+                _local_bytes(uri) if is_local(uri) else _remote_bytes(uri) for uri in self._addresses()
+            )
         finally:
             # Also if the store refuses: it is asked again after the same pause.
             with self._lock:

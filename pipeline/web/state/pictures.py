@@ -6,10 +6,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from malmm.pipeline.archive.location import lance_errors, open_dataset
 from malmm.pipeline.archive.predicates import equals
 from malmm.pipeline.archive.reader import ArchiveReader
-from malmm.pipeline.schema.errors import ArchiveError
 from malmm.pipeline.schema.ids import memory_id
 from malmm.pipeline.web.api.problems import NotThere
 
@@ -52,13 +50,9 @@ class Pictures:
 
     def of_video(self, reader: ArchiveReader, video_id: str) -> bytes:
         """A thumbnail from the middle of a video. Raises NotThere."""
-        dataset = open_dataset(reader.uri, "memories")
-        if dataset is None:
-            raise ArchiveError(f"{reader.uri} has no table 'memories'", uri=reader.uri)
-        with lance_errors(reader.uri, "read table 'memories' of"):
-            rows = dataset.to_table(
-                columns=["memory_id", "timestamp_s"], filter=equals("video_id", video_id)
-            ).sort_by("timestamp_s")
+        rows = reader.tables.rows(
+            "memories", [equals("video_id", video_id)], ["memory_id", "timestamp_s"]
+        ).sort_by("timestamp_s")
         if not rows.num_rows:
             raise NotThere("The archive holds no picture of that.")
         return self.of_slot(reader, rows["memory_id"][rows.num_rows // 2].as_py())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from malmm.pipeline.web.auth import Keys
@@ -18,12 +19,12 @@ __all__ = ["Site"]
 
 @dataclass
 class Site:
-    """An archive, its models, access keys, media roots, and the caches kept between requests."""
+    """An archive, or several as one, its models, access keys, media roots by archive, and caches between requests."""
 
     live: LiveArchive
     models: Models
     keys: Keys
-    media_roots: MediaRoots
+    media_roots: Mapping[str, MediaRoots]
     videos: VideoList = field(init=False)
     storage: Storage = field(init=False)
     pictures: Pictures = field(default_factory=Pictures)
@@ -31,4 +32,9 @@ class Site:
 
     def __post_init__(self) -> None:
         self.videos = VideoList(self.live)
-        self.storage = Storage(self.live.reader.root)
+        self.storage = Storage(lambda: [reader.root for reader in self.live.reader.archives])
+
+    def media_roots_of(self, video_id: str) -> MediaRoots:
+        """The roots from which a video may be read: those of its archive."""
+        name = self.live.reader.names_of([video_id]).get(video_id)
+        return self.media_roots.get(name or "", MediaRoots())

@@ -17,11 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from malmm.pipeline.archive.location import lance_errors, open_dataset
+from malmm.pipeline.archive.joined import members_of
 from malmm.pipeline.archive.predicates import is_in
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.schema.config import CAPTION
-from malmm.pipeline.schema.errors import ArchiveError
 from malmm.pipeline.schema.tables import ANSWERS_ONLY
 from malmm.pipeline.web.api.problems import NotThere
 from malmm.pipeline.web.api.response_models import VideoPage, VideoRow
@@ -95,20 +94,16 @@ class VideoList:
     def __init__(self, live: LiveArchive) -> None:
         self._live = live
         self._lock = threading.Lock()
-        self._read: tuple[tuple[str, int], VideoColumns] | None = None
+        self._read: tuple[tuple[str, object], VideoColumns] | None = None
 
     def columns(self) -> VideoColumns:
         """The columns of ``videos`` as committed now. Raises ArchiveError."""
         reader = self._live.reader
-        dataset = open_dataset(reader.uri, "videos")
-        if dataset is None:
-            raise ArchiveError(f"{reader.uri} has no table 'videos'", uri=reader.uri)
-        version = (reader.uri, dataset.version)
+        version = (reader.uri, reader.tables.version("videos"))
         with self._lock:
             if self._read is not None and self._read[0] == version:
                 return self._read[1]
-        with lance_errors(reader.uri, "read table 'videos' of"):
-            columns = VideoColumns(dataset.to_table(columns=_COLUMNS))
+        columns = VideoColumns(reader.tables.rows("videos", columns=_COLUMNS))
         with self._lock:
             self._read = (version, columns)
         return columns
@@ -142,7 +137,10 @@ class VideoList:
         )
 
     def _shown(self, rows: Sequence[dict[str, Any]]) -> list[VideoRow]:
-        captions = _captions(self._live.reader, [row["video_id"] for row in rows])
+        reader = self._live.reader
+        ids = [row["video_id"] for row in rows]
+        captions = _captions(reader, ids)
+        archives = {} if members_of(reader) is None else reader.names_of(ids)
         fields = VideoRow.model_fields.keys()
         shown = []
         for row in rows:
@@ -154,6 +152,7 @@ class VideoList:
                 "media": f"{at}/media",
                 "media_type": media_type(row["uri"]),
                 "subtitles": f"{at}/captions.vtt",
+                "archive": archives.get(row["video_id"]),
             }
             shown.append(VideoRow(**{name: value for name, value in row.items() if name in fields}, **more))
         return shown
@@ -161,19 +160,14 @@ class VideoList:
 
 def _captions(reader: ArchiveReader, video_ids: Sequence[str]) -> dict[str, str]:
     """Whole-video captions by video, the latest of each."""
-    dataset = open_dataset(reader.uri, "annotations")
     found: dict[str, tuple[datetime, str]] = {}
-    if dataset is None:
-        return {}
-    columns = ["video_id", "text", "created_at"]
-    with lance_errors(reader.uri, "read table 'annotations' of"):
-        for part in is_in("video_id", video_ids):
-            condition = (
-                f"({part}) AND segment_id IS NULL AND prompt_name = '{CAPTION.name}' AND {ANSWERS_ONLY}"
-            )
-            for row in dataset.to_table(columns=columns, filter=condition).to_pylist():
-                if row["video_id"] not in found or found[row["video_id"]][0] < row["created_at"]:
-                    found[row["video_id"]] = (row["created_at"], row["text"])
+    conditions = [
+        f"({part}) AND segment_id IS NULL AND prompt_name = '{CAPTION.name}' AND {ANSWERS_ONLY}"
+        for part in is_in("video_id", video_ids)
+    ]
+    for row in reader.tables.rows("annotations", conditions, ["video_id", "text", "created_at"]).to_pylist():
+        if row["video_id"] not in found or found[row["video_id"]][0] < row["created_at"]:
+            found[row["video_id"]] = (row["created_at"], row["text"])
     return {video: text for video, (_, text) in found.items()}
 
 

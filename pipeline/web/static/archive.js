@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { bytes, clock, counted, h, number, svg, when } from "./dom.js";
-import { failure, panelsComing, state } from "./states.js";
+import { failure, leftOut, panelsComing, state } from "./states.js";
 
 const EVERY_MS = 4000;
 const TAGS = { done: "done", running: "running", some_failed: "warn", failed: "failed", refused: "failed", interrupted: "warn", lost: "failed" };
@@ -41,13 +41,21 @@ function filled(now) {
     ["Memory slots", number(now.memories)], ["Texts", number(now.annotations)], ["Stored", now.stored_bytes === null ? "…" : bytes(now.stored_bytes)],
   ].map(([name, value]) => h("div", { class: "tile panel" }, h("dt", {}, name), h("dd", {}, value)));
   return [
-    h("div", { class: "near" }, h("h1", {}, "Archive"), h("p", { class: "small muted wrap" }, `${now.archive} · model ${now.model}`)),
+    h("div", { class: "near" }, h("h1", {}, "Archive"), h("p", { class: "small muted wrap" }, `${now.archive} · model ${now.model}`), leftOut(now.left_out)),
     now.notice ? h("p", { class: "note" }, now.notice) : null,
     h("dl", { class: "tiles" }, tiles),
+    now.archives.length > 1 ? section("Archives", archives(now.archives)) : null,
     section("Growth", now.growth.length ? chart(now.growth) : state("film", "Nothing stored yet", "Index videos with malmm index, and they show here as they are done.")),
     section("Jobs", now.runs.length ? jobs(now.runs) : h("p", { class: "muted" }, "No job has run yet.")),
     section("Failures", now.failed.length ? failures(now) : h("p", { class: "muted" }, "Nothing has failed.")),
   ].filter(Boolean);
+}
+
+/** Each archive, and the places below which its videos may be played. */
+function archives(rows) {
+  const places = (row) => row.media_roots.length ? row.media_roots.map((root) => h("span", { class: "wrap" }, `${root} `)) : h("span", { class: "muted" }, "nowhere: start the server with --media-root");
+  return h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Archives" },
+    table(["Archive", "Model", "Videos are played from", "Videos", "Memory slots"], rows.map((row) => [h("span", {}, row.name), row.model, h("span", {}, places(row)), cell(number(row.videos)), cell(number(row.memories))])));
 }
 
 function section(title, content) {

@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { clock, counted, h, span, speak, when } from "./dom.js";
-import { cardsComing, failure, state } from "./states.js";
+import { cardsComing, failure, leftOut, state } from "./states.js";
 
 const PAGE = 24;
 
@@ -93,7 +93,8 @@ export function searchPage(parameters) {
       return;
     }
     speak(`${counted(first.moments.length, "moment")}${first.next ? " and more" : ""}`);
-    endless(h("h2", {}, "Moments"), "api/search", wanted, first, (page) => page.moments.map((row) => momentCard(row, wanted.text)), signal);
+    const title = h("div", { class: "near" }, h("h2", {}, "Moments"), leftOut(first.left_out));
+    endless(title, "api/search", wanted, first, (page) => page.moments.map((row) => momentCard(row, wanted.text)), signal);
   }
 
   async function videos(wanted, signal) {
@@ -170,7 +171,7 @@ function picture(address) {
 
 function momentCard(row, text) {
   const at = row.timestamp_s - row.video_start_s;
-  const address = `#/video/${row.video_id}?${new URLSearchParams({ t: Math.max(0, Math.min(at, row.start_s - row.video_start_s)).toFixed(2), q: text })}`;
+  const address = `#/video/${row.video_id}?${new URLSearchParams({ t: Math.max(0, Math.min(at, row.start_s - row.video_start_s)).toFixed(2), q: text, ...whose(row) })}`;
   const said = row.caption || row.text;
   const score = row.similarity === null ? null : h("meter", { min: 0, max: 1, value: Math.max(0, row.similarity).toFixed(3), "aria-label": "Similarity" });
   return h("li", {}, h("article", { class: "card" },
@@ -179,14 +180,20 @@ function momentCard(row, text) {
       h("h3", {}, h("a", { class: "whole", href: address }, row.name)),
       said ? h("p", { class: "clamp" }, said) : h("p", { class: "muted" }, "No caption"),
       h("div", { class: "score" }, score, row.similarity === null ? null : h("span", {}, row.similarity.toFixed(2)),
+        row.archive ? h("span", { class: "tag" }, row.archive) : null,
         row.signals.map((signal) => h("span", { class: "tag" }, signal === "text" ? "words" : "picture"))))));
+}
+
+/** What a link says of the archive that a video is read from, where there are several. */
+function whose(row) {
+  return row.archive ? { archive: row.archive } : {};
 }
 
 function videoCard(row) {
   return h("li", {}, h("article", { class: "card" },
     h("div", { class: "shot" }, picture(row.thumbnail), h("span", { class: "time" }, clock(row.duration_s))),
     h("div", { class: "body" },
-      h("h3", {}, h("a", { class: "whole", href: `#/video/${row.video_id}` }, row.name)),
+      h("h3", {}, h("a", { class: "whole", href: `#/video/${row.video_id}${row.archive ? `?${new URLSearchParams(whose(row))}` : ""}` }, row.name)),
       row.caption ? h("p", { class: "clamp" }, row.caption) : h("p", { class: "muted" }, "No caption"),
-      h("p", { class: "small muted" }, `Indexed ${when(row.indexed_at)}`))));
+      h("p", { class: "small muted" }, `Indexed ${when(row.indexed_at)}${row.archive ? ` in ${row.archive}` : ""}`))));
 }

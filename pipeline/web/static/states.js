@@ -27,6 +27,12 @@ export function failure(error, again = null) {
   return state("broken", titles[error.kind] ?? "Something went wrong", error.message, { bad: true, action });
 }
 
+/** The archives of several that take no part, and why; null if all do. */
+export function leftOut(archives) {
+  if (!archives.length) return null;
+  return h("p", { class: "note bad wrap" }, `Left out: ${archives.map((each) => `${each.name} (${each.reason})`).join("; ")}.`);
+}
+
 /** Grey shapes where cards will be. */
 export function cardsComing(count = 8) {
   const card = () => h("li", {}, h("div", { class: "card" }, h("div", { class: "shot ghost" }),

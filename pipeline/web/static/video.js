@@ -61,7 +61,7 @@ function filled(row, segments, slots, texts, failures, transcripts) {
     screen.view.scrollIntoView({ block: "nearest", behavior: "smooth" });
   }
 
-  const facts = [clock(row.duration_s), `${row.width}×${row.height}`, `${row.fps.toFixed(row.fps % 1 ? 2 : 0)} frames a second`, row.codec, `indexed ${when(row.indexed_at)}`];
+  const facts = [clock(row.duration_s), `${row.width}×${row.height}`, `${row.fps.toFixed(row.fps % 1 ? 2 : 0)} frames a second`, row.codec, `indexed ${when(row.indexed_at)}${row.archive ? ` in ${row.archive}` : ""}`];
   const head = h("div", { class: "near" }, h("h1", {}, row.name), h("p", { class: "small muted wrap" }, facts.join(" · ")),
     row.caption ? h("p", { class: "wrap", id: "whole" }, row.caption) : null);
   const wrong = failures.length ? h("section", { class: "near", "aria-label": "Failures" }, failures.map((each) =>
