@@ -6,6 +6,7 @@ time limits apply to HTTP and S3, which take them as settings; other backends us
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -148,13 +149,27 @@ def open_backend(uri: str) -> Backend:
     protocol = uri.partition("://")[0].lower()
 
     def connect() -> tuple[Any, str]:
-        return fsspec.core.url_to_fs(uri, **_options(protocol))
+        options = _options(protocol)
+        if "::" not in uri or _is_chain(protocol):
+            return fsspec.core.url_to_fs(uri, **options)
+        # fsspec would take the beginning of such an address for the whole: of a name with `::`, of a host by IPv6.
+        cls = fsspec.get_filesystem_class(protocol)
+        filesystem = fsspec.filesystem(protocol, **{**cls._get_kwargs_from_urls(uri), **options})
+        return filesystem, str(cls._strip_protocol(uri))
 
     filesystem, path = patiently(connect, ONCE)
     if protocol in S3:
         # `patiently` retries; one more try here is for an answer that is cut off.
         filesystem.retries = 2
     return Backend(uri, protocol, filesystem, path)
+
+
+def _is_chain(protocol: str) -> bool:
+    """Whether ``::`` in an address of this scheme separates the addresses of file systems that lie in each other."""
+    if "::" in protocol:
+        return True
+    parameters = inspect.signature(fsspec.get_filesystem_class(protocol).__init__).parameters
+    return not {"fo", "fs", "target_protocol"}.isdisjoint(parameters)
 
 
 def _options(protocol: str) -> dict[str, Any]:

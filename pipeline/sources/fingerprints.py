@@ -22,9 +22,16 @@ class Names:
     time: tuple[str, ...] = ("LastModified", "mtime", "updated")
 
 
+# For a scheme that is not in the table: every name that a backend of fsspec was found to use.
 _OTHERS = Names(
+    size=("size", "Size", "file_size", "length"),
     tag=("ETag", "etag", "md5Hash"),
-    time=("LastModified", "mtime", "updated", "modified", "last_modified", "modify", "created"),
+    time=(
+        *("LastModified", "mtime", "updated", "modified", "last_modified", "modify", "Last-Modified"),
+        *("modificationTime", "modification_time", "modifiedTime", "timeModified", "modified_at"),
+        *("server_modified", "last_modified_time", "date_time", "created"),
+        *("md5Checksum", "content_hash", "checksum", "sha", "hex", "CRC"),
+    ),
 )
 
 BACKENDS: dict[tuple[str, ...], Names] = {
@@ -40,12 +47,17 @@ BACKENDS: dict[tuple[str, ...], Names] = {
     ("webdav", "webdavs", "dav"): Names(size=("size", "content_length"), tag=("etag",), time=("modified",)),
     ("hf",): Names(tag=("blob_id",), time=()),
     ("github", "git"): Names(tag=("sha", "hex"), time=()),
+    ("zip",): Names(size=("size", "file_size"), tag=("CRC",), time=("date_time",)),
     ("memory",): Names(tag=(), time=("created",)),
 }
 
 
 def names_of(protocol: str) -> Names:
-    """The names for a scheme's backend; a list of common names for a scheme that is not in the table."""
+    """The names for a scheme's backend; a list of common names for a scheme that is not in the table.
+
+    Of a chain (``simplecache::https``) the names are those of the last scheme.
+    """
+    protocol = protocol.rpartition("::")[2]
     return next((names for protocols, names in BACKENDS.items() if protocol in protocols), _OTHERS)
 
 

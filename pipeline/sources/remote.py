@@ -27,6 +27,8 @@ def list_remote(source: str) -> Iterator[SourceFile | SourceError]:
     """Yield the files of a URI. A folder that cannot be listed yields a SourceError."""
     try:
         backend = open_backend(source)
+        # A file system lives as long as its process, and with it the listings that many backends cache.
+        patiently(backend.filesystem.invalidate_cache, ONCE)
         try:
             info = patiently(lambda: look(backend, backend.path))
         except BackendFailure as failure:

@@ -39,6 +39,12 @@ INFOS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "https": ({"size": 9, "ETag": '"1"'}, {"size": 9, "ETag": '"2"'}),
     "hf": ({"size": 9, "blob_id": "1"}, {"size": 9, "blob_id": "2"}),
     "github": ({"size": 9, "sha": "1"}, {"size": 9, "sha": "2"}),
+    "zip": ({"size": 9, "CRC": 1, "date_time": (2020,)}, {"size": 9, "CRC": 2, "date_time": (2020,)}),
+    "simplecache::https": ({"size": 9, "Last-Modified": "one"}, {"size": 9, "Last-Modified": "two"}),
+    "gdrive": ({"size": 9, "modifiedTime": "one"}, {"size": 9, "modifiedTime": "two"}),
+    "dropbox": ({"size": 9, "server_modified": "one"}, {"size": 9, "server_modified": "two"}),
+    "lakefs": ({"size": 9, "mtime": 1, "checksum": "1"}, {"size": 9, "mtime": 2, "checksum": "2"}),
+    "of-checksums": ({"size": 9, "checksum": "1"}, {"size": 9, "checksum": "2"}),
     "someone-elses": ({"size": 9, "modified": 1}, {"size": 9, "modified": 2}),
 }
 
@@ -62,7 +68,8 @@ def test_a_file_that_changed_has_another_fingerprint(protocol: str) -> None:
 def test_a_fingerprint_of_0_1_that_noticed_changes_is_kept(protocol: str) -> None:
     before, after = INFOS[protocol]
     if of_version_0_1(before) == of_version_0_1(after):
-        assert protocol in ("ftp", "webhdfs", "webdav", "http", "hf", "github", "someone-elses")
+        kept = ("s3", "gs", "abfs", "sftp", "smb", "hdfs", "memory", "https", "lakefs")
+        assert protocol not in kept
     else:
         assert fingerprint_of(protocol, before) == of_version_0_1(before)
 

@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 
 import fsspec
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
 from malmm.pipeline.schema.errors import SourceError
+from malmm.pipeline.sources.backends import open_backend
 from malmm.pipeline.sources.listing import SourceFile, is_gone, list_sources
 
 
@@ -338,3 +339,45 @@ def test_a_file_that_is_listed_can_be_found_again(host: str, source: str) -> Non
         assert item.uri.startswith(f"hosted://{host}/")
         assert [again.uri for again in list_sources([item.uri])] == [item.uri]
         assert not is_gone(item.uri)
+
+
+class Caching(Hosted):
+    """Files of a backend that keeps what it listed."""
+
+    protocol = "caching"
+    store: dict[str, Any] = {}  # noqa: RUF012 - as in the class above
+    pseudo_dirs: list[str] = [""]  # noqa: RUF012
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
+        if path not in self.dircache:
+            self.dircache[path] = super().ls(path, detail=True, **options)
+        return self.dircache[path] if detail else [entry["name"] for entry in self.dircache[path]]
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        self.dircache.clear()
+
+
+def test_what_changed_since_the_last_listing_of_this_process_is_noticed() -> None:
+    fsspec.register_implementation("caching", Caching, clobber=True)
+    files = Caching("host")
+    for count in (1, 2, 3):
+        files.store.pop(f"/films/{count - 1}.mp4", None)
+        files.store[f"/films/{count}.mp4"] = MemoryFile(files, f"/films/{count}.mp4", b"video")
+        found = [item.uri for item in list_sources(["caching://host/films"])]
+        assert found == [f"caching://host/films/{count}.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("http://[::1]:8000/a.mp4", "http://[::1]:8000/a.mp4"),
+        ("https://[2001:db8::7]/a.mp4?x=1", "https://[2001:db8::7]/a.mp4?x=1"),
+        ("http://films/a::b.mp4", "http://films/a::b.mp4"),
+        ("s3://films/cam::1/a::b.mp4", "films/cam::1/a::b.mp4"),
+        ("hosted://films/a::b.mp4", "/a::b.mp4"),
+        ("simplecache::memory://films/a.mp4", "/films/a.mp4"),
+    ],
+)
+def test_an_address_is_taken_whole(uri: str, path: str) -> None:
+    fsspec.register_implementation("hosted", Hosted, clobber=True)
+    assert open_backend(uri).path == path

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import boto3
 import pytest
@@ -224,6 +225,12 @@ def test_an_address_that_ends_in_a_slash_is_a_directory(web: WebServer) -> None:
     assert uris(odd) == [odd]
 
 
+def test_a_name_with_two_colons_is_no_chain(web: WebServer) -> None:
+    address = web.put("/films/a::b.mp4", b"12345")
+    assert (only(address).uri, only(address).size_bytes) == (address, 5)
+    assert [unquote(uri) for uri in uris(web.address + "/films/")] == [address]
+
+
 def test_links_that_lead_out_of_a_directory_or_in_a_circle_are_not_followed(web: WebServer) -> None:
     links = [
         "..", "../other/a.mp4", "/a.mp4", "http://127.0.0.1:9/films/a.mp4", "//127.0.0.1:9/a.mp4", "%2e%2e/a.mp4",
@@ -327,7 +334,16 @@ def test_a_listing_begins_before_it_ends(store: ObjectStore, monkeypatch: pytest
 
 
 def test_names_in_s3_are_what_they_are(store: ObjectStore) -> None:
-    keys = ["k/x//v.mp4", "k//w.mp4", "k/a b.mp4", "k/[1].mp4", "k/é?.mp4", "k/100%.mp4", "k/z/deep/v.mkv"]
+    keys = [
+        "k/x//v.mp4",
+        "k//w.mp4",
+        "k/a b.mp4",
+        "k/[1].mp4",
+        "k/é?.mp4",
+        "k/100%.mp4",
+        "k/c::d.mp4",
+        "k/z/deep/v.mkv",
+    ]
     put(store, *keys, "k/.hidden/v.mp4", "k/notes.txt", "k/.v.mp4", "k/folder.mp4/")
     wanted = [f"s3://films/{key}" for key in sorted(keys)]
     assert uris("s3://films/k") == uris("s3://films/k/") == wanted
