@@ -54,7 +54,9 @@ def is_allowed(address: str, host: str, *, named: bool) -> bool:
         return False
     if found.is_multicast or found.is_unspecified:
         return False
-    if found.is_global:
+    # Python calls global what only a local network routes: `fec0::`, `::127.0.0.1`, and a local NAT64's addresses.
+    is_local = found.is_reserved or getattr(found, "is_site_local", False)
+    if found.is_global and not is_local:
         return True
     if not named:
         return False
