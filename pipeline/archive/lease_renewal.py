@@ -46,10 +46,14 @@ class Renewal:
             self._thread.join()
 
     def check(self) -> None:
-        """Raise ArchiveBusy if the lease was lost, or could not be renewed for ``PATIENCE_S``."""
+        """Raise ArchiveBusy if another writer took the lease over, and ArchiveError if that cannot be found out.
+
+        How long the holder was silent does not matter: as long as its row stands it is the holder, and what it commits
+        after that is fenced (``fencing``).
+        """
         if not self.is_lost and now_s() - self._last_beat_s > 2 * BEAT_S:
             self.renew()
-        if self.is_lost or now_s() - self._last_beat_s > PATIENCE_S:
+        if self.is_lost:
             raise overtaken(self.archive_uri)
 
     def renew(self) -> None:
@@ -72,7 +76,7 @@ class Renewal:
             try:
                 self.renew()
             except ArchiveError:
-                # The store cannot be reached for now: `check` measures for how long.
+                # The store cannot be reached for now: `check` raises if it still cannot before a commit.
                 continue
 
 

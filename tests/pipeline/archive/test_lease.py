@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -131,13 +132,29 @@ def test_a_writer_that_slept_too_long_commits_nothing_more(
         )
 
 
-@pytest.mark.parametrize("share", [0.1, 0.9])
-def test_a_short_sleep_is_forgiven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float) -> None:
+@pytest.mark.parametrize("share", [0.1, 0.9, 100.0])
+def test_a_sleep_in_which_nobody_took_over_is_forgiven(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
     lease = Lease.take(str(tmp_path))
     lease._renewal.stop()
     woken_s = lease_renewal.now_s() + share * lease_renewal.PATIENCE_S
     monkeypatch.setattr(lease_renewal, "now_s", lambda: woken_s)
     lease.check()
+    lease.give_back()
+
+
+def test_a_renewal_slower_than_the_patience_is_no_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = Lease.take(str(tmp_path))
+    lease._renewal.stop()
+    # A store that takes a minute to answer: each look at the clock is a minute after the one before.
+    minutes = itertools.count(1)
+    began_s = lease_renewal.now_s()
+    monkeypatch.setattr(lease_renewal, "now_s", lambda: began_s + 60.0 * next(minutes))
+    for _ in range(3):
+        lease.check()
     lease.give_back()
 
 
