@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 from ray import serve
 from ray.exceptions import RayTaskError
 
+from malmm.pipeline.archive.catalog import names_several
 from malmm.pipeline.cluster.connection import connection
 from malmm.pipeline.schema.errors import ConfigError
 from malmm.pipeline.web.api.events import Event
@@ -112,7 +113,8 @@ def build(settings: dict[str, Any]) -> serve.Application:
             f"the Serve config file's args are invalid: {error}; the valid ones are {known}"
         ) from error
     # Roots are recorded on this machine, and replicas run on others.
-    checked = asdict(config) | {"media_roots": config.roots_by_archive()}
+    roots = config.roots_by_archive() if names_several(config.archives) else config.served_roots()
+    checked = asdict(config) | {"media_roots": roots}
     return PageReplica.bind(checked, ModelReplica.bind(checked))  # type: ignore[attr-defined]
 
 
