@@ -27,6 +27,9 @@ from malmm.pipeline.schema.ways_of_watching import Way
 
 __all__ = ["AnswerQuestions"]
 
+# A data set's answers may be of few tokens; the caption of a piece may have so many.
+_NOTE_TOKENS = 60
+
 
 @dataclass
 class _Watched:
@@ -167,7 +170,9 @@ class AnswerQuestions:
         )
 
     def _described(self, said: Sequence[Asked]) -> list[str]:
-        return [texts[0] for texts in self.language.candidate_texts(said, replace(self.decoding, returned=1))]
+        longest = max(_NOTE_TOKENS, self.decoding.max_new_tokens)
+        decoding = replace(self.decoding, returned=1, max_new_tokens=longest)
+        return [texts[0] for texts in self.language.candidate_texts(said, decoding)]
 
     def _budget(self, clip: _Clip, piece: _Watched, way: Way) -> int:
         """How many tokens the bank over the whole clip takes in the language model, from those over a piece."""

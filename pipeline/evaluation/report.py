@@ -205,8 +205,10 @@ def _lines(report: EvaluationReport) -> Iterator[str]:
     recipe = report.recipe
     yield f"# {report.title}, {recipe['split']}"
     yield ""
-    yield f"Model `{recipe['model']}` ({recipe['model_fingerprint'][:12]}), {report.answered} of {report.questions} "
-    yield "questions answered. Intervals are 95 %, by resampling videos 1000 times."
+    yield (
+        f"Model `{recipe['model']}` ({recipe['model_fingerprint'][:12]}), {report.answered} of {report.questions} "
+        "questions answered. Intervals are 95 %, by resampling videos 1000 times."
+    )
     yield from _table(
         ("figure", "own", "95 % interval", "answers", "videos"),
         [
@@ -224,7 +226,12 @@ def _lines(report: EvaluationReport) -> Iterator[str]:
         )
     if report.reservations:
         yield ""
-        yield f"Not comparable with published figures: {'; '.join(report.reservations)}."
+        what = (
+            "Not comparable with published figures"
+            if report.published
+            else "Not as the data set is asked by default"
+        )
+        yield f"{what}: {'; '.join(report.reservations)}."
     if report.ways[0].tasks:
         yield from _table(
             ("task", "top-1", "95 % interval", "answers"),

@@ -85,10 +85,26 @@ def evaluate(
     missing = sorted({clip.video for clip, source in sources.items() if source is None})
     report = make_report(config, recipe, reading, clips, told.rows, missing=missing, leaked=leaked)
     report.interrupted, report.elapsed_s = interrupted, time.monotonic() - began
+    if not interrupted:
+        report.failures += [
+            {
+                "video": clip.video,
+                "clip": clip.clip_id,
+                "kind": "lost",
+                "stage": "answer",
+                "message": _lost(source),
+            }
+            for clip, source in left.items()
+            if clip.clip_id not in told.rows
+        ]
     if not interrupted and report.answered:
         write_whole(config.output / "report.md", markdown(report))
         write_whole(config.output / "report.json", report.to_json())
     return report
+
+
+def _lost(source: str) -> str:
+    return f"{source}: its worker ended without an answer; run again to ask it again"
 
 
 def _read(config: EvaluateConfig) -> Reading:

@@ -194,6 +194,21 @@ def test_nothing_is_written_where_the_data_set_cannot_be_used(
     assert "3 videos are in training too" in report.reservations
 
 
+def test_a_clip_whose_worker_is_gone_is_named_and_asked_again(
+    world: World, tmp_path: Path, inline: InlineEvaluation
+) -> None:
+    config = config_of("breakfast", world, tmp_path, limit=1)
+    inline.lose = True
+    try:
+        report = evaluate(config, run=inline)
+    finally:
+        inline.lose = False
+    assert (report.exit_code, report.answered, [each["kind"] for each in report.failures]) == (1, 0, ["lost"])
+    assert not (config.output / "report.json").exists()
+    again = evaluate(config, run=inline)
+    assert (again.exit_code, again.answered, again.failures) == (0, 1, [])
+
+
 def test_answers_by_another_recipe_are_not_mixed(
     world: World, tmp_path: Path, inline: InlineEvaluation
 ) -> None:
