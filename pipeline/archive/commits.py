@@ -19,6 +19,7 @@ from malmm.pipeline.archive.receipts import conform
 from malmm.pipeline.archive.table_reader import TableReader
 from malmm.pipeline.archive.table_writer import TableWriter
 from malmm.pipeline.archive.text_grams import with_grams
+from malmm.pipeline.archive.video_metadata import with_typed_metadata
 from malmm.pipeline.schema.receipt_type import Receipt
 from malmm.pipeline.schema.tables import VIDEOS
 
@@ -99,6 +100,7 @@ class Commits:
         rows = first_of_each(conform(rows, VIDEOS, "videos", self._tables.uri), "video_id")
         ids = rows["video_id"].to_pylist()
         with self._knowing(ids) as stored:
+            rows = with_typed_metadata(self._writer, rows)
             if stored.videos.isdisjoint(ids):
                 self._writer.append("videos", rows)
             else:

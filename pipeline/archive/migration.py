@@ -7,20 +7,25 @@ import pyarrow as pa
 
 from malmm.pipeline.archive.table_writer import TableWriter
 from malmm.pipeline.archive.text_grams import GRAMS_COLUMN, grams_of
+from malmm.pipeline.archive.video_metadata import type_stored_metadata
 from malmm.pipeline.schema.tables import ADDED_COLUMNS, GIVEN_COLUMNS
 
 __all__ = ["add_given_columns", "migrate"]
 
 
 def migrate(changes: TableWriter) -> list[str]:
-    """Add the columns that the archive lacks, filled; their names. Raises ArchiveError, and ArchiveBusy."""
+    """Add the columns that the archive lacks, filled, and type its metadata; the names of what changed.
+
+    Raises ArchiveError, and ArchiveBusy.
+    """
+    typed = [f"videos.{name}" for name in type_stored_metadata(changes)]
     added = []
     with changes.changing("annotations", "add a column to table 'annotations' of") as dataset:
         if GRAMS_COLUMN not in dataset.schema.names:
             dataset.add_columns(_grams_of_batch, read_columns=["text"])
             added.append(GRAMS_COLUMN)
     added += add_given_columns(changes)
-    return [f"annotations.{name}" for name in added]
+    return [*typed, *(f"annotations.{name}" for name in added)]
 
 
 def add_given_columns(changes: TableWriter) -> list[str]:

@@ -18,7 +18,7 @@ from malmm.pipeline.archive.tracks import TrackReader
 from malmm.pipeline.schema.config import Recipe
 from malmm.pipeline.schema.errors import ArchiveError, ConfigError
 from malmm.pipeline.schema.records import PERMANENT_KINDS, Failure
-from malmm.pipeline.schema.tables import ANNOTATIONS, ANSWERS_ONLY
+from malmm.pipeline.schema.tables import ANNOTATIONS, ANSWERS_ONLY, VIDEOS
 
 if TYPE_CHECKING:
     import lance
@@ -178,8 +178,8 @@ class ArchiveReader:
         }
 
     def videos(self) -> pa.Table:
-        """The ``videos`` table, ordered by URI."""
-        return self.tables.rows("videos").sort_by("uri")
+        """The ``videos`` table without the columns of metadata, ordered by URI."""
+        return self.tables.rows("videos", columns=list(VIDEOS.names)).sort_by("uri")
 
     def videos_where(self, condition: str) -> pa.Table:
         """Rows of ``videos`` that meet a SQL condition over its columns. Raises ConfigError if it does not parse."""
@@ -195,7 +195,7 @@ class ArchiveReader:
 
     def video_rows(self, video_ids: Iterable[str]) -> pa.Table:
         """Rows of ``videos`` with the given ids; videos that are not done have none."""
-        return self.tables.rows("videos", is_in("video_id", video_ids))
+        return self.tables.rows("videos", is_in("video_id", video_ids), list(VIDEOS.names))
 
     def segment_rows(self, segment_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Rows of ``segments`` with the given ids, by id."""

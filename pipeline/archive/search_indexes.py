@@ -16,6 +16,7 @@ from malmm.pipeline.archive.location import lance_errors
 from malmm.pipeline.archive.table_writer import TableWriter
 from malmm.pipeline.archive.text_grams import GRAMS_COLUMN
 from malmm.pipeline.archive.vector_index import BuildPieces
+from malmm.pipeline.archive.video_metadata import metadata_columns
 
 # LanceDB is imported where it is used: it loads a REST client, for seconds of CPU, and most commands make no index.
 
@@ -29,7 +30,7 @@ __all__ = [
 
 EXACT_ROWS = 5000
 """Smaller tables get no index: scanning them is as fast, and exact."""
-INDEXED_TABLES = ("memories", "annotations", "segments")
+INDEXED_TABLES = ("memories", "annotations", "segments", "videos")
 
 # An index of keys or words is updated once so many rows, or this share of the table, are not in it.
 _MANY_ROWS, _MANY_SHARE = 5000, 0.1
@@ -117,7 +118,7 @@ def update_indexes(
     ArchiveBusy when another writer took over.
     """
     done = []
-    for wanted in _WANTED:
+    for wanted in (*_WANTED, *_of_metadata(changes)):
         with changes.changing(wanted.table, f"index {wanted.what} of") as dataset:
             if _update(archive_uri, dataset, wanted, at_once, tell):
                 done.append(wanted.what)
@@ -125,6 +126,12 @@ def update_indexes(
         if _update_vectors(archive_uri, dataset, at_once, tell, build_pieces):
             done.append("memories.vectors")
     return done
+
+
+def _of_metadata(changes: TableWriter) -> list[_Wanted]:
+    """An index for each column of metadata, by which videos are filtered."""
+    columns = metadata_columns(changes.dataset("videos").schema).values()
+    return [_Wanted("videos", each.column, "Bitmap" if each.kind == "bool" else "BTree") for each in columns]
 
 
 def _update(

@@ -37,7 +37,7 @@ from malmm.pipeline.archive.vector_index import BuildPieces
 from malmm.pipeline.schema.config import Recipe
 from malmm.pipeline.schema.receipt_type import Receipt
 from malmm.pipeline.schema.records import Failure
-from malmm.pipeline.schema.tables import ANNOTATIONS
+from malmm.pipeline.schema.tables import ANNOTATIONS, VIDEOS
 
 __all__ = ["Archive", "Committed"]
 
@@ -175,7 +175,7 @@ class Archive(ArchiveReader):
     @_under_lease
     def set_metadata(self, labels: Mapping[str, str]) -> None:
         """Replace the metadata of completed videos: video_id to a JSON object."""
-        rows = self.tables.rows("videos", is_in("video_id", labels))
+        rows = self.tables.rows("videos", is_in("video_id", labels), VIDEOS.names)
         texts = [labels[identity] for identity in rows["video_id"].to_pylist()]
         place = rows.schema.get_field_index("metadata")
         self.put_videos(rows.set_column(place, rows.schema.field(place), pa.array(texts, pa.string())))
