@@ -35,6 +35,7 @@ from malmm.model.checkpoints.resolve import open_models
 from malmm.model.towers.blip2 import RetrievalModel
 from malmm.pipeline import Archive, ArchiveReader, Searcher
 from malmm.pipeline.archive.index_states import index_states
+from malmm.pipeline.archive.scope import Scope
 from malmm.pipeline.archive.search_indexes import EXACT_ROWS
 from malmm.pipeline.archive.vector_index import VECTORS_INDEX, partitions_for
 from malmm.pipeline.searching.candidates import Candidates
@@ -223,15 +224,15 @@ def report(
 def asked(archive: Archive, queries: np.ndarray) -> tuple[list[float], list[float], float]:
     """Recall@10 and @100 against exact search, seconds of each search, and the CPU seconds of one."""
     candidates = Candidates(archive)
-    candidates.slots(queries[0], 100, None)
+    candidates.slots(queries[0], 100, Scope())
     found, times = [], []
     began = time.process_time()
     for query in queries:
-        times.append(timed(lambda query=query: found.append(candidates.slots(query, 100, None))))  # type: ignore[misc]
+        times.append(timed(lambda query=query: found.append(candidates.slots(query, 100, Scope()))))  # type: ignore[misc]
     spent = (time.process_time() - began) / len(queries)
     shares: list[list[float]] = []
     for query, slots in zip(queries, found, strict=True):
-        exact = candidates.slots(query, 100, None, exact=True)
+        exact = candidates.slots(query, 100, Scope(), exact=True)
         pairs = [
             {(slot.segment_id, slot.slot) for slot in some[:k]} for k in (10, 100) for some in (exact, slots)
         ]

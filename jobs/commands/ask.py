@@ -74,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         threshold=arguments.min_similarity,
         # Videos that were only filtered by date are not named: there may be very many.
         whole=bool(arguments.video) and not arguments.moments,
+        where=arguments.where,
     )
     if arguments.json:
         print(json.dumps(content_over(archive) | reply.to_dict(), indent=2))

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from malmm.jobs.commands.options import Taker, add_archive, add_log_format
+from malmm.jobs.commands.options import Taker, add_archive, add_log_format, add_where
 from malmm.jobs.commands.several import SEVERAL_CODE, add_archives
 from malmm.jobs.execution import perform_alone
 from malmm.jobs.terminal.text import printable
@@ -60,6 +60,7 @@ def _add_texts(parser: Taker) -> None:
     parser.add_argument(
         "--video", action="append", default=[], metavar="ID|GLOB", help="only this video; may be repeated"
     )
+    add_where(parser)
     parser.add_argument(
         "--all-versions", action="store_true", help="not only the latest version of each prompt"
     )
@@ -88,6 +89,7 @@ def configure(arguments: argparse.Namespace) -> ExportConfig:
         prompts=tuple(arguments.prompt),
         videos=tuple(arguments.video),
         all_versions=arguments.all_versions,
+        where=arguments.where,
     )
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "add_log_format",
     "add_output",
     "add_text_settings",
+    "add_where",
     "parse_resource",
     "prompts_of",
     "text_settings",
@@ -33,6 +34,17 @@ class Taker(Protocol):
 def add_archive(parser: Taker) -> None:
     """Add ``--archive``."""
     parser.add_argument("--archive", required=True, metavar="URI", help="the archive")
+
+
+def add_where(parser: Taker) -> None:
+    """Add ``--where``."""
+    parser.add_argument(
+        "--where",
+        metavar="FILTER",
+        help="only what passes a filter over metadata of manifests, columns of videos, answer.PROMPT, label.PROMPT, "
+        "score.PROMPT, start_s and end_s, such as \"camera = 'north' and start_s < 600\"; docs/filters.md has the "
+        "language",
+    )
 
 
 def add_text_settings(parser: Taker) -> None:

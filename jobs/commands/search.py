@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from malmm.jobs.commands.options import add_where
 from malmm.jobs.commands.several import (
     SEVERAL_CODE,
     add_archives,
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
     import subprocess
 
     from malmm.pipeline.archive.reader import ArchiveReader
+    from malmm.pipeline.searching.facets import Facet
+    from malmm.pipeline.searching.groups import FoundVideo
     from malmm.pipeline.searching.searcher import Found, Like
 
 __all__ = ["Finder", "add_filters", "add_models", "add_parser", "chosen_videos", "run"]
@@ -43,17 +49,32 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  malmm search 'a red circle' --archive archive --open     # in mpv or VLC, at the moment\n"
         "  malmm search --archive archive                           # a prompt\n"
         "  malmm search 'a goal' --archive archive --video 'match-*.mp4' -k 3 --rerank\n"
+        "  malmm search 'a car' --archive archive --where \"camera = 'north' and recorded >= '2026-01-01'\"\n"
         "  malmm search --image still.png --archive archive\n"
         "  malmm search --like talk.mp4@12:30 --archive archive\n"
+        "  malmm search 'a dog' --not 'on grass' --archive archive\n"
+        "  malmm search 'at night' --image car.png --like talk.mp4@12:30 --archive archive\n"
         "  malmm search 'a goal' --archive 'archives/*'             # several as one\n\n"
         "exit codes: 0 also when nothing is found, 1 the archive cannot be searched, 2 wrong usage,\n"
         f"{SEVERAL_CODE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("text", nargs="?", metavar="TEXT", help="what to look for")
-    parser.add_argument("--image", metavar="FILE", help="look for what a picture shows")
+    parser.add_argument("--image", metavar="FILE", help="look for what a picture shows; TEXT may say more")
     parser.add_argument(
-        "--like", metavar="VIDEO@TIME", help="look for more like a moment: seconds, or H:MM:SS, of a video"
+        "--like",
+        action="append",
+        default=[],
+        metavar="VIDEO@TIME",
+        help="look for more like a moment: seconds, or H:MM:SS, of a video; TEXT may say more; may be repeated",
+    )
+    parser.add_argument(
+        "--not",
+        action="append",
+        default=[],
+        dest="without",
+        metavar="TEXT",
+        help="what should not be there, such as 'on grass'; may be repeated",
     )
     add_archives(parser)
     parser.add_argument("-k", type=int, default=10, metavar="K", help="how many moments (%(default)s)")
@@ -67,6 +88,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--rerank", action="store_true", help="order the best by the matching head, on stored tokens"
     )
+    parser.add_argument(
+        "--by", choices=("moment", "video"), default="moment", help="what to count and group by (%(default)s)"
+    )
+    parser.add_argument(
+        "--facets",
+        action="store_true",
+        help="also count what was found by video, day, label and metadata, with the filter of each",
+    )
+    parser.add_argument("--explain", action="store_true", help="say what each signal gave to each moment")
     parser.add_argument("--exact", action="store_true", help="pass the approximate index by")
     add_models(parser)
     parser.add_argument("--open", action="store_true", help="open the best moment in mpv or VLC")
@@ -88,6 +118,7 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--since", metavar="DATE", help="only videos indexed at or after a date, in UTC")
     parser.add_argument("--until", metavar="DATE", help="only videos indexed before a date, in UTC")
+    add_where(parser)
 
 
 def add_models(parser: argparse.ArgumentParser) -> None:
@@ -111,17 +142,17 @@ def run(arguments: argparse.Namespace) -> int:
             f"--page {arguments.page!r}: give the address that `malmm serve` prints, http://..."
         )
     archive = open_archives(arguments.archive)
-    like = None
-    if arguments.like is not None:
-        name, separator, time = arguments.like.rpartition("@")
+    likes = []
+    for example in arguments.like:
+        name, separator, time = example.rpartition("@")
         if not separator:
-            raise ConfigError(f"--like {arguments.like!r}: write VIDEO@TIME, such as talk.mp4@12:30")
-        like = Like(one_video(archive.videos(), name)["video_id"], seconds_of("--like", time))
+            raise ConfigError(f"--like {example!r}: write VIDEO@TIME, such as talk.mp4@12:30")
+        likes.append(Like(one_video(archive.videos(), name)["video_id"], seconds_of("--like", time)))
     finder = Finder(archive, arguments)
     tell_left_out(finder.archive)
-    if arguments.text is None and arguments.image is None and like is None:
+    if arguments.text is None and arguments.image is None and not likes:
         return _converse(finder, as_json=arguments.json)
-    finder.find(arguments.text, like)
+    finder.find(arguments.text, likes)
     if arguments.json:
         print(json.dumps(finder.to_dict(), indent=2))
     else:
@@ -137,6 +168,8 @@ class Finder:
     def __init__(self, archive: ArchiveReader, arguments: argparse.Namespace) -> None:
         from malmm.pipeline.searching.searcher import Searcher
 
+        if arguments.by == "video" and arguments.rerank:
+            raise ConfigError("--rerank orders moments: leave it out with --by video")
         # Before anything is searched in vain.
         self._player = player() if arguments.open else None
         self._arguments = arguments
@@ -144,39 +177,67 @@ class Finder:
         self.archive = self._searcher.archive
         self._videos = chosen_videos(self.archive, arguments)
         self._found: list[Found] = []
+        self._groups: list[FoundVideo] = []
+        self._facets: list[Facet] | None = None
         self._playing: list[subprocess.Popen[bytes]] = []
         self._begins: dict[str, float] = {}
 
-    def find(self, text: str | None, like: Like | None = None) -> None:
-        """Search for a text, for the picture of the options, or for a moment."""
-        self._found = self._searcher.search(
-            text,
-            image=self._arguments.image,
-            like=like,
+    def find(self, text: str | None, likes: Sequence[Like] = ()) -> None:
+        """Search for a text, for the picture of the options, for moments, or for several of these together."""
+        from malmm.pipeline.searching.facets import facets_of
+        from malmm.pipeline.searching.groups import grouped_by_video
+        from malmm.pipeline.searching.query import SearchQuery
+
+        image = self._arguments.image
+        query = SearchQuery(
+            text=text,
+            image=None if image is None else Path(image),
+            examples=tuple(likes),
+            without=tuple(self._arguments.without),
             k=self._arguments.k,
-            video_ids=self._videos,
+            video_ids=None if self._videos is None else tuple(self._videos),
             signals=tuple(part.strip() for part in self._arguments.signals.split(",")),
             rerank=self._arguments.rerank,
             exact=self._arguments.exact,
-            thumbnails=False,
+            where=self._arguments.where,
+        )
+        explained = self._arguments.explain
+        if self._arguments.by == "video":
+            self._groups = grouped_by_video(self._searcher, query, explained=explained)
+            self._found = [found for group in self._groups for found in group.moments]
+        else:
+            self._found = self._searcher.find(query, thumbnails=False, explained=explained)
+        self._facets = (
+            facets_of(self.archive, self._searcher.ranked(query)) if self._arguments.facets else None
         )
         if self._arguments.page or self._arguments.open:
             self._look_up_begins()
 
     def shown(self) -> str:
         """The moments for people."""
-        return (
-            "\n".join(lines(self._found, self._links(), with_archives=is_several(self.archive)))
-            if self._found
-            else "Nothing found."
-        )
+        if not self._found:
+            return "Nothing found."
+        shown = lines(self._found, self._links(), with_archives=is_several(self.archive))
+        for group in reversed(self._groups):
+            # Moments are numbered through, so that `:open 5` means one.
+            first = self._found.index(group.moments[0])
+            at = next(place for place, line in enumerate(shown) if line.startswith(f"{first + 1:3d}. "))
+            shown.insert(at, f"{printable(group.uri)} ({group.found} moments)")
+        return "\n".join([*shown, *facet_lines(self._facets or ())])
 
     def to_dict(self) -> dict[str, Any]:
         """The moments for JSON."""
         moments = [each.to_dict() for each in self._found]
         for moment, link in zip(moments, self._links() or [], strict=False):
             moment["link"] = link
-        return content_over(self.archive) | {"moments": moments}
+        found: dict[str, Any] = content_over(self.archive) | {"moments": moments}
+        if self._arguments.by == "video":
+            found["videos"] = [
+                {"video_id": each.video_id, "uri": each.uri, "found": each.found} for each in self._groups
+            ]
+        if self._facets is not None:
+            found["facets"] = [facet.to_dict() for facet in self._facets]
+        return found
 
     def open(self, number: int) -> None:
         """Open the moment of this number, from 1, in a player. Raises ConfigError where that cannot be."""
@@ -267,6 +328,22 @@ def lines(found: list[Found], links: list[str] | None = None, *, with_archives: 
         said = each.text or each.caption
         if said:
             shown.append(f"     {shortened(said, 100)}")
+        if each.explanation is not None:
+            shown.append(f"     {each.explanation}")
         if links is not None:
             shown.append(f"     {links[number - 1]}")
+    return shown
+
+
+def facet_lines(facets: Sequence[Facet]) -> list[str]:
+    """Facets for people: each value with its count and the filter that leaves it."""
+    shown = []
+    for facet in facets:
+        shown += ["", f"{printable(facet.name)}:"]
+        shown += [
+            f"{value.count:6d}  {printable(value.value)}   --where {shlex.quote(printable(value.where))}"
+            for value in facet.values
+        ]
+        if facet.others:
+            shown.append(f"{facet.others:6d}  others")
     return shown

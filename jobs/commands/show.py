@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from malmm.jobs.commands.options import add_where
 from malmm.jobs.commands.several import (
     SEVERAL_CODE,
     add_archives,
@@ -19,8 +20,10 @@ from malmm.jobs.commands.several import (
     tell_left_out,
 )
 from malmm.jobs.terminal.text import about, clock, printable, shortened
-from malmm.pipeline.archive.video_selection import one_video
+from malmm.pipeline.archive.metadata_values import metadata_of
+from malmm.pipeline.archive.video_selection import one_video, select_videos
 from malmm.pipeline.schema.config import CAPTION
+from malmm.pipeline.schema.errors import ConfigError
 from malmm.pipeline.schema.tables import GIVEN_TASKS
 
 __all__ = ["add_parser", "run", "timeline"]
@@ -40,12 +43,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="show what an archive holds",
         description="Show an archive's videos, or one video's segments, texts and memory slots on a time line.",
         epilog="examples:\n  malmm show --archive archive\n  malmm show --archive archive talk.mp4 --json\n"
+        "  malmm show --archive archive --where \"camera = 'north' and label.weather = 'rain'\"\n"
         "  malmm show --archive 'archives/*'\n\n"
         f"exit codes: 0 shown, 1 the archive cannot be read, 2 wrong usage, {SEVERAL_CODE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("video", nargs="?", metavar="VIDEO", help="a video: its path, URI, file name or id")
     add_archives(parser)
+    add_where(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
@@ -56,7 +61,9 @@ def run(arguments: argparse.Namespace) -> int:
     from malmm.pipeline.indexing.index import notice_of
 
     archive = open_archives(arguments.archive)
-    content = _video(archive, arguments.video) if arguments.video else _overview(archive)
+    if arguments.video and arguments.where is not None:
+        raise ConfigError("--where chooses among an archive's videos: leave it out where one is named")
+    content = _video(archive, arguments.video) if arguments.video else _overview(archive, arguments.where)
     content["notice"] = notice_of(archive.recipe.model)
     tell_left_out(archive)
     if arguments.json:
@@ -70,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     return code_over(archive, 0)
 
 
-def _overview(archive: Any) -> dict[str, Any]:
+def _overview(archive: Any, where: str | None) -> dict[str, Any]:
     segments = archive.segments().select(["video_id", "start_s", "end_s", "frame_count"]).to_pylist()
     per_video: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for segment in segments:
@@ -87,9 +94,10 @@ def _overview(archive: Any) -> dict[str, Any]:
             "frames": sum(segment["frame_count"] for segment in per_video[row["video_id"]]),
             "caption": captions.get(row["video_id"]),
         }
-        for row in archive.videos().to_pylist()
+        for row in select_videos(archive, where=where).to_pylist()
     ]
-    finished = {video["video_id"] for video in videos}
+    metadata = metadata_of(archive).values()
+    finished = archive.completed_videos().keys()
     over: dict[str, Any] = {"archive": archive.uri}
     if is_several(archive):
         over = content_over(archive)
@@ -102,6 +110,7 @@ def _overview(archive: Any) -> dict[str, Any]:
             name: archive.count(name)
             for name in ("videos", "segments", "memories", "annotations", "failures")
         },
+        "metadata": [{"name": each.key, "type": each.kind, "note": each.note} for each in metadata],
         "videos": videos,
         "unfinished_videos": len(set(per_video) - finished),
         "failures": archive.failures().to_pylist(),
@@ -122,6 +131,9 @@ def _overview_lines(content: dict[str, Any], width: int) -> list[str]:
         f"Rows     {rows['videos']} videos ({clock(total)}), {rows['segments']} segments, "
         f"{rows['memories']} memory slots, {rows['annotations']} texts",
     ]
+    for number, each in enumerate(content["metadata"]):
+        said = f"{printable(each['name'])}: {printable(each['note'] or each['type'])}"
+        lines.append(f"{'' if number else 'Metadata':<8} {said}")
     if content["unfinished_videos"]:
         lines.append(
             f"         {content['unfinished_videos']} more videos are begun: index again to finish them"

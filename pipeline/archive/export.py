@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from malmm.pipeline.archive.filters import scope_of
 from malmm.pipeline.archive.joined import members_of, open_archives
 from malmm.pipeline.archive.members import LeftOut
 from malmm.pipeline.archive.reader import ArchiveReader
@@ -76,6 +77,7 @@ def export(config: ExportConfig) -> ExportReport:
         # Texts of whole videos are no captions.
         scopes=("segment", "span") if config.is_captions else (*SCOPES, "span"),
         all_versions=config.all_versions,
+        where=config.where,
     )
     output = Path(config.output) if config.output else None
     try:
@@ -108,15 +110,18 @@ def texts_of(
     videos: Sequence[str] = (),
     scopes: Sequence[str] = (*SCOPES, "span"),
     all_versions: bool = False,
+    where: str | None = None,
 ) -> pa.Table:
     """Annotations of completed videos with columns ``uri`` and ``video_start_s``, ordered by URI and time; of several
     archives also with ``archive``, the name of each row's.
 
     ``prompts`` are names, by default all, and ``transcript`` for what is said; ``videos`` as ``select_videos`` takes
     them. ``scopes`` may have ``segment``, ``video``, and ``span`` for texts with a span of their own. Only the latest
-    version of a prompt is exported, unless ``all_versions``. Raises ConfigError for an unknown prompt or video.
+    version of a prompt is exported, unless ``all_versions``. ``where`` is a filter (``filters``) that the text's video,
+    segment and span have to pass. Raises ConfigError for an unknown prompt or video.
     """
     chosen = select_videos(archive, videos)
+    within = scope_of(archive, where)
     known = archive.prompt_versions()
     names = {row["prompt_name"] for row in known} | archive.tracks.names()
     unknown = sorted(set(prompts) - names)
@@ -128,12 +133,13 @@ def texts_of(
         latest.setdefault(row["prompt_name"], row["prompt_version"])
     about = {row["video_id"]: row for row in chosen.select(["video_id", "uri", "start_s"]).to_pylist()}
     table = archive.annotations()
-    columns = ["video_id", "segment_id", "task", "prompt_name", "prompt_version"]
+    columns = ["video_id", "segment_id", "start_s", "end_s", "task", "prompt_name", "prompt_version"]
     keep = [
         row["video_id"] in about
         and (not prompts or row["prompt_name"] in prompts)
         and (all_versions or _scope(row) == "span" or row["prompt_version"] == latest[row["prompt_name"]])
         and _scope(row) in scopes
+        and within.holds(row)
         for row in table.select(columns).to_pylist()
     ]
     table = table.filter(pa.array(keep, pa.bool_()))

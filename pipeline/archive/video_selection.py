@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from malmm.pipeline.archive.filters import scope_of, videos_within
 from malmm.pipeline.archive.location import absolute
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.schema.errors import ConfigError
@@ -36,14 +37,16 @@ def select_videos(
     since: datetime | None = None,
     until: datetime | None = None,
     where: str | None = None,
+    condition: str | None = None,
 ) -> pa.Table:
     """Rows of ``videos`` that match all criteria, ordered by URI.
 
     ``names`` are ids, URIs, file names or globs (``*``, ``?``) over URIs and file names; a video matches if any of them
-    does. ``since`` and ``until`` limit the time of indexing, [since, until). ``where`` is a SQL condition over the
-    table's columns. Raises ConfigError if a name matches no video or the condition does not parse.
+    does. ``since`` and ``until`` limit the time of indexing, [since, until). ``where`` is a filter (``filters``):
+    videos with a moment that passes it. ``condition`` is a SQL condition over the table's columns, or such a filter.
+    Raises ConfigError if a name matches no video, or a condition or filter does not parse.
     """
-    table = archive.videos_where(where) if where else archive.videos()
+    table = _meeting(archive, condition) if condition else archive.videos()
     if names:
         known = _Names(table)
         wanted: set[int] = set()
@@ -55,12 +58,26 @@ def select_videos(
                 )
             wanted.update(found)
         table = table.take(pa.array(sorted(wanted), pa.int64()))
+    if where is not None:
+        left = videos_within(archive, scope_of(archive, where))
+        table = table.filter(pc.is_in(table["video_id"], pa.array(sorted(left), pa.string())))
     kind = table.schema.field("indexed_at").type
     if since is not None:
         table = table.filter(pc.greater_equal(table["indexed_at"], pa.scalar(since, kind)))
     if until is not None:
         table = table.filter(pc.less(table["indexed_at"], pa.scalar(until, kind)))
     return table
+
+
+def _meeting(archive: ArchiveReader, condition: str) -> pa.Table:
+    """Rows of videos that meet a SQL condition or, if it is not one, pass a filter."""
+    try:
+        return archive.videos_where(condition)
+    except ConfigError as error:
+        try:
+            return select_videos(archive, where=condition)
+        except ConfigError:
+            raise error from None
 
 
 def parse_time(option: str, text: str) -> datetime:

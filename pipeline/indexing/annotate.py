@@ -78,7 +78,7 @@ def annotate(
     report = AnnotateReport(
         archive.root, config.model, dry_run=config.dry_run, notice=notice_of(recipe.model)
     )
-    chosen = set(select_videos(archive, where=config.where)["video_id"].to_pylist())
+    chosen = set(select_videos(archive, condition=config.where)["video_id"].to_pylist())
     report.videos = len(chosen)
     tell(Progress("listing"))
     work = missing_annotations(archive, config.prompts, recipe, scopes=config.scopes, video_ids=chosen)

@@ -331,8 +331,8 @@ class ExportConfig:
 
     ``output`` is a file, or a folder for captions; without it rows are returned as text. ``prompts`` are names, empty
     for all (for caption formats: the prompt ``caption``); ``videos`` are ids or globs. ``all_versions`` exports all
-    versions of each prompt instead of the latest. ``archive`` are several addresses, globs and catalogs to export from
-    several archives as one.
+    versions of each prompt instead of the latest. ``where`` is a filter of texts, as ``archive.filters`` describes.
+    ``archive`` are several addresses, globs and catalogs to export from several archives as one.
     """
 
     archive: str | tuple[str, ...]
@@ -341,6 +341,7 @@ class ExportConfig:
     prompts: tuple[str, ...] = ()
     videos: tuple[str, ...] = ()
     all_versions: bool = False
+    where: str | None = None
 
     def __post_init__(self) -> None:
         if not self.archive:

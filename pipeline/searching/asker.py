@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from malmm.pipeline.archive.filters import scope_of, videos_within
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.schema.config import Prompt
 from malmm.pipeline.schema.errors import ArchiveError, ConfigError
@@ -82,7 +83,8 @@ class Question:
 
     With ``whole``, each of ``video_ids`` answers as a whole; otherwise the segments with the best moments in them do.
     ``k`` is the largest number of segments that answer. ``threshold`` is the cosine that a moment has to reach, by
-    default the archive's own. ``on_begun`` is called with each answer before it has a text, then ``on_words`` with the
+    default the archive's own. ``where`` is a filter of moments (``archive.filters``); a video answers as a whole if one
+    of its moments is left. ``on_begun`` is called with each answer before it has a text, then ``on_words`` with the
     words of that text as they are generated; an exception raised by either ends the question.
     """
 
@@ -91,6 +93,7 @@ class Question:
     k: int = 3
     threshold: float | None = None
     whole: bool = True
+    where: str | None = None
     on_begun: Callable[[Answer], None] = _ignored
     on_words: Callable[[str], None] | None = None
 
@@ -159,6 +162,7 @@ class Asker:
         k: int = 3,
         threshold: float | None = None,
         whole: bool = True,
+        where: str | None = None,
         on_begun: Callable[[Answer], None] | None = None,
         on_words: Callable[[str], None] | None = None,
     ) -> Reply:
@@ -173,6 +177,7 @@ class Asker:
             k=k,
             threshold=threshold,
             whole=whole,
+            where=where,
             on_words=on_words,
         )
         return self.reply(asked if on_begun is None else replace(asked, on_begun=on_begun))
@@ -182,8 +187,10 @@ class Asker:
         if self.archive.count("segments") == 0:
             raise ArchiveError(f"{self.archive.root} is empty: index videos first", uri=self.archive.root)
         if question.video_ids is not None and question.whole:
-            return self._of_videos(question, question.video_ids)
-        query = SearchQuery(text=question.text, k=_LOOKED_AT, video_ids=question.video_ids)
+            return self._of_videos(question, self._with_moments(question.video_ids, question.where))
+        query = SearchQuery(
+            text=question.text, k=_LOOKED_AT, video_ids=question.video_ids, where=question.where
+        )
         moments = self._found(query)
         similarities = [moment.similarity for moment in moments if moment.similarity is not None]
         best = max(similarities, default=None)
@@ -192,7 +199,9 @@ class Asker:
             wanted = question.threshold
             if wanted is None:
                 with self._models:
-                    wanted = self.searcher.relevance_threshold(question.text, question.video_ids)
+                    wanted = self.searcher.relevance_threshold(
+                        question.text, question.video_ids, question.where
+                    )
             moments = [m for m in moments if m.similarity is not None and m.similarity >= wanted]
         by_segment: dict[str, list[Found]] = {}
         for moment in moments:
@@ -228,6 +237,13 @@ class Asker:
                 vector = self.searcher.text_vectors([query.text])[0]
         return self.searcher.shown(self.searcher.ranked(query, vector)[: query.k], thumbnails=False)
 
+    def _with_moments(self, video_ids: Sequence[str], where: str | None) -> Sequence[str]:
+        """Those of the videos that a filter leaves a moment of."""
+        if where is None:
+            return video_ids
+        left = videos_within(self.archive, scope_of(self.archive, where, video_ids))
+        return [identity for identity in video_ids if identity in left]
+
     def _of_videos(self, question: Question, video_ids: Sequence[str]) -> Reply:
         videos = self._videos(video_ids)
         missing = [identity for identity in video_ids if identity not in videos]
@@ -239,7 +255,9 @@ class Asker:
         best: float | None = None
         for identity in video_ids:
             segments = self.archive.segments(identity)["segment_id"].to_pylist()
-            moments = self._found(SearchQuery(text=question.text, k=3, video_ids=(identity,)))
+            moments = self._found(
+                SearchQuery(text=question.text, k=3, video_ids=(identity,), where=question.where)
+            )
             subjects.append(_Subject(videos[identity], None, tuple(segments), tuple(moments)))
             for moment in moments:
                 if moment.similarity is not None:

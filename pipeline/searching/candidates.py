@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,13 @@ from malmm.pipeline.archive import vector_index
 from malmm.pipeline.archive.location import lance_errors
 from malmm.pipeline.archive.predicates import IDS_PER_FILTER, is_in
 from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.archive.scope import Part, Scope, Segments, Videos
 from malmm.pipeline.archive.table_reader import read_columns
 from malmm.pipeline.archive.text_grams import GRAMS_COLUMN, QueryGrams
 from malmm.pipeline.schema.tables import GIVEN_TASKS
 from malmm.pipeline.searching.fusion import Slot, TextHit
 
-__all__ = ["Candidates", "Row", "Videos", "nearness"]
+__all__ = ["Candidates", "Row", "nearness"]
 
 _SLOTS_A_TEXT = 5
 # Options of the approximate index, which keeps a byte a number: few candidates more than wanted suffice.
@@ -30,7 +32,6 @@ _TEXT_COLUMNS = ["video_id", "segment_id", "start_s", "end_s", "text"]
 _LOOKED_THROUGH, _MORE, _SPARE = 20_000, 4, 1.5
 
 Row = dict[str, Any]
-Videos = tuple[str, ...] | None
 
 
 class Candidates:
@@ -39,8 +40,8 @@ class Candidates:
     def __init__(self, archive: ArchiveReader) -> None:
         self._archive = archive
 
-    def slots(self, query: np.ndarray, count: int, videos: Videos, *, exact: bool = False) -> list[Slot]:
-        """The slots nearest to unit vectors [V] or [Q, V], nearest first."""
+    def slots(self, query: np.ndarray, count: int, within: Scope, *, exact: bool = False) -> list[Slot]:
+        """The slots of a scope nearest to unit vectors [V] or [Q, V], nearest first."""
         dataset = self._archive.tables.dataset("memories")
         approximate = not exact and vector_index.has_parts(dataset)
         nearest: dict[str, Any] = {"column": "vectors", "q": query.astype(np.float32), "metric": "cosine"}
@@ -62,23 +63,23 @@ class Candidates:
             return list(found.to_pylist())
 
         with lance_errors(self._archive.uri, "search"):
-            rows = self._of_videos(find, count, videos, finds_all=not approximate)
+            rows = self._within(find, count, within, finds_all=not approximate)
         done = self._archive.completed_among({row["segment_id"] for row in rows})
         # With several query vectors, LanceDB returns the sum of their distances.
         vectors = 1 if query.ndim == 1 else len(query)
         found = [_slot(row, 1 - row["_distance"] / vectors) for row in rows if row["segment_id"] in done]
         return sorted(found, key=nearness)
 
-    def hits(self, words: str, count: int, videos: Videos) -> list[TextHit]:
-        """Texts that contain the words, best first.
+    def hits(self, words: str, count: int, within: Scope) -> list[TextHit]:
+        """Texts that contain the words and may be about moments of a scope, best first.
 
         Texts in other languages than English are found by grams too (``archive.text_grams``). They come after those
         found by English words, and before them where the query is not English.
         """
         grams = QueryGrams.of(words)
-        rows = self.matches(words, "text", count, videos)
+        rows = self.matches(words, "text", count, within)
         if grams.wanted:
-            found = self.matches(grams.wanted, GRAMS_COLUMN, count, videos)
+            found = self.matches(grams.wanted, GRAMS_COLUMN, count, within)
             more = [row for row in found if grams.are_in(row[GRAMS_COLUMN])]
             rows = _without_repeats(more, rows) if grams.is_first else _without_repeats(rows, more)
             rows = rows[:count]
@@ -94,7 +95,7 @@ class Candidates:
             if row["segment_id"] is None or row["segment_id"] in done
         ]
 
-    def matches(self, words: str, column: str, count: int, videos: Videos) -> list[Row]:
+    def matches(self, words: str, column: str, count: int, within: Scope) -> list[Row]:
         """Rows of ``annotations`` by the words in one of its columns, best first, with ``_score``.
 
         None in an archive that does not have the column yet.
@@ -113,10 +114,12 @@ class Candidates:
             return list(found.to_pylist())
 
         with lance_errors(self._archive.uri, "search"):
-            rows = self._of_videos(find, count, videos, finds_all=True)
+            rows = self._within(find, count, within, finds_all=True, texts=True)
         return sorted(rows, key=lambda row: (-row["_score"], row["annotation_id"]))
 
-    def with_slots_of(self, hits: Sequence[TextHit], slots: Sequence[Slot], query: np.ndarray) -> list[Slot]:
+    def with_slots_of(
+        self, hits: Sequence[TextHit], slots: Sequence[Slot], query: np.ndarray, within: Scope
+    ) -> list[Slot]:
         """``slots``, and the nearest slots of each text's segment or video, so that a text leads to a moment.
 
         A text with a span of its own gets the slots at that span.
@@ -125,17 +128,21 @@ class Candidates:
         others = [hit for hit in hits if not hit.own_span]
         segments = [hit.segment_id for hit in others if hit.segment_id and hit.segment_id not in there]
         videos = [hit.video_id for hit in others if not hit.segment_id and hit.video_id not in there]
-        more = self.slots_at([hit for hit in hits if not any(map(hit.is_in, slots))])
+        more = self.slots_at([hit for hit in hits if not any(map(hit.is_in, slots))], within)
         if segments:
             limit = _SLOTS_A_TEXT * len(segments)
-            near = self._archive.slots.similarities(segments, query, _SLOT_COLUMNS, limit=limit)
-            more += [_slot(row, similarity) for row, similarity in near]
+            read = sys.maxsize if within.has_spans else limit
+            near = self._archive.slots.similarities(segments, query, _SLOT_COLUMNS, limit=read)
+            more += [_slot(row, similarity) for row, similarity in near if within.holds(row)][:limit]
         if videos:
-            more += self.slots(query, _SLOTS_A_TEXT * len(videos), tuple(videos), exact=True)
+            more += self.slots(query, _SLOTS_A_TEXT * len(videos), within.within(videos), exact=True)
         return sorted([*slots, *more], key=nearness)
 
-    def slots_at(self, hits: Sequence[TextHit]) -> list[Slot]:
-        """The slots at those texts that have a span of their own, not compared with any query."""
+    def slots_at(self, hits: Sequence[TextHit], within: Scope) -> list[Slot]:
+        """The slots at those texts that have a span of their own, not compared with any query.
+
+        A slot's segment and video are in the scope; its span may be longer than what is.
+        """
         hits = [hit for hit in hits if hit.own_span]
         if not hits:
             return []
@@ -153,41 +160,60 @@ class Candidates:
             )
         ]
         found = [_slot(row, None) for row in self._archive.memory_rows(ids, _SLOT_COLUMNS).to_pylist()]
-        return [slot for slot in found if any(hit.is_in(slot) for hit in hits)]
+        return [
+            slot for slot in found if within.may_hold(vars(slot)) and any(hit.is_in(slot) for hit in hits)
+        ]
 
-    def slot_count(self, videos: Videos) -> int:
-        """Number of slots, of these videos or in all. For many videos an estimate, by their share."""
-        if videos is None or len(videos) <= IDS_PER_FILTER:
-            return self._archive.slots.slot_count(videos)
-        return round(self._archive.slots.slot_count() * self._share(videos))
+    def slot_count(self, within: Scope) -> int:
+        """Number of slots of a scope. An estimate, by the share of its ids, where it has very many."""
+        if within.is_all:
+            return self._archive.slots.slot_count()
+        counted = self._archive.count("memories", within.sql(at_most=IDS_PER_FILTER))
+        return round(counted * self._share(within.large(IDS_PER_FILTER)))
 
-    def _of_videos(
-        self, find: Callable[[int, str | None], list[Row]], count: int, videos: Videos, *, finds_all: bool
+    def _within(
+        self,
+        find: Callable[[int, str | None], list[Row]],
+        count: int,
+        within: Scope,
+        *,
+        finds_all: bool,
+        texts: bool = False,
     ) -> list[Row]:
-        """The best ``count`` rows of the videos. ``find(limit, condition)`` returns the best rows that match a
-        condition.
+        """The best ``count`` rows of a scope. ``find(limit, condition)`` returns the best rows that match a condition.
 
-        For a few videos, their ids are the condition. For 100,000 of them the condition would have 2.8 MB and be parsed
-        at each search: instead, rows of all videos are searched, as many as should be enough, and filtered here.
-        ``finds_all`` means that ``find`` misses no row; an approximate index, which searches a part of the table, may.
+        For a few ids, they are the condition. For 100,000 of them the condition would have 2.8 MB and be parsed at each
+        search: instead, rows of all videos are searched, as many as should be enough, and filtered here. ``finds_all``
+        means that ``find`` misses no row; an approximate index, which searches a part of the table, may.
         """
-        if videos is None:
-            return find(count, None)
-        if len(videos) > IDS_PER_FILTER:
-            wanted = frozenset(videos)
-            limit = math.ceil(_SPARE * count / self._share(videos))
+        large = within.large(IDS_PER_FILTER)
+        if large:
+            small = within.sql(texts=texts, at_most=IDS_PER_FILTER)
+            limit = math.ceil(_SPARE * count / self._share(large))
             while limit <= _LOOKED_THROUGH:
-                rows = find(limit, None)
-                kept = [row for row in rows if row["video_id"] in wanted]
+                rows = find(limit, small)
+                kept = [
+                    row
+                    for row in rows
+                    if all(part.may_hold(row) if texts else part.holds(row) for part in large)
+                ]
                 if len(kept) >= count or (finds_all and len(rows) < limit):
                     return kept[:count]
                 if len(rows) < limit:
                     break
                 limit *= _MORE
-        return find(count, _any_of("video_id", videos))
+        return find(count, within.sql(texts=texts))
 
-    def _share(self, videos: Sequence[str]) -> float:
-        return min(1.0, len(videos) / max(1, self._archive.count("videos")))
+    def _share(self, parts: Sequence[Part]) -> float:
+        """The share of all rows that parts with very many ids leave, at a guess; above 0."""
+        share = 1.0
+        for part in parts:
+            table = "segments" if isinstance(part, Segments) else "videos"
+            own = part.size / max(1, self._archive.count(table))
+            if isinstance(part, Segments) and part.others:
+                own = 1 - own
+            share = min(share, own if isinstance(part, (Segments, Videos)) else 0.5)
+        return max(share, 1e-4)
 
 
 def nearness(slot: Slot) -> tuple[float, str, float, int]:
@@ -207,7 +233,3 @@ def _slot(row: Row, similarity: float | None) -> Slot:
         similarity=similarity,
         spans=None if spans is None else tuple((span["start_s"], span["end_s"]) for span in spans),
     )
-
-
-def _any_of(column: str, ids: Iterable[str]) -> str:
-    return " OR ".join(f"({part})" for part in is_in(column, ids))

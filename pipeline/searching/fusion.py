@@ -11,10 +11,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-__all__ = ["Moment", "Slot", "TextHit", "fuse"]
+__all__ = ["TEXTS_SHARE", "Moment", "Slot", "TextHit", "fuse", "worth"]
 
 _RANK_OFFSET = 60
-_TEXTS_SHARE = 0.5
+TEXTS_SHARE = 0.5
+"""What a text counts against a slot of the same rank."""
 # Neighbours meet exactly, except for rounding.
 _TOUCHING_S = 1e-3
 
@@ -24,7 +25,7 @@ class Slot:
     """A memory slot as a candidate; ``similarity`` is its cosine with the query, None if it was not compared.
 
     ``spans`` are the seconds [start, end) that it covers if slots merge what is not adjacent; [start_s, end_s) is then
-    their hull.
+    their hull. ``parts`` are the cosines with each part of a query of several, by name.
     """
 
     video_id: str
@@ -35,6 +36,7 @@ class Slot:
     timestamp_s: float
     similarity: float | None = None
     spans: tuple[tuple[float, float], ...] | None = None
+    parts: tuple[tuple[str, float], ...] = ()
 
     @property
     def is_scattered(self) -> bool:
@@ -72,7 +74,7 @@ class Moment:
 
     ``score`` orders the moments of one search and cannot be compared between searches. ``similarity`` is the cosine of
     the query with the best slot. ``signals`` found the moment: ``vectors``, ``text``. ``slot`` is the best slot, None
-    if the moment is the span of a text.
+    if the moment is the span of a text. ``vector_rank`` and ``text_rank`` are its places in the two lists, from 0.
     """
 
     video_id: str
@@ -82,6 +84,8 @@ class Moment:
     signals: tuple[str, ...]
     slot: Slot | None = None
     text: str | None = None
+    vector_rank: int | None = None
+    text_rank: int | None = None
 
     @property
     def similarity(self) -> float | None:
@@ -115,23 +119,39 @@ def fuse(slots: Sequence[Slot], texts: Sequence[TextHit], *, floor: float | None
     rank_of_slot = 0
     for slot in slots:
         score, signals = 0.0, []
+        vector_rank = None
         if slot.similarity is not None:
-            score += _worth(rank_of_slot)
+            vector_rank = rank_of_slot
+            score += worth(vector_rank)
             rank_of_slot += 1
             signals.append("vectors")
         rank, hit = abouts.take(slot) or (0, None)
         if hit is not None:
-            score += _TEXTS_SHARE * _worth(rank)
+            score += TEXTS_SHARE * worth(rank)
             signals.append("text")
         elif slot.similarity is None:
             continue
         at: Slot | TextHit = hit if hit is not None and hit.own_span else slot
-        text = hit.text if hit is not None else None
-        ranked.append(Moment(slot.video_id, at.start_s, at.end_s, score, tuple(signals), slot, text))
+        text, text_rank = (None, None) if hit is None else (hit.text, rank)
+        ranked.append(
+            Moment(
+                slot.video_id,
+                at.start_s,
+                at.end_s,
+                score,
+                tuple(signals),
+                slot,
+                text,
+                vector_rank=vector_rank,
+                text_rank=text_rank,
+            )
+        )
     for rank, hit in abouts.left():
-        score = _TEXTS_SHARE * _worth(rank)
+        score = TEXTS_SHARE * worth(rank)
         picture = next((slot for slot in slots if hit.own_span and hit.is_in(slot)), None)
-        ranked.append(Moment(hit.video_id, hit.start_s, hit.end_s, score, ("text",), picture, hit.text))
+        ranked.append(
+            Moment(hit.video_id, hit.start_s, hit.end_s, score, ("text",), picture, hit.text, text_rank=rank)
+        )
     ranked.sort(key=lambda moment: (-moment.score, moment.video_id, moment.start_s))
     if floor is None:
         floor = min((slot.similarity for slot in slots if slot.similarity is not None), default=0.0)
@@ -181,7 +201,8 @@ class _Abouts:
         ]
 
 
-def _worth(rank: int) -> float:
+def worth(rank: int) -> float:
+    """What a place in a list adds to the score, from rank 0 on."""
     return 1 / (_RANK_OFFSET + 1 + rank)
 
 

@@ -13,6 +13,9 @@ SIGNALS = ("vectors", "text")
 MAX_K = 1000
 # Enough candidates that neighbours are among them, and that the last ones are unrelated to the query.
 _CANDIDATES, _CANDIDATES_A_RESULT = 100, 10
+# What should not be there may be in most of the best candidates.
+_MORE_WITHOUT = 4
+_MOST_PARTS = 10
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,12 @@ class Like:
 
 @dataclass(frozen=True)
 class SearchQuery:
-    """A search by exactly one of a text, an image file or an example moment. Raises ConfigError for an invalid query.
+    """A search by a text, an image file, example moments, or several of these together. Raises ConfigError.
 
-    ``k`` is the number of results, ``video_ids`` the videos to search (None for all), ``signals`` what may find a
-    moment. ``rerank`` reorders the best results by the matching head; ``exact`` bypasses the approximate index.
+    ``like`` is an example moment, and ``examples`` are more of them; ``without`` are words that a moment should not
+    fit. ``k`` is the number of results, ``video_ids`` the videos to search (None for all), ``where`` a filter
+    (``archive.filters``), and ``signals`` what may find a moment. ``rerank`` reorders the best results by the matching
+    head; ``exact`` bypasses the approximate index.
     """
 
     text: str | None = None
@@ -39,20 +44,38 @@ class SearchQuery:
     signals: tuple[str, ...] = SIGNALS
     rerank: bool = False
     exact: bool = False
+    where: str | None = None
+    examples: tuple[Like, ...] = ()
+    without: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if sum(given is not None for given in (self.text, self.image, self.like)) != 1:
-            raise ConfigError("search for one thing: a text, an image, or a moment")
-        if self.text is not None and not self.text.strip():
-            raise ConfigError("an empty query finds nothing: give a few words, such as 'a red car'")
+        if self.text is None and self.image is None and not self.likes:
+            raise ConfigError("nothing to search for: give a text, an image, or a moment")
+        for text in (*([] if self.text is None else [self.text]), *self.without):
+            if not text.strip():
+                raise ConfigError("an empty query finds nothing: give a few words, such as 'a red car'")
+        if len(self.likes) > _MOST_PARTS or len(self.without) > _MOST_PARTS:
+            raise ConfigError(
+                f"at most {_MOST_PARTS} example moments, and as many things that should not be there"
+            )
         if not 1 <= self.k <= MAX_K:
             raise ConfigError(f"-k {self.k}: from 1 to {MAX_K} results")
         if not self.signals or set(self.signals) - set(SIGNALS):
             raise ConfigError(f"signals {list(self.signals)}: one or more of {', '.join(SIGNALS)}")
-        if self.rerank and self.text is None:
+        if self.rerank and (self.text is None or self.is_combined):
             raise ConfigError(
-                "only results of a text can be re-ranked: the matching head compares pictures with words"
+                "only results of a text alone can be re-ranked: the matching head compares pictures with words"
             )
+
+    @property
+    def likes(self) -> tuple[Like, ...]:
+        """All example moments."""
+        return (*(() if self.like is None else (self.like,)), *self.examples)
+
+    @property
+    def is_combined(self) -> bool:
+        """Whether it has several parts."""
+        return (self.text is not None) + (self.image is not None) + len(self.likes) + len(self.without) > 1
 
     @property
     def words(self) -> str | None:
@@ -62,9 +85,10 @@ class SearchQuery:
     @property
     def compares_vectors(self) -> bool:
         """Whether vectors are compared. An image or example can be searched in no other way."""
-        return "vectors" in self.signals or self.text is None
+        return "vectors" in self.signals or self.image is not None or bool(self.likes)
 
     @property
     def candidates(self) -> int:
         """Number of candidates from which the results are taken."""
-        return max(_CANDIDATES, _CANDIDATES_A_RESULT * self.k)
+        more = _MORE_WITHOUT if self.without else 1
+        return more * max(_CANDIDATES, _CANDIDATES_A_RESULT * self.k)

@@ -7,6 +7,7 @@ matching head.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +41,8 @@ class QueryVectors:
         self._texts: TextVectors | None = None
         self._pictures: PictureVectors | None = None
         self._matching: RetrievalModel | None = None
+        # Tokenizers are not thread-safe, and a page searches in several threads.
+        self._encoding = threading.Lock()
 
     def models(self) -> Models:
         """All of the archive's checkpoints. Raises CheckpointError."""
@@ -55,9 +58,10 @@ class QueryVectors:
 
     def of_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors float32 [B, V]. Raises CheckpointError, and ConfigError for an archive without vectors."""
-        if self._texts is None:
-            self._texts = text_vectors_of(_there(self.retrieval()))
-        return self._texts.vectors(texts)
+        with self._encoding:
+            if self._texts is None:
+                self._texts = text_vectors_of(_there(self.retrieval()))
+            return self._texts.vectors(texts)
 
     def of_image(self, path: Path) -> np.ndarray:
         """Unit vectors float32 [Q, V] of an image file. Raises ConfigError for a file that is not an image."""

@@ -15,11 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from malmm.pipeline.archive.filters import scope_of
 from malmm.pipeline.archive.joined import open_archives
 from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.archive.scope import Scope
 from malmm.pipeline.schema.config import CAPTION
 from malmm.pipeline.schema.errors import ArchiveError, ConfigError
-from malmm.pipeline.searching.fusion import Moment, Slot, fuse
+from malmm.pipeline.searching.combined import Combination, Part
+from malmm.pipeline.searching.explanation import Explanation, explain
+from malmm.pipeline.searching.fusion import Moment, Slot, TextHit, fuse
+from malmm.pipeline.searching.passing import leading_texts, passing
 from malmm.pipeline.searching.query import MAX_K, SIGNALS, Like, SearchQuery
 from malmm.pipeline.searching.query_vectors import QueryVectors
 from malmm.pipeline.searching.relevance import Relevance, relevance_of
@@ -41,7 +46,8 @@ class Found:
 
     ``matched`` is the matching head's probability if results were re-ranked; ``thumbnail`` a JPEG of the best slot.
     ``spans`` are the spans of seconds [start, end) of a moment that has several, of which [start_s, end_s) is the hull;
-    else None. ``archive`` is the name of the archive that the video is read from.
+    else None. ``explanation`` says what each signal gave, if that was asked for. ``archive`` is the name of the
+    archive that the video is read from.
     """
 
     video_id: str
@@ -59,13 +65,22 @@ class Found:
     thumbnail: bytes | None
     spans: tuple[tuple[float, float], ...] | None = None
     archive: str | None = None
+    explanation: Explanation | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields but the thumbnail, for JSON."""
-        return {name: value for name, value in vars(self).items() if name != "thumbnail"} | {
-            "signals": list(self.signals),
-            "spans": self.spans and [{"start_s": start, "end_s": end} for start, end in self.spans],
+        """All fields but the thumbnail, for JSON; the explanation only if there is one."""
+        fields = {
+            name: value for name, value in vars(self).items() if name not in ("thumbnail", "explanation")
         }
+        explained = {} if self.explanation is None else {"explanation": self.explanation.to_dict()}
+        return (
+            fields
+            | {
+                "signals": list(self.signals),
+                "spans": self.spans and [{"start_s": start, "end_s": end} for start, end in self.spans],
+            }
+            | explained
+        )
 
 
 class Searcher:
@@ -106,10 +121,16 @@ class Searcher:
         rerank: bool = False,
         exact: bool = False,
         thumbnails: bool = True,
+        where: str | None = None,
+        examples: Sequence[Like] = (),
+        without: Sequence[str] = (),
     ) -> list[Found]:
-        """The ``k`` best moments for a text, an image file or an example moment, best first.
+        """The ``k`` best moments for a text, an image file, example moments, or several of these together, best first.
 
-        ``video_ids`` are the videos to search, None for all. ``signals`` chooses what may find a moment. ``rerank``
+        ``examples`` are moments beside ``like``; ``without`` are words that a moment should not fit (``combined``).
+
+        ``video_ids`` are the videos to search, None for all; ``where`` is a filter over metadata, answers, labels and
+        time, as ``archive.filters`` describes. ``signals`` chooses what may find a moment. ``rerank``
         reorders the best results by the matching head, which reads their stored tokens; only for texts. ``exact``
         bypasses the approximate index. Raises ConfigError for an invalid query, ArchiveError if the query needs vectors
         and the archive has none, and CheckpointError if the archive's model is missing.
@@ -123,31 +144,65 @@ class Searcher:
             signals=tuple(signals),
             rerank=rerank,
             exact=exact,
+            where=where,
+            examples=tuple(examples),
+            without=tuple(without),
         )
+        return self.find(query, thumbnails=thumbnails)
+
+    def find(self, query: SearchQuery, *, thumbnails: bool = True, explained: bool = False) -> list[Found]:
+        """The best moments for a query, best first; ``explained`` says what each signal gave. Raises as ``search``."""
         moments = self.ranked(query)
         matched: dict[Moment, float] = {}
         if query.rerank and query.text is not None:
             best = moments[: max(_RERANKED, _RERANKED_A_RESULT * query.k)]
             moments, matched = self._reranked(query.text, best)
-        return self.shown(moments[: query.k], matched, thumbnails=thumbnails)
+        shown = self.shown(moments[: query.k], matched, thumbnails=thumbnails)
+        if not explained:
+            return shown
+        threshold = self.threshold_of(query)
+        return [
+            replace(found, explanation=explain(moment, threshold))
+            for found, moment in zip(shown, moments, strict=False)
+        ]
+
+    def threshold_of(self, query: SearchQuery, vector: np.ndarray | None = None) -> float | None:
+        """The cosine from which on a moment is relevant to a query; None unless vectors are compared with a text.
+
+        ``vector`` is the text's unit vector [V], if already known.
+        """
+        if query.text is None or not query.compares_vectors or not self.archive.slots.has_vectors:
+            return None
+        return self.relevance_threshold(query.text, query.video_ids, query.where, vector)
 
     def ranked(self, query: SearchQuery, vector: np.ndarray | None = None) -> list[Moment]:
         """All moments found for a query, best first, more than ``k``. ``shown`` makes results of them.
 
         ``vector`` is the unit vector [V] of the query's text, if already known. Raises as ``search`` does.
         """
-        if query.video_ids is not None and not query.video_ids:
+        within = scope_of(self.archive, query.where, query.video_ids)
+        if within.is_empty:
             return []
         # Texts are searched while the query is encoded and compared.
         with ThreadPoolExecutor(1) as beside:
-            words, count, videos = query.words, query.candidates, query.video_ids
-            finding = None if words is None else beside.submit(self._candidates.hits, words, count, videos)
+            words, count = query.words, query.candidates
+            finding = None if words is None else beside.submit(self._candidates.hits, words, count, within)
             compared = None
             slots: list[Slot] = []
+            combined = None
             if query.compares_vectors:
-                compared = vector if vector is not None else self._vectors_of(query)
-                if compared is not None:
-                    slots = self._candidates.slots(compared, count, videos, exact=query.exact)
+                parts = self._parts_of(query, vector)
+                if parts:
+                    compared = parts[0].vectors
+
+                    def find(part: np.ndarray) -> list[Slot]:
+                        return self._candidates.slots(part, count, within, exact=query.exact)
+
+                    if len(parts) > 1:
+                        combined = Combination.of(self.archive, parts)
+                        slots = combined.rescored(self.archive, combined.nearest(find))[:count]
+                    else:
+                        slots = find(compared)
                 elif words is None:
                     raise ArchiveError(
                         f"{self.archive.root} has no retrieval vectors (it was indexed with --retrieval-model none), "
@@ -155,12 +210,18 @@ class Searcher:
                         uri=self.archive.root,
                     )
             hits = finding.result() if finding is not None else []
+        if hits and query.without:
+            hits = self._without(hits, query, within)
         leading = hits[: max(_LEADING, _LEADING_A_RESULT * query.k)]
         if compared is None:
-            return fuse(self._candidates.slots_at(leading), hits)
+            slots = self._candidates.slots_at(leading, within)
+            return passing(fuse(slots, leading_texts(hits, slots, within)), within)
         floor = slots[-1].similarity if slots else None
-        moments = fuse(self._candidates.with_slots_of(leading, slots, compared), hits, floor=floor)
-        return [moment for moment in moments if not _holds(moment, query.like)]
+        slots = self._candidates.with_slots_of(leading, slots, compared, within)
+        if combined is not None:
+            slots = combined.rescored(self.archive, slots)
+        moments = passing(fuse(slots, leading_texts(hits, slots, within), floor=floor), within)
+        return [moment for moment in moments if not any(_holds(moment, like) for like in query.likes)]
 
     def shown(
         self,
@@ -211,8 +272,14 @@ class Searcher:
         """Unit vectors float32 [B, V] of texts, by the retrieval model's text tower. Raises CheckpointError."""
         return self.query_vectors.of_texts(texts)
 
-    def relevance_threshold(self, text: str, video_ids: Sequence[str] | None = None) -> float:
-        """The cosine from which on the best slot, of these videos or of all, is relevant to a text.
+    def relevance_threshold(
+        self,
+        text: str,
+        video_ids: Sequence[str] | None = None,
+        where: str | None = None,
+        vector: np.ndarray | None = None,
+    ) -> float:
+        """The cosine from which on the best slot, of these videos or of what a filter leaves, is relevant to a text.
 
         Raises CheckpointError, and ConfigError for a model whose background cannot be read.
         """
@@ -220,20 +287,40 @@ class Searcher:
             self._relevance = relevance_of(self.archive, self.query_vectors.retrieval(), self.text_vectors)
         if self._relevance.background is None:
             return self._relevance.threshold
-        slots = self._candidates.slot_count(None if video_ids is None else tuple(video_ids))
-        return self._relevance.cosine(self.text_vectors([text])[0], slots)
+        slots = self._candidates.slot_count(scope_of(self.archive, where, video_ids))
+        return self._relevance.cosine(self.text_vectors([text])[0] if vector is None else vector, slots)
 
-    def _vectors_of(self, query: SearchQuery) -> np.ndarray | None:
-        """Unit vectors [V] of a text, or [Q, V] of an image or example; None for an archive without vectors."""
+    def _parts_of(self, query: SearchQuery, vector: np.ndarray | None) -> list[Part]:
+        """The parts of a query, wanted ones first, the text before the others; none in an archive without vectors.
+
+        ``vector`` is the text's unit vector [V], if already known.
+        """
         if not self.archive.slots.has_vectors:
-            return None
+            return []
+        parts = []
         if query.text is not None:
-            return self.text_vectors([query.text])[0]
+            parts.append(Part("text", self.text_vectors([query.text])[0] if vector is None else vector))
         if query.image is not None:
-            return self.query_vectors.of_image(query.image)
-        if query.like is None:
-            raise ConfigError("search for one thing: a text, an image, or a moment")
-        return self.archive.slots.vectors_at(query.like.video_id, query.like.at_s)
+            parts.append(Part("image", self.query_vectors.of_image(query.image)))
+        for like in query.likes:
+            vectors = self.archive.slots.vectors_at(like.video_id, like.at_s)
+            if vectors is None:
+                raise ConfigError(f"video {like.video_id} has no retrieval vectors at {like.at_s:g} s")
+            parts.append(Part(f"like {like.video_id}@{like.at_s:g}", vectors))
+        for text, own in zip(query.without, self._text_vectors_of(query.without), strict=True):
+            parts.append(Part(f"not {text}", own, is_wanted=False))
+        return parts
+
+    def _text_vectors_of(self, texts: Sequence[str]) -> Sequence[np.ndarray]:
+        return list(self.text_vectors(texts)) if texts else []
+
+    def _without(self, hits: Sequence[TextHit], query: SearchQuery, within: Scope) -> list[TextHit]:
+        """The texts that have no word of what should not be there."""
+        unwanted = {
+            hit for text in query.without for hit in self._candidates.hits(text, query.candidates, within)
+        }
+        subjects = {(hit.video_id, hit.segment_id, hit.start_s, hit.text) for hit in unwanted}
+        return [hit for hit in hits if (hit.video_id, hit.segment_id, hit.start_s, hit.text) not in subjects]
 
     def _reranked(self, text: str, moments: Sequence[Moment]) -> tuple[list[Moment], dict[Moment, float]]:
         held = [(moment, moment.slot) for moment in moments if moment.slot is not None]

@@ -14,7 +14,8 @@ import numpy as np
 from malmm.pipeline.archive.joined import JoinedArchive, with_same
 from malmm.pipeline.archive.members import Member
 from malmm.pipeline.archive.reader import ArchiveReader
-from malmm.pipeline.searching.candidates import Candidates, Row, Videos, nearness
+from malmm.pipeline.archive.scope import Scope
+from malmm.pipeline.searching.candidates import Candidates, Row, nearness
 from malmm.pipeline.searching.fusion import Slot
 from malmm.pipeline.searching.text_scores import (
     Statistics,
@@ -56,7 +57,7 @@ class SeveralCandidates(Candidates):
             member.entry.uri: TextStatistics() for member in archive.members.all
         }
 
-    def slots(self, query: np.ndarray, count: int, videos: Videos, *, exact: bool = False) -> list[Slot]:
+    def slots(self, query: np.ndarray, count: int, within: Scope, *, exact: bool = False) -> list[Slot]:
         """The slots nearest to unit vectors [V] or [Q, V] in all archives, nearest first."""
         members = self._members.now()
         first = min(count, max(_FEWEST, math.ceil(_SPARE * count / len(members))))
@@ -64,9 +65,12 @@ class SeveralCandidates(Candidates):
 
         def look(limit: int) -> Callable[[Member], None]:
             def of(member: Member) -> None:
-                chosen = _chosen(member, videos)
-                none = chosen is not None and not chosen
-                slots = [] if none else Candidates(member.reader).slots(query, limit, chosen, exact=exact)
+                chosen = _chosen(member, within)
+                slots = (
+                    []
+                    if chosen.is_empty
+                    else Candidates(member.reader).slots(query, limit, chosen, exact=exact)
+                )
                 self._members.remember(member, (slot.segment_id for slot in slots))
                 found[member] = slots
 
@@ -86,18 +90,18 @@ class SeveralCandidates(Candidates):
         merged = sorted((slot for slots in found.values() for slot in slots), key=nearness)
         return merged[:count]
 
-    def matches(self, words: str, column: str, count: int, videos: Videos) -> list[Row]:
+    def matches(self, words: str, column: str, count: int, within: Scope) -> list[Row]:
         """Rows of ``annotations`` of all archives by the words in one of its columns, best first."""
         asked = words_of(words, column)
 
         def of(member: Member) -> tuple[list[tuple[Row, list[str]]], Statistics]:
-            chosen = _chosen(member, videos)
+            chosen = _chosen(member, within)
             rows: list[Row] = []
-            if chosen is None or chosen:
+            if not chosen.is_empty:
                 rows = Candidates(member.reader).matches(words, column, count, chosen)
             texts = words_of_each([row[column] for row in rows], column)
             held = list(zip(rows, texts, strict=True))
-            all_found = chosen is None and len(rows) < count
+            all_found = chosen.is_all and len(rows) < count
             statistics = self._statistics[member.entry.uri].of(
                 member.reader,
                 column,
@@ -113,13 +117,15 @@ class SeveralCandidates(Candidates):
         rows.sort(key=lambda row: (-row["_score"], row["annotation_id"]))
         return rows[:count]
 
-    def slot_count(self, videos: Videos) -> int:
+    def slot_count(self, within: Scope) -> int:
         """Number of slots, of these videos or in all. For many videos an estimate, by their share."""
         return sum(
-            self._members.each(lambda member: Candidates(member.reader).slot_count(_chosen(member, videos)))
+            self._members.each(lambda member: Candidates(member.reader).slot_count(_chosen(member, within)))
         )
 
 
-def _chosen(member: Member, videos: Videos) -> Videos:
-    """The videos to search in an archive; None for all of it."""
-    return member.own if videos is None else tuple(member.owned(videos))
+def _chosen(member: Member, within: Scope) -> Scope:
+    """The part of an archive to search: of what is in the scope, that which is read from this archive."""
+    videos = within.videos
+    own = member.own if videos is None else member.owned(videos)
+    return within if own is None else within.within(own)

@@ -13,6 +13,7 @@ from starlette.staticfiles import StaticFiles
 
 from malmm.pipeline.web.api.browsing import browsing_routes
 from malmm.pipeline.web.api.finding import finding_routes
+from malmm.pipeline.web.api.grouping import grouping_routes
 from malmm.pipeline.web.api.problems import answer_problems
 from malmm.pipeline.web.api.sessions import session_routes
 from malmm.pipeline.web.auth import Guard, Keys
@@ -64,6 +65,7 @@ def make_app(config: ServeConfig, models: Models | None = None) -> FastAPI:
     app.include_router(session_routes(site))
     app.include_router(browsing_routes(site))
     app.include_router(finding_routes(site))
+    app.include_router(grouping_routes(site))
 
     @app.get("/", include_in_schema=False)
     def get_page() -> FileResponse:

@@ -36,7 +36,9 @@ class Models(Protocol):
         """The text's unit vector [V]; None for an archive without vectors. Raises CheckpointError and Busy."""
         ...
 
-    def ask(self, question: str, video_ids: Sequence[str] | None, k: int) -> AsyncIterator[Event]:
+    def ask(
+        self, question: str, video_ids: Sequence[str] | None, k: int, where: str | None = None
+    ) -> AsyncIterator[Event]:
         """Answer, as a stream of events. Raises Busy before the first event, and as ``Asker.ask`` does after it."""
         ...
 
@@ -77,7 +79,9 @@ class LocalModels:
         finally:
             self._searching -= 1
 
-    async def ask(self, question: str, video_ids: Sequence[str] | None, k: int) -> AsyncIterator[Event]:
+    async def ask(
+        self, question: str, video_ids: Sequence[str] | None, k: int, where: str | None = None
+    ) -> AsyncIterator[Event]:
         """See ``Models``. Stops generating when the iteration is left."""
         loop = asyncio.get_running_loop()
         told: asyncio.Queue[Event | None] = asyncio.Queue()
@@ -95,7 +99,8 @@ class LocalModels:
                 yield Queued(ahead=turn.ahead)
                 await turn.moved()
             yield Started()
-            answering = loop.run_in_executor(self._answers, self._answered, question, video_ids, k, tell)
+            asked = {"video_ids": video_ids, "k": k, "where": where}
+            answering = loop.run_in_executor(self._answers, self._answered, question, asked, tell)
             answering.add_done_callback(lambda _: told.put_nowait(None))
             # The turn lasts as long as the thread works: until its next event if the client has disconnected, and no
             # longer than the answer takes, however slowly the client reads.
@@ -113,9 +118,7 @@ class LocalModels:
         searcher = self._archive.searcher
         return searcher.text_vectors([text])[0] if searcher.archive.slots.has_vectors else None
 
-    def _answered(
-        self, question: str, video_ids: Sequence[str] | None, k: int, tell: Callable[[Event], None]
-    ) -> Reply:
+    def _answered(self, question: str, asked: Mapping[str, Any], tell: Callable[[Event], None]) -> Reply:
         starts: dict[str, float] = {}
         unfinished: list[Answer] = []
         begun = False
@@ -144,7 +147,7 @@ class LocalModels:
             words.append(text)
             tell(Words(text=text))
 
-        options: dict[str, Any] = {"video_ids": video_ids, "k": k, "on_begun": on_begun, "on_words": on_words}
+        options: dict[str, Any] = {**asked, "on_begun": on_begun, "on_words": on_words}
         while True:
             asker = self._current()
             try:

@@ -49,10 +49,10 @@ class ModelReplica:
         return await self._models.vector(text)
 
     async def ask(
-        self, question: str, video_ids: Sequence[str] | None, k: int
+        self, question: str, video_ids: Sequence[str] | None, k: int, where: str | None = None
     ) -> AsyncIterator[dict[str, Any]]:
         """See ``malmm.pipeline.web.models.Models``; events as dictionaries."""
-        async for event in self._models.ask(question, video_ids, k):
+        async for event in self._models.ask(question, video_ids, k, where):
             yield event.model_dump()
 
 
@@ -69,9 +69,11 @@ class RemoteModels:
         except RayTaskError as error:
             raise _own(error) from error
 
-    async def ask(self, question: str, video_ids: Sequence[str] | None, k: int) -> AsyncIterator[Event]:
+    async def ask(
+        self, question: str, video_ids: Sequence[str] | None, k: int, where: str | None = None
+    ) -> AsyncIterator[Event]:
         """See ``malmm.pipeline.web.models.Models``."""
-        events = self._handle.options(stream=True).ask.remote(question, video_ids, k)
+        events = self._handle.options(stream=True).ask.remote(question, video_ids, k, where)
         finished = False
         try:
             async for event in events:

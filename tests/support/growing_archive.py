@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from malmm.pipeline.archive.receipts import write_rows
+from malmm.pipeline.archive.scope import Scope
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema import ids, tables
 from malmm.pipeline.searching.candidates import Candidates
@@ -68,7 +69,7 @@ class Growing:
         shares = []
         for query in asked:
             exact, found = (
-                [(slot.segment_id, slot.slot) for slot in candidates.slots(query, 100, None, exact=way)]
+                [(slot.segment_id, slot.slot) for slot in candidates.slots(query, 100, Scope(), exact=way)]
                 for way in (True, False)
             )
             shares.append([len({*exact[:k]} & {*found[:k]}) / len(exact[:k]) for k in (10, 100)])

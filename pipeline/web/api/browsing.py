@@ -59,11 +59,15 @@ def browsing_routes(site: Site) -> APIRouter:
         text: Annotated[str, Query(max_length=200, description="part of the name")] = "",
         since: Annotated[datetime | None, Query(description="indexed then or later")] = None,
         until: Annotated[datetime | None, Query(description="indexed before")] = None,
+        where: Annotated[
+            str | None,
+            Query(min_length=1, max_length=2000, description="a filter, as docs/filters.md describes"),
+        ] = None,
         limit: Annotated[int, Query(ge=1, le=MOST_RESULTS)] = 50,
         cursor: Annotated[int, Query(ge=0, le=10**9)] = 0,
     ) -> VideoPage:
         """Videos, latest first."""
-        return site.videos.page(Chosen(text=text, since=since, until=until), cursor, limit)
+        return site.videos.page(Chosen(text=text, since=since, until=until, where=where), cursor, limit)
 
     @routes.get("/videos/{video_id}", tags=["videos"], responses=documented(404))
     def get_video(video_id: VideoId) -> VideoRow:

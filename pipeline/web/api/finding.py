@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from malmm.pipeline.archive.joined import members_of
+from malmm.pipeline.archive.filters import scope_of
 from malmm.pipeline.schema.errors import ConfigError
-from malmm.pipeline.schema.ids import memory_id
 from malmm.pipeline.searching.fusion import Moment
-from malmm.pipeline.searching.query import SearchQuery
+from malmm.pipeline.web.api.asked import Asked, VideoId, asked_of
+from malmm.pipeline.web.api.cards import cards_of, explaining
 from malmm.pipeline.web.api.events import Event, Failed
 from malmm.pipeline.web.api.problems import documented, problem_of
 from malmm.pipeline.web.api.reindex_retry import renewing
-from malmm.pipeline.web.api.response_models import Card, Results, spans_of
-from malmm.pipeline.web.display_names import name_of
+from malmm.pipeline.web.api.response_models import Card, Results
 from malmm.pipeline.web.settings import MOST_RESULTS
 from malmm.pipeline.web.state.overview import left_out_of
 from malmm.pipeline.web.state.pagination import Ranking
 from malmm.pipeline.web.state.shared_state import Site
-from malmm.pipeline.web.state.videos import Chosen
 
 __all__ = ["Question", "finding_routes"]
-
-_MOST_VIDEOS = 100
-_VIDEO_ID = "^[0-9a-f]{24}$"
-VideoId = Annotated[str, Field(pattern=_VIDEO_ID)]
 
 
 class Question(BaseModel):
@@ -42,6 +35,9 @@ class Question(BaseModel):
 
     question: str = Field(min_length=1, max_length=1000)
     video_ids: list[VideoId] | None = Field(default=None, min_length=1, max_length=20)
+    where: str | None = Field(
+        default=None, min_length=1, max_length=2000, description="a filter, as docs/filters.md describes"
+    )
     k: int = Field(default=3, ge=1, le=10, description="how many segments answer at most")
 
 
@@ -53,16 +49,12 @@ def finding_routes(site: Site) -> APIRouter:
 
     @routes.get("/search", tags=["search"])
     async def search(
-        text: Annotated[str, Query(min_length=1, max_length=500, description="what to look for")],
-        video: Annotated[
-            list[VideoId], Query(max_length=_MOST_VIDEOS, description="only in these videos")
-        ] = [],  # noqa: B006 - FastAPI copies it
-        since: Annotated[datetime | None, Query(description="only in videos indexed then or later")] = None,
-        until: Annotated[datetime | None, Query(description="only in videos indexed before")] = None,
+        asked: Annotated[Asked, Depends(asked_of)],
         limit: Annotated[int, Query(ge=1, le=MOST_RESULTS, description="moments a page")] = 24,
         cursor: Annotated[
             str | None, Query(pattern="^[0-9a-f]{16}\\.[0-9]{1,6}$", description="`next` of the page before")
         ] = None,
+        explain: Annotated[bool, Query(description="say what each signal gave to each moment")] = False,
     ) -> Results:
         """Moments that match a text, best first, by memory vectors and by the archive's texts."""
         name, _, place = (cursor or "").partition(".")
@@ -70,24 +62,26 @@ def finding_routes(site: Site) -> APIRouter:
         # Moments of a recipe that is no longer in force have neither thumbnails nor captions any more.
         recipe = await run_in_threadpool(lambda: site.live.reader.uri)
         ranking = site.rankings.find(name, recipe)
+        vector = await site.models.vector(asked.text) if ranking is None or explain else None
         if ranking is None:
-            if not text.strip():
-                raise ConfigError("text: an empty query finds nothing: give a few words, such as 'a red car'")
-            vector = await site.models.vector(text)
-            chosen = Chosen(tuple(video), since=since, until=until)
 
             def ranked(k: int) -> Sequence[Moment]:
-                ids = site.videos.chosen_ids(chosen)
-                query = SearchQuery(text=text, k=k, video_ids=None if ids is None else tuple(ids))
-                return site.live.searcher.ranked(query, vector)
+                return site.live.searcher.ranked(asked.query(site, k), vector)
 
             # If the cursor's search was dropped, or belongs to another replica, search again.
             ranking = Ranking(ranked, recipe)
             name = site.rankings.add(ranking, name)
         found, more = await run_in_threadpool(ranking.part, begin, begin + limit)
-        cards = await run_in_threadpool(_cards, site, found)
+
+        def cards() -> list[Card]:
+            if not explain:
+                return cards_of(site, found)
+            threshold = site.live.searcher.threshold_of(asked.query(site, limit), vector)
+            return cards_of(site, found, explaining(threshold))
+
+        shown = await run_in_threadpool(cards)
         return Results(
-            moments=cards,
+            moments=shown,
             next=f"{name}.{begin + limit}" if more else None,
             left_out=left_out_of(site.live.reader),
         )
@@ -116,43 +110,13 @@ def finding_routes(site: Site) -> APIRouter:
             )
         for video in question.video_ids or ():
             await run_in_threadpool(site.videos.row, video)
-        events = site.models.ask(question.question, question.video_ids, question.k)
+        if question.where is not None:
+            await run_in_threadpool(scope_of, site.live.reader, question.where)
+        events = site.models.ask(question.question, question.video_ids, question.k, question.where)
         # Wait for the first event, so that a full queue becomes status 503 instead of a line of the stream.
         return _Lines(await anext(events), events)
 
     return routes
-
-
-def _cards(site: Site, moments: Sequence[Moment]) -> list[Card]:
-    searcher = site.live.searcher
-    shown = searcher.shown(moments, thumbnails=False)
-    rows = site.videos.columns().of([found.video_id for found in shown])
-    # The browser will request the thumbnails one by one: read them all at once.
-    site.pictures.fetch(searcher.archive, [(m.slot.segment_id, m.slot.slot) for m in moments if m.slot])
-    several = members_of(searcher.archive) is not None
-    cards = []
-    for moment, found in zip(moments, shown, strict=True):
-        key = memory_id(moment.slot.segment_id, moment.slot.slot) if moment.slot else None
-        cards.append(
-            Card(
-                video_id=found.video_id,
-                name=name_of(found.uri),
-                segment_id=found.segment_id,
-                start_s=found.start_s,
-                end_s=found.end_s,
-                timestamp_s=found.timestamp_s,
-                video_start_s=rows[found.video_id]["start_s"] if found.video_id in rows else 0.0,
-                score=found.score,
-                similarity=found.similarity,
-                signals=list(found.signals),
-                caption=found.caption,
-                text=found.text,
-                thumbnail=f"api/memories/{key}/thumbnail" if key else None,
-                spans=spans_of(found.spans),
-                archive=found.archive if several else None,
-            )
-        )
-    return cards
 
 
 class _Lines(StreamingResponse):

@@ -11,7 +11,12 @@ __all__ = [
     "Annotation",
     "ArchiveRow",
     "Card",
+    "Explanation",
+    "Facet",
+    "FacetValue",
+    "Facets",
     "Failed",
+    "FoundVideo",
     "Growth",
     "Health",
     "JobRun",
@@ -169,6 +174,23 @@ class Failed(BaseModel):
     last_seen: datetime
 
 
+class Explanation(BaseModel):
+    """What each signal gave a moment: its places in both lists, from 1, and what they add to the score.
+
+    ``threshold`` is the similarity from which on the search's best slot is relevant.
+    """
+
+    similarity: float | None
+    threshold: float | None
+    is_relevant: bool | None
+    vector_rank: int | None
+    vector_score: float
+    word_rank: int | None
+    word_score: float
+    score: float
+    parts: dict[str, float]
+
+
 class Card(BaseModel):
     """A search result. ``similarity`` is the cosine with the query, null if vectors did not find it.
 
@@ -191,6 +213,39 @@ class Card(BaseModel):
     thumbnail: str | None
     spans: list[Span] | None
     archive: str | None
+    explanation: Explanation | None = None
+
+
+class FoundVideo(BaseModel):
+    """A video as a search result: its best moments, and how many of it were found."""
+
+    video_id: str
+    name: str
+    found: int
+    moments: list[Card]
+
+
+class FacetValue(BaseModel):
+    """A value, how many moments have it, and the filter that leaves them."""
+
+    value: str
+    count: int
+    where: str
+
+
+class Facet(BaseModel):
+    """The most frequent values of a column among the moments found; ``others`` moments have less frequent ones."""
+
+    name: str
+    values: list[FacetValue]
+    others: int
+
+
+class Facets(BaseModel):
+    """How the ``moments`` best moments of a search are spread."""
+
+    moments: int
+    facets: list[Facet]
 
 
 class LeftOut(BaseModel):

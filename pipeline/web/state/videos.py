@@ -7,8 +7,8 @@ page are read from the store.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from malmm.pipeline.archive.filters import scope_of, videos_within
 from malmm.pipeline.archive.joined import members_of
 from malmm.pipeline.archive.predicates import is_in
 from malmm.pipeline.archive.reader import ArchiveReader
@@ -34,17 +35,19 @@ _COLUMNS = ["video_id", "uri", "start_s", "duration_s", "indexed_at"]
 
 @dataclass(frozen=True)
 class Chosen:
-    """A filter: videos with these ids, ``text`` in their name, and indexed in [since, until), in UTC by default."""
+    """A filter: videos with these ids, ``text`` in their name, indexed in [since, until), in UTC by default, and with a
+    moment that passes the filter ``where`` (``archive.filters``)."""
 
     video_ids: tuple[str, ...] = ()
     text: str = ""
     since: datetime | None = None
     until: datetime | None = None
+    where: str | None = None
 
     @property
     def all(self) -> bool:
         """Whether the filter selects every video."""
-        return not (self.video_ids or self.text or self.since or self.until)
+        return not (self.video_ids or self.text or self.since or self.until or self.where)
 
 
 class VideoColumns:
@@ -59,12 +62,16 @@ class VideoColumns:
         return pa.array([name_of(uri).casefold() for uri in self.rows["uri"].to_pylist()], pa.string())
 
     def ids(self, chosen: Chosen) -> list[str]:
-        """Ids of the selected videos, latest first."""
+        """Ids of the selected videos, latest first. ``where`` is left to the search."""
         return self._chosen(chosen)["video_id"].to_pylist()
 
-    def part(self, chosen: Chosen, begin: int, end: int) -> tuple[list[str], int]:
-        """Ids [begin, end) of the selected videos, and how many are selected in all."""
+    def part(
+        self, chosen: Chosen, begin: int, end: int, within: Collection[str] | None = None
+    ) -> tuple[list[str], int]:
+        """Ids [begin, end) of the selected videos that are ``within`` some, and how many are selected in all."""
         rows = self._chosen(chosen)
+        if within is not None:
+            rows = rows.filter(pc.is_in(rows["video_id"], pa.array(list(within), pa.string())))
         return rows["video_id"].slice(begin, end - begin).to_pylist(), rows.num_rows
 
     def of(self, video_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -116,8 +123,9 @@ class VideoList:
         return dict(rows[0])
 
     def chosen_ids(self, chosen: Chosen) -> list[str] | None:
-        """Ids of the selected videos, latest first; None for all."""
-        return None if chosen.all else self.columns().ids(chosen)
+        """Ids of the selected videos, latest first, whatever ``where`` is; None for all."""
+        named = replace(chosen, where=None)
+        return None if named.all else self.columns().ids(named)
 
     def one(self, video_id: str) -> VideoRow:
         """A video as the API returns it. Raises NotThere."""
@@ -126,7 +134,9 @@ class VideoList:
     def page(self, chosen: Chosen, offset: int, limit: int) -> VideoPage:
         """A page of videos, latest first."""
         end = offset + limit
-        wanted, total = self.columns().part(chosen, offset, end)
+        reader = self._live.reader
+        within = videos_within(reader, scope_of(reader, chosen.where)) if chosen.where else None
+        wanted, total = self.columns().part(chosen, offset, end, within)
         stored = self._live.reader.video_rows(wanted).to_pylist()
         rows = {row["video_id"]: row for row in stored}
         return VideoPage(

@@ -6,7 +6,7 @@ import { cardsComing, failure, leftOut, state } from "./states.js";
 
 const PAGE = 24;
 
-/** The page; its address holds what is looked for: q, video, since, until. */
+/** The page; its address holds what is looked for: q, video, since, until, where, by (video). */
 export function searchPage(parameters) {
   const query = h("input", { class: "field", type: "search", id: "query", name: "q", maxlength: 500,
     placeholder: "Describe a moment, such as “a red circle moving left”", autocomplete: "off", "aria-label": "Search the archive" });
@@ -14,6 +14,8 @@ export function searchPage(parameters) {
   const names = h("datalist", { id: "videos" });
   const since = h("input", { class: "field slim", id: "since", type: "date" });
   const until = h("input", { class: "field slim", id: "until", type: "date" });
+  const where = h("input", { class: "field slim wide", id: "where", placeholder: "camera = 'north' and start_s < 600", autocomplete: "off", spellcheck: "false", maxlength: 2000 });
+  const by = h("select", { class: "slim", id: "by" }, h("option", { value: "" }, "moments"), h("option", { value: "video" }, "videos"));
   const wrong = h("p", { class: "note bad", role: "alert", hidden: true });
   const clear = h("button", { type: "button", class: "quiet", hidden: true, onclick: () => go({ q: query.value }) }, "Clear filters");
   const found = h("section", { class: "stack", "aria-label": "Results" });
@@ -41,7 +43,7 @@ export function searchPage(parameters) {
       }
       id = page.videos[0].video_id;
     }
-    go({ q: query.value.trim(), video: id, since: since.value, until: until.value });
+    go({ q: query.value.trim(), video: id, since: since.value, until: until.value, where: where.value.trim(), by: by.value });
   }
 
   let asked = 0;
@@ -54,7 +56,7 @@ export function searchPage(parameters) {
   }
   video.addEventListener("focus", suggest);
   video.addEventListener("input", suggest);
-  for (const field of [video, since, until]) field.addEventListener("change", submit);
+  for (const field of [video, since, until, where, by]) field.addEventListener("change", submit);
 
   async function show(wanted) {
     running.abort();
@@ -64,9 +66,11 @@ export function searchPage(parameters) {
     query.value = wanted.get("q") ?? "";
     since.value = wanted.get("since") ?? "";
     until.value = wanted.get("until") ?? "";
+    where.value = wanted.get("where") ?? "";
+    by.value = wanted.get("by") === "video" ? "video" : "";
     const id = wanted.get("video") ?? "";
     if (!id) video.value = "";
-    clear.hidden = !(id || since.value || until.value);
+    clear.hidden = !(id || since.value || until.value || where.value);
     if (id && known.get(video.value) !== id) {
       get(`api/videos/${encodeURIComponent(id)}`).then((row) => { known.set(row.name, id); video.value = row.name; }, () => {});
     }
@@ -74,10 +78,11 @@ export function searchPage(parameters) {
     document.title = `${text || "Search"} · malmm`;
     found.replaceChildren(cardsComing());
     found.setAttribute("aria-busy", "true");
-    const dates = { since: since.value, until: until.value && nextDay(until.value) };
+    const filters = { since: since.value, until: until.value && nextDay(until.value), where: where.value };
     try {
-      if (text) await moments({ text, video: id, ...dates, limit: PAGE }, signal);
-      else await videos({ ...dates, limit: PAGE }, signal);
+      if (text && by.value) await videosFound({ text, video: id, ...filters }, signal);
+      else if (text) await moments({ text, video: id, ...filters, explain: true, limit: PAGE }, signal);
+      else await videos({ ...filters, limit: PAGE }, signal);
     } catch (error) {
       if (error.name !== "AbortError") found.replaceChildren(failure(error, () => show(wanted)));
     } finally {
@@ -95,6 +100,33 @@ export function searchPage(parameters) {
     speak(`${counted(first.moments.length, "moment")}${first.next ? " and more" : ""}`);
     const title = h("div", { class: "near" }, h("h2", {}, "Moments"), leftOut(first.left_out));
     endless(title, "api/search", wanted, first, (page) => page.moments.map((row) => momentCard(row, wanted.text)), signal);
+    spread(wanted, signal);
+  }
+
+  /** Under the results: how they are spread. A value adds its filter to what is looked for. */
+  async function spread(wanted, signal) {
+    const { explain, limit, ...asked } = wanted;
+    const page = await get("api/search/facets", asked, signal).catch(() => null);
+    if (!page || signal.aborted || !page.facets.length) return;
+    const narrow = (filter) => { where.value = where.value.trim() ? `(${where.value.trim()}) and ${filter}` : filter; submit(); };
+    found.append(h("details", { class: "facets" }, h("summary", {}, `Spread of the best ${counted(page.moments, "moment")}`),
+      page.facets.map((facet) => h("section", { "aria-label": facet.name }, h("h3", {}, facet.name),
+        h("ul", { class: "row" }, facet.values.map((each) => h("li", {}, h("button", { type: "button", class: "quiet", title: each.where, onclick: () => narrow(each.where) },
+          `${facet.name === "video" ? each.value.split("/").pop() : each.value} (${each.count})`))))))));
+  }
+
+  async function videosFound(wanted, signal) {
+    const page = await get("api/search/videos", wanted, signal);
+    if (!page.length) {
+      found.replaceChildren(state("search", "Nothing found", "No video of the archive fits these words and filters."));
+      speak("Nothing found");
+      return;
+    }
+    speak(counted(page.length, "video"));
+    found.replaceChildren(h("h2", {}, "Videos"), ...page.map((each) => h("section", { class: "stack", "aria-label": each.name },
+      h("h3", {}, h("a", { href: `#/video/${each.video_id}` }, each.name), h("span", { class: "muted small" }, ` ${counted(each.found, "moment")}`)),
+      h("ol", { class: "cards" }, each.moments.map((row) => momentCard(row, wanted.text))))));
+    spread(wanted, signal);
   }
 
   async function videos(wanted, signal) {
@@ -102,7 +134,7 @@ export function searchPage(parameters) {
     if (!first.videos.length) {
       const empty = clear.hidden;
       found.replaceChildren(state("film", empty ? "The archive is empty" : "No videos", empty
-        ? "Index videos with malmm index, and they appear here as they are done." : "No video was indexed in this time."));
+        ? "Index videos with malmm index, and they appear here as they are done." : "No video passes these filters."));
       return;
     }
     const title = h("div", { class: "row" }, h("h2", {}, "Latest videos"), h("span", { class: "muted small" }, counted(first.total, "video")));
@@ -150,7 +182,8 @@ export function searchPage(parameters) {
   const form = h("form", { role: "search", class: "near", onsubmit: submit },
     h("div", { class: "searchbox" }, query, h("button", { type: "submit" }, "Search")),
     h("div", { class: "filters" }, h("label", { for: "video" }, "Video", video), names,
-      h("label", { for: "since" }, "From", since), h("label", { for: "until" }, "To", until), clear), wrong);
+      h("label", { for: "since" }, "From", since), h("label", { for: "until" }, "To", until),
+      h("label", { for: "where" }, "Filter", where), h("label", { for: "by" }, "Show", by), clear), wrong);
   show(parameters);
   return {
     view: h("div", { class: "stack" }, h("h1", { class: "unseen" }, "Search"), form, found),
@@ -181,7 +214,19 @@ function momentCard(row, text) {
       said ? h("p", { class: "clamp" }, said) : h("p", { class: "muted" }, "No caption"),
       h("div", { class: "score" }, score, row.similarity === null ? null : h("span", {}, row.similarity.toFixed(2)),
         row.archive ? h("span", { class: "tag" }, row.archive) : null,
-        row.signals.map((signal) => h("span", { class: "tag" }, signal === "text" ? "words" : "picture"))))));
+        row.signals.map((signal) => h("span", { class: "tag" }, signal === "text" ? "words" : "picture"))),
+      row.explanation ? h("p", { class: "small muted" }, why(row.explanation)) : null)));
+}
+
+/** What each signal gave a moment, in words. */
+export function why(given) {
+  const parts = [];
+  if (given.vector_rank !== null) {
+    const relevant = given.threshold === null ? "" : `, ${given.is_relevant ? "relevant" : "not relevant"} from ${given.threshold.toFixed(2)} on`;
+    parts.push(`No. ${given.vector_rank} by picture (${given.similarity.toFixed(2)}${relevant})`);
+  }
+  if (given.word_rank !== null) parts.push(`No. ${given.word_rank} by words`);
+  return parts.join(", ");
 }
 
 /** What a link says of the archive that a video is read from, where there are several. */

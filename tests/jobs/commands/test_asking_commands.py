@@ -46,6 +46,11 @@ def test_videos_dates_and_moments_are_understood(drawn: Drawn, capsys: pytest.Ca
         (("search", "a", "--archive", "{}", "-k", "0"), 2, "-k 0"),
         (("search", "a", "--archive", "{}", "--video", "gone.mp4"), 2, "holds no video 'gone.mp4'"),
         (("search", "a", "--archive", "{}", "--since", "soon"), 2, "--since 'soon'"),
+        (("search", "a", "--archive", "{}", "--where", "a = 1"), 2, "no column 'a'"),
+        (("show", "--archive", "{}", "--where", "start_s <"), 2, "at its end"),
+        (("show", "1.mp4", "--archive", "{}", "--where", "fps > 1"), 2, "leave it out"),
+        (("ask", "What?", "--archive", "{}", "--where", "fps = 'x'"), 2, "fps is a number"),
+        (("export", "--archive", "{}", "--format", "csv", "--where", "start_s = true"), 2, "seconds"),
         (("search", "--like", "1.mp4", "--archive", "{}"), 2, "VIDEO@TIME"),
         (("search", "--like", "1.mp4@9:99", "--archive", "{}"), 2, "is no time"),
         (("search", "a", "--archive", "{}", "--retrieval-model", "/gone"), 1, "cannot be opened"),
@@ -86,6 +91,48 @@ def test_questions_are_answered_or_said_not_to_be(drawn: Drawn, capsys: pytest.C
     assert out.startswith("Nothing relevant was found (the nearest is ")
     code, out, _ = said(capsys, "ask", question, "--archive", drawn.place, "--video", "*.mp4", "--json")
     assert len(json.loads(out)["answers"]) == 3
+
+
+def test_filters_leave_what_passes(drawn: Drawn, capsys: pytest.CaptureFixture[str]) -> None:
+    where = "uri LIKE '%/1.mp4' and start_s < 10"
+    code, out, _ = said(capsys, "search", "a cross", "--archive", drawn.place, "--where", where, "--json")
+    assert code == 0
+    moments = json.loads(out)["moments"]
+    assert moments
+    assert all(each["uri"].endswith("/1.mp4") and each["start_s"] < 10 for each in moments)
+    code, out, _ = said(capsys, "show", "--archive", drawn.place, "--where", where, "--json")
+    assert [each["uri"].rsplit("/", 1)[1] for each in json.loads(out)["videos"]] == ["1.mp4"]
+    code, out, _ = said(capsys, "export", "--archive", drawn.place, "--format", "jsonl", "--where", where)
+    assert {json.loads(line)["start_s"] for line in out.splitlines()} == {0.0}
+    code, out, _ = said(capsys, "ask", "What?", "--archive", drawn.place, "--where", "start_s < 0")
+    assert (code, out) == (4, "Nothing relevant was found.\n")
+
+
+def test_moments_are_grouped_counted_and_explained(drawn: Drawn, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = (
+        "search",
+        "a cross",
+        "--archive",
+        drawn.place,
+        "-k",
+        "2",
+        "--by",
+        "video",
+        "--facets",
+        "--explain",
+    )
+    code, out, _ = said(capsys, *asked, "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert [each["found"] >= 1 for each in found["videos"]] == [True, True]
+    assert {each["video_id"] for each in found["moments"]} == {each["video_id"] for each in found["videos"]}
+    assert found["moments"][0]["explanation"]["vector_rank"] == 1
+    assert found["facets"][0]["name"] == "video"
+    code, out, _ = said(capsys, *asked)
+    assert code == 0
+    assert "by vectors: 0.01639" in out
+    assert "video_id = " in out
+    assert out.splitlines()[0].endswith("moments)")
 
 
 def test_annotations_are_written_to_files(

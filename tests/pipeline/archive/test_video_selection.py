@@ -47,13 +47,13 @@ def test_names_globs_ids_and_addresses(archive: Archive, monkeypatch: pytest.Mon
 def test_times_and_conditions(archive: Archive) -> None:
     assert uris(archive, since=WHEN + timedelta(days=1)) == list(URIS[1:])
     assert uris(archive, until=WHEN + timedelta(days=1)) == ["/videos/a.mp4"]
-    assert uris(archive, where="uri LIKE 's3:%'") == ["s3://bucket/a.mp4"]
+    assert uris(archive, condition="uri LIKE 's3:%'") == ["s3://bucket/a.mp4"]
 
 
 @pytest.mark.parametrize("where", ["uri LIKE", "colour = 'red'", "1; DROP TABLE videos"])
 def test_a_condition_that_is_none_names_the_columns(archive: Archive, where: str) -> None:
     with pytest.raises(ConfigError, match="the columns are video_id"):
-        uris(archive, where=where)
+        uris(archive, condition=where)
 
 
 @pytest.mark.parametrize("name", ["d.mp4", "d*.mp4", str(Path("/videos/d.mp4"))])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from support.drawn_archive import Drawn
 
+from malmm.pipeline.archive.scope import Scope
 from malmm.pipeline.searching import candidates
 from malmm.pipeline.searching.candidates import Candidates
 from malmm.pipeline.searching.searcher import Searcher
@@ -21,10 +22,11 @@ def test_many_videos_are_searched_as_few_are(
     query = searcher.text_vectors(["a red circle"])[0]
     found = Candidates(drawn.reader)
     for videos in itertools.combinations(sorted(drawn.scenes), 2):
-        few = found.slots(query, count, videos), found.hits("red circle", count, videos)
+        within = Scope.of_videos(videos)
+        few = found.slots(query, count, within), found.hits("red circle", count, within)
         with monkeypatch.context() as patch:
             patch.setattr(candidates, "IDS_PER_FILTER", 1)
-            many = found.slots(query, count, videos), found.hits("red circle", count, videos)
+            many = found.slots(query, count, within), found.hits("red circle", count, within)
         assert {slot.video_id for slot in many[0]} <= set(videos)
         assert [hit.score for hit in many[1]] == pytest.approx([hit.score for hit in few[1]])
         np.testing.assert_allclose(
@@ -44,7 +46,7 @@ def test_an_index_that_leaves_some_out_is_not_believed(drawn: Drawn, monkeypatch
         return rows[:2] if where is None else rows[:6]
 
     found = Candidates(drawn.reader)
-    assert found._of_videos(find, 4, videos, finds_all=True) == rows[:2]
-    assert found._of_videos(find, 4, videos, finds_all=False) == rows[:6]
+    assert found._within(find, 4, Scope.of_videos(videos), finds_all=True) == rows[:2]
+    assert found._within(find, 4, Scope.of_videos(videos), finds_all=False) == rows[:6]
     assert asked[:2] == [None, None]
     assert asked[2] is not None

@@ -9,6 +9,7 @@ from lancedb.query import MatchQuery
 from support.archive_rows import RECIPE, VECTOR_SIZE, annotation, annotation_table, run
 
 from malmm.pipeline.archive.migration import migrate
+from malmm.pipeline.archive.scope import Scope
 from malmm.pipeline.archive.text_grams import GRAMS_COLUMN
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.searching.candidates import Candidates
@@ -72,7 +73,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
 
 @pytest.mark.parametrize("words", QUERIES)
 def test_words_find_their_text(archive: Archive, words: str) -> None:
-    hits = Candidates(archive).hits(words, 100, None)
+    hits = Candidates(archive).hits(words, 100, Scope())
     assert hits[0].text == QUERIES[words]
     assert len({hit.text for hit in hits}) == len(hits)
 
@@ -81,14 +82,14 @@ def test_words_find_their_text(archive: Archive, words: str) -> None:
 def test_english_texts_keep_their_ranking(archive: Archive, words: str) -> None:
     asked = archive.table("annotations").search(MatchQuery(words, "text"), query_type="fts")
     english = [row["text"] for row in asked.limit(100).to_list()]
-    assert [hit.text for hit in Candidates(archive).hits(words, 100, None)][: len(english)] == english
-    few = Candidates(archive).hits(words, 1, None)
+    assert [hit.text for hit in Candidates(archive).hits(words, 100, Scope())][: len(english)] == english
+    few = Candidates(archive).hits(words, 1, Scope())
     assert [hit.text for hit in few] == english[:1]
 
 
 @pytest.mark.parametrize("words", ["자전거", "犬", "Hubschrauber", "bicycle", "?!", "сад"])
 def test_words_of_no_text_find_nothing(archive: Archive, words: str) -> None:
-    assert Candidates(archive).hits(words, 100, None) == []
+    assert Candidates(archive).hits(words, 100, Scope()) == []
 
 
 def test_an_archive_without_the_column_is_searched_and_gets_it(tmp_path: Path) -> None:
@@ -98,8 +99,8 @@ def test_an_archive_without_the_column_is_searched_and_gets_it(tmp_path: Path) -
         dataset.drop_columns([GRAMS_COLUMN])
     run(archive, (0,))
     add(archive, *OTHERS[:4], ENGLISH[0])
-    assert Candidates(archive).hits("猫", 100, None) == []
-    assert [hit.text for hit in Candidates(archive).hits("moving", 100, None)] == [ENGLISH[0]]
+    assert Candidates(archive).hits("猫", 100, Scope()) == []
+    assert [hit.text for hit in Candidates(archive).hits("moving", 100, Scope())] == [ENGLISH[0]]
     archive.update_indexes(at_once=True)
     before = archive.annotations()
 
@@ -110,4 +111,4 @@ def test_an_archive_without_the_column_is_searched_and_gets_it(tmp_path: Path) -
     assert archive.annotations().equals(before)
     add(archive, OTHERS[4])
     for words in ("猫", "고양이", "吉他"):
-        assert [hit.text for hit in Candidates(archive).hits(words, 100, None)] == [QUERIES[words]]
+        assert [hit.text for hit in Candidates(archive).hits(words, 100, Scope())] == [QUERIES[words]]

@@ -64,6 +64,41 @@ def test_searches_are_narrowed_by_video_and_date(client: TestClient, drawn: Draw
     assert get(client, "videos", since="2100-01-01")["total"] == 0
 
 
+def test_a_filter_narrows_searches_lists_and_questions(client: TestClient, drawn: Drawn) -> None:
+    where = "start_s < 10 and uri LIKE '%/1.mp4'"
+    [video] = [row["video_id"] for row in drawn.reader.videos().to_pylist() if row["uri"].endswith("/1.mp4")]
+    found = get(client, "search", text="a circle", where=where)["moments"]
+    assert found
+    assert {card["video_id"] for card in found} == {video}
+    assert all(card["start_s"] < 10 for card in found)
+    assert [row["video_id"] for row in get(client, "videos", where=where)["videos"]] == [video]
+    assert told(client, question="What?", where="start_s < 0")[-1]["found"] is False
+    wrong = "kamera = 'north'"
+    for answer in (
+        client.get("/api/search", params={"text": "a circle", "where": wrong}),
+        client.get("/api/videos", params={"where": wrong}),
+        client.post("/api/ask", json={"question": "What?", "where": wrong}),
+    ):
+        assert answer.status_code == 422
+        assert "no column 'kamera'" in answer.text
+
+
+def test_results_are_grouped_counted_and_explained(client: TestClient, drawn: Drawn) -> None:
+    videos = get(client, "search/videos", text="a circle", limit=2, each=1)
+    assert len({row["video_id"] for row in videos}) == 2
+    assert all(len(row["moments"]) == 1 <= row["found"] for row in videos)
+    counted = get(client, "search/facets", text="a circle")
+    [facet] = [facet for facet in counted["facets"] if facet["name"] == "video"]
+    assert sum(value["count"] for value in facet["values"]) == counted["moments"]
+    narrowed = get(client, "search", text="a circle", where=facet["values"][0]["where"], explain=True)
+    assert {card["name"] for card in narrowed["moments"]} == {facet["values"][0]["value"].rsplit("/", 1)[1]}
+    said = narrowed["moments"][0]["explanation"]
+    assert said["threshold"] == pytest.approx(
+        Searcher(drawn.place).relevance_threshold("a circle", where=facet["values"][0]["where"])
+    )
+    assert get(client, "search", text="a circle")["moments"][0]["explanation"] is None
+
+
 def test_videos_are_listed_in_pages(client: TestClient, drawn: Drawn) -> None:
     first = get(client, "videos", limit=2)
     second = get(client, "videos", limit=2, cursor=first["next"])

@@ -8,6 +8,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 from support.drawn_archive import Drawn
 from support.served import Served, in_this_process
 
@@ -25,6 +26,14 @@ EXAMPLES = settings(
 
 # Nothing about these can be wrong.
 WITHOUT_INPUT = {"GET /api/health", "GET /api/session", "DELETE /api/session", "GET /api/archive"}
+# A filter is a language of its own, which a schema cannot describe: most texts are none, and refused with 422.
+FILTERED = {
+    "GET /api/search",
+    "GET /api/search/videos",
+    "GET /api/search/facets",
+    "GET /api/videos",
+    "POST /api/ask",
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +52,12 @@ def test_the_api_is_as_its_document_says(served: Served, mode: GenerationMode) -
         @EXAMPLES
         @given(case=operation.as_strategy(generation_mode=mode))
         def answers_are_described(case: schemathesis.Case) -> None:
-            case.call_and_validate()
+            is_filtered = case.operation.label in FILTERED
+            case.call_and_validate(excluded_checks=[positive_data_acceptance] if is_filtered else [])
 
         if mode is GenerationMode.NEGATIVE and operation.label in WITHOUT_INPUT:
             continue
         answers_are_described()
         tried.add(operation.label)
+    assert tried >= FILTERED or mode is GenerationMode.NEGATIVE
     assert {"GET /api/search", "POST /api/ask", "GET /api/videos/{video_id}/media"} < tried

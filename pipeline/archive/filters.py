@@ -1,0 +1,205 @@
+"""Filters over what an archive knows: columns of videos, metadata of manifests, answers and labels, and time.
+
+``filter_syntax`` parses a filter, and this module looks its columns up in the archive:
+
+- ``start_s`` and ``end_s`` are those of a moment, in seconds on the video's clock;
+- ``answer.<prompt>`` is a prompt's text about the moment's segment, ``label.<prompt>`` a classification's label and
+  ``score.<prompt>`` its probability. A prompt that only whole videos were asked counts for all of a video;
+- the other columns are those of the table ``videos``, then keys of its metadata; ``meta.<key>`` is always metadata.
+
+What is about videos or texts is looked up first and becomes sets of ids, so that searches of vectors and words both
+have it as a condition (``scope``).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+
+from malmm.pipeline.archive.filter_syntax import AllOf, AnyOf, Condition, Node, parse_filter, refusal
+from malmm.pipeline.archive.filter_values import comparisons, seconds, sql_condition, text_literal
+from malmm.pipeline.archive.metadata_values import metadata_of, readers_of
+from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.archive.scope import Both, Either, Part, Scope, Segments, Span, Videos
+from malmm.pipeline.archive.video_metadata import MetadataColumn, has_untyped_metadata, metadata_columns
+from malmm.pipeline.schema.tables import ANSWERS_ONLY
+
+__all__ = [
+    "MOMENT_COLUMNS",
+    "TEXT_COLUMNS",
+    "VIDEO_COLUMNS",
+    "known_columns",
+    "scope_of",
+    "videos_within",
+    "written_name",
+]
+
+#: Columns of ``videos`` that filters may name, and their types.
+VIDEO_COLUMNS = {
+    "video_id": "string",
+    "uri": "string",
+    "codec": "string",
+    "width": "int",
+    "height": "int",
+    "fps": "double",
+    "duration_s": "seconds",
+    "indexed_at": "timestamp",
+}
+MOMENT_COLUMNS = ("start_s", "end_s")
+#: What stands before a prompt's name: the column of ``annotations`` and its type.
+TEXT_COLUMNS = {"answer": ("text", "string"), "label": ("text", "string"), "score": ("score", "double")}
+_META = "meta"
+
+
+def scope_of(archive: ArchiveReader, where: str | None, videos: Sequence[str] | None = None) -> Scope:
+    """The part of an archive that a filter leaves, of these videos or of all.
+
+    Raises ConfigError for a filter that does not parse, names an unknown column or compares it with a value of another
+    type.
+    """
+    parts: list[Part] = [] if videos is None else [Videos(frozenset(videos))]
+    if where is not None:
+        parts.append(_Resolver(archive, where).part(parse_filter(where)))
+    return Scope.of(parts)
+
+
+def videos_within(archive: ArchiveReader, scope: Scope) -> set[str]:
+    """Ids of the videos with a moment in a scope."""
+    if scope.is_all:
+        return set(archive.completed_videos())
+    if scope.is_videos:
+        return set(scope.videos or ())
+    return archive.tables.ids("memories", "video_id", [str(scope.sql())])
+
+
+def known_columns(archive: ArchiveReader) -> dict[str, str]:
+    """Columns that a filter may name in this archive, with their types; keys of metadata as they are written."""
+    columns = dict.fromkeys(MOMENT_COLUMNS, "seconds") | VIDEO_COLUMNS
+    for key, column in metadata_of(archive).items():
+        columns[("" if key.casefold() not in columns else f"{_META}.") + written_name(key)] = column.kind
+    for prompt in archive.prompt_versions():
+        labels = prompt["task"] == "classification"
+        for before in ("label", "score") if labels else ("answer",):
+            columns[f"{before}.{prompt['prompt_name']}"] = TEXT_COLUMNS[before][1]
+    return columns
+
+
+class _Resolver:
+    """Looks up the columns of one filter."""
+
+    def __init__(self, archive: ArchiveReader, text: str) -> None:
+        self._archive, self._text = archive, text
+        self._metadata = metadata_of(archive)
+
+    def part(self, node: Node) -> Part:
+        """The part of the archive that a node leaves."""
+        if self._is_about_videos(node):
+            return Videos(frozenset(self._videos(node)))
+        if isinstance(node, Condition):
+            return self._of_text(node) if node.names[0].casefold() in TEXT_COLUMNS else self._of_span(node)
+        # Conditions over videos are looked up together.
+        videos = [part for part in node.parts if self._is_about_videos(part)]
+        others = [self.part(part) for part in node.parts if part not in videos]
+        kind = AllOf if isinstance(node, AllOf) else AnyOf
+        parts = (*((self.part(kind(tuple(videos))),) if videos else ()), *others)
+        return Both(parts) if isinstance(node, AllOf) else Either(parts)
+
+    def _is_about_videos(self, node: Node) -> bool:
+        """Whether a node is a condition over ``videos`` alone."""
+        if not isinstance(node, Condition):
+            return all(map(self._is_about_videos, node.parts))
+        first = node.names[0].casefold()
+        return first not in (MOMENT_COLUMNS if len(node.names) == 1 else TEXT_COLUMNS)
+
+    def _videos(self, node: Node) -> Iterator[str]:
+        """Ids of the videos that meet a node, of each archive those that are read from it."""
+        for reader, elsewhere in readers_of(self._archive):
+            sql = self._video_sql(node, metadata_columns(reader.schema("videos")))
+            yield from reader.tables.ids("videos", "video_id", [sql]).difference(elsewhere)
+
+    def _video_sql(self, node: Node, metadata: Mapping[str, MetadataColumn]) -> str:
+        """The node as a condition over ``videos`` of an archive with these columns of metadata."""
+        if not isinstance(node, Condition):
+            joint = " AND " if isinstance(node, AllOf) else " OR "
+            return joint.join(f"({self._video_sql(part, metadata)})" for part in node.parts)
+        name = node.name.casefold()
+        if name in VIDEO_COLUMNS:
+            return sql_condition(name, VIDEO_COLUMNS[name], node, self._text)
+        is_meta = node.names[0].casefold() == _META and len(node.names) > 1
+        key = self._metadata_key(".".join(node.names[1:]) if is_meta else node.name)
+        if key is None:
+            raise refusal(self._text, node.place, self._unknown(node.name))
+        if key not in metadata:
+            # Another of several archives has it: here no video has a value.
+            return "true" if node.operator == "IS NULL" else "false"
+        return sql_condition(metadata[key].column, metadata[key].kind, node, self._text)
+
+    def _metadata_key(self, wanted: str) -> str | None:
+        if wanted in self._metadata:
+            return wanted
+        alike = [key for key in self._metadata if key.casefold() == wanted.casefold()]
+        return alike[0] if len(alike) == 1 else None
+
+    def _unknown(self, name: str) -> str:
+        columns = known_columns(self._archive)
+        near = difflib.get_close_matches(name, columns, 1)
+        said = f"there is no column {name!r}"
+        if near:
+            said += f" (did you mean {near[0]}?)"
+        said += "; the columns are " + ", ".join(f"{known} ({kind})" for known, kind in columns.items())
+        for reader, _ in readers_of(self._archive):
+            videos = reader.tables.dataset("videos")
+            if not metadata_columns(videos.schema) and has_untyped_metadata(videos):
+                said += f"; the metadata of {reader.root} is not typed yet: run `malmm optimize`"
+        return said
+
+    def _of_span(self, condition: Condition) -> Part:
+        column = condition.name.casefold()
+        if condition.operator in ("IS NULL", "IS NOT NULL"):
+            return Either(()) if condition.operator == "IS NULL" else Both(())
+        if condition.operator.endswith("LIKE") or not condition.values:
+            # Raises.
+            sql_condition(column, "seconds", condition, self._text)
+        all_hold, simple = comparisons(condition)
+        spans = tuple(
+            Span(column, sign, seconds(value, condition.name, self._text)) for sign, value in simple
+        )
+        return Both(spans) if all_hold else Either(spans)
+
+    def _of_text(self, condition: Condition) -> Part:
+        name = ".".join(condition.names[1:])
+        before = condition.names[0].casefold()
+        column, kind = TEXT_COLUMNS[before]
+        version, task = self._latest(name, condition)
+        if before in ("label", "score") and task != "classification":
+            why = f"{name!r} was no classification: write answer.{written_name(name)}"
+            raise refusal(self._text, condition.place, why)
+        wanted = f"prompt_version = {text_literal(version)}"
+        tables = self._archive.tables
+        of_segments = f"{wanted} AND segment_id IS NOT NULL"
+        is_null = condition.operator == "IS NULL"
+        if not is_null:
+            wanted = f"{wanted} AND {sql_condition(column, kind, condition, self._text)}"
+        if self._archive.count("annotations", of_segments):
+            found = tables.ids("annotations", "segment_id", [wanted])
+            return Segments(frozenset(found), others=is_null)
+        found = tables.ids("annotations", "video_id", [wanted])
+        return Videos(frozenset(self._archive.completed_videos().keys() - found if is_null else found))
+
+    def _latest(self, name: str, condition: Condition) -> tuple[str, str]:
+        """Version and task of the latest version of a prompt."""
+        columns = ["prompt_version", "task", "created_at"]
+        rows = self._archive.tables.rows(
+            "annotations", [f"prompt_name = {text_literal(name)} AND {ANSWERS_ONLY}"], columns
+        )
+        latest = rows.group_by(columns[:2]).aggregate([("created_at", "max")]).sort_by("created_at_max")
+        if not latest.num_rows:
+            raise refusal(self._text, condition.place, self._unknown(condition.name))
+        version, task = (latest[column][-1].as_py() for column in columns[:2])
+        return str(version), str(task)
+
+
+def written_name(name: str) -> str:
+    """A name as a filter has it: in double quotes unless it is a plain word."""
+    plain = name.isascii() and name.replace("_", "a").replace(".", "a").isalnum() and not name[0].isdigit()
+    return name if plain else '"' + name.replace('"', '""') + '"'
