@@ -21,6 +21,8 @@ CHANGES: dict[str, Callable[[Archive], object]] = {
     "commit": lambda archive: archive.commit(write_rows(archive.uri, rows(1))),
     "put_videos": lambda archive: archive.put_videos(video_table(1)),
     "set_metadata": lambda archive: archive.set_metadata({video(0): "{}"}),
+    "put_given": lambda archive: archive.put_given(TEXT.slice(0, 0)),
+    "replace_tracks": lambda archive: archive.replace_tracks(TEXT.slice(0, 0), []),
     "add_annotations": lambda archive: archive.add_annotations(TEXT),
     "sweep": Archive.sweep,
     "replace_videos": lambda archive: archive.replace_videos({video(0): []}),
