@@ -1,7 +1,8 @@
 """Guard: turn any exception of an operator into a failure of that row, with the end of its traceback.
 
 Operators turn expected errors, such as a damaged file, into failures themselves. The guard around each of them catches
-all others, above all programming errors: Ray Data would retry the task and then drop its rows silently.
+all others, above all programming errors: Ray Data would retry the task and then drop its rows silently. A panic of a
+library in Rust counts too, though pyo3 does not make it an Exception. What ends a process or a task passes through.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import linecache
 import os
 import sys
 import traceback
+from asyncio import CancelledError
 from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
@@ -26,6 +28,7 @@ from malmm.pipeline.schema.rows import FILES, Carried, carried, rows_table
 __all__ = ["guarded", "guarded_actor"]
 
 _MESSAGE_CHARS, _TRACE_CHARS = 500, 1500
+_ENDS = (KeyboardInterrupt, SystemExit, GeneratorExit, CancelledError)
 
 _Work = Callable[..., pa.Table | Iterator[pa.Table]]
 
@@ -44,7 +47,9 @@ def guarded(stage: str, schema: pa.Schema, operator: _Work) -> _Work:
                 row = rows.slice(index, 1)
                 try:
                     made = list(operator(row, **options))
-                except Exception as error:  # noqa: BLE001 - any exception is this row's failure
+                except _ENDS:
+                    raise
+                except BaseException as error:  # noqa: BLE001 - any exception is this row's failure
                     made = [_failed(stage, schema, row, error)]
                 yield from made
 
@@ -88,14 +93,16 @@ def _one_by_one_if_need_be(
 ) -> pa.Table:
     try:
         return work(rows)
-    except Exception as error:  # noqa: BLE001 - any exception is the rows' failure
+    except _ENDS:
+        raise
+    except BaseException as error:  # noqa: BLE001 - any exception is the rows' failure
         if rows.num_rows <= 1:
             return _failed(stage, schema, rows, error)
     parts = [rows.slice(index, 1) for index in range(rows.num_rows)]
     return pa.concat_tables([_one_by_one_if_need_be(stage, schema, work, part) for part in parts])
 
 
-def _failed(stage: str, schema: pa.Schema, rows: pa.Table, error: Exception) -> pa.Table:
+def _failed(stage: str, schema: pa.Schema, rows: pa.Table, error: BaseException) -> pa.Table:
     """The rows with the error as their failure. A row that failed before keeps its own failure."""
     where, trace = _place(error), _trace(error)
     kind = type(error).__name__

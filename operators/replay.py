@@ -84,7 +84,7 @@ class ReplayPrompts:
             if row.failure is None:
                 try:
                     stored = self._stored(rows["segment_ids"][index].as_py())
-                except (RuntimeError, ValueError, MalmmError) as error:
+                except (ValueError, MalmmError) as error:
                     results[index] = _failed(row, error)
                 else:
                     together[len(prompts[index])][index] = stored

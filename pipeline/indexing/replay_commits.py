@@ -14,6 +14,7 @@ from malmm.operators.write import annotation_rows, answers_at
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.starvation import RoomWatch
 from malmm.pipeline.indexing.block_stream import received
+from malmm.pipeline.indexing.fail_fast import FailFast
 from malmm.pipeline.indexing.ledger import Ledger
 from malmm.pipeline.schema.config import Prompt
 from malmm.pipeline.schema.ids import REPLAY, failure_id
@@ -41,10 +42,14 @@ class ReplayCommits:
     clear_failures: bool
     room: RoomWatch | None = None
     texts: int = 0
+    _alike: FailFast = field(default_factory=FailFast)
     _waiting: list[dict[str, Any]] = field(default_factory=list)
 
     def go(self, dataset: ray.data.Dataset, *, of: Sequence[pa.Table]) -> None:
-        """Receive all rows, made ``of`` these blocks of ``TO_REPLAY``. If interrupted, commits what is ready."""
+        """Receive all rows, made ``of`` these blocks of ``TO_REPLAY``. If interrupted, commits what is ready.
+
+        Raises WorkerError if row after row fails at the same line (``FailFast``).
+        """
         began = last_commit = time.monotonic()
         done, total = 0, sum(block.num_rows for block in of)
         try:
@@ -72,7 +77,9 @@ class ReplayCommits:
         for index, row in enumerate(carried(block)):
             if row.failure is not None or row.video is None:
                 self.ledger.failed(Carried(row.video, None, row.failure))
+                self._alike.see(row.failure)
                 continue
+            self._alike.see(None)
             end_s = row.segment.end_s if row.segment else row.video.start_s + row.video.duration_s
             answers = answers_at(block, index, self.prompts)
             self._waiting += annotation_rows(row, answers, self.archive.recipe, mode=REPLAY, end_s=end_s)

@@ -61,7 +61,7 @@ class SegmentCommits:
     _commits: int = 0
 
     def take(self, block: pa.Table) -> None:
-        """Receive receipts and failures. Raises WorkerError if all rows so far failed at the same line (fail fast)."""
+        """Receive receipts and failures. Raises WorkerError if row after row fails at the same line (``FailFast``)."""
         for index, row in enumerate(carried(block)):
             if row.failure is not None or row.segment is None:
                 self.ledger.failed(row)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +21,7 @@ def raising(error: BaseException) -> Any:
     raise error.with_traceback(None)
 
 
-def pass_on(rows: pa.Table, bad: dict[str, Exception]) -> pa.Table:
+def pass_on(rows: pa.Table, bad: dict[str, BaseException]) -> pa.Table:
     """``PLANNED`` to ``DECODED``, unless a row's segment is among the bad ones."""
     held = carried(rows)
     for row in held:
@@ -29,8 +30,8 @@ def pass_on(rows: pa.Table, bad: dict[str, Exception]) -> pa.Table:
     return rows_table([row.columns() for row in held], DECODED)
 
 
-def as_function(rows: pa.Table, bad: dict[str, Exception]) -> pa.Table:
-    def operator(rows: pa.Table, *, bad: dict[str, Exception]) -> pa.Table:
+def as_function(rows: pa.Table, bad: dict[str, BaseException]) -> pa.Table:
+    def operator(rows: pa.Table, *, bad: dict[str, BaseException]) -> pa.Table:
         return pass_on(rows, bad)
 
     made = guarded("decode", DECODED, operator)(rows, bad=bad)
@@ -38,17 +39,17 @@ def as_function(rows: pa.Table, bad: dict[str, Exception]) -> pa.Table:
     return made
 
 
-def as_generator(rows: pa.Table, bad: dict[str, Exception]) -> pa.Table:
-    def operator(rows: pa.Table, *, bad: dict[str, Exception]) -> Iterator[pa.Table]:
+def as_generator(rows: pa.Table, bad: dict[str, BaseException]) -> pa.Table:
+    def operator(rows: pa.Table, *, bad: dict[str, BaseException]) -> Iterator[pa.Table]:
         for index in range(rows.num_rows):
             yield pass_on(rows.slice(index, 1), bad)
 
     return pa.concat_tables([DECODED.empty_table(), *guarded("decode", DECODED, operator)(rows, bad=bad)])
 
 
-def as_actor(rows: pa.Table, bad: dict[str, Exception]) -> pa.Table:
+def as_actor(rows: pa.Table, bad: dict[str, BaseException]) -> pa.Table:
     class Operator:
-        def __init__(self, *, bad: dict[str, Exception]) -> None:
+        def __init__(self, *, bad: dict[str, BaseException]) -> None:
             self.bad = bad
 
         def __call__(self, rows: pa.Table) -> pa.Table:
@@ -60,7 +61,12 @@ def as_actor(rows: pa.Table, bad: dict[str, Exception]) -> pa.Table:
     return made
 
 
-ERRORS: list[Exception] = [
+class Panic(BaseException):
+    """Not an Exception, like pyo3's PanicException."""
+
+
+ERRORS: list[BaseException] = [
+    Panic("called `Option::unwrap()` on a `None` value"),
     KeyError("frames"),
     AttributeError("'Table' object has no attribute 'frames'"),
     TypeError("two\nlines"),
@@ -87,7 +93,7 @@ def test_a_named_operator_is_loaded_where_it_is_made() -> None:
     failed=st.sets(st.integers(0, len(ROWS) - 1)),
 )
 def test_a_row_fails_by_itself_and_says_where(
-    guard: Any, bad: dict[int, Exception], failed: set[int]
+    guard: Any, bad: dict[int, BaseException], failed: set[int]
 ) -> None:
     rows = [row.failed("probe", "damaged", "why") if at in failed else row for at, row in enumerate(ROWS)]
     table = guard(
@@ -123,10 +129,11 @@ def test_a_listed_file_has_no_video_yet_and_fails_all_the_same() -> None:
     assert (failure.stage, failure.kind, failure.fingerprint) == ("probe", "KeyError", "f")
 
 
-def test_what_ends_a_process_is_no_failure_of_a_row() -> None:
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit, CancelledError])
+def test_what_ends_a_process_is_no_failure_of_a_row(end: type[BaseException]) -> None:
     rows = rows_table([BROKEN.columns()], PLANNED)
-    with pytest.raises(KeyboardInterrupt):
-        guarded("decode", DECODED, lambda rows: raising(KeyboardInterrupt()))(rows)
+    with pytest.raises(end):
+        guarded("decode", DECODED, lambda rows: raising(end()))(rows)
 
 
 def test_a_guarded_operator_is_named_as_its_own() -> None:

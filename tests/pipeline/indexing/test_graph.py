@@ -201,13 +201,15 @@ def test_an_error_in_an_operator_fails_its_rows_and_says_where(monkeypatch: pyte
             raise KeyError("no such column")
 
     monkeypatch.setattr(graph, "ENCODER", Broken)
-    video = video_at(duration_s=5.0)
+    videos = [video_at(f"/videos/{number}.mp4", duration_s=1.0) for number in range(5)]
     rows = [
-        Carried(video, span, None) for span in segments_of(video, RECIPE.recipe_id, RECIPE.segment_s, 1.0)
+        Carried(video, span, None)
+        for video in videos
+        for span in segments_of(video, RECIPE.recipe_id, RECIPE.segment_s, 1.0)
     ]
     made = indexing(planned_before(rows), Wiring(INDEX, RECIPE, SHARED), "none", pa.schema([]))
     found = [row for block in received(made) if block is not None for row in carried(block)]
-    assert sorted(row.segment.index for row in found if row.segment) == list(range(5))
+    assert sorted(row.video.uri for row in found if row.video) == [video.uri for video in videos]
     failures = [row.failure for row in found if row.failure]
     assert {(failure.stage, failure.kind) for failure in failures} == {("encode", "KeyError")}
     assert all("test_graph.py:" in failure.message for failure in failures)
