@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from support.equipment import NEEDS, missing
 from support.made_once import made_once, shared_folder
 
@@ -29,7 +29,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tests check what comes out and never how long it took: the machine may be busy.
-settings.register_profile("malmm", deadline=None)
+settings.register_profile("malmm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("malmm")
 
 
