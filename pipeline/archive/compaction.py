@@ -19,7 +19,15 @@ from lance.optimize import Compaction, CompactionTask, RewriteResult
 from malmm.pipeline.archive.fencing import forget_old_versions
 from malmm.pipeline.archive.location import lance_errors
 
-__all__ = ["FILE_BYTES", "Rewrite", "compact_dataset", "remove_files", "small_fragments", "unnamed_files"]
+__all__ = [
+    "FILE_BYTES",
+    "Rewrite",
+    "compact_dataset",
+    "compaction_options",
+    "remove_files",
+    "small_fragments",
+    "unnamed_files",
+]
 
 FILE_BYTES = 1 << 29
 """Target file size of compaction. Files that have reached it are not rewritten."""
@@ -42,7 +50,7 @@ def compact_dataset(
     when no worker is. Raises Lance's exceptions: call it within ``lance_errors``.
     """
     before = len(dataset.get_fragments())
-    options = _options(dataset)
+    options = compaction_options(dataset)
     tasks = Compaction.plan(dataset, options).tasks
     if tasks:
         results = list(rewrite(tasks) if rewrite else (task.execute(dataset) for task in tasks))
@@ -54,7 +62,7 @@ def compact_dataset(
 
 def small_fragments(dataset: lance.LanceDataset) -> int:
     """Number of fragments smaller than compaction's target size."""
-    wanted = _options(dataset)["target_rows_per_fragment"]
+    wanted = compaction_options(dataset)["target_rows_per_fragment"]
     return sum(fragment.physical_rows < wanted for fragment in dataset.get_fragments())
 
 
@@ -85,7 +93,8 @@ def remove_files(table: str, names: Sequence[str]) -> int:
     return len(names)
 
 
-def _options(dataset: lance.LanceDataset) -> dict[str, Any]:
+def compaction_options(dataset: lance.LanceDataset) -> dict[str, Any]:
+    """Options of Lance's compaction that keep its memory bounded, whatever the size of a row."""
     fragments = dataset.get_fragments()
     rows = sum(fragment.physical_rows for fragment in fragments)
     size = sum(file.file_size_bytes or 0 for fragment in fragments for file in fragment.data_files())

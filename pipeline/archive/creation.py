@@ -25,7 +25,7 @@ from malmm.pipeline.archive.search_indexes import make_words_indexes
 from malmm.pipeline.archive.store_check import check_store
 from malmm.pipeline.schema.config import Recipe
 from malmm.pipeline.schema.errors import ArchiveError, RecipeMismatch
-from malmm.pipeline.schema.tables import memories_schema, of_this_or_before, table_schemas
+from malmm.pipeline.schema.tables import LATER_TABLES, memories_schema, of_this_or_before, table_schemas
 
 __all__ = ["address_of_rows", "create_or_load", "load_if_there", "recipe_if_there"]
 
@@ -152,7 +152,7 @@ def _create_tables(place: str, schemas: dict[str, pa.Schema]) -> None:
 
 def _refuse_strangers(place: str, names: set[str]) -> None:
     """Raise ArchiveError for any unknown file in a directory, or any unknown table under an object store's prefix."""
-    names = names | {WRITER_TABLE, RUNS_TABLE}
+    names = names | {WRITER_TABLE, RUNS_TABLE, *LATER_TABLES}
     if is_local(place):
         folder = Path(place)
         present = (entry.name for entry in folder.iterdir()) if folder.exists() else iter(())

@@ -21,7 +21,14 @@ from lance.commit import CommitConflictError
 from malmm.pipeline.archive.location import lance_errors, open_dataset
 from malmm.pipeline.schema.errors import ArchiveBusy, ArchiveError
 
-__all__ = ["check_token", "forget_old_versions", "overtaken", "raise_fence", "refuse_earlier_commits"]
+__all__ = [
+    "check_token",
+    "forget_old_versions",
+    "is_fenced",
+    "overtaken",
+    "raise_fence",
+    "refuse_earlier_commits",
+]
 
 _KEY = "malmm.fencing_token"
 # The fenced writer can still commit between the new token and the merge that follows it; then both are tried again.
@@ -41,6 +48,11 @@ def check_token(dataset: lance.LanceDataset, token: int, archive_uri: str) -> No
     """Raise ArchiveBusy if the table carries the token of a later writer at the version of ``dataset``."""
     if int(dataset.config().get(_KEY, "0")) > token:
         raise overtaken(archive_uri)
+
+
+def is_fenced(dataset: lance.LanceDataset) -> bool:
+    """Whether any writer has left its token in the table. A table that was just created has none."""
+    return _KEY in dataset.config()
 
 
 def raise_fence(archive_uri: str, name: str, token: int) -> None:

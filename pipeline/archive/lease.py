@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from malmm.pipeline.archive import lease_renewal
-from malmm.pipeline.archive.fencing import raise_fence
+from malmm.pipeline.archive.fencing import overtaken, raise_fence
 from malmm.pipeline.archive.lease_renewal import Renewal, now_s
 from malmm.pipeline.archive.lease_table import (
     FREE,
@@ -34,7 +34,7 @@ from malmm.pipeline.archive.predicates import equals
 from malmm.pipeline.archive.process_identity import is_alive, place
 from malmm.pipeline.archive.store_check import check_store, store_name
 from malmm.pipeline.schema.errors import ArchiveBusy, ArchiveError
-from malmm.pipeline.schema.tables import COLLECTED_VECTORS, table_schemas
+from malmm.pipeline.schema.tables import COLLECTED_VECTORS, LATER_TABLES, table_schemas
 
 __all__ = ["Lease"]
 
@@ -99,6 +99,12 @@ class Lease:
         """Raise ArchiveBusy if the lease is lost. Call it before each commit."""
         self._renewal.check()
 
+    def confirm(self) -> None:
+        """Raise ArchiveBusy if the store names another holder: later writers may not have fenced a table yet."""
+        self.check()
+        if read(self.archive_uri).holder != self.holder:
+            raise overtaken(self.archive_uri)
+
     def give_back(self, *, is_sure: bool = True) -> None:
         """Release the lease. One that is not released becomes free once its process is found dead or silent.
 
@@ -143,7 +149,8 @@ def _fence_off(archive_uri: str, token: int) -> None:
     """Fence off all earlier writers from every table of the archive, wherever they recorded that they write."""
     places = [key.removeprefix(_PLACE) for key in open_writer(archive_uri).config() if key.startswith(_PLACE)]
     for tables_at in ["", *places]:
-        for name in (*table_schemas(1), COLLECTED_VECTORS):
+        # Tables that may be missing come last: a writer that creates one later finds the lease taken (``confirm``).
+        for name in (*table_schemas(1), COLLECTED_VECTORS, *LATER_TABLES):
             raise_fence(f"{archive_uri}/{tables_at}" if tables_at else archive_uri, name, token)
 
 

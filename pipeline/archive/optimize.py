@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from malmm.pipeline.archive.forget import purge_forgotten
 from malmm.pipeline.archive.index_states import IndexState, index_states
 from malmm.pipeline.archive.migration import migrate
 from malmm.pipeline.archive.vector_index import BuildPieces
@@ -47,7 +48,7 @@ def optimize(
     on_progress: OnProgress | None = None,
     build_pieces: BuildPieces | None = None,
 ) -> OptimizeReport:
-    """Migrate the archive, merge small files and update all indexes, in this process, without Ray.
+    """Migrate the archive, merge small files, update all indexes and purge forgotten videos, in this process.
 
     ``build_pieces`` builds the index of very many vectors on workers. Raises ArchiveError if the archive cannot be
     written, ArchiveBusy if another writer holds it, and what ``build_pieces`` raises.
@@ -62,5 +63,6 @@ def optimize(
         archive.update_indexes(
             at_once=True, tell=lambda what: tell(Progress("building indexes")), build_pieces=build_pieces
         )
+        purge_forgotten(archive, tell=lambda what: tell(Progress("purging")))
     states = tuple(index_states(archive.tables))
     return OptimizeReport(archive.root, files, states, time.monotonic() - began)

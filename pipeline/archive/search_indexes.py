@@ -24,6 +24,7 @@ __all__ = [
     "EXACT_ROWS",
     "INDEXED_TABLES",
     "make_words_indexes",
+    "remake_indexes",
     "rows_unindexed",
     "update_indexes",
 ]
@@ -93,6 +94,24 @@ def make_words_indexes(archive_uri: str) -> None:
     with lance_errors(archive_uri, "index the texts of"):
         for words in _WORDS:
             words.make(archive_uri)
+
+
+def remake_indexes(archive_uri: str, changes: TableWriter, *, tell: Callable[[str], None]) -> None:
+    """Make all indexes that there are anew, so that they hold nothing of rows that were deleted.
+
+    Texts can be searched meanwhile; vectors are compared one by one until their index is there again. Raises
+    ArchiveError, and ArchiveBusy when another writer took over.
+    """
+    for wanted in _WANTED:
+        with changes.changing(wanted.table, f"index {wanted.what} of") as dataset:
+            if any(each.field_names == [wanted.column] for each in dataset.describe_indices()):
+                tell(wanted.what)
+                wanted.make(archive_uri)
+    with changes.changing("memories", "index memories.vectors of") as dataset:
+        for each in dataset.describe_indices():
+            if each.field_names == ["vectors"]:
+                dataset.drop_index(each.name)
+    update_indexes(archive_uri, changes, at_once=True, tell=tell)
 
 
 def rows_unindexed(dataset: lance.LanceDataset, index: Any) -> int:

@@ -90,6 +90,10 @@ class TableReader:
         """What tells one state of a table from another: it is equal as long as nothing was committed."""
         return self.dataset(name).version
 
+    def has(self, name: str) -> bool:
+        """Whether the table is there. Those of ``LATER_TABLES`` may not be."""
+        return open_dataset(self.uri, name, self._session) is not None
+
     def rows(
         self, name: str, filters: Iterable[str] | None = None, columns: list[str] | None = None
     ) -> pa.Table:

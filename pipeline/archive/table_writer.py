@@ -9,12 +9,13 @@ import lance
 import pyarrow as pa
 from lance.fragment import FragmentMetadata
 
-from malmm.pipeline.archive.fencing import check_token, refuse_earlier_commits
+from malmm.pipeline.archive.fencing import check_token, is_fenced, refuse_earlier_commits
 from malmm.pipeline.archive.lease import Lease
-from malmm.pipeline.archive.location import lance_errors
+from malmm.pipeline.archive.location import create_dataset, lance_errors, open_dataset
 from malmm.pipeline.archive.predicates import is_in
 from malmm.pipeline.archive.table_reader import TableReader
 from malmm.pipeline.schema.errors import ArchiveBusy, ArchiveError
+from malmm.pipeline.schema.tables import LATER_TABLES
 
 __all__ = ["TableWriter"]
 
@@ -36,6 +37,17 @@ class TableWriter:
         lease = self.check()
         check_token(dataset, lease.token, lease.archive_uri)
         return dataset
+
+    def ensure(self, name: str) -> None:
+        """Create one of ``LATER_TABLES`` if it is missing, so that it can be changed. Raises as ``dataset`` does."""
+        lease = self.check()
+        dataset = open_dataset(self.tables.uri, name)
+        if dataset is None:
+            create_dataset(self.tables.uri, name, LATER_TABLES[name].empty_table())
+            dataset = open_dataset(self.tables.uri, name)
+        if dataset is None or not is_fenced(dataset):
+            # A writer that took over before the table was made could not fence it.
+            lease.confirm()
 
     def check(self) -> Lease:
         """Return the lease. Raises ArchiveBusy when it was lost, and ArchiveError where there is none."""

@@ -25,6 +25,7 @@ from malmm.pipeline.archive.given_texts import Added, add_given, replace_tracks
 from malmm.pipeline.archive.lease import Lease
 from malmm.pipeline.archive.location import drop_tables
 from malmm.pipeline.archive.orphans import sweep_orphans
+from malmm.pipeline.archive.passes import Pass, finish
 from malmm.pipeline.archive.predicates import is_in
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.receipts import conform
@@ -210,6 +211,11 @@ class Archive(ArchiveReader):
         """As ``put_given``, and delete what else the tracks ``gone``, as (video_id, track_id), have stored."""
         return replace_tracks(self.tables, self.changes, self._given(rows), gone)
 
+    @_under_lease
+    def finish_passes(self, done: Iterable[Pass]) -> None:
+        """Record that steps are done with videos. Commit what they made before."""
+        finish(self.changes, done)
+
     def _given(self, rows: pa.Table) -> pa.Table:
         return first_of_each(conform(rows, ANNOTATIONS, "annotations", self._uri), "annotation_id")
 
@@ -240,6 +246,8 @@ class Archive(ArchiveReader):
         Deletes the row last: if killed before, the video is still listed and can be removed again.
         """
         self._commits.forget()
+        if self.tables.has("passes"):
+            self.changes.delete("passes", "video_id", [video_id])
         return {
             name: self.changes.delete(name, "video_id", [video_id])
             for name in ("segments", "memories", "annotations", "failures", "videos")

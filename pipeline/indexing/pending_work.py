@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.archive.tombstones import forgotten_videos
 from malmm.pipeline.indexing.background_listing import BackgroundListing
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.errors import SourceError
@@ -23,7 +24,8 @@ class PendingWork:
     """New and changed ``files`` in the order of the listing, and counts of files to skip. ``look`` adds to both.
 
     ``relabelled`` are videos whose metadata in a manifest differs from the archive's: id to metadata. ``given_up`` are
-    failures of files that failed permanently before and have not changed. ``left`` is the number of files that a limit
+    failures of files that failed permanently before and have not changed. ``forgotten`` is the number of files that the
+    archive was told to forget, which are not indexed again. ``left`` is the number of files that a limit
     leaves for another run.
     """
 
@@ -35,6 +37,7 @@ class PendingWork:
     listed: int = 0
     unchanged: int = 0
     left: int = 0
+    forgotten: int = 0
     given_up: list[Failure] = field(default_factory=list)
     refused: list[SourceError] = field(default_factory=list)
     relabelled: dict[str, str] = field(default_factory=dict)
@@ -46,6 +49,7 @@ class PendingWork:
         self._hopeless = archive.given_up() if archive else {}
         self._retried = archive.failed_videos() if archive and self.config.retry else set()
         self._labels: dict[str, str] | None = None
+        self._forgotten = forgotten_videos(archive.root) if archive else set()
 
     def look(self) -> bool:
         """Compare the files listed since the last call with the archive. Returns whether there is a file to index."""
@@ -97,6 +101,9 @@ class PendingWork:
 
     def _compare(self, file: SourceFile) -> None:
         identity = video_id(file.uri)
+        if identity in self._forgotten:
+            self.forgotten += 1
+            return
         # Keep stored metadata if this source has none: it may come from another manifest.
         if file.metadata and self._stored_labels().get(identity, file.metadata) != file.metadata:
             self.relabelled[identity] = file.metadata

@@ -16,11 +16,14 @@ __all__ = [
     "FORMAT_OF_NEW_VECTORS",
     "GIVEN_COLUMNS",
     "GIVEN_TASKS",
+    "LATER_TABLES",
+    "PASSES",
     "RECIPES",
     "RUNS",
     "SEGMENTS",
     "SPANS",
     "STORED_ANNOTATIONS",
+    "TOMBSTONES",
     "VIDEOS",
     "memories_schema",
     "of_this_or_before",
@@ -115,6 +118,29 @@ RECIPES = pa.schema(
         pa.field("created_at", TIMESTAMP, nullable=False),
     ]
 )
+
+#: What was done with videos that need not leave a row elsewhere: a silent video has no transcript.
+PASSES = pa.schema(
+    [
+        pa.field("pass_id", pa.string(), nullable=False),
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("step", pa.string(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),
+        pa.field("done_at", TIMESTAMP, nullable=False),
+    ]
+)
+
+#: Videos that were forgotten, by their ids alone. Lies at the archive's own address for all recipes.
+TOMBSTONES = pa.schema(
+    [
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("forgotten_at", TIMESTAMP, nullable=False),
+        pa.field("purged_at", TIMESTAMP),
+    ]
+)
+
+#: Tables that are created with their first row, so that an archive may lack them.
+LATER_TABLES = {"passes": PASSES, "tombstones": TOMBSTONES}
 
 #: This table is created when the first run is recorded, so an archive may not have it.
 RUNS = pa.schema(

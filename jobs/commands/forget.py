@@ -1,0 +1,89 @@
+"""``malmm forget``: remove videos from an archive for good."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from malmm.jobs.commands.options import add_archive
+from malmm.jobs.terminal.text import printable
+from malmm.pipeline.schema.exit_codes import EXIT_NOT_FOUND, EXIT_OK
+
+if TYPE_CHECKING:
+    from malmm.pipeline.archive.forget import ForgetReport
+
+__all__ = ["add_parser", "run", "summary"]
+
+_LEFT_SHOWN = 20
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command and its options."""
+    parser = commands.add_parser(
+        "forget",
+        help="remove videos for good",
+        description="Delete all that an archive holds of videos: rows, texts, pictures, memory, vectors and "
+        "failures. Their ids alone are kept, so that no run indexes them again. Without --now their bytes stay in old "
+        "versions of the tables until the next `malmm optimize`; with it files are written anew at once, and all files "
+        "are searched for what was deleted. The video files themselves are not touched.",
+        epilog="examples:\n"
+        "  malmm forget talk.mp4 --archive archive --now\n"
+        "  malmm forget s3://bucket/a.mp4 s3://bucket/b.mp4 --archive s3://bucket/archive\n"
+        "  malmm forget talk.mp4 --archive archive --undo\n\n"
+        "exit codes: 0 forgotten, 1 something of them is left or the archive cannot be written, 2 wrong usage, 4 "
+        "nothing to undo",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("video", nargs="+", metavar="VIDEO", help="its path, URI, file name or id")
+    add_archive(parser)
+    when = parser.add_mutually_exclusive_group()
+    when.add_argument(
+        "--now",
+        action="store_true",
+        help="also from all files and old versions, and prove that nothing is left",
+    )
+    when.add_argument(
+        "--undo",
+        action="store_true",
+        help="let the next run index forgotten videos again; brings nothing back",
+    )
+    parser.add_argument("--json", action="store_true", help="print the outcome as one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Forget the videos and print what was done."""
+    from malmm.pipeline.archive.forget import ForgetConfig, allow_again, forget
+
+    config = ForgetConfig(arguments.archive, tuple(arguments.video), now=arguments.now)
+    if arguments.undo:
+        count = allow_again(config)
+        print(json.dumps({"allowed": count}) if arguments.json else f"{count} videos may be indexed again")
+        return EXIT_OK if count else EXIT_NOT_FOUND
+    shows = sys.stderr.isatty() and not arguments.json
+    report = forget(config, tell=lambda what: print(f"purging {what}", file=sys.stderr) if shows else None)
+    print(json.dumps(report.to_dict(), indent=2) if arguments.json else summary(report))
+    return report.exit_code
+
+
+def summary(report: ForgetReport) -> str:
+    """Format the report for a terminal. The last lines list where something is left."""
+    rows = ", ".join(f"{count} of {name}" for name, count in report.rows.items() if count) or "none"
+    lines = [
+        f"Archive   {printable(report.archive)}",
+        f"Forgot    {len(report.videos)} videos: {', '.join(report.videos)}",
+        f"Rows      {rows}",
+    ]
+    if report.left:
+        lines += ["", f"Left: {len(report.left)} places still hold something of them. Run the command again:"]
+        lines += [f"  {printable(place)}" for place in report.left[:_LEFT_SHOWN]]
+    elif report.purged:
+        lines.append("Proved    no version and no file holds anything of them")
+        lines.append("Servers that had the archive open may hold pictures in memory: restart them")
+    else:
+        lines.append(
+            "Their bytes stay in old versions until the next `malmm optimize`; --now removes them at once"
+        )
+    return "\n".join(lines)
