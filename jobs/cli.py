@@ -19,6 +19,8 @@ from malmm.jobs.commands import (
     evaluate,
     export,
     failures,
+    forget,
+    import_annotations,
     import_checkpoint,
     index,
     init,
@@ -35,6 +37,7 @@ from malmm.jobs.commands import (
     show,
     status,
     submit,
+    transcribe,
 )
 from malmm.jobs.terminal.log_lines import log_line
 from malmm.jobs.terminal.text import printable
@@ -58,7 +61,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (
-        *(index, search, ask, serve, annotate, export, show, failures, optimize, reembed),
+        *(
+            index,
+            search,
+            ask,
+            serve,
+            annotate,
+            transcribe,
+            import_annotations,
+            export,
+            show,
+            failures,
+            forget,
+            optimize,
+            reembed,
+        ),
         models,
         *(init, run_job, schedule, submit, render, list_runs, status, report),
         *(import_checkpoint, evaluate, demo, demo_videos),

@@ -14,6 +14,7 @@ EXTRAS = {
     "serve": ("fastapi", "starlette", "uvicorn"),
     "ray-serve": ("fastapi", "starlette", "uvicorn"),
     "schedule": ("apscheduler",),
+    "speech": ("charset_normalizer", "pysubs2"),
     "cluster": ("aiohttp", "requests"),
     "metrics": ("pycocoevalcap", "pycocotools"),
 }

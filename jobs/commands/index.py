@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from malmm.jobs.commands import transcribe
 from malmm.jobs.commands.options import (
     Taker,
     add_batching,
@@ -149,6 +150,13 @@ def add_fields(parser: Taker) -> None:
         help="compile the image encoder, with CUDA graphs on GPUs: workers need a C++ compiler, and start a minute or "
         "so later; never tried on a GPU",
     )
+    parser.add_argument(
+        "--transcribe",
+        default="",
+        metavar="ID|DIR",
+        help="also store what is said: the videos' subtitles, and what this Whisper checkpoint hears; `subtitles` for "
+        "the former alone. `malmm transcribe` does the same later",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="begin at most N videos in this run")
     parser.add_argument(
         "--prune", action="store_true", help="also forget videos that are not listed and whose file is gone"
@@ -196,6 +204,7 @@ def configure(arguments: argparse.Namespace) -> IndexConfig:
         prune=arguments.prune,
         dry_run=arguments.dry_run,
         reindex=arguments.reindex,
+        transcribe=arguments.transcribe,
     )
 
 
@@ -237,6 +246,8 @@ def summary(report: IndexReport) -> str:
         lines += _done(report)
     if report.notice:
         lines += ["", f"Note: {report.notice}"]
+    if report.transcripts is not None:
+        lines += ["", "What is said:", transcribe.summary(report.transcripts)]
     if report.failures:
         kinds = ", ".join(f"{count} {kind}" for kind, count in report.failures_by_kind().items())
         lines += ["", f"Failed: {kinds}"]
@@ -260,6 +271,7 @@ def _done(report: IndexReport) -> list[str]:
         for count, what in (
             (report.videos_pruned, "removed, their files being gone"),
             (report.videos_left, "left for another run by --limit"),
+            (report.videos_forgotten, "left out, being forgotten"),
         )
         if count
     ]

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
-from malmm.jobs.commands import annotate, export, index, optimize
+from malmm.jobs.commands import annotate, export, index, optimize, transcribe
 from malmm.pipeline.schema.config import Prompt
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
 KINDS: dict[str, ModuleType] = {
     "index": index,
     "annotate": annotate,
+    "transcribe": transcribe,
     "optimize": optimize,
     "export": export,
 }

@@ -19,9 +19,9 @@ def _with_one_of(*names: str) -> ConfigDict:
 
 
 if TYPE_CHECKING:
-    IndexStep = AnnotateStep = OptimizeStep = ExportStep = BaseModel
+    IndexStep = AnnotateStep = TranscribeStep = OptimizeStep = ExportStep = BaseModel
 else:
-    IndexStep, AnnotateStep, OptimizeStep, ExportStep = (step_model(kind) for kind in KINDS)
+    IndexStep, AnnotateStep, TranscribeStep, OptimizeStep, ExportStep = (step_model(kind) for kind in KINDS)
 
 
 def _one_of_the_kinds(values: BaseModel, others: tuple[str, ...] = ()) -> None:
@@ -47,6 +47,7 @@ def _kind(model: type[BaseModel], said: str) -> Any:
 
 _Index = _kind(IndexStep, "index videos into the archive")
 _Annotate = _kind(AnnotateStep, "put prompts to stored memory")
+_Transcribe = _kind(TranscribeStep, "store what is said in indexed videos")
 _Optimize = _kind(OptimizeStep, "merge small files and bring indexes up to date")
 _Export = _kind(ExportStep, "write annotations to files")
 
@@ -58,6 +59,7 @@ class Step(BaseModel):
 
     index: _Index = None  # type: ignore[valid-type]
     annotate: _Annotate = None  # type: ignore[valid-type]
+    transcribe: _Transcribe = None  # type: ignore[valid-type]
     optimize: _Optimize = None  # type: ignore[valid-type]
     export: _Export = None  # type: ignore[valid-type]
 
@@ -145,6 +147,7 @@ class Job(BaseModel):
     )
     index: _Index = None  # type: ignore[valid-type]
     annotate: _Annotate = None  # type: ignore[valid-type]
+    transcribe: _Transcribe = None  # type: ignore[valid-type]
     optimize: _Optimize = None  # type: ignore[valid-type]
     export: _Export = None  # type: ignore[valid-type]
     steps: list[Step] | None = Field(None, min_length=1, description="several, done in this order")

@@ -38,7 +38,10 @@ _STAGES = {
     "describing": "Asking stored memory",
     "reading annotations": "Reading annotations",
     "evaluating": "Asking about clips",
+    "transcribing": "Reading subtitles",
+    "recognising": "Recognising speech",
     "tidying": "Merging small files",
+    "purging": "Purging forgotten videos",
     "making vectors": "Making vectors",
     "building indexes": "Building indexes",
 }
@@ -47,7 +50,7 @@ _STAGES = {
 def progress_line(progress: Progress) -> str:
     """Format stage, progress, speed and remaining time on one line."""
     parts = [_STAGES.get(progress.stage, progress.stage)]
-    if progress.stage == "describing":
+    if progress.stage in ("describing", "transcribing", "recognising"):
         parts.append(f"{progress.videos_done} of {progress.videos_total} subjects")
     elif progress.stage == "evaluating":
         parts.append(f"{progress.videos_done} of {progress.videos_total} clips")

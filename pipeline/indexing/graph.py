@@ -18,6 +18,7 @@ from ray.data.context import AutoscalingConfig
 from malmm.model.memory.settings import MemorySettings
 from malmm.operators.decode import DecodeSettings, decode_segments
 from malmm.operators.guard import guarded, guarded_actor
+from malmm.operators.listen import listen_to_spans
 from malmm.operators.probe import probe_files
 from malmm.operators.write import write_segments
 from malmm.pipeline.archive.writer import Archive
@@ -27,15 +28,18 @@ from malmm.pipeline.indexing.survey_stages import listed_files, unfinished_segme
 from malmm.pipeline.schema.config import AnnotateConfig, IndexConfig, Recipe
 from malmm.pipeline.schema.rows import (
     ANSWERED,
+    AUDIBLE,
     DECODED,
     ENCODED,
     PLANNED,
     PROBED,
     RECEIPTS,
     REPLAYED,
+    TRANSCRIBED,
     Carried,
     rows_table,
 )
+from malmm.pipeline.schema.transcribe_config import TranscribeConfig
 
 __all__ = [
     "LIGHT_STAGES",
@@ -45,6 +49,7 @@ __all__ = [
     "replaying",
     "segments_a_block",
     "surveying",
+    "transcribing",
 ]
 
 # Operators with a model. Their actors import them: torch and transformers take seconds to load, and neither the driver
@@ -52,6 +57,7 @@ __all__ = [
 ENCODER: type | str = "malmm.operators.encode:EncodeSegments"
 GENERATOR: type | str = "malmm.operators.generate:GenerateTexts"
 REPLAYER: type | str = "malmm.operators.replay:ReplayPrompts"
+TRANSCRIBER: type | str = "malmm.operators.transcribe:TranscribeSpans"
 _FILES_A_BLOCK = 4
 # With fewer blocks a decoder, some decoders would be idle while others finish.
 _BLOCKS_A_DECODER = 16
@@ -281,6 +287,31 @@ def replaying(
             guarded_actor("generate", ANSWERED, GENERATOR),
             batch_size=4 * config.batch_segments,
             **_generating(config, archive.recipe, resources, expected),
+        )
+    )
+
+
+def transcribing(
+    work: Sequence[pa.Table], config: TranscribeConfig, resources: Resources, *, verbose: bool = False
+) -> Dataset:
+    """Spans of sound, a row each as ``PLANNED``, to what is said in them."""
+    return (
+        _dataset(work, verbose=verbose)
+        # listen, 1:1 on CPUs: samples of sound
+        .map_batches(
+            guarded("listen", AUDIBLE, listen_to_spans),
+            fn_kwargs={"limit_s": config.decode_limit_s},
+            batch_size=None,
+            num_cpus=resources.decode_cpus,
+            compute=TaskPoolStrategy(size=resources.decode_workers),
+            **_ROWS,
+        )
+        # transcribe, 1:1 on GPUs: what is said, with its times
+        .map_batches(
+            guarded_actor("transcribe", TRANSCRIBED, TRANSCRIBER),
+            fn_constructor_kwargs={"model": config.model, "language": config.language},
+            batch_size=1,
+            **_encoding(resources, sum(block.num_rows for block in work)),
         )
     )
 

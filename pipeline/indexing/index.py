@@ -24,6 +24,7 @@ from malmm.pipeline.indexing.run_reports import IndexReport
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.errors import ConfigError, SourceError
 from malmm.pipeline.schema.progress import OnProgress, Progress
+from malmm.pipeline.schema.transcribe_config import SUBTITLES_ONLY, TranscribeConfig
 from malmm.pipeline.sources.indexed_roots import remember_roots, roots_of
 
 __all__ = ["index", "make_recipe", "notice_of", "open_models"]
@@ -105,7 +106,23 @@ def index(
                 report.interrupted = True
         report.videos_listed, report.videos_unchanged = work.listed, work.unchanged
         report.videos_left, report.videos_given_up = work.left, len(work.given_up)
+        report.videos_forgotten = work.forgotten
         report.failures = work.failures() + (run.ledger.standing() if run is not None else [])
+    if config.transcribe and not (config.dry_run or report.interrupted):
+        # Loads decoders, which other runs need not wait for.
+        from malmm.pipeline.indexing.transcribe import transcribe
+
+        report.transcripts = transcribe(
+            TranscribeConfig(
+                config.archive,
+                model="" if config.transcribe == SUBTITLES_ONLY else config.transcribe,
+                decode_limit_s=config.decode_limit_s,
+                resources=config.resources,
+            ),
+            on_progress=tell,
+            verbose=verbose,
+        )
+        report.interrupted = report.transcripts.interrupted
     report.elapsed_s = time.monotonic() - began
     return report
 

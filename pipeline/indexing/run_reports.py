@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from malmm.pipeline.schema.exit_codes import exit_code_of
 from malmm.pipeline.schema.records import Failure
+
+if TYPE_CHECKING:
+    from malmm.pipeline.indexing.transcribe import TranscribeReport
 
 __all__ = ["IndexReport", "Plan"]
 
@@ -38,10 +41,12 @@ class Plan:
 class IndexReport:
     """Result of an indexing run. Counts are of this run, except ``videos_unchanged``.
 
-    ``videos_left`` were left for later by a limit. ``videos_given_up`` failed permanently before, have not changed and
-    were not tried again; ``failures`` includes theirs. ``switched``: the rows of a new recipe replaced those of the old
-    one; ``videos_not_reindexed``: how many videos the new recipe still lacks. ``choice``: why this model, if none was
-    named. ``encoders`` and ``gpus``: how many of them the run had at its start.
+    ``videos_left`` were left for later by a limit, ``videos_forgotten`` were to be forgotten by `malmm forget`.
+    ``videos_given_up`` failed permanently before, have not changed and were not tried again; ``failures`` includes
+    theirs. ``switched``: the rows of a new recipe replaced those of the old one; ``videos_not_reindexed``: how many
+    videos the new recipe still lacks. ``transcripts``: what was stored of what is said, if that was asked for.
+    ``choice``: why this model, if none was named. ``encoders`` and ``gpus``: how many of them the run had at its
+    start.
     """
 
     archive: str
@@ -49,6 +54,7 @@ class IndexReport:
     videos_listed: int = 0
     videos_unchanged: int = 0
     videos_left: int = 0
+    videos_forgotten: int = 0
     videos_given_up: int = 0
     videos_pruned: int = 0
     videos_not_reindexed: int = 0
@@ -68,6 +74,7 @@ class IndexReport:
     choice: str = ""
     notice: str | None = None
     plan: Plan | None = None
+    transcripts: TranscribeReport | None = None
     failures: list[Failure] = field(default_factory=list)
 
     @property
@@ -81,7 +88,8 @@ class IndexReport:
         done = self.segments_indexed or self.segments_resumed or self.videos_unchanged or self.videos_indexed
         if self.plan is not None:
             done = self.plan.segments or self.videos_unchanged
-        return exit_code_of(interrupted=self.interrupted, failed=bool(self.failures), done=bool(done))
+        failed = bool(self.failures) or bool(self.transcripts and self.transcripts.problems)
+        return exit_code_of(interrupted=self.interrupted, failed=failed, done=bool(done))
 
     def failures_by_kind(self) -> dict[str, int]:
         """Number of failures of each kind, most common first."""

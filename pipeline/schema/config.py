@@ -25,6 +25,7 @@ __all__ = [
     "OptimizeConfig",
     "Prompt",
     "Recipe",
+    "check_resources",
     "stable_id",
 ]
 
@@ -171,15 +172,17 @@ class IndexConfig:
     """Settings of an indexing run. Raises ConfigError for invalid values.
 
     If ``min_segment_s`` is not 0, segments are cut at scene changes and last from ``min_segment_s`` to ``segment_s``;
-    otherwise all last ``segment_s``. Without a ``model``, it is the archive's own or, for a new archive, one that fits
-    the workers. ``sampling`` chooses the frames: ``rate``, one every 1 / ``fps`` seconds;
-    ``keyframes``, key frames only and no more than that; ``count``, ``fps`` x ``segment_s`` of every segment, however
-    short. ``tokens`` is the type of stored tokens: ``float16``, or ``int8`` with a scale for each token. ``limit`` is
-    the largest number of videos to start; ``prune`` deletes videos whose file is gone; ``retry`` retries files that
-    were given up; ``dry_run`` reports what would be done and changes nothing; ``reindex`` indexes an archive again with
-    another recipe, beside the rows it has. ``compile`` compiles the vision encoder, which changes speed and rounding
-    (as another device does) but not the recipe. ``texts`` are the settings of generation. ``resources`` are (name,
-    value) pairs with names from ``RESOURCES``; they override what is chosen from the cluster's size.
+    otherwise all last ``segment_s``. Without a ``model``, it is the archive's own or, for a new archive, one that
+    fits the workers. ``sampling`` chooses the frames: ``rate``, one every 1 / ``fps`` seconds; ``keyframes``, key
+    frames only and no more than that; ``count``, ``fps`` x ``segment_s`` of every segment, however short. ``tokens``
+    is the type of stored tokens: ``float16``, or ``int8`` with a scale for each token. ``limit`` is the largest
+    number of videos to start; ``prune`` deletes videos whose file is gone; ``retry`` retries files that were given
+    up; ``dry_run`` reports what would be done and changes nothing; ``reindex`` indexes an archive again with another
+    recipe, beside the rows it has. ``transcribe`` is a Whisper checkpoint with which what is said is stored too,
+    after the subtitles that videos come with, or ``subtitles`` for these alone. ``compile`` compiles the vision
+    encoder, which changes speed and rounding (as another device does) but not the recipe. ``texts`` are the settings
+    of generation. ``resources`` are (name, value) pairs with names from ``RESOURCES``; they override what is chosen
+    from the cluster's size.
     """
 
     sources: tuple[str, ...]
@@ -206,6 +209,7 @@ class IndexConfig:
     retry: bool = False
     dry_run: bool = False
     reindex: bool = False
+    transcribe: str = ""
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -257,7 +261,7 @@ class IndexConfig:
             raise ConfigError(
                 f"--min-new-tokens {self.texts.min_new_tokens}: at most --max-new-tokens, {self.max_new_tokens}"
             )
-        _check_resources(self.resources)
+        check_resources(self.resources)
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"--limit {self.limit}: at least 1 video")
         _check_names(self.all_prompts)
@@ -305,7 +309,7 @@ class AnnotateConfig:
             raise ConfigError(f"--batch-segments {self.batch_segments}: at least 1")
         if self.max_new_tokens < 1:
             raise ConfigError(f"--max-new-tokens {self.max_new_tokens}: at least 1")
-        _check_resources(self.resources)
+        check_resources(self.resources)
         _check_names(self.prompts)
 
     @property
@@ -359,7 +363,8 @@ class ExportConfig:
         return self.format in ("vtt", "srt")
 
 
-def _check_resources(resources: tuple[tuple[str, float], ...]) -> None:
+def check_resources(resources: tuple[tuple[str, float], ...]) -> None:
+    """Raise ConfigError for a resource that there is not, or a value that it cannot have."""
     for name, value in resources:
         if name not in RESOURCES:
             raise ConfigError(f"--resource {name}={value:g}: one of {', '.join(RESOURCES)}")

@@ -7,6 +7,7 @@ from malmm.pipeline.schema.config import stable_id
 __all__ = [
     "GIVEN",
     "ONLINE",
+    "RECOGNISED",
     "REPLAY",
     "annotation_id",
     "failure_id",
@@ -23,6 +24,8 @@ REPLAY = "replay"
 """Mode of a text made later, from stored memory."""
 GIVEN = "given"
 """Mode of a text that came with the video or was imported."""
+RECOGNISED = "recognised"
+"""Mode of a text that a model heard in the video's sound."""
 
 
 def video_id(uri: str) -> str:

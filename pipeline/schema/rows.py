@@ -21,6 +21,7 @@ from malmm.pipeline.schema.tables import SPANS
 __all__ = [
     "ANSWERED",
     "ASKED",
+    "AUDIBLE",
     "DECODED",
     "ENCODED",
     "FILES",
@@ -31,6 +32,7 @@ __all__ = [
     "REPLAYED",
     "TOLD",
     "TO_REPLAY",
+    "TRANSCRIBED",
     "Carried",
     "array_at",
     "carried",
@@ -167,6 +169,22 @@ TOLD = pa.schema(
         ),
     ]
 )
+# listen: int16 samples [N] of a span of sound, which is the row's segment; none for a video without sound
+AUDIBLE = pa.schema(
+    [*_CARRIED, ("sound", pa.large_binary()), ("sound_shape", _SHAPE), ("problem", pa.string())]
+)
+_UTTERANCES = pa.list_(
+    pa.struct(
+        [
+            ("start_s", pa.float64()),
+            ("end_s", pa.float64()),
+            ("text", pa.string()),
+            ("language", pa.string()),
+        ]
+    )
+)
+# transcribe: what is said in the span, on the video's clock
+TRANSCRIBED = pa.schema([*_CARRIED, ("utterances", _UTTERANCES), ("problem", pa.string())])
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from malmm.operators.decode import DecodeSettings, decode_segments
 from malmm.operators.encode import EncodeSegments
 from malmm.operators.generate import GenerateTexts
 from malmm.operators.guard import guarded, guarded_actor
+from malmm.operators.listen import listen_to_spans
 from malmm.operators.plan_segments import plan_segments
 from malmm.operators.probe import probe_files
 from malmm.operators.replay import ReplayPrompts
@@ -23,22 +24,25 @@ from malmm.operators.write import write_segments
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster import connection
 from malmm.pipeline.cluster.resources import Node, choose_resources
-from malmm.pipeline.indexing import driver, graph, replay_commits, run_loop
+from malmm.pipeline.indexing import block_stream, driver, graph, replay_commits, run_loop
 from malmm.pipeline.indexing.file_queue import FileQueue
 from malmm.pipeline.indexing.graph import Wiring
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.rows import (
     ANSWERED,
+    AUDIBLE,
     DECODED,
     ENCODED,
     PLANNED,
     PROBED,
     RECEIPTS,
     REPLAYED,
+    TRANSCRIBED,
     Carried,
     carried,
     rows_table,
 )
+from malmm.pipeline.schema.transcribe_config import TranscribeConfig
 
 # As ``malmm.pipeline.indexing.graph`` guards them.
 _probe: Any = guarded("probe", PROBED, probe_files)
@@ -46,6 +50,8 @@ _plan: Any = guarded("plan", PLANNED, plan_segments)
 _Encode = guarded_actor("encode", ENCODED, EncodeSegments)
 _Generate = guarded_actor("generate", ANSWERED, GenerateTexts)
 _Replay = guarded_actor("replay", REPLAYED, ReplayPrompts)
+_listen: Any = guarded("listen", AUDIBLE, listen_to_spans)
+_Transcribe = guarded_actor("transcribe", TRANSCRIBED, "malmm.operators.transcribe:TranscribeSpans")
 _write: Any = guarded("write", RECEIPTS, write_segments)
 # What happens to a decoded row: None to go on, a kind of failure, or "lost" with its worker.
 Mishap = Callable[[Carried], str | None]
@@ -63,14 +69,14 @@ class InlineStages:
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Have runs use this from now on."""
-        names = ("surveying", "indexing", "planned_before", "replaying", "received")
+        names = ("surveying", "indexing", "planned_before", "replaying", "transcribing", "received")
         stand_ins: dict[str, Any] = {name: getattr(self, name) for name in names} | {
             "RemoteFileQueue": FileQueue,
             "rewriting_on_workers": lambda uri, table: None,
             "connected": lambda **_: contextlib.nullcontext(choose_resources([Node(2)])),
         }
         # Both where they are used and where a run that starts Ray late finds them.
-        for module in (driver, run_loop, replay_commits, graph, connection):
+        for module in (driver, run_loop, replay_commits, graph, connection, block_stream):
             for name, stand_in in stand_ins.items():
                 if hasattr(module, name):
                     monkeypatch.setattr(module, name, stand_in)
@@ -185,6 +191,16 @@ class InlineStages:
         for block in work:
             self.calls["replayed"] += sum(len(prompts) for prompts in block["prompts"].to_pylist())
             yield self._generator(config, archive.recipe)(replay(block))
+
+    def transcribing(
+        self, work: Sequence[pa.Table], config: TranscribeConfig, resources: Any, *, verbose: bool
+    ) -> Iterator[pa.Table]:
+        for block in work:
+            self.calls["listened"] += block.num_rows
+            for sound in _listen(block):
+                yield self._actor(_Transcribe, model=config.model, language=config.language, device="cpu")(
+                    sound
+                )
 
     def _generator(self, config: IndexConfig, recipe: Recipe) -> Any:
         return self._actor(

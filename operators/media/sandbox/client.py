@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import math
 import os
 import threading
 from dataclasses import asdict
@@ -21,10 +22,14 @@ from typing import Any, Self
 
 import numpy as np
 
+from malmm.operators.media.audio import Sound
 from malmm.operators.media.probe import VideoInfo
 from malmm.operators.media.sandbox.child import Child, ChildDied, ChildTimedOut
 from malmm.operators.media.span import DecodedSpan, SpanRequest
+from malmm.operators.media.subtitle_files import Subtitles
+from malmm.operators.media.subtitle_tracks import SubtitleTrack
 from malmm.pipeline.schema.errors import ConfigError, MediaError
+from malmm.pipeline.schema.given_texts import GivenText
 
 __all__ = ["DECODE_LIMIT_S", "PROBE_LIMIT_S", "Sandbox", "process_sandbox"]
 
@@ -63,6 +68,28 @@ class Sandbox:
         """See ``malmm.operators.media.scenes.scene_changes``."""
         answer, _ = self._ask(uri, {"what": "scenes", "uri": uri}, limit_s)
         return list(answer["changes_s"])
+
+    def subtitles(
+        self, uri: str, encoding: str = "", length_s: float = math.inf, *, limit_s: float = PROBE_LIMIT_S
+    ) -> Subtitles:
+        """See ``malmm.operators.media.subtitle_files.read_subtitles``."""
+        asked = {"what": "subtitles", "uri": uri, "encoding": encoding, "length_s": length_s}
+        answer, _ = self._ask(uri, asked, limit_s)
+        return Subtitles(_texts(answer["texts"]), tuple(answer["problems"]))
+
+    def tracks(self, uri: str, *, limit_s: float = DECODE_LIMIT_S) -> list[SubtitleTrack]:
+        """See ``malmm.operators.media.subtitle_tracks.read_tracks``."""
+        answer, _ = self._ask(uri, {"what": "tracks", "uri": uri}, limit_s)
+        return [
+            SubtitleTrack(**track | {"texts": _texts(track["texts"]), "problems": tuple(track["problems"])})
+            for track in answer["tracks"]
+        ]
+
+    def sound(self, uri: str, start_s: float, end_s: float, *, limit_s: float = DECODE_LIMIT_S) -> Sound:
+        """See ``malmm.operators.media.audio.read_sound``."""
+        asked = {"what": "sound", "uri": uri, "start_s": start_s, "end_s": end_s}
+        answer, data = self._ask(uri, asked, limit_s)
+        return Sound(np.frombuffer(data, np.float32), answer["problem"])
 
     def decode(self, request: SpanRequest, *, limit_s: float = DECODE_LIMIT_S) -> DecodedSpan:
         """See ``malmm.operators.media.reader.decode_span``."""
@@ -142,6 +169,10 @@ def _sandbox_of(pid: int) -> Sandbox:
     sandbox = Sandbox()
     atexit.register(sandbox.close)
     return sandbox
+
+
+def _texts(rows: list[dict[str, Any]]) -> tuple[GivenText, ...]:
+    return tuple(GivenText(**row) for row in rows)
 
 
 def _error(told: dict[str, Any]) -> Exception:

@@ -16,11 +16,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from malmm.operators.media.audio import read_sound
 from malmm.operators.media.file_cache import FileCache
 from malmm.operators.media.probe import probe
 from malmm.operators.media.reader import decode_span
 from malmm.operators.media.scenes import scene_changes
 from malmm.operators.media.span import SpanRequest
+from malmm.operators.media.subtitle_files import read_subtitles
+from malmm.operators.media.subtitle_tracks import read_tracks
 from malmm.pipeline.schema.errors import MalmmError
 
 __all__ = ["serve"]
@@ -94,7 +97,30 @@ def _decode(request: dict[str, Any], cache: FileCache) -> tuple[dict[str, Any], 
     return answer, np.ascontiguousarray(span.frames).data
 
 
-_WORK = {"probe": _probe, "scenes": _scenes, "decode": _decode}
+def _subtitles(request: dict[str, Any], cache: FileCache) -> tuple[dict[str, Any], Any]:
+    _limit_memory(0)
+    return asdict(read_subtitles(request["uri"], request["encoding"], request["length_s"])), b""
+
+
+def _tracks(request: dict[str, Any], cache: FileCache) -> tuple[dict[str, Any], Any]:
+    _limit_memory(0)
+    return {"tracks": [asdict(track) for track in read_tracks(request["uri"], cache)]}, b""
+
+
+def _sound(request: dict[str, Any], cache: FileCache) -> tuple[dict[str, Any], Any]:
+    _limit_memory(0)
+    sound = read_sound(request["uri"], request["start_s"], request["end_s"], cache)
+    return {"problem": sound.problem, "bytes": sound.samples.nbytes}, sound.samples.data
+
+
+_WORK = {
+    "probe": _probe,
+    "scenes": _scenes,
+    "decode": _decode,
+    "subtitles": _subtitles,
+    "tracks": _tracks,
+    "sound": _sound,
+}
 
 
 def _limit_memory(beside: int) -> None:

@@ -115,7 +115,11 @@ def test_all_faults_are_told_together_with_their_lines(tmp_path: Path) -> None:
     [
         ("", 1, "is empty"),
         ("- a", 1, "holds no map"),
-        ("archive: a", 1, "nothing to do: write exactly one of index, annotate, optimize, export, steps"),
+        (
+            "archive: a",
+            1,
+            "nothing to do: write exactly one of index, annotate, transcribe, optimize, export, steps",
+        ),
         ("archive: a\noptimize:\nexport: {format: csv}", 1, "optimize and export together"),
         ("archive: a\nsteps: []", 2, "at least 1 item"),
         ("archive: a\nsteps:\n  - {}", 3, "nothing to do"),

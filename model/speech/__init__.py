@@ -1,0 +1,1 @@
+"""Models that recognise speech."""
