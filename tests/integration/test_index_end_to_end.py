@@ -10,6 +10,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,15 @@ import ray.data
 import torch
 from support.archive_contents import contents, versions
 from support.flow_rows import picture
+from support.inline_evaluation import InlineEvaluation
 from support.media import VideoSpec, make_video
 from support.mixed_folder import BROKEN, FPS, LENGTH, NAMES, PROMPTS, SEGMENT_S, SPECS, go, good, make_folder
 from support.processes import run_here
 
 from malmm.model.checkpoints.resolve import open_models
 from malmm.model.decoding import Decoding
+from malmm.model.demo.questions import questions
+from malmm.model.demo.videos import draw_video
 from malmm.model.families.instructblip.encoder import Encoder
 from malmm.model.families.instructblip.language import LanguageModel
 from malmm.model.families.instructblip.qformer import MemorySettings
@@ -36,6 +40,9 @@ from malmm.operators.media.reader import SpanRequest, decode_span
 from malmm.operators.media.sampling import plan_spans
 from malmm.pipeline import dataset
 from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.evaluation.catalogue import DATA_SETS
+from malmm.pipeline.evaluation.config import EvaluateConfig
+from malmm.pipeline.evaluation.run import evaluate
 from malmm.pipeline.indexing import compiler_check
 from malmm.pipeline.indexing.annotate import annotate
 from malmm.pipeline.indexing.run_reports import IndexReport
@@ -369,3 +376,23 @@ def test_one_more_video_is_indexed_alone(copied: Path, folder: Path, tmp_path: P
     new = {row["video_id"] for key, row in after["memories"].items() if key not in before["memories"]}
     assert new == {video_id(str(extra))}
     assert len(after["annotations"]) - len(before["annotations"]) == 3 * len(NAMES)
+
+
+@pytest.mark.usefixtures("_cluster")
+def test_questions_of_a_data_set_are_asked_on_the_cluster(tmp_path: Path) -> None:
+    asked = ["video,question,answer"]
+    for number in range(2):
+        scenes = draw_video(tmp_path / f"{number}.mp4", seconds=4.0, seed=(11, number))
+        asked += [
+            f"{number},{each.prompt},{each.answer}" for each in questions(scenes) if each.kind == "first"
+        ]
+    (tmp_path / "2.mp4").write_bytes(b"no video")
+    (tmp_path / "questions.csv").write_text("\n".join([*asked, "2,What appears first?,a star"]))
+    protocol = replace(DATA_SETS["own"].protocol, frames=4, bank_length=3, max_length=20)
+    config = EvaluateConfig("own", tmp_path / "questions.csv", tmp_path, tmp_path / "cluster", protocol)
+    report = evaluate(config)
+    assert (report.exit_code, report.answered, report.questions) == (3, 2, 3)
+    assert [(each["video"], each["stage"]) for each in report.failures] == [("2", "pick")]
+    here = evaluate(replace(config, output=tmp_path / "here"), run=InlineEvaluation())
+    assert report.ways[0].figures == here.ways[0].figures
+    assert [row["texts"] for row in report.right] == [row["texts"] for row in here.right]
