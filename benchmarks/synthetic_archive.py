@@ -64,11 +64,15 @@ class SyntheticArchive:
         end = last * SLOTS_A_SEGMENT
         for begin in range(first * SLOTS_A_SEGMENT, end, SLOTS_A_WRITE):
             numbers = range(begin, min(end, begin + SLOTS_A_WRITE))
-            look = known[self._chance.integers(len(known), size=len(numbers))]
-            found = unit(look + 0.6 * unit(self._chance.standard_normal(look.shape, np.float32)))
+            found = self.vectors(numbers, known)
             self._seen.append(found[:50, 0])
             append(self.archive, "memories", slot_rows(numbers, found, self.archive.schema("memories")))
         self.slots = end
+
+    def vectors(self, numbers: range, looks: np.ndarray) -> np.ndarray:
+        """Unit vectors [slots, vectors, size] of the slots with these numbers, near to some of ``looks``."""
+        look = looks[self._chance.integers(len(looks), size=len(numbers))]
+        return unit(look + 0.6 * unit(self._chance.standard_normal(look.shape, np.float32)))
 
     def queries(self, count: int) -> np.ndarray:
         """Unit vectors [count, size] near to some of the slots."""

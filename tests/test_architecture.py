@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "pipeline.archive": ("model", "pipeline.schema", "pipeline.sources"),
     "pipeline.cluster": ("model", *READERS),
     "pipeline.checkpoints": ("model", "pipeline.schema"),
+    "pipeline.duplicates": READERS,
     "operators": ("model", *READERS),
     "pipeline.indexing": (*STORED, "pipeline.searching"),
     "pipeline.evaluation": (*STORED, "pipeline.indexing", "pipeline.searching"),

@@ -64,6 +64,11 @@ def _add_texts(parser: Taker) -> None:
     parser.add_argument(
         "--all-versions", action="store_true", help="not only the latest version of each prompt"
     )
+    parser.add_argument(
+        "--leave-out",
+        metavar="FILE",
+        help="no texts of these videos and spans: a list of copies that `malmm duplicates` wrote, or a manifest",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -90,6 +95,7 @@ def configure(arguments: argparse.Namespace) -> ExportConfig:
         videos=tuple(arguments.video),
         all_versions=arguments.all_versions,
         where=arguments.where,
+        leave_out=arguments.leave_out,
     )
 
 

@@ -159,6 +159,12 @@ def add_fields(parser: Taker) -> None:
     )
     parser.add_argument("--limit", type=int, metavar="N", help="begin at most N videos in this run")
     parser.add_argument(
+        "--leave-out",
+        metavar="FILE",
+        help="do not index these videos, and with --prune forget them: a manifest, or a list of copies that `malmm "
+        "duplicates` wrote, of which whole ones count",
+    )
+    parser.add_argument(
         "--prune", action="store_true", help="also forget videos that are not listed and whose file is gone"
     )
     parser.add_argument(
@@ -205,6 +211,7 @@ def configure(arguments: argparse.Namespace) -> IndexConfig:
         dry_run=arguments.dry_run,
         reindex=arguments.reindex,
         transcribe=arguments.transcribe,
+        leave_out=arguments.leave_out,
     )
 
 

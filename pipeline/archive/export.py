@@ -25,6 +25,7 @@ from malmm.pipeline.schema.config import CAPTION, SCOPES, ExportConfig
 from malmm.pipeline.schema.errors import ConfigError
 from malmm.pipeline.schema.exit_codes import EXIT_OK, EXIT_SOME_FAILED
 from malmm.pipeline.schema.tables import GIVEN_TASKS
+from malmm.pipeline.sources.left_out import LeftOutVideos, read_left_out
 
 __all__ = [
     "CAPTION_FORMATS",
@@ -35,6 +36,7 @@ __all__ = [
     "export_captions",
     "export_rows",
     "texts_of",
+    "without",
 ]
 
 ROW_FORMATS = ("jsonl", "csv", "parquet")
@@ -79,6 +81,8 @@ def export(config: ExportConfig) -> ExportReport:
         all_versions=config.all_versions,
         where=config.where,
     )
+    if config.leave_out:
+        texts = without(texts, read_left_out(config.leave_out))
     output = Path(config.output) if config.output else None
     try:
         if config.is_captions and output is not None:
@@ -159,6 +163,12 @@ def _scope(row: dict[str, Any]) -> str:
     if row["task"] in GIVEN_TASKS:
         return "span"
     return "video" if row["segment_id"] is None else "segment"
+
+
+def without(texts: pa.Table, left_out: LeftOutVideos) -> pa.Table:
+    """The texts of which less than half is left out, by their seconds."""
+    rows = texts.select(["uri", "start_s", "end_s"]).to_pylist()
+    return texts.filter(pa.array([not left_out.covers(**row) for row in rows], pa.bool_()))
 
 
 def export_rows(texts: pa.Table, format: str, output: Path | None) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from malmm.pipeline.schema.errors import SourceError
@@ -17,11 +17,14 @@ _WAKE_S = 0.5
 class BackgroundListing:
     """Lists sources into ``found``, in order: files, and a SourceError for each source that cannot be listed.
 
+    Files whose URI is in ``leave_out`` are counted in ``left_out`` and not in ``found``.
     ``has_file`` says whether ``found`` has a file, ``ended`` whether the listing is complete. Any other exception of
     the listing is raised by ``ended`` and ``wait``.
     """
 
-    def __init__(self, sources: Sequence[str]) -> None:
+    def __init__(self, sources: Sequence[str], leave_out: Collection[str] = ()) -> None:
+        self.leave_out = leave_out
+        self.left_out = 0
         self.found: list[SourceFile | SourceError] = []
         self.has_file = False
         self._error: BaseException | None = None
@@ -61,6 +64,9 @@ class BackgroundListing:
             for found in list_sources(sources):
                 if self._unwanted:
                     break
+                if found.uri in self.leave_out:
+                    self.left_out += 1
+                    continue
                 self.found.append(found)
                 self.has_file = self.has_file or isinstance(found, SourceFile)
                 with self._changed:

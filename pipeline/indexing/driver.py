@@ -35,6 +35,7 @@ from malmm.pipeline.indexing.worker_indexing import build_on_workers
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.progress import OnProgress, Progress
 from malmm.pipeline.schema.tables import memories_schema
+from malmm.pipeline.sources.left_out import read_left_out
 from malmm.pipeline.sources.listing import which_are_gone
 
 __all__ = ["Run"]
@@ -221,7 +222,10 @@ class Run:
         missing = archive.not_yet_here()
         if self.config.prune:
             gone = which_are_gone(missing)
-            missing = {video: uri for video, uri in missing.items() if video not in gone}
+            left_out = read_left_out(self.config.leave_out).whole if self.config.leave_out else ()
+            missing = {
+                video: uri for video, uri in missing.items() if video not in gone and uri not in left_out
+            }
         self.report.videos_not_reindexed = len(missing)
         if not missing:
             self.report.switched = archive.put_in_force()

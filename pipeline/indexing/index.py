@@ -26,6 +26,7 @@ from malmm.pipeline.schema.errors import ConfigError, SourceError
 from malmm.pipeline.schema.progress import OnProgress, Progress
 from malmm.pipeline.schema.transcribe_config import SUBTITLES_ONLY, TranscribeConfig
 from malmm.pipeline.sources.indexed_roots import remember_roots, roots_of
+from malmm.pipeline.sources.left_out import read_left_out
 
 __all__ = ["index", "make_recipe", "notice_of", "open_models"]
 
@@ -73,7 +74,8 @@ def index(
     tell = on_progress or (lambda progress: None)
     report = IndexReport(archive=config.archive, model=config.model)
     tell(Progress("listing"))
-    with BackgroundListing(config.sources).running() as listing:
+    left_out = read_left_out(config.leave_out).whole if config.leave_out else ()
+    with BackgroundListing(config.sources, left_out).running() as listing:
         listing.wait(lambda: listing.has_file)
         _refuse_nothing(listing)
         if not config.dry_run:
@@ -130,7 +132,7 @@ def index(
 def _refuse_nothing(listing: BackgroundListing) -> None:
     """Raise SourceError if the sources have no file."""
     refused = [found for found in listing.found if isinstance(found, SourceError)]
-    if listing.ended and not listing.has_file:
+    if listing.ended and not listing.has_file and not listing.left_out:
         if len(refused) == 1:
             raise refused[0]
         raise SourceError("; ".join(str(error) for error in refused), uri=refused[0].uri if refused else "")

@@ -76,7 +76,7 @@ class PendingWork:
         return sum(max(1, int(file.size_bytes / bytes_a_segment)) for file in self.files)
 
     def vanished(self) -> dict[str, str]:
-        """Videos of the archive whose file no longer exists: id to URI.
+        """Videos of the archive whose file no longer exists, or that are to be left out: id to URI.
 
         Raises SourceError if a source could not be listed: then a file that is not in the listing may still exist.
         """
@@ -89,7 +89,8 @@ class PendingWork:
             )
         listed = {found.uri for found in self.listing.found}
         addresses = self.archive.addresses().items()
-        return which_are_gone({identity: uri for identity, uri in addresses if uri not in listed})
+        left_out = {identity: uri for identity, uri in addresses if uri in self.listing.leave_out}
+        return left_out | which_are_gone({identity: uri for identity, uri in addresses if uri not in listed})
 
     def failures(self) -> list[Failure]:
         """Failures of sources that could not be listed, and of files given up before."""

@@ -178,7 +178,8 @@ class IndexConfig:
     is the type of stored tokens: ``float16``, or ``int8`` with a scale for each token. ``limit`` is the largest
     number of videos to start; ``prune`` deletes videos whose file is gone; ``retry`` retries files that were given
     up; ``dry_run`` reports what would be done and changes nothing; ``reindex`` indexes an archive again with another
-    recipe, beside the rows it has. ``transcribe`` is a Whisper checkpoint with which what is said is stored too,
+    recipe, beside the rows it has. ``leave_out`` is a list of videos that are not indexed, whatever the sources list;
+    with ``prune`` they are deleted. ``transcribe`` is a Whisper checkpoint with which what is said is stored too,
     after the subtitles that videos come with, or ``subtitles`` for these alone. ``compile`` compiles the vision
     encoder, which changes speed and rounding (as another device does) but not the recipe. ``texts`` are the settings
     of generation. ``resources`` are (name, value) pairs with names from ``RESOURCES``; they override what is chosen
@@ -210,6 +211,7 @@ class IndexConfig:
     dry_run: bool = False
     reindex: bool = False
     transcribe: str = ""
+    leave_out: str | None = None
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -337,6 +339,7 @@ class ExportConfig:
     for all (for caption formats: the prompt ``caption``); ``videos`` are ids or globs. ``all_versions`` exports all
     versions of each prompt instead of the latest. ``where`` is a filter of texts, as ``archive.filters`` describes.
     ``archive`` are several addresses, globs and catalogs to export from several archives as one.
+    ``leave_out`` is a list of videos and spans whose texts are not exported.
     """
 
     archive: str | tuple[str, ...]
@@ -346,6 +349,7 @@ class ExportConfig:
     videos: tuple[str, ...] = ()
     all_versions: bool = False
     where: str | None = None
+    leave_out: str | None = None
 
     def __post_init__(self) -> None:
         if not self.archive:

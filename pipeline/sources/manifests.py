@@ -22,7 +22,7 @@ from malmm.pipeline.schema.errors import SourceError
 from malmm.pipeline.sources.backend_errors import classify
 from malmm.pipeline.sources.backends import ONCE, BackendFailure, open_backend, patiently
 
-__all__ = ["MANIFEST_EXTENSIONS", "Listed", "read_manifest"]
+__all__ = ["MANIFEST_EXTENSIONS", "EmptyManifestError", "Listed", "read_manifest"]
 
 MANIFEST_EXTENSIONS = (".csv", ".parquet", ".jsonl", ".ndjson")
 
@@ -40,6 +40,10 @@ class Listed:
     metadata: str
 
 
+class EmptyManifestError(SourceError):
+    """A manifest without a row."""
+
+
 def read_manifest(uri: str) -> Iterator[Listed | SourceError]:
     """Yield the rows of a manifest. An invalid row yields a SourceError as a value, and reading goes on."""
     try:
@@ -48,7 +52,7 @@ def read_manifest(uri: str) -> Iterator[Listed | SourceError]:
             for number, row in _rows(uri, handle):
                 yield row if isinstance(row, SourceError) else _listed(uri, number, row)
             if not number:
-                yield SourceError(f"{uri} lists no video: it has no row", uri=uri)
+                yield EmptyManifestError(f"{uri} lists no video: it has no row", uri=uri)
     except BackendFailure as failure:
         yield SourceError(failure.sentence(uri, deed="read as a manifest"), uri=uri)
     except FileNotFoundError:

@@ -66,6 +66,7 @@ def test_every_option_reaches_the_settings(asked: Callable[..., IndexConfig]) ->
         "--length-penalty": "0",
         "--min-new-tokens": "2",
         "--begin-token": "1",
+        "--leave-out": "copies.jsonl",
     }
     config = asked(
         *(part for option in options.items() for part in option),
@@ -94,6 +95,7 @@ def test_every_option_reaches_the_settings(asked: Callable[..., IndexConfig]) ->
         prune=True,
         dry_run=True,
         reindex=True,
+        leave_out="copies.jsonl",
     )
 
 

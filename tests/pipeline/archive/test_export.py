@@ -12,7 +12,8 @@ from hypothesis import given
 from support.drawn_archive import Drawn
 from support.media import run_ffmpeg
 
-from malmm.pipeline.archive.export import caption_file, export_captions, export_rows, texts_of
+from malmm.pipeline.archive.export import caption_file, export, export_captions, export_rows, texts_of
+from malmm.pipeline.schema.config import ExportConfig
 from malmm.pipeline.schema.errors import ConfigError
 
 
@@ -43,6 +44,17 @@ def test_prompts_videos_and_scopes_are_chosen(drawn: Drawn) -> None:
     assert [(row["video_id"], row["segment_id"]) for row in one] == [(video, None)]
     with pytest.raises(ConfigError, match="no texts of a prompt 'people': it has caption"):
         texts_of(drawn.reader, prompts=["people"])
+
+
+def test_texts_of_what_is_left_out_are_not_exported(drawn: Drawn, tmp_path: Path) -> None:
+    first, second = drawn.reader.videos().to_pylist()[:2]
+    copies = tmp_path / "copies.csv"
+    copies.write_text(f"uri,start_s,end_s,whole\n{first['uri']},0,1,True\n{second['uri']},0,30,False\n")
+    config = ExportConfig(drawn.place, "jsonl", leave_out=str(copies))
+    rows = [json.loads(line) for line in (export(config).text or "").splitlines()]
+    there = {row["uri"] for row in rows}
+    # Thirty of forty seconds are all of one segment, half of the other, and most of the video.
+    assert there == set(drawn.reader.videos()["uri"].to_pylist()) - {first["uri"], second["uri"]}
 
 
 def test_parquet_is_not_for_a_terminal(drawn: Drawn) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -43,6 +44,28 @@ def test_pruning_forgets_what_is_gone_and_nothing_else(
     # The third is not listed this time, but its file is still there.
     assert go(folder, prune=True).videos_pruned == 1
     assert contents(ArchiveReader.open(place)) == clean(folder, videos["whole"])
+
+
+def test_what_is_left_out_is_not_indexed_and_forgotten_when_pruned(
+    go: Go, clean: Clean, place: str, videos: dict[str, Path], tmp_path: Path
+) -> None:
+    copies = tmp_path / "copies.jsonl"
+    copies.write_text(
+        json.dumps({"uri": str(videos["two"]), "whole": True})
+        + "\n"
+        + json.dumps({"uri": str(videos["three"]), "whole": False, "start_s": 0.0, "end_s": 1.0})
+        + "\n"
+    )
+    both = (videos["two"], videos["three"])
+    report = go(*both, leave_out=str(copies))
+    assert (report.videos_listed, report.videos_indexed) == (1, 1), report.failures
+    assert contents(ArchiveReader.open(place)) == clean(videos["three"])
+    assert go(*both).videos_indexed == 1
+    assert go(*both, leave_out=str(copies)).videos_pruned == 0
+    assert go(*both, leave_out=str(copies), prune=True).videos_pruned == 1
+    assert contents(ArchiveReader.open(place)) == clean(videos["three"])
+    # Nothing is left of these sources, which is no error.
+    assert go(videos["two"], leave_out=str(copies)).videos_listed == 0
 
 
 def test_nothing_is_pruned_when_a_source_cannot_be_listed(
