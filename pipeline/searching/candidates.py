@@ -24,7 +24,7 @@ __all__ = ["Candidates", "Row", "nearness"]
 
 _SLOTS_A_TEXT = 5
 # Options of the approximate index, which keeps a byte a number: few candidates more than wanted suffice.
-_REFINE = 5
+_REFINE = 2
 _SLOT_COLUMNS = ["video_id", "segment_id", "slot", "start_s", "end_s", "timestamp_s", "spans"]
 _TEXT_COLUMNS = ["video_id", "segment_id", "start_s", "end_s", "text"]
 # Search for rows of many videos: the most rows to search, the factor from step to step, and the spare of the first
