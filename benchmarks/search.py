@@ -2,6 +2,7 @@
 
     python benchmarks/search.py [--slots 1000 10000 100000] [--vectors 16] [--size 64] [--queries 100]
     python benchmarks/search.py --grow 2000 20000 [--runs 10] [--upkeep parts 0.1 appended]
+    python benchmarks/search.py --grow 20000 200000 --sizes 23000 60000 64000 130000 --upkeep parts
 
 Makes archives with real tables: memory slots with random vectors in clusters, like those of a video's scenes, and a
 caption for each segment. Updates their indexes as a run does, and searches them with ``malmm.pipeline.Searcher``. 16
@@ -67,6 +68,13 @@ def main() -> None:
         "--grow", type=int, nargs=2, metavar=("FROM", "TO"), help="grow one archive in runs instead"
     )
     parser.add_argument("--runs", type=int, default=10, help="of like growth, with --grow (%(default)s)")
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        default=[],
+        help="in place of --runs, sizes on the way: runs as uneven as told",
+    )
     parser.add_argument("--upkeep", nargs="+", choices=UPKEEPS, default=list(UPKEEPS), help="with --grow")
     options = parser.parse_args()
     if options.grow:
@@ -134,7 +142,9 @@ def measure(place: str, count: int, options: argparse.Namespace) -> None:
 def grow(options: argparse.Namespace) -> None:
     """Print a row for each run in which an archive grows, for each kind of upkeep."""
     first, last = options.grow
-    sizes = [round(first + (last - first) * run / options.runs) for run in range(options.runs + 1)]
+    even = [round(first + (last - first) * run / options.runs) for run in range(options.runs + 1)]
+    sizes = [first, *options.sizes, last] if options.sizes else even
+    runs = len(sizes) - 1
     print(
         f"slots of {options.vectors} vectors of {options.size}, {options.queries} queries a step; after half of the "
         "runs a quarter of the slots is deleted. CPU seconds are this process's.\n"
@@ -150,10 +160,10 @@ def grow(options: argparse.Namespace) -> None:
             made = SyntheticArchive(f"{folder}/archive", options.vectors, options.size, last, chance)
             for run, size in enumerate(sizes):
                 # What is new shows what was not there before.
-                made.grow(size - made.slots, looks=0.3 + 0.7 * run / options.runs)
+                made.grow(size - made.slots, looks=0.3 + 0.7 * run / runs)
                 took_s = keep_up(made.archive, upkeep)
                 report(upkeep, made, took_s, options, folder)
-                if run == options.runs // 2:
+                if run == runs // 2:
                     with made.archive.held():
                         made.archive.changes.delete(
                             "memories", "segment_id", made.archive.segments()["segment_id"].to_pylist()[::4]

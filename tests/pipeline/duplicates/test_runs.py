@@ -64,7 +64,7 @@ planted = st.builds(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(planted)
 def test_a_copy_is_found_where_it_is(plan: Planted) -> None:
     original, other = film(plan.seed, 400), film(plan.seed + 20_000, 300)
@@ -161,7 +161,7 @@ def test_points_on_a_line_are_one_chain_and_fit_it(seed: int, count: int, rate: 
     assert (mixed[chain] == np.arange(count)).all()
     line, inliers = fitted_line(x, y, slack, 0.15)
     assert inliers.all()
-    assert np.abs(line.at(x) - y).max() < 5.0
+    assert max(abs(line.at(at) - other) for at, other in zip(x, y, strict=True)) < 5.0
     assert supported(np.zeros(count, int), x, y, 3, 20.0, 40.0).all()
 
 
