@@ -99,7 +99,7 @@ def finding_routes(site: Site) -> APIRouter:
                     }
                 },
             },
-            **documented(400, 413),
+            **documented(400, 404, 413),
         },
     )
     async def ask(question: Question) -> StreamingResponse:
