@@ -22,6 +22,7 @@ import numpy as np
 from synthetic_archive import SLOTS_A_VIDEO, WORDS, SyntheticArchive
 
 from malmm.pipeline import Archive, Searcher
+from malmm.pipeline.archive.scope import Scope
 from malmm.pipeline.searching.query import SearchQuery
 from malmm.pipeline.searching.several import candidates_of
 
@@ -117,7 +118,7 @@ def measure(name: str, places: list[str], queries: np.ndarray, options: argparse
             exact, approximate = (
                 {
                     (slot.segment_id, slot.slot)
-                    for slot in candidates.slots(vector, 100, None, exact=way)[:count]
+                    for slot in candidates.slots(vector, 100, Scope(), exact=way)[:count]
                 }
                 for way in (True, False)
             )
