@@ -80,8 +80,9 @@ wheel: $(VENV)/.installed-dev  ## build the wheel and try it
 bench: $(VENV)/.installed-dev  ## run all benchmarks (hours): build/bench/benchmarks.md
 	$(BIN)/python benchmarks/all.py build/bench
 
-train: $(VENV)/.installed  ## train the demo model anew (hours)
+train: $(VENV)/.installed  ## train the demo models anew (hours)
 	$(BIN)/python -m malmm.model.demo.training build/training
+	$(BIN)/python -m malmm.model.demo.training.plain_stages build/training
 
 score: $(VENV)/.installed  ## measure the demo model: the tables of docs/demo-model.md
 	$(BIN)/python benchmarks/demo_model.py build/scored

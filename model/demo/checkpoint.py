@@ -28,6 +28,7 @@ __all__ = [
     "GRID",
     "IMAGE_MEAN",
     "IMAGE_STD",
+    "LANGUAGE",
     "QUERIES",
     "VISION",
     "initial_time_positions",
@@ -37,6 +38,7 @@ __all__ = [
     "retrieval_config",
     "save_instructblip",
     "save_retrieval",
+    "sentences",
 ]
 
 VISION = {
@@ -62,7 +64,7 @@ _QFORMER = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
-_LANGUAGE = {
+LANGUAGE = {
     "hidden_size": 128,
     "intermediate_size": 384,
     "num_hidden_layers": 4,
@@ -80,7 +82,7 @@ _VECTOR = 64
 _VOCABULARY = 512
 
 
-def _sentences() -> Iterable[str]:
+def sentences() -> Iterable[str]:
     """Words of the drawn world, for the tokenizers to take whole; other words are spelled byte by byte."""
     for kind in KINDS:
         for wording in PROMPTS[kind]:
@@ -108,7 +110,7 @@ def _byte_level(
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_sentences(), trainer)
+    tokenizer.train_from_iterator(sentences(), trainer)
     named = [(token, tokenizer.token_to_id(token)) for token in roles.values() if token in template]
     tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=named)
     return PreTrainedTokenizerFast(
@@ -136,7 +138,7 @@ def instructblip_config() -> InstructBlipConfig:
         pad_token_id=text.pad_token_id,
         bos_token_id=text.bos_token_id,
         eos_token_id=text.eos_token_id,
-        **_LANGUAGE,
+        **LANGUAGE,
     )
     return InstructBlipConfig(
         vision_config=VISION,

@@ -22,7 +22,7 @@ from malmm.model.families.plain.family import PlainFamily
 from malmm.model.families.plain.language import Wording
 from malmm.model.families.plain.vision import StepVision
 
-__all__ = ["FAMILY"]
+__all__ = ["FAMILY", "WORDING", "step_vision"]
 
 # The template that its processor uses for videos, whatever the checkpoint has.
 _TEMPLATE = (
@@ -52,7 +52,12 @@ def _vision(checkpoint: Checkpoint, config: Any, dtype: torch.dtype, side: int) 
     config.text_config.vocab_size = 1
     config.text_config.pad_token_id = None
     model = load_without(checkpoint, SmolVLMModel, config, dtype, left_out=_LANGUAGE)
-    return StepVision(model, _tokens, _normalised(checkpoint), image_size=side)
+    return step_vision(model, _normalised(checkpoint), side)
+
+
+def step_vision(model: Any, normalisation: Normalisation, side: int) -> StepVision:
+    """The vision part of a ``SmolVLMModel`` for frames of ``side`` pixels."""
+    return StepVision(model, _tokens, normalisation, image_size=side)
 
 
 def _normalised(checkpoint: Checkpoint) -> Normalisation:
@@ -80,8 +85,11 @@ def _inputs(model: Any, tokens_SNC: Tensor, ids_1L: Tensor) -> dict[str, Any]:
 
 
 def _wording(checkpoint: Checkpoint, config: Any, tokenizer: PreTrainedTokenizerBase) -> Wording:
-    return Wording(_TEMPLATE, "<video>", "<image>", _seen, _inputs)
+    return WORDING
 
+
+WORDING = Wording(_TEMPLATE, "<video>", "<image>", _seen, _inputs)
+"""How slots are written into a prompt, by every checkpoint of the family."""
 
 FAMILY = PlainFamily(
     name="SmolVLM2",

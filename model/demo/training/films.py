@@ -19,7 +19,7 @@ from malmm.model.memory.merge_policies import merge_policy
 from malmm.model.memory.positions import TimePositions
 from malmm.model.memory.slots import Memory, merge_memories
 
-__all__ = ["Film", "Reel", "online_memory", "stored_memory", "together"]
+__all__ = ["Film", "Reel", "online_memory", "plain_memories", "stored_memory", "together"]
 
 
 @dataclass(frozen=True)
@@ -108,27 +108,10 @@ def online_memory(films: Sequence[Tensor], length: int) -> list[Tensor]:
 @torch.no_grad()
 def stored_memory(film: Film, positions: TimePositions, length: int, segments: int) -> Memory:
     """A film's memory as an archive would store it, cut into equal ``segments``, without positions."""
-    edges = [len(film) * part // segments for part in range(segments + 1)]
     memories = []
-    for begin, end in itertools.pairwise(edges):
-        part = Film(film.tokens[begin:end], [], [], film.attributes)
-        if not len(part):
-            continue
-        bank = Bank(
-            rows=1,
-            length=length,
-            steps=len(part),
-            positions=part.tokens.shape[1],
-            channels=part.tokens.shape[2],
-            policy=merge_policy("token"),
-            device="cpu",
-            dtype=torch.float32,
-        )
-        placed = part.tokens + positions.of_frames(len(part))[:, None]
-        for frame in placed:
-            bank.append(frame[None])
-        memory = positions.removed(Memory.of(bank.finish()[0]))
-        memories.append(Memory(memory.tokens.half().float(), memory.sizes, memory.first, memory.appended))
+    for tokens in _segments(film, segments):
+        placed = tokens + positions.of_frames(len(tokens))[:, None]
+        memories.append(_rounded(positions.removed(_finished([placed], length)[0])))
     if len(memories) == 1:
         return memories[0]
     total, before, placed_parts = len(film), 0, []
@@ -136,6 +119,53 @@ def stored_memory(film: Film, positions: TimePositions, length: int, segments: i
         placed_parts.append(positions.added(memory, before=before, total=total))
         before += memory.appended
     return positions.removed(merge_memories(placed_parts, length=length))
+
+
+@torch.no_grad()
+def plain_memories(films: Sequence[Film], length: int, segments: int = 1) -> list[Memory]:
+    """``stored_memory`` of films for a family without positions, in lock step."""
+    parts = [_segments(film, segments) for film in films]
+    every = [tokens for part in parts for tokens in part]
+    order = sorted(range(len(every)), key=lambda place: -len(every[place]))
+    made: dict[int, Memory] = {}
+    if every:
+        finished = _finished([every[place] for place in order], length)
+        made = {place: _rounded(memory) for place, memory in zip(order, finished, strict=True)}
+    memories, begin = [], 0
+    for part in parts:
+        own = [made[place] for place in range(begin, begin + len(part))]
+        memories.append(own[0] if len(own) == 1 else _rounded(merge_memories(own, length=length)))
+        begin += len(part)
+    return memories
+
+
+def _segments(film: Film, count: int) -> list[Tensor]:
+    edges = [len(film) * part // count for part in range(count + 1)]
+    return [film.tokens[begin:end] for begin, end in itertools.pairwise(edges) if end > begin]
+
+
+def _finished(films: Sequence[Tensor], length: int) -> list[Memory]:
+    """The memories of a bank that was shown films [T, N, C], which are ordered from the longest to the shortest."""
+    bank = Bank(
+        rows=len(films),
+        length=length,
+        steps=len(films[0]),
+        positions=films[0].shape[1],
+        channels=films[0].shape[2],
+        policy=merge_policy("token"),
+        device="cpu",
+        dtype=torch.float32,
+    )
+    for step in range(len(films[0])):
+        active = sum(len(film) > step for film in films)
+        if active < bank.active:
+            bank.retire(active)
+        bank.append(torch.stack([film[step] for film in films[:active]]))
+    return [Memory.of(entries) for entries in bank.finish()]
+
+
+def _rounded(memory: Memory) -> Memory:
+    return Memory(memory.tokens.half().float(), memory.sizes, memory.first, memory.appended)
 
 
 def together(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

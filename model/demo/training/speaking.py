@@ -20,7 +20,7 @@ from malmm.model.demo.training.pool import ABSENT, IGNORED
 from malmm.model.demo.training.progress import Progress
 from malmm.model.demo.world import plan_scenes
 
-__all__ = ["Speaker", "TimeLine", "train_speaker"]
+__all__ = ["Speaker", "TimeLine", "answer_loss", "train_speaker"]
 
 _PREFIX = -2
 # Films become longer whenever so many answers are right: thrown at long ones at once, it learns little.
@@ -66,34 +66,41 @@ class Speaker(nn.Module):
         self.model = model
 
     def loss(self, query: Tensor, answers: Answers) -> tuple[Tensor, Tensor]:
-        """Mean loss over answer tokens, and whether each answer is right to the last token [V, K].
-
-        ``query`` [V, Q, D]. A film's questions share its query outputs and do not see each other, so each
-        has the same logits as alone.
-        """
+        """``answer_loss`` of answers about query outputs [V, Q, D]."""
         prefix = self.projection(query)
-        films, queries = prefix.shape[:2]
-        embeds = torch.cat([prefix, self.model.get_input_embeddings()(answers.ids)], dim=1)
-        before = answers.question.new_full((films, queries), _PREFIX)
-        belongs = torch.cat([before, answers.question], dim=1)
-        length = belongs.shape[1]
-        seen = (belongs[:, :, None] == belongs[:, None, :]) | (belongs == _PREFIX)[:, None, :]
-        seen &= torch.ones(length, length, dtype=torch.bool).tril()
-        start = torch.arange(queries).expand(films, -1)
-        hidden = self.model.model(
-            inputs_embeds=embeds,
-            attention_mask=seen[:, None],
-            position_ids=torch.cat([start, answers.position + queries], dim=1),
-            use_cache=False,
-        ).last_hidden_state
-        # Logits only where an answer token comes next.
-        row, place = (answers.labels != IGNORED).nonzero(as_tuple=True)
-        logits = self.model.lm_head(hidden[row, place + queries - 1])
-        truth = answers.labels[row, place]
-        count = int(answers.question.max()) + 1
-        which = row * count + answers.question[row, place]
-        wrong = torch.zeros(films * count).index_add_(0, which, (logits.argmax(-1) != truth).float())
-        return F.cross_entropy(logits, truth), (wrong == 0).view(films, count)
+        return answer_loss(self.model, prefix, prefix.new_ones(prefix.shape[:2], dtype=torch.bool), answers)
+
+
+def answer_loss(
+    model: LlamaForCausalLM, prefix: Tensor, present: Tensor, answers: Answers
+) -> tuple[Tensor, Tensor]:
+    """Mean loss over answer tokens, and whether each answer is right to the last token [V, K].
+
+    ``prefix`` [V, P, D] are the embeddings that a film's questions share, and ``present`` [V, P] those that are not
+    padding. Questions do not see each other, so each has the same logits as alone.
+    """
+    films, length = present.shape
+    embeds = torch.cat([prefix, model.get_input_embeddings()(answers.ids)], dim=1)
+    before = torch.where(present, _PREFIX, -1)
+    belongs = torch.cat([before, answers.question], dim=1)
+    total = belongs.shape[1]
+    seen = (belongs[:, :, None] == belongs[:, None, :]) | (belongs == _PREFIX)[:, None, :]
+    seen &= torch.ones(total, total, dtype=torch.bool).tril()
+    start = (present.cumsum(1) - 1).clamp(min=0)
+    hidden = model.model(
+        inputs_embeds=embeds,
+        attention_mask=seen[:, None],
+        position_ids=torch.cat([start, answers.position + present.sum(1, keepdim=True)], dim=1),
+        use_cache=False,
+    ).last_hidden_state
+    # Logits only where an answer token comes next.
+    row, place = (answers.labels != IGNORED).nonzero(as_tuple=True)
+    logits = model.lm_head(hidden[row, place + length - 1])
+    truth = answers.labels[row, place]
+    count = int(answers.question.max()) + 1
+    which = row * count + answers.question[row, place]
+    wrong = torch.zeros(films * count).index_add_(0, which, (logits.argmax(-1) != truth).float())
+    return F.cross_entropy(logits, truth), (wrong == 0).view(films, count)
 
 
 def train_speaker(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from malmm.model.demo.checkpoint import initial_time_positions
-from malmm.model.demo.training.films import Reel, online_memory, stored_memory, together
+from malmm.model.demo.training.films import Reel, online_memory, plain_memories, stored_memory, together
 from malmm.model.demo.training.pool import ABSENT, Pool
 from malmm.model.memory.positions import TimePositions
 
@@ -69,3 +69,18 @@ def test_memories_of_unlike_length_line_up_at_the_end(reel):
         assert seen[-1]
         torch.testing.assert_close(row[-1], film[-1])
         assert (row[~seen] == 0).all()
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=4), st.integers(1, 3))
+def test_films_in_lock_step_are_each_remembered_as_the_means_of_their_own_frames(reel, lengths, segments):
+    films = [reel.film(4, length) for length in lengths]
+    for film, memory in zip(films, plain_memories(films, 5, segments), strict=True):
+        assert memory.appended == len(film)
+        assert len(memory) == min(5, len(film))
+        assert torch.equal(memory.tokens, memory.tokens.half().float())
+        assert memory.sizes.sum(0).tolist() == [len(film)] * 3
+        for slot in range(len(memory)):
+            for place in range(3):
+                first, size = int(memory.first[slot, place]), int(memory.sizes[slot, place])
+                seen = film.tokens[first : first + size, place].mean(0)
+                torch.testing.assert_close(memory.tokens[slot, place], seen, atol=5e-3, rtol=0)
