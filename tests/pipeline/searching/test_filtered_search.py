@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from support.filtered_archive import Filtered, make_filtered
 
 from malmm.pipeline.archive.export import texts_of
 from malmm.pipeline.archive.filters import scope_of, videos_within
+from malmm.pipeline.archive.metadata_values import metadata_of
 from malmm.pipeline.archive.scope import Scope
 from malmm.pipeline.archive.video_selection import select_videos
 from malmm.pipeline.schema.errors import ConfigError
@@ -140,6 +143,26 @@ def test_texts_alone_are_held_to_a_filter_by_their_own_span(filtered: Filtered) 
 
     assert found("camera = 'south' and start_s < 150") == {(video(1), 0.0), (video(1), 100.0)}
     assert found("camera = 'south' and start_s > 1000") == set()
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["camera = 'north'", "label.weather = 'rain' and start_s < 150", "camera = 'south' or length = 9"],
+)
+def test_several_archives_are_filtered_as_one(filtered: Filtered, tmp_path: Path, where: str) -> None:
+    """The videos are in both and read from the first, whatever the second says about them."""
+    other = make_filtered(str(tmp_path / "other")).archive
+    other.set_metadata({video(1): json.dumps({"camera": "north", "take": "many", "length": 9})})
+    query = np.eye(1, filtered.vectors.shape[2], dtype=np.float32)[0]
+    one, both = Searcher(filtered.archive), Searcher([filtered.archive.uri, other.uri])
+    asked = SearchQuery(text="red square", k=100, where=where)
+    in_one = one.ranked(
+        SearchQuery(text="red square", k=100, where=where.replace(" or length = 9", "")), query
+    )
+    assert {(m.video_id, m.start_s) for m in both.ranked(asked, query)} == {
+        (m.video_id, m.start_s) for m in in_one
+    }
+    assert "different types: double and string" in metadata_of(both.archive)["take"].note
 
 
 def test_lists_of_videos_and_exports_take_the_same_filters(filtered: Filtered) -> None:
