@@ -69,7 +69,9 @@ def batch_script(loaded: LoadedJob, sets: tuple[str, ...] = ()) -> str:
             "",
             'export RAY_ADDRESS="$head:$port"',
             "code=0",
-            f'{command} "$folder/job.yaml" {shlex.join(["--log-format", "json", *options])} &',
+            # A run that began before all nodes have joined would plan for those that have.
+            f'{command} --set "cluster.nodes=$SLURM_JOB_NUM_NODES" "$folder/job.yaml" \\',
+            f"    {shlex.join(['--log-format', 'json', *options])} &",
             "job=$!",
             "trap 'kill -TERM \"$job\"' TERM",
             'wait "$job" || code=$?',

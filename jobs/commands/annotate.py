@@ -11,6 +11,7 @@ from malmm.jobs.commands.options import (
     add_archive,
     add_batching,
     add_output,
+    cluster_use,
     parse_resource,
     prompts_of,
 )
@@ -98,6 +99,7 @@ def configure(arguments: argparse.Namespace) -> AnnotateConfig:
         batch_segments=arguments.batch_segments,
         max_new_tokens=arguments.max_new_tokens,
         resources=tuple(parse_resource(option) for option in arguments.resource),
+        cluster=cluster_use(arguments),
         dry_run=arguments.dry_run,
     )
 

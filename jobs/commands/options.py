@@ -6,6 +6,7 @@ import argparse
 from typing import Any, Protocol
 
 from malmm.jobs.terminal.log_lines import LOG_FORMATS
+from malmm.pipeline.schema.cluster_use import WHOLE_CLUSTER, ClusterUse
 from malmm.pipeline.schema.config import RESOURCES, Prompt
 from malmm.pipeline.schema.decoding import TextSettings
 from malmm.pipeline.schema.errors import ConfigError
@@ -18,6 +19,7 @@ __all__ = [
     "add_output",
     "add_text_settings",
     "add_where",
+    "cluster_use",
     "parse_resource",
     "prompts_of",
     "text_settings",
@@ -128,6 +130,36 @@ def add_batching(parser: Taker, *, max_new_tokens: int, batch_segments: int, bat
         metavar="NAME=N",
         help="workers of a stage, or what each reserves, in place of what is chosen from the cluster's size: "
         + ", ".join(RESOURCES),
+    )
+    usual = WHOLE_CLUSTER
+    parser.add_argument(
+        "--share",
+        type=float,
+        default=usual.share,
+        metavar="X",
+        help="share of the Ray cluster's workers to use, such as 0.5; others may use the rest (%(default)g)",
+    )
+    parser.add_argument(
+        "--nodes",
+        type=int,
+        default=usual.nodes,
+        metavar="N",
+        help="wait until the Ray cluster has N nodes with CPUs for tasks (default: begin with the first)",
+    )
+    parser.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="use only nodes of the Ray cluster with this label; may be repeated, for nodes that have all",
+    )
+
+
+def cluster_use(arguments: argparse.Namespace) -> ClusterUse:
+    """What the run may use of the cluster, from parsed options. Raises ConfigError."""
+    labels = [option.partition("=")[::2] for option in arguments.label]
+    return ClusterUse(
+        arguments.share, arguments.nodes, tuple((name.strip(), text.strip()) for name, text in labels)
     )
 
 

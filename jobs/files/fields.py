@@ -33,8 +33,8 @@ KINDS: dict[str, ModuleType] = {
     "export": export,
 }
 
-#: The archive is the job's, a dry run the command line's, and labels are each prompt's own.
-NOT_IN_STEPS = ("archive", "dry_run", "labels")
+#: The archive is the job's, a dry run the command line's, labels are each prompt's own, and the rest is the cluster's.
+NOT_IN_STEPS = ("archive", "dry_run", "labels", "share", "nodes", "label")
 #: Options that may be repeated are lists or maps in a file, and are called so.
 SPELLED = {"prompt": "prompts", "resource": "resources", "video": "videos"}
 _SETTINGS = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -125,8 +125,13 @@ def step_model(kind: str) -> type[BaseModel]:
     return made
 
 
-def arguments_of(kind: str, step: BaseModel, archive: str, *, dry_run: bool) -> argparse.Namespace:
-    """Convert a step into the command's parsed options. Raises ConfigError for an invalid prompt."""
+def arguments_of(
+    kind: str, step: BaseModel, archive: str, cluster: BaseModel, *, dry_run: bool
+) -> argparse.Namespace:
+    """Convert a step into the command's parsed options. Raises ConfigError for an invalid prompt.
+
+    ``cluster`` is the job's, which holds what all steps may use of a cluster.
+    """
     fields: dict[str, Any] = dict.fromkeys(NOT_IN_STEPS)
     for name in Options(KINDS[kind]).declared:
         if name not in NOT_IN_STEPS:
@@ -135,6 +140,9 @@ def arguments_of(kind: str, step: BaseModel, archive: str, *, dry_run: bool) -> 
     if kind in ("index", "annotate"):
         fields["prompt"] = [prompt_of(name, prompt) for name, prompt in fields["prompt"].items()]
     if "resource" in fields:
+        use = cluster.model_dump(include={"share", "nodes", "labels"})
+        fields |= {name: use[name] for name in ("share", "nodes")}
+        fields["label"] = [f"{name}={value}" for name, value in use["labels"].items()]
         fields["resource"] = list(fields["resource"].items())
     return argparse.Namespace(**fields)
 

@@ -102,7 +102,9 @@ class Secret(BaseModel):
 
 
 class Cluster(BaseModel):
-    """The cluster for `malmm submit` and `malmm render`. Memory uses Kubernetes notation."""
+    """The cluster for `malmm submit` and `malmm render`, and what a run uses of one.
+
+    Memory uses Kubernetes notation."""
 
     model_config = _SETTINGS
 
@@ -115,6 +117,16 @@ class Cluster(BaseModel):
     cpus: int = Field(8, ge=1, description="CPU cores a worker")
     gpus: int = Field(0, ge=0, description="GPUs a worker")
     memory: str = Field("32Gi", pattern=r"^[1-9][0-9]*[MGT]i$", description="memory a worker, such as 32Gi")
+    share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the cluster's workers that the steps use; others may use the rest",
+    )
+    nodes: int = Field(0, ge=0, description="wait until the cluster has so many nodes with CPUs for tasks")
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="use only nodes of the cluster with these Ray labels"
+    )
     time_limit_s: int | None = Field(None, ge=1, description="stop the job after so many seconds")
     service_account: str = Field(
         "malmm-job-creator",

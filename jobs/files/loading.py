@@ -171,7 +171,7 @@ def _configured(
     if wrong_prompts:
         right = {name: prompt for name, prompt in prompts.items() if name not in wrong_prompts}
         fields = fields.model_copy(update={"prompts": right})
-    arguments = arguments_of(kind, fields, job.archive, dry_run=dry_run)
+    arguments = arguments_of(kind, fields, job.archive, job.cluster, dry_run=dry_run)
     for _ in range(_MOST_FAULTS):
         try:
             return [LoadedStep(kind, KINDS[kind].configure(arguments))]

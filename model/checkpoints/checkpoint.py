@@ -113,6 +113,11 @@ class Checkpoint:
         """The shape of every tensor, from the files' headers. Raises CheckpointError as ``files`` does."""
         return self._headers[1]
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the files that hold its weights. Raises CheckpointError as ``files`` does."""
+        return sum(path.stat().st_size for path in set(self.files.values()))
+
     @cached_property
     def _headers(self) -> tuple[dict[str, Path], dict[str, tuple[int, ...]]]:
         index_path = self.directory / "model.safetensors.index.json"

@@ -16,10 +16,12 @@ from typing import Any
 import ray
 
 from malmm.pipeline.cluster.discovery import listens, recorded_head
-from malmm.pipeline.cluster.placement import wait_for_nodes, wait_for_room
+from malmm.pipeline.cluster.fit import refuse_unfit
+from malmm.pipeline.cluster.placement import alive_nodes, wait_for_nodes, wait_for_room, wants_of
 from malmm.pipeline.cluster.process_state import ProcessState
-from malmm.pipeline.cluster.resources import Resources, choose_resources
+from malmm.pipeline.cluster.resources import Resources, choose_resources, share_of
 from malmm.pipeline.cluster.session_folder import session_folder
+from malmm.pipeline.schema.cluster_use import WHOLE_CLUSTER, ClusterUse
 from malmm.pipeline.schema.errors import WorkerError
 from malmm.pipeline.schema.progress import OnProgress, Progress
 
@@ -39,15 +41,19 @@ def connected(
     *,
     verbose: bool = False,
     wanted: Sequence[tuple[str, float]] = (),
+    use: ClusterUse = WHOLE_CLUSTER,
+    weights_bytes: int = 0,
     tell: OnProgress = lambda progress: None,
 ) -> Iterator[Resources]:
-    """Connect as ``connection`` does, and yield the resources of a run; ``wanted`` overrides some of them.
+    """Connect as ``connection`` does, and yield the resources of a run; ``wanted`` overrides some of them,
+    ``use`` says what the run may have of the cluster, and ``weights_bytes`` how large its model is.
 
     Waits until the cluster has room for a worker of each stage, and reports through ``tell`` what it waits for.
-    Raises WorkerError if no cluster can be reached or started, or no worker can be started.
+    Raises WorkerError if no cluster can be reached or started, or no worker can be started, and ConfigError if what is
+    wanted cannot run on the nodes that are there.
     """
     with connection(verbose=verbose, tell=tell):
-        yield _room(wanted, tell)
+        yield _room(wanted, use, weights_bytes, tell)
 
 
 @contextmanager
@@ -73,13 +79,19 @@ def connection(*, verbose: bool = False, tell: OnProgress = lambda progress: Non
         process.put_back()
 
 
-def _room(wanted: Sequence[tuple[str, float]], tell: OnProgress) -> Resources:
-    chosen = choose_resources(wait_for_nodes(tell))
+def _room(
+    wanted: Sequence[tuple[str, float]], use: ClusterUse, weights_bytes: int, tell: OnProgress
+) -> Resources:
+    if any(name.endswith("_gpus") for name, _ in wanted):
+        weights_bytes = 0
+    nodes = wait_for_nodes(tell, use, weights_bytes=weights_bytes)
+    chosen = share_of(choose_resources(nodes), use.share)
     changes: dict[str, Any] = {
         name: int(value) if name.endswith("_workers") else value for name, value in wanted
     }
     resources = replace(chosen, **changes)
-    wait_for_room(resources, tell)
+    refuse_unfit(wants_of(resources), nodes, may_grow=len(alive_nodes()) > 1)
+    wait_for_room(resources, tell, use.labels)
     return resources
 
 

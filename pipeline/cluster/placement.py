@@ -7,20 +7,26 @@ starts one small task for each kind of worker, which waits in Ray's own queue as
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
 from malmm.pipeline.cluster.resources import Node, Resources
+from malmm.pipeline.schema.cluster_use import WHOLE_CLUSTER, ClusterUse
 from malmm.pipeline.schema.errors import WorkerError
 from malmm.pipeline.schema.progress import OnProgress, Progress
 
 __all__ = [
+    "Lack",
     "Want",
     "alive_nodes",
+    "amount",
     "asked_and_there",
+    "counted",
+    "lacking",
     "room_note",
     "wait_for_nodes",
     "wait_for_room",
@@ -29,40 +35,107 @@ __all__ = [
 
 Want = tuple[str, float, float]
 """A stage, and the CPUs and GPUs that a worker of it asks for."""
+Labels = Sequence[tuple[str, str]]
 
 #: Seconds without an answer after which a run says what it waits for.
 SAY_AFTER_S = 5.0
 _LOOK_EVERY_S = 0.5
 _STAGE = "waiting for workers"
+# Weights of about four billion parameters in half precision. On CPUs a segment takes minutes.
+_HEAVY_BYTES = 8_000_000_000
 
 
-def alive_nodes() -> list[Node]:
-    """What Ray may use of each machine of the cluster that is there now."""
-    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+def alive_nodes(labels: Labels = ()) -> list[Node]:
+    """What Ray may use of each machine of the cluster that is there now, and has these labels."""
+    found = [
+        node["Resources"]
+        for node in ray.nodes()
+        if node["Alive"] and all(node.get("Labels", {}).get(name) == value for name, value in labels)
+    ]
     return [Node(each.get("CPU", 0.0), each.get("GPU", 0.0)) for each in found]
 
 
-def wait_for_nodes(tell: OnProgress) -> list[Node]:
-    """The cluster's machines, once one of them has a CPU for tasks; a head alone often has none."""
+def wait_for_nodes(
+    tell: OnProgress, use: ClusterUse = WHOLE_CLUSTER, *, weights_bytes: int = 0
+) -> list[Node]:
+    """The machines that a run may use, once there are enough of them; a head alone often has no CPU for tasks.
+
+    Meanwhile the cluster's autoscaler, if it has one, is asked for what is missing. ``weights_bytes`` are those of the
+    run's model, 0 for one that may be computed on CPUs.
+    """
     began = time.monotonic()
-    while True:
-        nodes = alive_nodes()
-        if any(node.cpus > 0 for node in nodes):
-            return nodes
-        waited_s = time.monotonic() - began
-        if waited_s >= SAY_AFTER_S:
-            note = (
-                f"waiting for a worker node: {_counted(len(nodes), 'node')} in the cluster, none with a CPU for tasks; "
-                "`ray start --address=HEAD:PORT` on a machine adds one, as does a worker group of the cluster"
-            )
-            tell(Progress(_STAGE, note=note, elapsed_s=waited_s))
-        time.sleep(_LOOK_EVERY_S)
+    has_asked = False
+    try:
+        while True:
+            nodes = alive_nodes(use.labels)
+            lack = lacking(nodes, use, everywhere=len(alive_nodes()), weights_bytes=weights_bytes)
+            if lack is None:
+                return nodes
+            if not has_asked:
+                _ask_autoscaler([lack.bundle] * max(1, use.nodes), use)
+                has_asked = True
+            waited_s = time.monotonic() - began
+            if waited_s >= SAY_AFTER_S:
+                tell(Progress(_STAGE, note=lack.note, elapsed_s=waited_s))
+            time.sleep(_LOOK_EVERY_S)
+    finally:
+        if has_asked:
+            _ask_autoscaler([], use)
 
 
-def wait_for_room(resources: Resources, tell: OnProgress) -> None:
+@dataclass(frozen=True)
+class Lack:
+    """What a cluster lacks: a sentence for people, and the resources of a node that the autoscaler is asked for."""
+
+    note: str
+    bundle: dict[str, float]
+
+
+def lacking(
+    nodes: Sequence[Node], use: ClusterUse, *, everywhere: int = 0, weights_bytes: int = 0
+) -> Lack | None:
+    """What these nodes, of so many ``everywhere`` in the cluster, lack for a run to begin; None if nothing.
+
+    On a single machine a large model is computed on CPUs. A cluster may have nodes with GPUs that come later.
+    """
+    workers = [node for node in nodes if node.cpus > 0]
+    labelled = f" with {', '.join('='.join(label) for label in use.labels)}" if use.labels else ""
+    heavy = weights_bytes >= _HEAVY_BYTES and everywhere > 1
+    bundle = {"CPU": 1.0} | ({"GPU": 1.0} if heavy else {})
+    there = f"{counted(len(nodes), 'node')}{labelled} in the cluster"
+    if not workers:
+        return Lack(
+            f"waiting for a worker node: {there}, none with a CPU for tasks; `ray start --address=HEAD:PORT` on a "
+            "machine adds one, as does a worker group of the cluster",
+            bundle,
+        )
+    if len(workers) < use.nodes:
+        return Lack(
+            f"waiting for worker nodes: {len(workers)} of {use.nodes} are there, with a CPU for tasks{labelled}; a "
+            "run with a smaller --nodes begins with those that are there",
+            bundle,
+        )
+    if heavy and not any(node.gpus >= 1 for node in workers):
+        return Lack(
+            f"waiting for a node with a GPU: {there}, none with a GPU, and the model's weights are "
+            f"{weights_bytes / 1e9:.1f} GB; --resource encode_gpus=0 --resource generate_gpus=0 computes on CPUs",
+            bundle,
+        )
+    return None
+
+
+def _ask_autoscaler(bundles: list[dict[str, float]], use: ClusterUse) -> None:
+    """Ask for these resources, in place of what was asked for before; where there is no autoscaler nothing happens."""
+    from ray.autoscaler.sdk import request_resources
+
+    selectors = [dict(use.labels) for _ in bundles] if use.labels and bundles else None
+    request_resources(bundles=bundles, bundle_label_selectors=selectors)
+
+
+def wait_for_room(resources: Resources, tell: OnProgress, labels: Labels = ()) -> None:
     """Wait until a worker of each stage has found room once. Raises WorkerError if Ray cannot start a worker."""
     began = time.monotonic()
-    waiting = {_asked(cpus, gpus): (name, cpus, gpus) for name, cpus, gpus in wants_of(resources)}
+    waiting = {_asked(cpus, gpus, labels): (name, cpus, gpus) for name, cpus, gpus in wants_of(resources)}
     try:
         while waiting:
             ready, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=_LOOK_EVERY_S)
@@ -71,7 +144,7 @@ def wait_for_room(resources: Resources, tell: OnProgress) -> None:
                 del waiting[reference]
             waited_s = time.monotonic() - began
             if waiting and waited_s >= SAY_AFTER_S:
-                note = room_note(waiting.values(), alive_nodes(), ray.available_resources())
+                note = room_note(waiting.values(), alive_nodes(labels), ray.available_resources())
                 tell(Progress(_STAGE, note=note, elapsed_s=waited_s))
     except RayError as error:
         raise WorkerError(
@@ -102,10 +175,10 @@ def room_note(asked: Iterable[Want], nodes: list[Node], available: dict[str, flo
 
 def asked_and_there(asked: Iterable[Want], nodes: list[Node], available: dict[str, float]) -> str:
     """Workers ``asked`` for, and what the cluster has and has ``available``, as part of a sentence."""
-    text = ", ".join(f"{name} ({_amount(cpus, gpus or None)})" for name, cpus, gpus in asked)
+    text = ", ".join(f"{name} ({amount(cpus, gpus or None)})" for name, cpus, gpus in asked)
     total = Node(sum(node.cpus for node in nodes), sum(node.gpus for node in nodes))
-    there = f"{_counted(len(nodes), 'node')} with {_amount(total.cpus, total.gpus or None)}"
-    free = _amount(available.get("CPU", 0.0), available.get("GPU", 0.0) if total.gpus else None)
+    there = f"{counted(len(nodes), 'node')} with {amount(total.cpus, total.gpus or None)}"
+    free = amount(available.get("CPU", 0.0), available.get("GPU", 0.0) if total.gpus else None)
     return f"{text}: {there}, of which {free} are free"
 
 
@@ -122,23 +195,27 @@ def wants_of(resources: Resources) -> list[Want]:
     ]
 
 
-def _asked(cpus: float, gpus: float) -> Any:
-    return ray.remote(num_cpus=cpus, num_gpus=gpus)(_nothing).remote()
+def _asked(cpus: float, gpus: float, labels: Labels) -> Any:
+    options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus}
+    if labels:
+        options["label_selector"] = dict(labels)
+    return ray.remote(**options)(_nothing).remote()
 
 
 def _nothing() -> None:
     """Runs where a worker would run. That it runs at all is the answer."""
 
 
-def _counted(count: int, what: str) -> str:
+def counted(count: int, what: str) -> str:
+    """``1 node``, ``2 nodes``."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
-def _amount(cpus: float, gpus: float | None) -> str:
+def amount(cpus: float, gpus: float | None) -> str:
     """``2 CPUs and 1 GPU``; without GPUs where ``gpus`` is None."""
-    text = _counted_share(cpus, "CPU")
-    return text if gpus is None else f"{text} and {_counted_share(gpus, 'GPU')}"
+    text = _share(cpus, "CPU")
+    return text if gpus is None else f"{text} and {_share(gpus, 'GPU')}"
 
 
-def _counted_share(share: float, what: str) -> str:
+def _share(share: float, what: str) -> str:
     return f"{share:g} {what}" if share == 1 else f"{share:g} {what}s"

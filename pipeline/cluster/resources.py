@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from malmm.pipeline.schema.errors import ConfigError
 
-__all__ = ["Node", "Resources", "choose_resources"]
+__all__ = ["Node", "Resources", "choose_resources", "share_of"]
 
 # Room for a task of each of the stages that plan and write.
 _LIGHT_STAGES_CPUS = 0.1
@@ -67,3 +67,13 @@ def choose_resources(nodes: Sequence[Node]) -> Resources:
     decoders = max(1, sum(max(0, int(cpus / decode_cpus)) for cpus in left))
     # More than half of a GPU: two encoders never share one, so there is a place for each.
     return Resources(decoders, decode_cpus, gpus, actor_cpus, 0.6, gpus, actor_cpus, 0.4)
+
+
+def share_of(resources: Resources, share: float) -> Resources:
+    """A share of the workers, at least one of each stage."""
+    return replace(
+        resources,
+        decode_workers=max(1, int(share * resources.decode_workers)),
+        encode_workers=max(1, int(share * resources.encode_workers)),
+        generate_workers=max(1, int(share * resources.generate_workers)),
+    )

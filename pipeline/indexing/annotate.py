@@ -89,8 +89,9 @@ def annotate(
     report.there = max(0, subjects * len(config.prompts) - report.missing)
     if work and not config.dry_run:
         # Texts need no retrieval model, so it may be missing.
-        archive_models(replace(recipe, retrieval_model=NO_RETRIEVAL), config.model)
-        _run(config, archive, work, report, tell, verbose=verbose)
+        models = archive_models(replace(recipe, retrieval_model=NO_RETRIEVAL), config.model)
+        size_bytes = models.checkpoint.size_bytes
+        _run(config, archive, work, report, tell, weights_bytes=size_bytes, verbose=verbose)
     report.elapsed_s = time.monotonic() - began
     return report
 
@@ -102,6 +103,7 @@ def _run(
     report: AnnotateReport,
     tell: OnProgress,
     *,
+    weights_bytes: int,
     verbose: bool,
 ) -> None:
     tell(Progress("starting"))
@@ -115,7 +117,13 @@ def _run(
     replay = ReplayCommits(archive, config.prompts, ledger, tell, archive.count("failures") > 0)
     with archive.held():
         try:
-            with connected(verbose=verbose, wanted=config.resources, tell=tell) as resources:
+            with connected(
+                verbose=verbose,
+                wanted=config.resources,
+                use=config.cluster,
+                weights_bytes=weights_bytes,
+                tell=tell,
+            ) as resources:
                 replay.room = RoomWatch(resources)
                 replay.go(replaying(work, config, archive, resources, verbose=verbose), of=work)
             archive.update_indexes(tell=lambda what: tell(Progress("building indexes")))

@@ -5,7 +5,7 @@ It may be killed at any moment and run again: every decision depends only on the
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 
 from malmm.model.checkpoints.resolve import Models
@@ -73,9 +73,7 @@ class Run:
                 if work.is_known:
                     archive.set_metadata(work.relabelled)
             try:
-                with connected(
-                    verbose=self.verbose, wanted=self.config.resources, tell=self.tell
-                ) as resources:
+                with self._connected() as resources:
                     self.report.encoders = resources.encode_workers
                     self.report.gpus = resources.encode_workers * resources.encode_gpus
                     self.progress.metrics = RunMetrics(self.config.archive)
@@ -99,7 +97,7 @@ class Run:
 
         encoders, on_gpus = 0, False
         if work.files:
-            with connected(verbose=self.verbose, wanted=self.config.resources, tell=self.tell) as resources:
+            with self._connected() as resources:
                 encoders, on_gpus = resources.encode_workers, resources.encode_gpus > 0
                 self.progress.room = RoomWatch(resources, LIGHT_STAGES)
                 self._survey(archive, work, resources)
@@ -125,6 +123,15 @@ class Run:
             hours=time.hours,
             gpu_hours=time.gpu_hours,
             basis=time.basis,
+        )
+
+    def _connected(self) -> AbstractContextManager[Resources]:
+        return connected(
+            verbose=self.verbose,
+            wanted=self.config.resources,
+            use=self.config.cluster,
+            weights_bytes=self.models.checkpoint.size_bytes,
+            tell=self.tell,
         )
 
     def _survey(self, archive: Archive | None, work: PendingWork, resources: Resources) -> None:

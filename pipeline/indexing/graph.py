@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray.data
-from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
+from ray.data import ActorPoolStrategy, Dataset, ExecutionResources, TaskPoolStrategy
 from ray.data.context import AutoscalingConfig
 
 from malmm.model.memory.settings import MemorySettings
@@ -22,9 +22,11 @@ from malmm.operators.listen import listen_to_spans
 from malmm.operators.probe import probe_files
 from malmm.operators.write import write_segments
 from malmm.pipeline.archive.writer import Archive
+from malmm.pipeline.cluster.placement import alive_nodes
 from malmm.pipeline.cluster.resources import Resources
 from malmm.pipeline.indexing.file_queue import FileQueueHandle
 from malmm.pipeline.indexing.survey_stages import listed_files, unfinished_segments
+from malmm.pipeline.schema.cluster_use import WHOLE_CLUSTER, ClusterUse
 from malmm.pipeline.schema.config import AnnotateConfig, IndexConfig, Recipe
 from malmm.pipeline.schema.rows import (
     ANSWERED,
@@ -88,13 +90,16 @@ class Wiring:
     verbose: bool = False
 
 
-def _dataset(blocks: Sequence[pa.Table], *, together: int = 1, verbose: bool) -> Dataset:
+def _dataset(
+    blocks: Sequence[pa.Table], *, use: ClusterUse = WHOLE_CLUSTER, together: int = 1, verbose: bool
+) -> Dataset:
     """A dataset of these blocks. Its settings are its own: other datasets in this process keep theirs.
 
     With ``together`` 1, every row is a block: a row is a segment, minutes of work, and must not wait for others. With
     more, each task makes one block. A lost block (its worker died again and again) does not end the run: the driver
     knows what it planned and reports what never came back. A long time without a block does not end it either: a
-    segment may take longer than any limit, and nodes may take long to start.
+    segment may take longer than any limit, and nodes may take long to start. With a share of the cluster, the run has
+    that share of its CPUs and GPUs at most.
     """
     # Not from_arrow, which runs a task for each table before anything starts.
     dataset = ray.data.from_blocks(list(blocks))
@@ -103,6 +108,14 @@ def _dataset(blocks: Sequence[pa.Table], *, together: int = 1, verbose: bool) ->
     context.max_errored_blocks = -1
     context.execution_no_progress_timeout_s = -1
     context.autoscaling_config = _NEVER_SHRINK
+    if use.labels:
+        context.execution_options.label_selector = dict(use.labels)
+    if use.share < 1:
+        nodes = alive_nodes(use.labels)
+        context.execution_options.resource_limits = ExecutionResources(
+            cpu=use.share * sum(node.cpus for node in nodes),
+            gpu=use.share * sum(node.gpus for node in nodes),
+        )
     if not verbose:
         context.enable_progress_bars = context.enable_rich_progress_bars = False
     return dataset
@@ -118,7 +131,7 @@ def surveying(
     """
     config, recipe, resources = wiring.config, wiring.recipe, wiring.resources
     blocks = [pa.table({"position": [position]}) for position in range(positions)]
-    dataset = _dataset(blocks, together=wiring.together, verbose=wiring.verbose)
+    dataset = _dataset(blocks, use=config.cluster, together=wiring.together, verbose=wiring.verbose)
     # list, 1:N: a position of the queue to the files there, once they are listed
     dataset = dataset.map_batches(
         listed_files,  # type: ignore[arg-type]
@@ -172,9 +185,11 @@ def surveying(
     return dataset
 
 
-def planned_before(rows: Sequence[Carried], *, verbose: bool = False) -> Dataset:
+def planned_before(
+    rows: Sequence[Carried], *, use: ClusterUse = WHOLE_CLUSTER, verbose: bool = False
+) -> Dataset:
     """Planned segments to be tried again, one a block."""
-    return _dataset([rows_table([row.columns()], PLANNED) for row in rows], verbose=verbose)
+    return _dataset([rows_table([row.columns()], PLANNED) for row in rows], use=use, verbose=verbose)
 
 
 def segments_a_block(segments: int, config: IndexConfig, resources: Resources) -> int:
@@ -269,7 +284,7 @@ def replaying(
     """Stored memory and prompts to texts, without reading a video."""
     expected = sum(block.num_rows for block in work)
     return (
-        _dataset(work, verbose=verbose)
+        _dataset(work, use=config.cluster, verbose=verbose)
         # replay, 1:1 on GPUs: query outputs of new prompts on stored slots
         .map_batches(
             guarded_actor("replay", REPLAYED, REPLAYER),

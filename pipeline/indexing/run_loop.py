@@ -215,7 +215,7 @@ class RunLoop:
 
     def _again(self, rows: list[Carried]) -> None:
         """Retry pass: one segment a block, so that a segment that kills its worker fails alone."""
-        planned = planned_before(rows, verbose=self.wiring.verbose)
+        planned = planned_before(rows, use=self.wiring.config.cluster, verbose=self.wiring.verbose)
         alone = Wiring(
             self.wiring.config, self.wiring.recipe, self.wiring.resources, verbose=self.wiring.verbose
         )

@@ -8,6 +8,7 @@ import math
 import re
 from dataclasses import asdict, dataclass, field, fields, replace
 
+from malmm.pipeline.schema.cluster_use import WHOLE_CLUSTER, ClusterUse
 from malmm.pipeline.schema.decoding import TextSettings
 from malmm.pipeline.schema.errors import ConfigError
 
@@ -183,7 +184,7 @@ class IndexConfig:
     after the subtitles that videos come with, or ``subtitles`` for these alone. ``compile`` compiles the vision
     encoder, which changes speed and rounding (as another device does) but not the recipe. ``texts`` are the settings
     of generation. ``resources`` are (name, value) pairs with names from ``RESOURCES``; they override what is chosen
-    from the cluster's size.
+    from the cluster's size. ``cluster`` is what the run may use of it.
     """
 
     sources: tuple[str, ...]
@@ -205,6 +206,7 @@ class IndexConfig:
     texts: TextSettings = field(default_factory=TextSettings)
     compile: bool = False
     resources: tuple[tuple[str, float], ...] = ()
+    cluster: ClusterUse = WHOLE_CLUSTER
     limit: int | None = None
     prune: bool = False
     retry: bool = False
@@ -294,6 +296,7 @@ class AnnotateConfig:
     batch_segments: int = 4
     max_new_tokens: int = 128
     resources: tuple[tuple[str, float], ...] = ()
+    cluster: ClusterUse = WHOLE_CLUSTER
     dry_run: bool = False
 
     def __post_init__(self) -> None:

@@ -27,6 +27,7 @@ from malmm.pipeline.cluster.resources import Node, choose_resources
 from malmm.pipeline.indexing import block_stream, driver, graph, replay_commits, run_loop
 from malmm.pipeline.indexing.file_queue import FileQueue
 from malmm.pipeline.indexing.graph import Wiring
+from malmm.pipeline.schema.cluster_use import ClusterUse
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.rows import (
     ANSWERED,
@@ -114,7 +115,9 @@ class InlineStages:
                 for number in range(segments.num_rows):
                     yield segments.slice(number, 1)
 
-    def planned_before(self, rows: Sequence[Carried], *, verbose: bool) -> Iterator[pa.Table]:
+    def planned_before(
+        self, rows: Sequence[Carried], *, use: ClusterUse, verbose: bool
+    ) -> Iterator[pa.Table]:
         for row in rows:
             yield rows_table([row.columns()], PLANNED)
 

@@ -199,6 +199,7 @@ def test_a_slurm_script_runs_ray_and_the_job_and_exits_as_it_does(
     log = (tmp_path / "log").read_text()
     assert "--head --node-ip-address=one --port=20007" in log
     assert "--exclude=one ray start --address=one:20007" in log
+    assert "run --set cluster.nodes=2 " in log
     assert "job.yaml --log-format json b one:20007" in log
 
 

@@ -16,6 +16,7 @@ from malmm.jobs.files.fields import KINDS, NOT_IN_STEPS, SPELLED, Options, step_
 from malmm.jobs.files.job import json_schema
 from malmm.jobs.files.loading import LoadedJob, load
 from malmm.jobs.files.problems import JobFileError
+from malmm.pipeline.schema.cluster_use import ClusterUse
 from malmm.pipeline.schema.config import AnnotateConfig, ExportConfig, IndexConfig, OptimizeConfig, Prompt
 from malmm.pipeline.schema.errors import ConfigError
 
@@ -76,6 +77,30 @@ def test_the_options_of_a_command_are_the_fields_of_its_step(kind: str) -> None:
     for name, options in Options(KINDS[kind]).declared.items():
         if "choices" in options and SPELLED.get(name, name) in schema:
             assert json.dumps(list(options["choices"])) in json.dumps(schema[SPELLED.get(name, name)])
+
+
+def test_what_all_steps_use_of_a_cluster_is_the_jobs(tmp_path: Path) -> None:
+    cluster = "cluster: {share: 0.5, nodes: 4, labels: {zone: a, kind: gpu}}\n"
+    steps = "steps:\n  - index: {sources: v}\n  - annotate: {prompts: {q: 'Who?'}}\n  - optimize:\n"
+    job = loaded(tmp_path, f"archive: a\n{cluster}{steps}", "cluster.nodes=8")
+    use = ClusterUse(0.5, 8, (("zone", "a"), ("kind", "gpu")))
+    assert [step.config.cluster for step in job.steps[:2]] == [use, use]
+    alone = [
+        "v",
+        "--archive",
+        "a",
+        "--share",
+        "0.5",
+        "--nodes",
+        "8",
+        "--label",
+        "zone=a",
+        "--label",
+        "kind=gpu",
+    ]
+    parser = argparse.ArgumentParser()
+    KINDS["index"].add_fields(parser)
+    assert KINDS["index"].configure(parser.parse_args(alone)).cluster == use
 
 
 def test_a_step_without_anything_else_has_the_settings_own_defaults(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_what_a_user_wants_of_the_cluster_goes_before_what_is_chosen(monkeypatch
     alive = {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 2.0, "memory": 1e9}}
     lost = {"Alive": False, "Resources": {"CPU": 8.0}}
     monkeypatch.setattr(placement.ray, "nodes", lambda: [alive, lost])
-    monkeypatch.setattr(cluster, "wait_for_room", lambda resources, tell: None)
+    monkeypatch.setattr(cluster, "wait_for_room", lambda *_: None)
     monkeypatch.setattr(cluster.ray, "is_initialized", lambda: True)
     with cluster.connected(wanted=[("decode_workers", 5.0), ("encode_gpus", 0.25)]) as chosen:
         pass

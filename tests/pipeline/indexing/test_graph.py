@@ -38,6 +38,7 @@ from malmm.pipeline.indexing.graph import (
 from malmm.pipeline.indexing.index import make_recipe
 from malmm.pipeline.indexing.run_loop import committed_ids
 from malmm.pipeline.indexing.worker_indexing import build_on_workers
+from malmm.pipeline.schema.cluster_use import ClusterUse
 from malmm.pipeline.schema.config import AnnotateConfig, IndexConfig, Prompt, Recipe
 from malmm.pipeline.schema.errors import WorkerError
 from malmm.pipeline.schema.receipt_type import Receipt
@@ -231,6 +232,22 @@ def test_replaying_runs_on_gpus(config: IndexConfig | AnnotateConfig) -> None:
     blocks = [block for block in received(replaying(work, config, ARCHIVE, SHARED)) if block is not None]
     found = [row.video for block in blocks for row in carried(block)]
     assert len({video.uri for video in found if video is not None}) == len(found) == 5
+
+
+@ON_RAY
+@pytest.mark.usefixtures("ray_with_gpus")
+def test_a_run_that_shares_a_cluster_is_bound_to_its_part() -> None:
+    row = Carried(video_at(), None, None)
+
+    def options(use: ClusterUse) -> Any:
+        return planned_before([row], use=use).context.execution_options
+
+    half = options(ClusterUse(share=0.5)).resource_limits
+    assert (half.cpu, half.gpu) == (2, 1)
+    whole = options(ClusterUse())
+    assert whole.resource_limits.gpu > 2
+    assert not whole.label_selector
+    assert options(ClusterUse(labels=(("zone", "a"),))).label_selector == {"zone": "a"}
 
 
 def listing(tmp_path: Path, recipe: Recipe, *lengths_s: float) -> tuple[pa.Table, set[str]]:
