@@ -8,6 +8,7 @@ import lance
 import pytest
 from support.archive_rows import annotation, annotation_table, rows, segment, video, video_table
 
+from malmm.pipeline.archive.passes import Pass
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.receipts import write_rows
 from malmm.pipeline.archive.writer import Archive
@@ -23,6 +24,7 @@ CHANGES: dict[str, Callable[[Archive], object]] = {
     "set_metadata": lambda archive: archive.set_metadata({video(0): "{}"}),
     "put_given": lambda archive: archive.put_given(TEXT.slice(0, 0)),
     "replace_tracks": lambda archive: archive.replace_tracks(TEXT.slice(0, 0), []),
+    "finish_passes": lambda archive: archive.finish_passes([Pass(video(0), "1-2", "tracks", "1")]),
     "add_annotations": lambda archive: archive.add_annotations(TEXT),
     "sweep": Archive.sweep,
     "replace_videos": lambda archive: archive.replace_videos({video(0): []}),
