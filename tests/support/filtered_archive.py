@@ -26,14 +26,17 @@ SEGMENTS, SLOTS = 3, 4
 WEATHER = ("rain", "sun", None)
 
 
-# Without the vectors in its repr: a failing property test prints it.
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Filtered:
     """The archive, its memory slots as dictionaries of all that filters name, and their vectors [S, Q, V]."""
 
     archive: Archive
     slots: list[dict[str, Any]]
     vectors: np.ndarray
+
+    def __repr__(self) -> str:
+        # A property test that fails prints it.
+        return f"Filtered({self.archive.uri})"
 
 
 def make_filtered(place: str) -> Filtered:
