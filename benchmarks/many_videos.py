@@ -46,7 +46,9 @@ class KnownVectors:
         """A unit vector [V], the same for the same text."""
         return unit(np.random.default_rng(list(text.encode())).standard_normal(SIZE))
 
-    async def ask(self, question: str, video_ids: Sequence[str] | None, k: int) -> AsyncIterator[Event]:
+    async def ask(
+        self, question: str, video_ids: Sequence[str] | None, k: int, where: str | None = None
+    ) -> AsyncIterator[Event]:
         """Nothing is asked here."""
         return
         yield

@@ -58,7 +58,9 @@ class KnownVectors:
         rng = np.random.default_rng(list(text.encode()))
         return unit(self.centres[rng.integers(len(self.centres))] + 0.05 * rng.standard_normal(SIZE))
 
-    async def ask(self, question: str, video_ids: Sequence[str] | None, k: int) -> AsyncIterator[Event]:
+    async def ask(
+        self, question: str, video_ids: Sequence[str] | None, k: int, where: str | None = None
+    ) -> AsyncIterator[Event]:
         """Nothing is asked here."""
         return
         yield

@@ -12,6 +12,7 @@ from support.drawn_archive import Drawn
 
 from malmm.pipeline.schema.errors import ConfigError
 from malmm.pipeline.searching.combined import ALPHA, Combination, Part
+from malmm.pipeline.searching.groups import Found
 from malmm.pipeline.searching.query import Like
 from malmm.pipeline.searching.searcher import Searcher
 
@@ -84,7 +85,7 @@ def test_words_minus_words(drawn: Drawn, searcher: Searcher) -> None:
     without = searcher.search("a circle", without=[f"a {name}"], k=20)
 
     # Where the unwanted thing is seen, no moment is as good as it was.
-    def there(found: list) -> float:  # type: ignore[type-arg]
+    def there(found: list[Found]) -> float:
         return max(
             (each.similarity or -1)
             for each in found

@@ -114,7 +114,7 @@ def test_what_passes_is_searched(
     videos = {slot["video_id"] for slot in filtered.slots if holds(slot) is True}
     if not within.is_videos:
         assert videos_within(filtered.archive, within) == videos
-    query = np.random.default_rng(seed).standard_normal(filtered.vectors.shape[2]).astype(np.float32)
+    query = np.asarray(np.random.default_rng(seed).standard_normal((filtered.vectors.shape[2],)), np.float32)
     query /= np.linalg.norm(query)
     found = Candidates(filtered.archive)
     with pytest.MonkeyPatch.context() as patch:
