@@ -12,9 +12,8 @@ from support.drawn_archive import Drawn
 
 from malmm.pipeline.schema.errors import ConfigError
 from malmm.pipeline.searching.combined import ALPHA, Combination, Part
-from malmm.pipeline.searching.groups import Found
 from malmm.pipeline.searching.query import Like
-from malmm.pipeline.searching.searcher import Searcher
+from malmm.pipeline.searching.searcher import Found, Searcher
 
 COSINES = st.lists(st.floats(-1, 1), min_size=3, max_size=6)
 
