@@ -168,8 +168,8 @@ def run(arguments: argparse.Namespace) -> int:
     config = configure(arguments)
     from malmm.jobs.report_page.evaluation_page import evaluation_page
     from malmm.jobs.terminal.progress import progress_shown
+    from malmm.pipeline.evaluation.answer_file import write_whole
     from malmm.pipeline.evaluation.run import evaluate
-    from malmm.pipeline.evaluation.told_file import write_whole
 
     with progress_shown(
         quiet=arguments.quiet, verbose=arguments.verbose, log_format=arguments.log_format

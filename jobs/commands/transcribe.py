@@ -27,9 +27,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "transcribe",
         help="store what is said in indexed videos",
         description="Store the subtitles of an archive's videos: files beside a video (talk.srt, talk.de.vtt, .ass, "
-        ".ttml) and text tracks in it; with --model also what a Whisper model hears, on Ray. Texts are searched by "
-        "their words, shown on the page and exported. Only what is missing or has changed is read, and nothing that "
-        "was indexed is touched.",
+        ".ttml) and text tracks in it; with --model also speech, which a Whisper model recognises on Ray. Texts "
+        "are searched by their words, shown on the page and exported. Only what is missing or has changed is "
+        "read, and nothing that was indexed is touched.",
         epilog="examples:\n"
         "  malmm transcribe --archive archive\n"
         "  malmm transcribe --archive archive --subtitles files --encoding cp1250\n"

@@ -14,13 +14,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from malmm.pipeline.evaluation.answer_file import AnswerFile, write_whole
 from malmm.pipeline.evaluation.config import EvaluateConfig
 from malmm.pipeline.evaluation.formats.reading import Reading, Source
 from malmm.pipeline.evaluation.graph import Run, Stages, asking
 from malmm.pipeline.evaluation.leaks import leaked_videos
 from malmm.pipeline.evaluation.questions import Clip, Question, by_clip
 from malmm.pipeline.evaluation.report import EvaluationReport, make_report, markdown
-from malmm.pipeline.evaluation.told_file import ToldFile, write_whole
 from malmm.pipeline.evaluation.video_folder import VideoFolder
 from malmm.pipeline.schema.errors import DataSetError
 from malmm.pipeline.schema.progress import OnProgress, Progress
@@ -72,7 +72,7 @@ def evaluate(
 
     checkpoint = open_models(config.model, NO_RETRIEVAL).checkpoint
     recipe = _recipe(config, reading, checkpoint.fingerprint())
-    told = ToldFile(config.output, recipe)
+    told = AnswerFile(config.output, recipe)
     left = {
         clip: source for clip, source in sources.items() if source and clip.clip_id not in told.answered()
     }
@@ -155,7 +155,7 @@ def _sha256(path: Path) -> str:
 def _ask(
     clips: Mapping[Clip, Sequence[Question]],
     left: Mapping[Clip, str],
-    told: ToldFile,
+    told: AnswerFile,
     run: Run,
     stages: Stages,
 ) -> None:

@@ -6,9 +6,7 @@ stage. The checkpoint is written to DIR/checkpoint. docs/demo-model.md describes
 
 from __future__ import annotations
 
-import argparse
 import random
-import time
 from pathlib import Path
 
 import torch
@@ -41,6 +39,7 @@ from malmm.model.demo.training.pool import Pool, make_pool
 from malmm.model.demo.training.seeing import new_vision, train_vision
 from malmm.model.demo.training.speaking import Speaker, TimeLine, train_speaker
 from malmm.model.demo.training.watching import PARTS, Teacher, train_watching
+from malmm.model.demo.training.work import folder_and_effort, say
 from malmm.model.families.instructblip.qformer import OnlineQFormer
 from malmm.model.families.instructblip.vision import VisionEncoder
 from malmm.model.memory.positions import TimePositions
@@ -217,26 +216,10 @@ class Stages:
         say(f"wrote {directory}, {size / 1e6:.1f} MB")
 
 
-def say(text: str) -> None:
-    """Print with the time of day."""
-    print(time.strftime("%H:%M:%S"), text, flush=True)
-
-
 def main() -> None:
     """Read the command line and train."""
-    parser = argparse.ArgumentParser(
-        prog="python -m malmm.model.demo.training",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("directory", type=Path, metavar="DIR", help="where the work and the checkpoint go")
-    parser.add_argument(
-        "--effort", type=float, default=1.0, help="scale every stage's length; 0.01 to try it (%(default)g)"
-    )
-    options = parser.parse_args()
-    if not 0 < options.effort <= 10:
-        parser.error(f"--effort {options.effort:g}: above 0 and at most 10")
-    Stages(options.directory, options.effort).run()
+    directory, effort = folder_and_effort("python -m malmm.model.demo.training", __doc__)
+    Stages(directory, effort).run()
 
 
 if __name__ == "__main__":

@@ -87,22 +87,7 @@ def online_memory(films: Sequence[Tensor], length: int) -> list[Tensor]:
 
     ``films`` are tokens [T, N, C] of frames, with positions, ordered from the longest film to the shortest.
     """
-    bank = Bank(
-        rows=len(films),
-        length=length,
-        steps=len(films[0]),
-        positions=films[0].shape[1],
-        channels=films[0].shape[2],
-        policy=merge_policy("token"),
-        device="cpu",
-        dtype=torch.float32,
-    )
-    for step in range(len(films[0])):
-        active = sum(len(film) > step for film in films)
-        if active < bank.active:
-            bank.retire(active)
-        bank.append(torch.stack([film[step] for film in films[:active]]))
-    return [entries.tokens for entries in bank.entries()]
+    return [entries.tokens for entries in _shown(films, length).entries()]
 
 
 @torch.no_grad()
@@ -146,6 +131,11 @@ def _segments(film: Film, count: int) -> list[Tensor]:
 
 def _finished(films: Sequence[Tensor], length: int) -> list[Memory]:
     """The memories of a bank that was shown films [T, N, C], which are ordered from the longest to the shortest."""
+    return [Memory.of(entries) for entries in _shown(films, length).finish()]
+
+
+def _shown(films: Sequence[Tensor], length: int) -> Bank:
+    """A bank that was shown films [T, N, C], which are ordered from the longest to the shortest."""
     bank = Bank(
         rows=len(films),
         length=length,
@@ -161,7 +151,7 @@ def _finished(films: Sequence[Tensor], length: int) -> list[Memory]:
         if active < bank.active:
             bank.retire(active)
         bank.append(torch.stack([film[step] for film in films[:active]]))
-    return [Memory.of(entries) for entries in bank.finish()]
+    return bank
 
 
 def _rounded(memory: Memory) -> Memory:

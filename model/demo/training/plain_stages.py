@@ -6,7 +6,6 @@ each stage is saved in DIR/plain-work, and a run that was stopped resumes. The c
 
 from __future__ import annotations
 
-import argparse
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +28,7 @@ from malmm.model.demo.training.films import Reel
 from malmm.model.demo.training.looking import fitted, window_vectors
 from malmm.model.demo.training.pool import Pool
 from malmm.model.demo.training.reading import PARTS, Chat, train_reading
-from malmm.model.demo.training.work import Work, say
+from malmm.model.demo.training.work import Work, folder_and_effort, say
 from malmm.model.families.instructblip.encoder import Encoder
 from malmm.model.families.instructblip.language import LanguageModel
 from malmm.model.families.smolvlm import step_vision
@@ -118,21 +117,10 @@ class PlainStages:
 
 def main() -> None:
     """Read the command line and train."""
-    parser = argparse.ArgumentParser(
-        prog="python -m malmm.model.demo.training.plain_stages",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("directory", type=Path, metavar="DIR", help="where the work and the checkpoint go")
-    parser.add_argument(
-        "--effort", type=float, default=1.0, help="scale every stage's length; 0.01 to try it (%(default)g)"
-    )
-    options = parser.parse_args()
-    if not 0 < options.effort <= 10:
-        parser.error(f"--effort {options.effort:g}: above 0 and at most 10")
-    own = options.directory / "checkpoint"
+    directory, effort = folder_and_effort("python -m malmm.model.demo.training.plain_stages", __doc__)
+    own = directory / "checkpoint"
     start = str(own) if (own / "config.json").is_file() else DEMO
-    PlainStages(options.directory, options.effort, start).run()
+    PlainStages(directory, effort, start).run()
 
 
 if __name__ == "__main__":

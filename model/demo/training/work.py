@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from malmm.model.demo.training.pool import Pool, make_pool
 
-__all__ = ["Work", "say"]
+__all__ = ["Work", "folder_and_effort", "say"]
 
 _FEWEST_SCENES = 64
 
@@ -57,3 +58,18 @@ class Work:
 def say(text: str) -> None:
     """Print with the time of day."""
     print(time.strftime("%H:%M:%S"), text, flush=True)
+
+
+def folder_and_effort(program: str, description: str | None) -> tuple[Path, float]:
+    """Read the command line of a training program: the folder of its work, and what scales its stages."""
+    parser = argparse.ArgumentParser(
+        prog=program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("directory", type=Path, metavar="DIR", help="where the work and the checkpoint go")
+    parser.add_argument(
+        "--effort", type=float, default=1.0, help="scale every stage's length; 0.01 to try it (%(default)g)"
+    )
+    options = parser.parse_args()
+    if not 0 < options.effort <= 10:
+        parser.error(f"--effort {options.effort:g}: above 0 and at most 10")
+    return options.directory, options.effort

@@ -161,7 +161,7 @@ def test_speech_is_recognised_once_and_videos_without_sound_are_no_failure(
     archive = knowing(tmp_path / "archive", loud, talk, broken)
     config = TranscribeConfig(archive.root, (), model=str(whisper), language="en")
     report = transcribe(config)
-    # Three spans each, of which those of the file that is none fail.
+    # Three spans each; those of the file that is not a video fail.
     assert (report.exit_code, report.missing, report.done, len(report.problems)) == (3, 9, 6, 3)
     rows = archive.annotations().to_pylist()
     assert {row["video_id"] for row in rows} <= {video_id(str(loud))}

@@ -26,7 +26,7 @@ EXAMPLES = settings(
 
 # Nothing about these can be wrong.
 WITHOUT_INPUT = {"GET /api/health", "GET /api/session", "DELETE /api/session", "GET /api/archive"}
-# A filter is a language of its own, which a schema cannot describe: most texts are none, and refused with 422.
+# A filter is a language of its own, which a schema cannot describe: most texts are refused with 422.
 FILTERED = {
     "GET /api/search",
     "GET /api/search/videos",

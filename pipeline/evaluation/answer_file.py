@@ -10,7 +10,7 @@ from typing import Any
 
 from malmm.pipeline.schema.errors import ConfigError, DataSetError
 
-__all__ = ["ToldFile", "write_whole"]
+__all__ = ["AnswerFile", "write_whole"]
 
 _ANSWERS, _RECIPE = "answers.jsonl", "recipe.json"
 
@@ -22,7 +22,7 @@ def write_whole(path: Path, text: str) -> None:
     before.replace(path)
 
 
-class ToldFile:
+class AnswerFile:
     """Answers by clip, in an output folder, with the recipe that they were made by.
 
     The folder is made if it is missing. Raises ConfigError if it holds answers by another recipe, and DataSetError if
