@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.responses import Response, StreamingResponse
 
 from malmm.operators.media.ranges import open_ranges
@@ -18,7 +19,7 @@ from malmm.pipeline.schema.errors import MediaError
 from malmm.pipeline.web.checked_http import CheckedFile, CheckedHttp
 from malmm.pipeline.web.display_names import media_type
 from malmm.pipeline.web.media_roots import HTTP_SCHEMES, MediaRoots
-from malmm.pipeline.web.range_requests import Representation, Span, select
+from malmm.pipeline.web.range_requests import Representation, Span, joined_lines, select
 
 __all__ = ["Source", "media_response", "open_source"]
 
@@ -106,13 +107,10 @@ def _web_info(uri: str, web: CheckedHttp) -> dict[str, Any]:
         raise MediaError(f"{uri} cannot be opened: {error}", uri=uri, kind="unreachable") from error
 
 
-def media_response(source: Source, *, method: str, headers: Mapping[str, str]) -> Response:
-    """The response to a request for a file: 200, 206, 304, 412 or 416. The file is closed once it is sent.
-
-    ``headers`` are the request's, looked up by lower-case names.
-    """
+def media_response(source: Source, *, method: str, headers: Headers) -> Response:
+    """The response to a request for a file: 200, 206, 304, 412 or 416. The file is closed once it is sent."""
     held = source.held
-    selected = select(method, headers, held, _now())
+    selected = select(method, joined_lines(headers.items()), held, _now())
     answered = {
         "Accept-Ranges": "bytes",
         "Cache-Control": "private, no-cache",

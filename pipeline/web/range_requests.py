@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-__all__ = ["Representation", "Selected", "Span", "parse_ranges", "select"]
+__all__ = ["Representation", "Selected", "Span", "joined_lines", "parse_ranges", "select"]
 
 _ENTITY_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 _RANGE = re.compile(r"([0-9]*)-([0-9]*)")
+# One date: a comma follows the name of the day or there is none. Python's parser ignores what comes after a date.
+_ONE_DATE = re.compile(r"[A-Za-z]+,?[^,]*")
 # More digits than any file size needs. Python refuses to parse more than 4300.
 _MOST_DIGITS = 18
 _MOST_RANGES = 16
@@ -42,10 +44,18 @@ class Selected:
     spans: tuple[Span, ...] = ()
 
 
+def joined_lines(lines: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Fields by lower-case name. The values of several lines of one field are one list (section 5.3)."""
+    fields: dict[str, list[str]] = {}
+    for name, value in lines:
+        fields.setdefault(name.lower(), []).append(value)
+    return {name: ", ".join(values) for name, values in fields.items()}
+
+
 def select(method: str, headers: Mapping[str, str], held: Representation, now: datetime) -> Selected:
     """Evaluate a GET or HEAD request, in the order of RFC 9110, section 13.2.2.
 
-    ``headers`` have lower-case names; ``now`` decides whether a date is a strong validator.
+    ``headers`` are those of ``joined_lines``; ``now`` decides whether a date is a strong validator.
     """
     if _failed(headers, held):
         return Selected(412)
@@ -153,10 +163,11 @@ def _matches(header: str, tag: str | None, *, weakly: bool) -> bool:
 
 def _date(header: str | None) -> datetime | None:
     """Parse an HTTP date to UTC; None for anything else, which is ignored."""
-    if header is None:
+    given = (header or "").strip(" \t")
+    if not _ONE_DATE.fullmatch(given):
         return None
     try:
-        found = parsedate_to_datetime(header.strip(" \t"))
+        found = parsedate_to_datetime(given)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)

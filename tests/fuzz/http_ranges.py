@@ -43,20 +43,20 @@ PIECES = (
 )  # fmt: skip
 
 
-def headers_of(rng: random.Random, tag: str) -> dict[str, str]:
-    """Headers made of rows of the table, of rows with a piece changed, and of pieces alone."""
-    rows = rng.sample(ROWS, rng.randint(1, 3))
-    headers = {name: value for row in rows for name, value in filled(row, tag).items()}
+def headers_of(rng: random.Random, tag: str) -> list[tuple[str, str]]:
+    """Lines of headers made of rows of the table, of rows with a piece changed, and of pieces alone."""
+    lines = [line for row in rng.sample(ROWS, rng.randint(1, 3)) for line in filled(row, tag)]
     for name in rng.sample(NAMES, rng.randint(0, 2)):
-        value = headers.get(name, "")
+        at = next((number for number, line in enumerate(lines) if line[0] == name), None)
+        value = "" if at is None else lines.pop(at)[1]
         place = rng.randint(0, len(value))
         pieces = "".join(rng.choice(PIECES) for _ in range(rng.randint(1, 8)))
         for part in ("tag", "modified", "before", "after"):
-            known = tag if part == "tag" else filled(_DATED[part], tag)["If-Range"]
+            known = tag if part == "tag" else dict(filled(_DATED[part], tag))["If-Range"]
             pieces = pieces.replace(f"{{{part}}}", known)
-        headers[name] = value[:place] + pieces + value[place + rng.randint(0, 3) :]
+        lines.append((name, value[:place] + pieces + value[place + rng.randint(0, 3) :]))
     # A client's library refuses what begins or ends with white space.
-    return {name: value.strip() for name, value in headers.items()}
+    return [(name, value.strip()) for name, value in lines]
 
 
 _DATED = {
@@ -91,7 +91,7 @@ def fuzz(seed: int, *, seconds: float | None = None, cases: int | None = None) -
                 place = rng.randrange(len(files))
                 method = rng.choice(("GET", "GET", "GET", "HEAD"))
                 headers = headers_of(rng, tags[place])
-                sent = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+                sent = [(name.encode(), value.encode("latin-1")) for name, value in headers]
                 answer = client.request(method, f"/{place}", headers=sent)
                 said = f"seed {seed}, case {number}: {method} {len(contents[place])} bytes {headers}"
                 _check(

@@ -26,10 +26,13 @@ Spans = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Row:
-    """A request: ``spans`` are the bytes [begin, end) that the answer holds, None for no body."""
+    """A request: ``spans`` are the bytes [begin, end) that the answer holds, None for no body.
+
+    ``headers`` of several values are sent as a line each.
+    """
 
     name: str
-    headers: Mapping[str, str]
+    headers: Mapping[str, str | tuple[str, ...]]
     status: int
     spans: Spans | None = None
     method: str = "GET"
@@ -38,15 +41,15 @@ class Row:
 _WHOLE: Spans = ((0, 100),)
 
 
-def _whole(name: str, **headers: str) -> Row:
+def _whole(name: str, **headers: str | tuple[str, ...]) -> Row:
     return Row(name, _named(headers), 200, _WHOLE)
 
 
-def _part(name: str, *spans: tuple[int, int], **headers: str) -> Row:
+def _part(name: str, *spans: tuple[int, int], **headers: str | tuple[str, ...]) -> Row:
     return Row(name, _named(headers), 206, spans)
 
 
-def _none(name: str, status: int, **headers: str) -> Row:
+def _none(name: str, status: int, **headers: str | tuple[str, ...]) -> Row:
     return Row(name, _named(headers), status)
 
 
@@ -54,7 +57,7 @@ def _head(name: str, status: int, **headers: str) -> Row:
     return Row(name, _named(headers), status, method="HEAD")
 
 
-def _named(headers: Mapping[str, str]) -> dict[str, str]:
+def _named(headers: Mapping[str, str | tuple[str, ...]]) -> dict[str, str | tuple[str, ...]]:
     return {name.replace("_", "-"): value for name, value in headers.items()}
 
 
@@ -153,6 +156,19 @@ ROWS: tuple[Row, ...] = (
     _whole("neither tag nor date", If_Range="x", Range="bytes=0-1"),
     _whole("an If-Range that no longer matches", If_Range='"x"', Range="bytes=500-"),
     _whole("a tag and no range", If_Range="{tag}"),
+    # Lines of one field are one list (5.3): all of a list of tags counts, and of what is to be one value none does.
+    _none("a known tag on the second line", 304, If_None_Match=('"x"', "{tag}")),
+    _none("a known tag on the first line", 304, If_None_Match=("{tag}", '"x"')),
+    _none("a known tag within three lines", 304, If_None_Match=('"x"', '"y", W/{tag}', '"z"')),
+    _whole("other tags on two lines", If_None_Match=('"x"', '"y"')),
+    _whole("the file that is meant on the second line", If_Match=('"x"', "{tag}")),
+    _none("other files on two lines", 412, If_Match=('"x"', '"y"')),
+    _whole("ranges on two lines", Range=("bytes=0-1", "bytes=5-6")),
+    _whole("the same range on two lines", Range=("bytes=0-1", "bytes=0-1")),
+    _whole("two tags for a range", If_Range=("{tag}", "{tag}"), Range="bytes=0-1"),
+    _whole("two dates for a range", If_Range=("{modified}", "{modified}"), Range="bytes=0-1"),
+    _whole("two dates to be modified since", If_Modified_Since=("{modified}", "{modified}")),
+    _whole("two dates to be unmodified since", If_Unmodified_Since=("{before}", "{before}")),
     # HEAD is answered as GET without ranges (14.2).
     _head("HEAD", 200),
     _head("HEAD ignores ranges", 200, Range="bytes=0-1"),
@@ -160,9 +176,13 @@ ROWS: tuple[Row, ...] = (
 )
 
 
-def filled(row: Row, tag: str) -> dict[str, str]:
-    """The headers of a row for a file with this entity tag."""
-    return {name: value.format(tag=tag, **_DATES) for name, value in row.headers.items()}
+def filled(row: Row, tag: str) -> list[tuple[str, str]]:
+    """The lines of a row's headers for a file with this entity tag."""
+    return [
+        (name, value.format(tag=tag, **_DATES))
+        for name, values in row.headers.items()
+        for value in ((values,) if isinstance(values, str) else values)
+    ]
 
 
 def spans_sent(status: int, headers: Mapping[str, str], body: bytes, content: bytes) -> Spans | None:
