@@ -62,6 +62,11 @@ class OpenVideo:
         return not {"avi", "asf"}.isdisjoint(self.container.format.name.split(","))
 
     @property
+    def transport_id(self) -> int | None:
+        """The stream's packet identifier (PID) in an MPEG transport stream; None in other containers."""
+        return self.stream.id if "mpegts" in self.container.format.name.split(",") else None
+
+    @property
     def rate(self) -> Fraction:
         """Nominal frames a second; 25 if the file does not say."""
         stream = self.stream

@@ -6,7 +6,6 @@ Nothing is decrypted here.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import IO, Any
@@ -19,6 +18,7 @@ from malmm.operators.media.container_structure import (
     find_boxes,
 )
 from malmm.operators.media.files import open_bytes
+from malmm.operators.media.scrambling import begins_scrambled
 from malmm.pipeline.schema.errors import MediaError
 
 __all__ = ["check_encryption", "encrypted_unreadable"]
@@ -36,10 +36,8 @@ _ENCODINGS, _ENCODING, _ENCRYPTION = b"\x6d\x80", b"\x62\x40", b"\x50\x35"
 
 # Stream types in a transport stream's program map table: H.264 with encrypted samples.
 _SAMPLE_AES = {0xDB: "Apple's sample AES"}
-# Bytes from packet to packet, and before each: as broadcast, on discs, and with error correction.
-_TS_LAYOUTS = ((188, 0), (192, 4), (204, 0))
-# How many bytes of a transport stream are read, and the share and number of a stream's packets that must be scrambled.
-_LOOK_BYTES, _SCRAMBLED, _FEW_PACKETS = 1 << 20, 0.5, 8
+# How many bytes at a file's beginning are looked at.
+_LOOK_BYTES = 1 << 20
 
 # The object of an ASF header, and those in it that say how the content is encrypted, of three generations.
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
@@ -110,7 +108,7 @@ def encrypted_unreadable(uri: str) -> MediaError | None:
     key = _KEY.search(head) if head.startswith(b"#EXTM3U") else None
     if key is not None:
         return _encrypted(uri, f"a playlist of segments with {key[1].decode()}")
-    if _is_scrambled(head):
+    if begins_scrambled(head):
         return _encrypted(uri, "scrambled transport packets")
     suffix = PurePosixPath(uri.partition("?")[0]).suffix.lower()
     if suffix in _SEGMENT_SUFFIXES and size % _BLOCK == 0 and _is_noise(head):
@@ -176,25 +174,6 @@ def _is_encrypted_video(handle: IO[bytes], begin: int, end: int) -> bool:
                     inside = elements(handle, encoding.begin, encoding.end)
                     is_encrypted = is_encrypted or any(each.name == _ENCRYPTION for each in inside)
     return is_video and is_encrypted
-
-
-def _is_scrambled(head: bytes) -> bool:
-    """Whether most payload packets of one stream in a transport stream are scrambled, as in pay TV."""
-    for step, skipped in _TS_LAYOUTS:
-        packets = [head[at + skipped : at + step] for at in range(0, len(head) - step + 1, step)]
-        if len(packets) < 2 or any(packet[0] != 0x47 for packet in packets):
-            continue
-        filled: Counter[int] = Counter()
-        scrambled: Counter[int] = Counter()
-        for packet in packets:
-            stream_id = (packet[1] & 0x1F) << 8 | packet[2]
-            filled[stream_id] += bool(packet[3] & 0x10)
-            scrambled[stream_id] += bool(packet[3] & 0xC0)
-        return any(
-            count >= _FEW_PACKETS and count > _SCRAMBLED * filled[stream_id]
-            for stream_id, count in scrambled.items()
-        )
-    return False
 
 
 def _is_noise(head: bytes) -> bool:

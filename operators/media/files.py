@@ -68,14 +68,14 @@ def empty_file(uri: str) -> MediaError:
 
 
 @contextlib.contextmanager
-def open_bytes(uri: str) -> Iterator[IO[bytes]]:
-    """Open a source to read its bytes.
+def open_bytes(uri: str, cache: FileCache | None = None) -> Iterator[IO[bytes]]:
+    """Open a source to read its bytes; of a remote file, those in ``cache`` are not fetched again.
 
     Raises MediaError of kind ``missing``, ``denied``, ``decode_error`` or ``unreachable``.
     """
     try:
         path = local_path(uri)
-        handle: Any = path.open("rb") if path is not None else open_ranges(uri)
+        handle: Any = path.open("rb") if path is not None else open_ranges(uri, cache)
     except FileNotFoundError as error:
         raise MediaError(f"no such file: {uri}", uri=uri, kind="missing") from error
     except PermissionError as error:

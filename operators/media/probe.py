@@ -12,6 +12,7 @@ from malmm.operators.media.file_cache import FileCache
 from malmm.operators.media.files import MediaFile
 from malmm.operators.media.frames import TimedFrame, frames_from
 from malmm.operators.media.picture import Orientation, displayed_size, orientation_of
+from malmm.operators.media.scrambling import scrambled
 from malmm.operators.media.truncation import cut_short
 from malmm.pipeline.schema.errors import MediaError
 
@@ -58,6 +59,9 @@ def probe(path: str, cache: FileCache | None = None) -> VideoInfo:
                 break
             continue
         video = item.video
+        known = None if video.transport_id is None else scrambled(file, video.transport_id)
+        if known is not None:
+            raise known
         start = item.tick * video.time_base
         end = find_end(file)
         if end is not None and video.clock_is_dts:

@@ -17,6 +17,7 @@ from malmm.operators.media.files import MediaFile
 from malmm.operators.media.frames import Damaged, Skipped, TimedFrame, frames_from
 from malmm.operators.media.picture import SquarePictures
 from malmm.operators.media.sampling import Cells
+from malmm.operators.media.scrambling import scrambled_in_part
 from malmm.operators.media.span import DecodedSpan, SpanRequest
 from malmm.operators.media.truncation import Wholeness, wholeness
 from malmm.pipeline.schema.errors import MediaError
@@ -59,6 +60,7 @@ class _Decoding:
         self.reached: Fraction | None = None
         self.declared: Fraction | None = None
         self.is_timed = True
+        self.transport_id: int | None = None
         self.slack = SLACK_S
         self.passed_end = False
         self.clock_broke_at: Fraction | None = None
@@ -133,7 +135,7 @@ class _Decoding:
         )
         count = self.cells.count if request.cells is None else len(request.cells)
         self.frames = np.empty((count, size, size, 3), np.uint8)
-        self.declared, self.is_timed = declared_end(video), video.timed
+        self.declared, self.is_timed, self.transport_id = declared_end(video), video.timed, video.transport_id
         self.slack = max(SLACK_S, 2 * video.period * video.time_base)
         return self.cells
 
@@ -166,10 +168,18 @@ class _Decoding:
         return is_declared and wholeness(self.request.uri) is Wholeness.WHOLE
 
     def result(self) -> DecodedSpan:
-        """The decoded span. Raises MediaError of kind ``no_frames`` or ``encrypted`` if it has no frame."""
+        """The decoded span.
+
+        Raises MediaError of kind ``no_frames`` if it has no frame, and ``encrypted`` if that, or a problem, comes from
+        scrambled packets.
+        """
         uri, start_s, end_s = self.request.uri, self.request.start_s, self.request.end_s
         count = len(self.timestamps_s)
         problem = self._problem()
+        if problem is not None and self.transport_id is not None:
+            known = scrambled_in_part(MediaFile(uri, self.cache), self.transport_id, start_s, end_s)
+            if known is not None:
+                raise known
         if count == 0:
             known = encrypted_unreadable(uri) if self.reached is None else None
             if known is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.media import VideoSpec, make_video, run_ffmpeg
+from support.transport_streams import scramble, video_packets
 
 from malmm.operators.media.container_structure import elements
 from malmm.operators.media.probe import probe
@@ -115,20 +116,6 @@ def crc(data: bytes) -> int:
         for _ in range(8):
             value = (value << 1 ^ 0x04C11DB7 if value & 0x80000000 else value << 1) & 0xFFFFFFFF
     return value
-
-
-def video_packets(data: bytearray) -> list[int]:
-    """Where the packets of the video lie in a transport stream of ffmpeg's."""
-    return [at for at in range(0, len(data), 188) if (data[at + 1] & 0x1F) << 8 | data[at + 2] == 0x100]
-
-
-def scramble(data: bytearray, packets: list[int]) -> None:
-    """Call packets scrambled, with noise for their content."""
-    noise = random.Random(3)
-    for at in packets:
-        data[at + 3] |= 0xC0
-        begin = at + 4 + (data[at + 4] + 1 if data[at + 3] & 0x20 else 0)
-        data[begin : at + 188] = noise.randbytes(at + 188 - begin)
 
 
 def scrambled(folder: Path) -> Path:
