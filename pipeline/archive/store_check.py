@@ -2,7 +2,8 @@
 
 Lance commits by creating a file that must not exist yet: with a hard link on disk, with ``If-None-Match: *`` in an
 object store. Some file systems have no hard links, and some object stores ignore the condition. Each archive's store
-is tested once, when the archive is created and after it was moved.
+is tested once, when the archive is created and after it was moved. A move shows in the archive's address, in the
+endpoint, or in what a copy cannot keep of the oldest file: its number on disk, its date in an object store.
 """
 
 from __future__ import annotations
@@ -16,20 +17,35 @@ from typing import Any
 
 import fsspec
 
-from malmm.pipeline.archive.location import is_local, lance_errors
+from malmm.pipeline.archive.location import is_local, lance_errors, table_uri
 from malmm.pipeline.schema.errors import ArchiveError
 
 __all__ = ["check_store", "store_name"]
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
 _REFUSED = {409, 412}
+# Where Lance looks for the address of an imitation of S3, the first that is set. Unlike botocore it reads no profile.
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AWS_ENDPOINT_URL")
 
 
 def store_name(archive_uri: str) -> str:
-    """Name of an archive's store, recorded in the archive once the store has passed the check."""
+    """Name of an archive's store, recorded in the archive once the store has passed the check.
+
+    The store has to be checked again if the name differs from the recorded one. Raises ArchiveError if the archive
+    cannot be reached.
+    """
+    oldest = table_uri(archive_uri, "recipes")
     if is_local(archive_uri):
-        return archive_uri
-    return f"{archive_uri} at {os.environ.get('AWS_ENDPOINT_URL', 'its usual place')}"
+        folder = Path(oldest)
+        with lance_errors(archive_uri, "read"):
+            known = f"{folder.stat().st_ino} on {os.statvfs(folder).f_fsid}" if folder.exists() else "new"
+        return f"{archive_uri}, {known}"
+    endpoint = _endpoint()
+    if not archive_uri.startswith("s3://") or endpoint is None:
+        return f"{archive_uri} at its usual place"
+    with lance_errors(archive_uri, "read"):
+        dates = [found["LastModified"] for found in _filesystem().find(oldest, detail=True).values()]
+    return f"{archive_uri} at {endpoint}, since {min(dates, default=None)}"
 
 
 def check_store(archive_uri: str) -> None:
@@ -65,7 +81,7 @@ def _check_links(folder: Path) -> None:
 def _check_condition(archive_uri: str) -> None:
     bucket, _, prefix = archive_uri.removeprefix("s3://").partition("/")
     key = f"{prefix}/.malmm-probe-{secrets.token_hex(8)}".lstrip("/")
-    filesystem = fsspec.filesystem("s3", skip_instance_cache=True)
+    filesystem = _filesystem()
     with lance_errors(archive_uri, "write to"):
         try:
             _put_if_new(filesystem, bucket, key)
@@ -85,6 +101,22 @@ def _check_condition(archive_uri: str) -> None:
         "ignores If-None-Match), so that two writers could spoil an archive: give --archive a store that supports "
         "conditional writes, as S3, GCS, Azure, R2, recent MinIO and Ceph do, or a directory",
         uri=archive_uri,
+    )
+
+
+def _endpoint() -> str | None:
+    """The address of an imitation of S3; None for AWS itself."""
+    return next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), None)
+
+
+def _filesystem() -> Any:
+    """The store that Lance writes to, whatever a profile says of others."""
+    return fsspec.filesystem(
+        "s3",
+        endpoint_url=_endpoint(),
+        config_kwargs={"ignore_configured_endpoint_urls": True},
+        skip_instance_cache=True,
+        use_listings_cache=False,
     )
 
 

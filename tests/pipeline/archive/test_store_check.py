@@ -8,13 +8,16 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import pytest
 from support.archive_rows import RECIPE, VECTOR_SIZE, rows, segment, video_table
 from support.object_store import ObjectStore, running
+from support.waiting import until
 
 from malmm.pipeline.archive.lease import Lease
 from malmm.pipeline.archive.receipts import write_rows
 from malmm.pipeline.archive.status import status
+from malmm.pipeline.archive.store_check import store_name
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema.errors import ArchiveError
 
@@ -31,9 +34,7 @@ def probes(store: ObjectStore) -> int:
     return sum(method == "PUT" and ".malmm-probe-" in path for method, path, _ in store.requests)
 
 
-def test_a_store_that_ignores_conditions_is_refused(
-    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_that_ignores_conditions_is_refused(store: ObjectStore) -> None:
     Archive.create_or_open("s3://films/good", RECIPE, VECTOR_SIZE)
     assert probes(store) == 2
     with Lease.take("s3://films/good"):
@@ -41,14 +42,65 @@ def test_a_store_that_ignores_conditions_is_refused(
     with Lease.take("s3://films/good"):
         assert probes(store) == 4, "it is tried once"
     store.ignored_headers.add("if-none-match")
+    with Lease.take("s3://films/good"):
+        pass
     store.forget()
     with pytest.raises(ArchiveError, match=r"ignores If-None-Match.*two writers.*give --archive a store"):
         Archive.create_or_open("s3://films/new", RECIPE, VECTOR_SIZE)
     assert [path for method, path, _ in store.requests if method == "PUT" and "lance" in path] == []
-    # The same archive after a move, to what seems to be another store.
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"{store.endpoint}/")
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"])
+def test_a_move_to_another_endpoint_is_noticed(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """However the environment names it, Lance and the check go to the same store."""
+    # What the server holds outlives a test.
+    place = f"s3://films/{name}"
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.setenv(name, store.endpoint)
+    Archive.create_or_open(place, RECIPE, VECTOR_SIZE)
+    with Lease.take(place):
+        assert probes(store) == 4
+    store.ignored_headers.add("if-none-match")
+    with Lease.take(place):
+        assert probes(store) == 4
+    monkeypatch.setenv(name, f"{store.endpoint}/")
     with pytest.raises(ArchiveError, match="ignores If-None-Match"):
-        Lease.take("s3://films/good")
+        Lease.take(place)
+
+
+def test_the_check_goes_where_lance_goes_whatever_a_profile_says(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "config").write_text("[default]\nendpoint_url = http://127.0.0.1:9\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    Archive.create_or_open("s3://films/profile", RECIPE, VECTOR_SIZE)
+    assert probes(store) == 2
+
+
+def test_a_copy_behind_the_same_address_is_noticed(store: ObjectStore) -> None:
+    """An endpoint's name may come to mean another store: dates of objects tell, as no copy can keep them."""
+    Archive.create_or_open("s3://films/copied", RECIPE, VECTOR_SIZE)
+    with Lease.take("s3://films/copied"):
+        pass
+    store.ignored_headers.add("if-none-match")
+    with Lease.take("s3://films/copied"):
+        pass
+    before = store_name("s3://films/copied")
+
+    def is_copied() -> bool:
+        """Dates count seconds."""
+        client = boto3.client("s3", endpoint_url=store.endpoint)
+        for found in client.list_objects_v2(Bucket="films", Prefix="copied/recipes.lance/")["Contents"]:
+            body = client.get_object(Bucket="films", Key=found["Key"])["Body"].read()
+            client.put_object(Bucket="films", Key=found["Key"], Body=body)
+        client.close()
+        return store_name("s3://films/copied") != before
+
+    until(is_copied)
+    with pytest.raises(ArchiveError, match="ignores If-None-Match"):
+        Lease.take("s3://films/copied")
 
 
 def test_a_store_that_does_not_know_conditions_is_refused(store: ObjectStore) -> None:
@@ -78,9 +130,13 @@ def test_a_file_system_without_hard_links_is_refused(tmp_path: Path, monkeypatch
     with made.held():
         pass
     shutil.copytree(tmp_path / "good", tmp_path / "moved")
-    moved = Archive.open(str(tmp_path / "moved"))
-    with pytest.raises(ArchiveError, match="without hard links"), moved.held():
-        pass
+    # Another disk at the same place, with a copy.
+    (tmp_path / "good").rename(tmp_path / "elsewhere")
+    shutil.copytree(tmp_path / "elsewhere", tmp_path / "good")
+    for name in ("moved", "good"):
+        archive = Archive.open(str(tmp_path / name))
+        with pytest.raises(ArchiveError, match="without hard links"), archive.held():
+            pass
 
 
 @pytest.mark.parametrize("name", ["a?b", "a#b", "a%20b", "a%", "a b", "ä:&'\"", "s3:a", "[a]*"])
