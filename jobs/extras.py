@@ -15,6 +15,7 @@ EXTRAS = {
     "ray-serve": ("fastapi", "starlette", "uvicorn"),
     "schedule": ("apscheduler",),
     "speech": ("charset_normalizer", "pysubs2"),
+    "typed": ("llguidance",),
     "cluster": ("aiohttp", "requests"),
     "metrics": ("pycocoevalcap", "pycocotools"),
 }

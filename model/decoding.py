@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import (
     GenerationConfig,
@@ -17,6 +17,10 @@ from transformers import (
     RepetitionPenaltyLogitsProcessor,
     TextStreamer,
 )
+
+from malmm.model.typed.constraint import Constraint
+from malmm.model.typed.grammar import Grammar
+from malmm.model.typed.vocabulary import Vocabulary
 
 __all__ = ["Decoding", "TextTokens", "WordStreamer"]
 
@@ -50,8 +54,9 @@ class Decoding:
     only the repetition penalty and is not part of the text. The authors' MA-LMM code began with its language model's
     configured token, 1; the default, None, begins with nothing. An encoder-decoder model ignores it, since it has a
     start token. ``returned`` is how many of the beams are returned, the best first. A beam's score is its summed
-    log-probability divided by its length to the power of ``length_penalty``. Raises ValueError for a count below one,
-    more texts than beams, a penalty that is not positive, or a minimum above the maximum.
+    log-probability divided by its length to the power of ``length_penalty``. ``grammar`` is what texts have to match,
+    see ``under``. Raises ValueError for a count below one, more texts than beams, a penalty that is not positive, or a
+    minimum above the maximum.
     """
 
     max_new_tokens: int = 40
@@ -61,6 +66,7 @@ class Decoding:
     length_penalty: float = 1.0
     min_new_tokens: int = 0
     returned: int = 1
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.num_beams < 1:
@@ -108,6 +114,20 @@ class Decoding:
             returned=returned,
         )
 
+    def under(self, grammar: Grammar) -> Decoding:
+        """These settings for one text that matches ``grammar``, with room for the longest: a token has a byte at least.
+
+        Without a shortest length and a begin token, which the grammar does not know.
+        """
+        return replace(
+            self,
+            max_new_tokens=grammar.longest_bytes + 1,
+            min_new_tokens=0,
+            begin_token=None,
+            returned=1,
+            grammar=grammar,
+        )
+
     def generation_config(self, tokens: TextTokens) -> GenerationConfig:
         """These settings as transformers' GenerationConfig, without the repetition penalty, which is a processor.
 
@@ -125,18 +145,25 @@ class Decoding:
             decoder_start_token_id=tokens.decoder_start,
         )
 
-    def processors(self, prompt_tokens: int = 0) -> LogitsProcessorList:
-        """The repetition penalty. It leaves out the ``prompt_tokens`` ids that stand before what is generated.
+    def processors(
+        self, prompt_tokens: int = 0, *, vocabulary: Callable[[], Vocabulary], start: int | None = None
+    ) -> LogitsProcessorList:
+        """The repetition penalty, and the grammar. The penalty leaves out the ``prompt_tokens`` ids that stand first.
 
         transformers' own takes the padding in front of embedded prompts for padding in front of the generated ids, and
-        forgets as many of those.
+        forgets as many of those. ``start`` is how many ids stand before the generated ones, if it is another number;
+        ``vocabulary`` is called where there is a grammar. Raises VocabularyError where it cannot write what is asked.
         """
-        if self.repetition_penalty == 1:
-            return LogitsProcessorList()
-        penalty = RepetitionPenaltyLogitsProcessor(
-            self.repetition_penalty, prompt_ignore_length=prompt_tokens or None
-        )
-        return LogitsProcessorList([penalty])
+        found = LogitsProcessorList()
+        if self.repetition_penalty != 1:
+            found.append(
+                RepetitionPenaltyLogitsProcessor(
+                    self.repetition_penalty, prompt_ignore_length=prompt_tokens or None
+                )
+            )
+        if self.grammar is not None:
+            found.append(Constraint(vocabulary(), self.grammar, prompt_tokens if start is None else start))
+        return found
 
 
 class WordStreamer(TextStreamer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from typing import Any, Self
@@ -16,11 +17,13 @@ from malmm.model.checkpoints.resolve import NO_RETRIEVAL, open_models
 from malmm.model.decoding import Decoding
 from malmm.model.families.family import Asked, LabelScores, Slots
 from malmm.model.families.registry import family_of
+from malmm.model.typed.grammar import Grammar
 from malmm.operators.device import choose_device
 from malmm.operators.metering import IdleMeter, told_to_ray
+from malmm.operators.typed_answers import finished, grammar_for
 from malmm.pipeline.schema.config import Prompt
 from malmm.pipeline.schema.decoding import TextSettings
-from malmm.pipeline.schema.rows import ANSWERED, array_at, carried, rows_table
+from malmm.pipeline.schema.rows import ANSWERED, Carried, array_at, carried, rows_table
 from malmm.pipeline.schema.stored_tokens import tokens_at
 
 __all__ = ["GenerateTexts"]
@@ -90,7 +93,9 @@ class GenerateTexts:
         scores: dict[int, list[float | None]] = {index: [None] * len(asked[index]) for index in asked}
         labelled: dict[int, list[list[float] | None]] = {i: [None] * len(of) for i, of in asked.items()}
         failed: dict[int, Mishap] = {}
-        open_ended = [item for item in wanted if not self.prompts[item[2]].labels]
+        open_ended = [
+            item for item in wanted if not (self.prompts[item[2]].labels or self.prompts[item[2]].schema)
+        ]
 
         def generate(items: Sequence[tuple[int, int, int]]) -> list[str]:
             on_words = self.on_words if len(open_ended) == 1 else None
@@ -110,6 +115,8 @@ class GenerateTexts:
                 failed[index] = text
             else:
                 texts[index][place] = text
+
+        failed |= self._typed(rows, held, wanted, asked, texts)
 
         def score(items: Sequence[tuple[int, int, int]]) -> list[LabelScores]:
             return [
@@ -139,6 +146,39 @@ class GenerateTexts:
             else:
                 results.append(row.columns())
         return self._joined(rows, results)
+
+    def _typed(
+        self,
+        rows: pa.Table,
+        held: Sequence[Carried],
+        wanted: Sequence[tuple[int, int, int]],
+        asked: dict[int, list[Asked]],
+        texts: dict[int, list[str]],
+    ) -> dict[int, Mishap]:
+        """Write answers that follow a schema into ``texts``; those of one grammar are generated together."""
+        groups: defaultdict[Grammar, list[tuple[int, int, int]]] = defaultdict(list)
+        for item in wanted:
+            if self.prompts[item[2]].schema:
+                groups[grammar_for(self.prompts[item[2]], held[item[0]])].append(item)
+        failed: dict[int, Mishap] = {}
+        for grammar, items in groups.items():
+            decoding = self.decoding.under(grammar)
+
+            def generate(part: Sequence[tuple[int, int, int]], decoding: Decoding = decoding) -> list[str]:
+                made = self.language.generate_texts(
+                    [asked[index][place] for index, place, _ in part], decoding
+                )
+                return [
+                    finished(text, self.prompts[prompt], rows["slots"][index].as_py())
+                    for text, (index, _, prompt) in zip(made, part, strict=True)
+                ]
+
+            for (index, place, _), text in zip(items, self.batches.results(items, generate), strict=True):
+                if isinstance(text, Mishap):
+                    failed[index] = text
+                else:
+                    texts[index][place] = text
+        return failed
 
     def _joined(self, rows: pa.Table, results: list[dict[str, Any]]) -> pa.Table:
         """The stage's columns, with what the rows brought along."""

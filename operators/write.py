@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from malmm.operators.typed_answers import moments_in
 from malmm.pipeline.archive.receipts import write_rows
 from malmm.pipeline.schema.config import Prompt, Recipe
 from malmm.pipeline.schema.errors import ArchiveError
-from malmm.pipeline.schema.ids import ONLINE, annotation_id, memory_id, whole_video_subject
+from malmm.pipeline.schema.ids import ONLINE, annotation_id, memory_id, moments_version, whole_video_subject
 from malmm.pipeline.schema.rows import RECEIPTS, Carried, array_at, carried, rows_table
-from malmm.pipeline.schema.tables import ANNOTATIONS, SEGMENTS
+from malmm.pipeline.schema.tables import ANNOTATIONS, MOMENT, SEGMENTS
 
 __all__ = ["Answer", "annotation_rows", "answers_at", "write_segments"]
 
@@ -51,7 +52,10 @@ def answers_at(rows: pa.Table, index: int, prompts: Sequence[Prompt]) -> list[An
 def annotation_rows(
     row: Carried, answers: Sequence[Answer], recipe: Recipe, *, mode: str, end_s: float
 ) -> list[dict[str, Any]]:
-    """Rows of ``annotations`` about a segment, or about a whole video if the row has no segment."""
+    """Rows of ``annotations`` about a segment, or about a whole video if the row has no segment.
+
+    A list of timed records is a row, and each of its records another, with its own span.
+    """
     if row.video is None:
         raise ValueError("an annotation is about a video")
     if row.segment is not None:
@@ -60,7 +64,7 @@ def annotation_rows(
         subject = whole_video_subject(row.video.video_id, row.video.fingerprint, recipe.recipe_id)
         start_s = row.video.start_s
     now = datetime.now(UTC)
-    return [
+    rows: list[dict[str, Any]] = [
         {
             "annotation_id": annotation_id(subject, answer.prompt.version, recipe.model_fingerprint, mode),
             "video_id": row.video.video_id,
@@ -80,6 +84,26 @@ def annotation_rows(
         }
         for answer in answers
     ]
+    timed = {answer.prompt.version: answer for answer in answers if answer.prompt.spans}
+    return rows + [
+        row | moment
+        for row in rows
+        if row["prompt_version"] in timed
+        for moment in _moments(row["annotation_id"], timed[row["prompt_version"]])
+    ]
+
+
+def _moments(answer_id: str, answer: Answer) -> Iterator[dict[str, Any]]:
+    """What the row of each timed record has otherwise than that of the answer which it was taken out of."""
+    for place, (start_s, end_s, text) in enumerate(moments_in(answer.text)):
+        yield {
+            "annotation_id": f"{answer_id}-{place:04d}",
+            "start_s": start_s,
+            "end_s": end_s,
+            "task": MOMENT,
+            "prompt_version": moments_version(answer.prompt.version),
+            "text": text,
+        }
 
 
 def write_segments(

@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from malmm.jobs.answer_schemas import typed_prompt
 from malmm.jobs.commands.options import (
     Taker,
     add_archive,
@@ -37,6 +38,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog="examples:\n"
         "  malmm annotate --archive archive --prompt people='Who is in the video?'\n"
         "  malmm annotate --archive archive --prompt place='Where is it?' --labels indoors,outdoors --scope video\n"
+        "  malmm annotate --archive archive --prompt scene='What is shown?' --schema scene.json\n"
         "  malmm annotate --archive archive --prompt mood='What mood is it?' --where \"uri LIKE '%talk%'\"\n\n"
         "exit codes: 0 nothing is missing any more, 3 some failed, 1 nothing could be done, 2 wrong usage, 130 "
         "interrupted",
@@ -57,6 +59,16 @@ def add_fields(parser: Taker) -> None:
         "--labels",
         metavar="A,B,C",
         help="classify: the prompts' answers are these labels, each with its probability",
+    )
+    parser.add_argument(
+        "--schema",
+        metavar="FILE",
+        help="typed answers: the prompts' answers are JSON that follows this JSON schema (docs/typed-answers.md)",
+    )
+    parser.add_argument(
+        "--spans",
+        action="store_true",
+        help="with --schema: each answer is a list of records of the schema, with begin and end in the video",
     )
     parser.add_argument(
         "--scope", choices=SCOPES, help="annotate segments or whole videos only (default: both)"
@@ -91,7 +103,7 @@ def configure(arguments: argparse.Namespace) -> AnnotateConfig:
     """Build the job's configuration from parsed options. Raises ConfigError."""
     return AnnotateConfig(
         archive=arguments.archive,
-        prompts=tuple(_labelled(prompt, arguments.labels) for prompt in prompts_of(arguments.prompt)),
+        prompts=tuple(_answered(prompt, arguments) for prompt in prompts_of(arguments.prompt)),
         scopes=SCOPES if arguments.scope is None else (arguments.scope,),
         where=arguments.where,
         new_versions=arguments.new_version,
@@ -112,7 +124,17 @@ def perform(config: AnnotateConfig, *, on_progress: OnProgress, verbose: bool) -
     return annotate(config, on_progress=on_progress, verbose=verbose)
 
 
-def _labelled(plain: Prompt, labels: str | None) -> Prompt:
+def _answered(plain: Prompt, arguments: argparse.Namespace) -> Prompt:
+    """A prompt of the command line with the labels or the schema of its answers."""
+    if plain.task != "question":
+        return plain
+    labels, schema = arguments.labels, arguments.schema
+    if arguments.spans and schema is None:
+        raise ConfigError("--spans needs --schema: the schema of one timed record")
+    if schema is not None:
+        if labels is not None:
+            raise ConfigError("--labels and --schema: an answer has one of both")
+        return typed_prompt(plain.name, plain.text, schema, spans=arguments.spans)
     if labels is None:
         return plain
     names = tuple(dict.fromkeys(label.strip() for label in labels.split(",") if label.strip()))

@@ -175,7 +175,11 @@ def _video(archive: Any, wanted: str) -> dict[str, Any]:
         "segments": [
             {
                 **segment,
-                "annotations": [text for text in texts if text["segment_id"] == segment["segment_id"]],
+                "annotations": [
+                    text
+                    for text in texts
+                    if text["segment_id"] == segment["segment_id"] and text["task"] not in GIVEN_TASKS
+                ],
                 "slots": [slot for slot in slots if slot["segment_id"] == segment["segment_id"]],
             }
             for segment in segments

@@ -11,8 +11,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
+from malmm.jobs.answer_schemas import typed_prompt
 from malmm.jobs.commands import annotate, export, index, optimize, transcribe
-from malmm.pipeline.schema.config import Prompt
+from malmm.pipeline.schema.errors import ConfigError
+from malmm.pipeline.schema.prompts import Prompt
 
 __all__ = [
     "KINDS",
@@ -33,20 +35,29 @@ KINDS: dict[str, ModuleType] = {
     "export": export,
 }
 
-#: The archive is the job's, a dry run the command line's, labels are each prompt's own, and the rest is the cluster's.
-NOT_IN_STEPS = ("archive", "dry_run", "labels", "share", "nodes", "label")
+#: The archive is the job's, a dry run the command line's, labels and schemas are each prompt's own, and the rest is
+#: the cluster's.
+NOT_IN_STEPS = ("archive", "dry_run", "labels", "schema", "spans", "share", "nodes", "label")
 #: Options that may be repeated are lists or maps in a file, and are called so.
 SPELLED = {"prompt": "prompts", "resource": "resources", "video": "videos"}
 _SETTINGS = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class PromptFields(BaseModel):
-    """A prompt in a job file: its text, and optional labels for classification."""
+    """A prompt in a job file: its text, and optional labels for classification, or a schema for typed answers."""
 
     model_config = _SETTINGS
 
     text: str = Field(description="the instruction")
     labels: list[str] | None = Field(None, min_length=2, description="classify: the answer is one of these")
+    answer_schema: dict[str, Any] | str | None = Field(
+        None,
+        alias="schema",
+        description="the answer is JSON that follows this JSON schema, or the file that has it",
+    )
+    spans: bool = Field(
+        False, description="the answer is a list of records of the schema, each with begin and end"
+    )
 
 
 def _as_list(value: Any) -> Any:
@@ -149,6 +160,12 @@ def arguments_of(
 
 def prompt_of(name: str, fields: PromptFields) -> Prompt:
     """Build the Prompt of a job file's prompt entry. Raises ConfigError."""
+    if fields.answer_schema is not None:
+        if fields.labels is not None:
+            raise ConfigError(f"prompt {name!r} has labels and a schema: an answer has one of both")
+        return typed_prompt(name, fields.text, fields.answer_schema, spans=fields.spans)
+    if fields.spans:
+        raise ConfigError(f"prompt {name!r} has spans and no schema: write the schema of one timed record")
     if fields.labels is None:
         return Prompt(name, fields.text)
     return Prompt(name, fields.text, "classification", tuple(fields.labels))

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from malmm.pipeline.archive.answer_columns import rows_to_store
 from malmm.pipeline.archive.orphans import discard_orphans
 from malmm.pipeline.archive.predicates import is_in
 from malmm.pipeline.archive.receipts import conform
 from malmm.pipeline.archive.table_reader import TableReader
 from malmm.pipeline.archive.table_writer import TableWriter
-from malmm.pipeline.archive.text_grams import with_grams
 from malmm.pipeline.archive.video_metadata import with_typed_metadata
 from malmm.pipeline.schema.receipt_type import Receipt
 from malmm.pipeline.schema.tables import VIDEOS
@@ -84,7 +84,7 @@ class Commits:
                     "memories", [text for receipt in fresh.values() for text in receipt.memories]
                 )
                 texts = [receipt.annotation_rows() for receipt in fresh.values()]
-                self._writer.append("annotations", self._with_grams(pa.Table.from_batches(texts)))
+                self._writer.append("annotations", rows_to_store(self._writer, pa.Table.from_batches(texts)))
                 rows = [receipt.segment_rows() for receipt in fresh.values()]
                 self._writer.append("segments", pa.Table.from_batches(rows))
                 self._unfinished = ()
@@ -125,9 +125,6 @@ class Commits:
             for segment, video in old.items():
                 stored.segments[video].remove(segment)
         return {"segments": segments, "memories": memories, "annotations": annotations + whole}
-
-    def _with_grams(self, texts: pa.Table) -> pa.Table:
-        return with_grams(texts, self._tables.dataset("annotations").schema)
 
     @contextmanager
     def _knowing(self, video_ids: Iterable[str]) -> Iterator[_Stored]:

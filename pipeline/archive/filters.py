@@ -5,6 +5,8 @@
 - ``start_s`` and ``end_s`` are those of a moment, in seconds on the video's clock;
 - ``answer.<prompt>`` is a prompt's text about the moment's segment, ``label.<prompt>`` a classification's label and
   ``score.<prompt>`` its probability. A prompt that only whole videos were asked counts for all of a video;
+- ``answer.<prompt>.<path>`` is a value in the JSON of a typed answer, by its type (``answer_columns``), and
+  ``answer.<path>`` the same where one prompt alone has the path;
 - the other columns are those of the table ``videos``, then keys of its metadata; ``meta.<key>`` is always metadata.
 
 What is about videos or texts is looked up first and becomes sets of ids, so that searches of vectors and words both
@@ -16,12 +18,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 
+from malmm.pipeline.archive.answer_columns import AnswerColumn, answer_columns, column_of
 from malmm.pipeline.archive.filter_syntax import AllOf, AnyOf, Condition, Node, parse_filter, refusal
 from malmm.pipeline.archive.filter_values import comparisons, seconds, sql_condition, text_literal
 from malmm.pipeline.archive.metadata_values import metadata_of, readers_of
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.scope import Both, Either, Part, Scope, Segments, Span, Videos
 from malmm.pipeline.archive.video_metadata import MetadataColumn, has_untyped_metadata, metadata_columns
+from malmm.pipeline.schema.ids import moments_version
 from malmm.pipeline.schema.tables import ANSWERS_ONLY
 
 __all__ = [
@@ -81,7 +85,18 @@ def known_columns(archive: ArchiveReader) -> dict[str, str]:
         labels = prompt["task"] == "classification"
         for before in ("label", "score") if labels else ("answer",):
             columns[f"{before}.{prompt['prompt_name']}"] = TEXT_COLUMNS[before][1]
+    for (name, path, kind), _ in _answer_columns(archive).items():
+        columns[".".join(["answer", name, *([path] if path else [])])] = kind
     return columns
+
+
+def _answer_columns(archive: ArchiveReader) -> dict[tuple[str, str, str], AnswerColumn]:
+    """Typed columns of answers in any of the archives that are read as one."""
+    return {
+        key: each
+        for reader, _ in readers_of(archive)
+        for key, each in answer_columns(reader.schema("annotations")).items()
+    }
 
 
 class _Resolver:
@@ -167,10 +182,12 @@ class _Resolver:
         return Both(spans) if all_hold else Either(spans)
 
     def _of_text(self, condition: Condition) -> Part:
-        name = ".".join(condition.names[1:])
         before = condition.names[0].casefold()
         column, kind = TEXT_COLUMNS[before]
+        name, path = self._prompt_and_path(".".join(condition.names[1:]), before)
         version, task = self._latest(name, condition)
+        if path is not None:
+            return self._of_value(name, path, version, condition)
         if before in ("label", "score") and task != "classification":
             why = f"{name!r} was no classification: write answer.{written_name(name)}"
             raise refusal(self._text, condition.place, why)
@@ -184,6 +201,42 @@ class _Resolver:
             found = tables.ids("annotations", "segment_id", [wanted])
             return Segments(frozenset(found), others=is_null)
         found = tables.ids("annotations", "video_id", [wanted])
+        return Videos(frozenset(self._archive.completed_videos().keys() - found if is_null else found))
+
+    def _prompt_and_path(self, name: str, before: str) -> tuple[str, str | None]:
+        """The prompt that a name means and the path in its answers; None for the text itself."""
+        paths = (
+            {(prompt, path) for prompt, path, _ in _answer_columns(self._archive)}
+            if before == "answer"
+            else ()
+        )
+        if (name, "") in paths:
+            return name, ""
+        known = {prompt["prompt_name"] for prompt in self._archive.prompt_versions()} if paths else set()
+        if not paths or name in known:
+            return name, None
+        found = {pair for pair in paths if name == ".".join(pair)} or {
+            pair for pair in paths if pair[1] == name
+        }
+        return found.pop() if len(found) == 1 else (name, None)
+
+    def _of_value(self, prompt: str, path: str, version: str, condition: Condition) -> Part:
+        """The segments, or for a prompt of whole videos the videos, with such a value in an answer."""
+        versions = f"prompt_version IN ({text_literal(version)}, {text_literal(moments_version(version))})"
+        is_null = condition.operator == "IS NULL"
+        of_segments = self._archive.count("annotations", f"{versions} AND segment_id IS NOT NULL") > 0
+        found: set[str] = set()
+        for reader, _ in readers_of(self._archive):
+            column = column_of(reader, prompt, path, version)
+            if column is None:
+                continue
+            holds = f"{column.column} IS NOT NULL"
+            if not is_null:
+                holds = sql_condition(column.column, column.kind, condition, self._text)
+            subject = "segment_id" if of_segments else "video_id"
+            found |= reader.tables.ids("annotations", subject, [f"{versions} AND {holds}"])
+        if of_segments:
+            return Segments(frozenset(found), others=is_null)
         return Videos(frozenset(self._archive.completed_videos().keys() - found if is_null else found))
 
     def _latest(self, name: str, condition: Condition) -> tuple[str, str]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from malmm.pipeline.archive.table_reader import TableReader
 from malmm.pipeline.archive.table_writer import TableWriter
-from malmm.pipeline.schema.config import stable_id
+from malmm.pipeline.schema.stable_ids import stable_id
 from malmm.pipeline.schema.tables import PASSES
 
 __all__ = ["Pass", "finish", "finished"]

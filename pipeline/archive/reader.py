@@ -229,9 +229,8 @@ class ArchiveReader:
     def texts_of(self, segment_ids: Iterable[str], prompt_name: str) -> dict[str, str]:
         """The latest text of each given segment for a prompt: segment_id to text."""
         columns = ["segment_id", "prompt_name", "text", "created_at"]
-        rows = self.tables.rows("annotations", is_in("segment_id", segment_ids), columns).sort_by(
-            "created_at"
-        )
+        answers = [f"{part} AND {ANSWERS_ONLY}" for part in is_in("segment_id", segment_ids)]
+        rows = self.tables.rows("annotations", answers, columns).sort_by("created_at")
         return {
             row["segment_id"]: row["text"] for row in rows.to_pylist() if row["prompt_name"] == prompt_name
         }
@@ -242,7 +241,7 @@ class ArchiveReader:
         first: dict[str, str] = {}
         others: dict[str, str] = {}
         videos: set[str] = set()
-        about_segments = ["segment_id IS NOT NULL AND text != ''"]
+        about_segments = [f"segment_id IS NOT NULL AND text != '' AND {ANSWERS_ONLY}"]
         for batch in self.tables.batches("annotations", columns, about_segments):
             for row in batch.to_pylist():
                 if row["prompt_name"] != prompt_name:
@@ -272,7 +271,7 @@ class ArchiveReader:
         Only the latest version of each name.
         """
         columns = ["prompt_name", "prompt", "task", "created_at"]
-        rows = self.tables.rows("annotations", ["segment_id IS NOT NULL"], columns)
+        rows = self.tables.rows("annotations", [f"segment_id IS NOT NULL AND {ANSWERS_ONLY}"], columns)
         latest = rows.group_by(columns[:3]).aggregate([("created_at", "max")]).sort_by("created_at_max")
         by_name = {row["prompt_name"]: row for row in latest.select(columns[:3]).to_pylist()}
         return [row for row in by_name.values() if row["task"] != "classification"]

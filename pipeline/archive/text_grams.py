@@ -79,11 +79,15 @@ def grams_of(text: str) -> str | None:
 def with_grams(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     """Rows of ``annotations`` with their grams, in the columns of the table's schema.
 
-    Archives of 0.1 lack columns, that of grams among them, until they are optimized.
+    Archives of 0.1 lack columns, that of grams among them, until they are optimized. Columns that the rows lack are
+    null.
     """
     if GRAMS_COLUMN in schema.names:
         grams = pa.array([grams_of(text) for text in rows["text"].to_pylist()], pa.string())
         rows = rows.append_column(schema.field(GRAMS_COLUMN), grams)
+    for field in schema:
+        if field.name not in rows.column_names:
+            rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
     return rows.select(schema.names)
 
 

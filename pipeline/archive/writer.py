@@ -17,6 +17,7 @@ from typing import Concatenate, ParamSpec, Self, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from malmm.pipeline.archive.answer_columns import rows_to_store
 from malmm.pipeline.archive.commits import Commits, Committed, first_of_each
 from malmm.pipeline.archive.compaction import Rewrite, compact_dataset, small_fragments
 from malmm.pipeline.archive.creation import create_or_load, load_if_there
@@ -33,12 +34,11 @@ from malmm.pipeline.archive.recipes_table import Generation, in_force, put_in_fo
 from malmm.pipeline.archive.search_indexes import update_indexes
 from malmm.pipeline.archive.table_reader import TableReader
 from malmm.pipeline.archive.table_writer import TableWriter
-from malmm.pipeline.archive.text_grams import with_grams
 from malmm.pipeline.archive.vector_index import BuildPieces
 from malmm.pipeline.schema.config import Recipe
 from malmm.pipeline.schema.receipt_type import Receipt
 from malmm.pipeline.schema.records import Failure
-from malmm.pipeline.schema.tables import ANNOTATIONS, VIDEOS
+from malmm.pipeline.schema.tables import ANNOTATIONS, MOMENT, VIDEOS
 
 __all__ = ["Archive", "Committed"]
 
@@ -185,7 +185,8 @@ class Archive(ArchiveReader):
     def add_annotations(self, rows: pa.Table) -> int:
         """Add texts about segments or whole videos, and return how many were new.
 
-        A stored text with the same annotation_id stays as it is, so a rerun adds no duplicates. Add texts of whole
+        A stored text with the same annotation_id stays as it is, so a rerun adds no duplicates. Timed records do not
+        count, as they were taken out of an answer. Add texts of whole
         videos after ``put_videos``: ``sweep`` deletes those of videos that are not done.
         """
         rows = conform(rows, ANNOTATIONS, "annotations", self._uri)
@@ -195,8 +196,8 @@ class Archive(ArchiveReader):
         )
         value_set = pa.array(sorted(there), pa.string())
         new = rows.filter(pc.invert(pc.is_in(rows["annotation_id"], value_set=value_set)))
-        self.changes.append("annotations", with_grams(new, self.schema("annotations")))
-        return new.num_rows
+        self.changes.append("annotations", rows_to_store(self.changes, new))
+        return new.num_rows - pc.sum(pc.equal(new["task"], MOMENT), min_count=0).as_py()
 
     @_under_lease
     def put_given(self, rows: pa.Table) -> Added:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from malmm.pipeline.schema.config import stable_id
+from malmm.pipeline.schema.stable_ids import stable_id
 
 __all__ = ["FRAME_RATE", "Clip", "Question", "by_clip"]
 

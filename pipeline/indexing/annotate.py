@@ -16,6 +16,7 @@ from malmm.pipeline.archive.video_selection import select_videos
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.indexing.ledger import Ledger
 from malmm.pipeline.indexing.missing_annotations import missing_annotations
+from malmm.pipeline.indexing.typed_prompts import check_vocabulary
 from malmm.pipeline.schema.config import AnnotateConfig, Prompt
 from malmm.pipeline.schema.errors import ArchiveError, ConfigError
 from malmm.pipeline.schema.exit_codes import exit_code_of
@@ -90,6 +91,7 @@ def annotate(
     if work and not config.dry_run:
         # Texts need no retrieval model, so it may be missing.
         models = archive_models(replace(recipe, retrieval_model=NO_RETRIEVAL), config.model)
+        check_vocabulary(models.checkpoint, config.prompts)
         size_bytes = models.checkpoint.size_bytes
         _run(config, archive, work, report, tell, weights_bytes=size_bytes, verbose=verbose)
     report.elapsed_s = time.monotonic() - began
@@ -146,6 +148,6 @@ def _check_versions(archive: ArchiveReader, prompts: tuple[Prompt, ...]) -> None
         if versions and prompt.version not in versions:
             other = next(iter(versions.values()))
             raise ConfigError(
-                f"prompt {prompt.name!r} has another text in the archive ({other!r}, or other labels): choose another "
-                "name, or put the new one beside it with --new-version"
+                f"prompt {prompt.name!r} has another text in the archive ({other!r}), other labels or another schema: "
+                "choose another name, or put the new one beside it with --new-version"
             )

@@ -21,6 +21,7 @@ from malmm.pipeline.indexing.missing_annotations import something_missing
 from malmm.pipeline.indexing.model_choice import chosen_model
 from malmm.pipeline.indexing.pending_work import PendingWork
 from malmm.pipeline.indexing.run_reports import IndexReport
+from malmm.pipeline.indexing.typed_prompts import check_vocabulary
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.errors import ConfigError, SourceError
 from malmm.pipeline.schema.progress import OnProgress, Progress
@@ -84,6 +85,7 @@ def index(
         config, report.model, report.choice = chosen.config, chosen.config.model, chosen.why
         models = open_models(config.model, config.retrieval_model)
         report.notice = models.notice
+        check_vocabulary(models.checkpoint, config.prompts)
         recipe, vector_size = make_recipe(config, models), _vector_size(models)
         archive = Archive.open_if_there(config.archive, recipe, vector_size, reindex=config.reindex)
         if archive is not None:

@@ -12,11 +12,11 @@ import pyarrow as pa
 from malmm.pipeline.archive.given_texts import Added
 from malmm.pipeline.archive.passes import Pass
 from malmm.pipeline.archive.writer import Archive
-from malmm.pipeline.schema.config import stable_id
 from malmm.pipeline.schema.given_texts import GivenRows, GivenText, Track
 from malmm.pipeline.schema.ids import RECOGNISED
 from malmm.pipeline.schema.records import Segment, Video
 from malmm.pipeline.schema.rows import PLANNED, Carried, carried, rows_table
+from malmm.pipeline.schema.stable_ids import stable_id
 
 __all__ = ["SPAN_S", "SpeechCommits", "speech_passes", "speech_work"]
 

@@ -11,10 +11,10 @@ from queue import SimpleQueue
 from malmm.operators.media.sandbox.client import DECODE_LIMIT_S, Sandbox
 from malmm.operators.media.subtitle_files import FORMATS
 from malmm.pipeline.archive.passes import Pass
-from malmm.pipeline.schema.config import stable_id
 from malmm.pipeline.schema.errors import MalmmError, SourceError
 from malmm.pipeline.schema.given_texts import GivenText, Track
 from malmm.pipeline.schema.records import Video
+from malmm.pipeline.schema.stable_ids import stable_id
 from malmm.pipeline.sources.sidecars import Sidecar, list_sidecars
 
 __all__ = ["Heard", "SubtitleWork", "read_subtitles_of", "subtitle_work"]

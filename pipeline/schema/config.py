@@ -1,16 +1,16 @@
-"""Settings of runs: prompts, the recipe, and the options of each kind of run."""
+"""Settings of runs: the recipe, and the options of each kind of run."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import re
 from dataclasses import asdict, dataclass, field, fields, replace
 
 from malmm.pipeline.schema.cluster_use import WHOLE_CLUSTER, ClusterUse
 from malmm.pipeline.schema.decoding import TextSettings
 from malmm.pipeline.schema.errors import ConfigError
+from malmm.pipeline.schema.prompts import CAPTION, Prompt
+from malmm.pipeline.schema.stable_ids import stable_id
 
 __all__ = [
     "CAPTION",
@@ -29,52 +29,6 @@ __all__ = [
     "check_resources",
     "stable_id",
 ]
-
-
-def stable_id(*parts: object) -> str:
-    """A hash of the parts, 24 hexadecimal digits (96 bits): the same on every machine and in every run."""
-    text = json.dumps([str(part) for part in parts], ensure_ascii=False)
-    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A named instruction: a caption, a question, or a classification if it has ``labels``."""
-
-    name: str
-    text: str
-    task: str = "question"
-    labels: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", self.name):
-            raise ConfigError(
-                f"prompt name {self.name!r} is not usable: up to 64 letters, digits, '_', '-' and '.'"
-            )
-        if not self.text.strip():
-            raise ConfigError(f"prompt {self.name!r} has no text: write --prompt {self.name}='What happens?'")
-        if self.task not in ("caption", "question", "classification"):
-            raise ConfigError(
-                f"prompt {self.name!r} has task {self.task!r}: caption, question or classification"
-            )
-        if (self.task == "classification") != bool(self.labels):
-            raise ConfigError(f"prompt {self.name!r}: a classification has labels and nothing else has")
-
-    @property
-    def version(self) -> str:
-        """A hash of name, task, text and labels: a prompt with another version is another prompt."""
-        return stable_id(self.name, self.task, self.text, *self.labels)
-
-    @classmethod
-    def parse(cls, option: str) -> Prompt:
-        """Read ``NAME=TEXT`` as given on the command line. Raises ConfigError."""
-        name, separator, text = option.partition("=")
-        if not separator:
-            raise ConfigError(f"--prompt {option!r} has no '=': write --prompt NAME='TEXT'")
-        return cls(name.strip(), text.strip())
-
-
-CAPTION = Prompt("caption", "Write a short description of the video.", task="caption")
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from malmm.pipeline.schema.config import stable_id
 from malmm.pipeline.schema.ids import GIVEN, given_text_id
+from malmm.pipeline.schema.stable_ids import stable_id
 from malmm.pipeline.schema.tables import ANNOTATIONS, GIVEN_TASKS
 
 __all__ = ["SOURCES", "TRANSCRIPT", "GivenRows", "GivenText", "Track"]
 
 SOURCES = ("file", "model", "person")
 """What made a text: it was in a file, a model recognised it, or a person wrote it."""
-TRANSCRIPT, _IMPORTED = GIVEN_TASKS
+TRANSCRIPT, _IMPORTED = GIVEN_TASKS[:2]
 
 
 @dataclass(frozen=True)

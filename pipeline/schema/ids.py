@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from malmm.pipeline.schema.config import stable_id
+from malmm.pipeline.schema.stable_ids import stable_id
 
 __all__ = [
     "GIVEN",
@@ -13,6 +13,7 @@ __all__ = [
     "failure_id",
     "given_text_id",
     "memory_id",
+    "moments_version",
     "segment_id",
     "video_id",
     "whole_video_subject",
@@ -52,6 +53,11 @@ def given_text_id(video: str, fingerprint: str, track: str, span_s: tuple[float,
     """Id of a text with a span of its own. ``ordinal`` numbers the texts of a track with the same span, from 0."""
     start_s, end_s = span_s
     return stable_id("given", video, fingerprint, track, f"{start_s:.6f}", f"{end_s:.6f}", ordinal)
+
+
+def moments_version(prompt_version: str) -> str:
+    """The ``prompt_version`` of timed records that were taken out of a prompt's answers."""
+    return stable_id("moments", prompt_version)
 
 
 def failure_id(video: str, segment: str | None, stage: str) -> str:

@@ -17,8 +17,10 @@ __all__ = [
     "GIVEN_COLUMNS",
     "GIVEN_TASKS",
     "LATER_TABLES",
+    "MOMENT",
     "PASSES",
     "RECIPES",
+    "RECORD",
     "RUNS",
     "SEGMENTS",
     "SPANS",
@@ -51,8 +53,10 @@ ADDED_COLUMNS: dict[str, pa.DataType] = {
 }
 #: Those of ``annotations``.
 GIVEN_COLUMNS = ("source", "origin", "language", "speaker")
-#: Tasks of texts that have a span of their own, and neither a segment nor a prompt.
-GIVEN_TASKS = ("transcript", "imported")
+#: The task of an answer that follows a schema, and that of one timed record in such an answer.
+RECORD, MOMENT = "record", "moment"
+#: Tasks of texts that have a span of their own and answer no prompt. A moment was taken out of an answer.
+GIVEN_TASKS = ("transcript", "imported", MOMENT)
 #: The SQL condition for all other texts: those that prompts were answered with.
 ANSWERS_ONLY = f"task NOT IN ({', '.join(map(repr, GIVEN_TASKS))})"
 

@@ -1,4 +1,4 @@
-"""Facets: how the moments that a search found are spread over videos, days, labels and metadata.
+"""Facets: how the moments that a search found are spread over videos, days, labels, typed answers and metadata.
 
 Each value comes with the filter (``archive.filters``) that leaves the moments that it counts.
 """
@@ -11,17 +11,21 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from malmm.pipeline.archive.answer_columns import answer_columns
 from malmm.pipeline.archive.filter_values import text_literal
 from malmm.pipeline.archive.filters import VIDEO_COLUMNS, written_name
-from malmm.pipeline.archive.metadata_values import metadata_of, video_values
+from malmm.pipeline.archive.metadata_values import metadata_of, readers_of, video_values
 from malmm.pipeline.archive.predicates import is_in
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.video_metadata import MetadataColumn
+from malmm.pipeline.schema.tables import MOMENT, RECORD
 from malmm.pipeline.searching.fusion import Moment
 
 __all__ = ["Facet", "FacetValue", "facets_of"]
 
 _MOST_VALUES = 20
+#: Typed answers, and timed records in them.
+_ANSWERED = f"task IN ('{RECORD}', '{MOMENT}')"
 _LABELS = ["segment_id", "video_id", "prompt_name", "text", "created_at"]
 
 
@@ -82,6 +86,7 @@ def facets_of(archive: ArchiveReader, moments: Sequence[Moment]) -> list[Facet]:
     for prompt in sorted({name for found in labels for name in found}):
         name = f"label.{written_name(prompt)}"
         facets.append(_facet(name, ((found.get(prompt), name, None) for found in labels)))
+    facets += _answer_facets(archive, moments)
     return [facet for facet in facets if facet.values]
 
 
@@ -111,12 +116,36 @@ def _plain(value: Any) -> str | None:
     return None if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _answer_facets(archive: ArchiveReader, moments: Sequence[Moment]) -> list[Facet]:
+    """Facets of texts and truth values in typed answers about the moments' segments, or whole videos."""
+    found: dict[str, dict[str, Any]] = {}
+    for reader, _ in readers_of(archive):
+        known = answer_columns(reader.schema("annotations")).values()
+        plain = [each for each in known if each.kind in ("string", "bool")]
+        if not plain:
+            continue
+        columns = ["segment_id", "video_id", "created_at", *(each.column for each in plain)]
+        for row in (
+            reader.tables.rows("annotations", _about(moments, _ANSWERED), columns)
+            .sort_by("created_at")
+            .to_pylist()
+        ):
+            own = found.setdefault(row["segment_id"] or row["video_id"], {})
+            for each in plain:
+                if row[each.column] is not None:
+                    parts = [each.prompt, *(each.path.split(".") if each.path else [])]
+                    own[".".join(["answer", *map(written_name, parts)])] = row[each.column]
+    values = [
+        found.get(moment.video_id, {}) | (found.get(moment.slot.segment_id, {}) if moment.slot else {})
+        for moment in moments
+    ]
+    names = sorted({name for own in values for name in own})
+    return [_facet(name, ((_plain(own.get(name)), name, None) for own in values)) for name in names]
+
+
 def _labels_of(archive: ArchiveReader, moments: Sequence[Moment]) -> list[dict[str, str]]:
     """The labels of each moment by prompt: its segment's, and of prompts that it has none of its video's."""
-    of_segments = is_in("segment_id", {moment.slot.segment_id for moment in moments if moment.slot})
-    of_videos = is_in("video_id", {moment.video_id for moment in moments})
-    wanted = [f"{part} AND task = 'classification'" for part in of_segments]
-    wanted += [f"{part} AND segment_id IS NULL AND task = 'classification'" for part in of_videos]
+    wanted = _about(moments, "task = 'classification'")
     rows = archive.tables.rows("annotations", wanted, _LABELS).sort_by("created_at").to_pylist()
     # A later text takes the place of an earlier one.
     found: dict[str, dict[str, str]] = {}
@@ -126,3 +155,11 @@ def _labels_of(archive: ArchiveReader, moments: Sequence[Moment]) -> list[dict[s
         found.get(moment.video_id, {}) | (found.get(moment.slot.segment_id, {}) if moment.slot else {})
         for moment in moments
     ]
+
+
+def _about(moments: Sequence[Moment], condition: str) -> list[str]:
+    """Filters for texts about the moments' segments, or their whole videos, that meet a condition."""
+    of_segments = is_in("segment_id", {moment.slot.segment_id for moment in moments if moment.slot})
+    of_videos = is_in("video_id", {moment.video_id for moment in moments})
+    wanted = [f"{part} AND {condition}" for part in of_segments]
+    return wanted + [f"{part} AND segment_id IS NULL AND {condition}" for part in of_videos]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.archive_contents import contents
 from support.inline_stages import InlineStages
+from support.old_archive import unpacked
 
 from malmm.model.demo.videos import draw_video
 from malmm.pipeline.archive.export import export
@@ -22,7 +22,6 @@ from malmm.pipeline.schema.config import AnnotateConfig, ExportConfig, IndexConf
 from malmm.pipeline.searching.asker import Asker
 from malmm.pipeline.searching.searcher import Searcher
 
-PACKED = Path(__file__).parents[1] / "data" / "archive-0.1.tar.gz"
 # As tests/data/README.md says that it was made.
 RECIPE_ID = "6ce59c7f28432055d9d9ddab"
 CAPTIONS = {
@@ -32,12 +31,6 @@ CAPTIONS = {
 }
 FIRST = Prompt("first", "What appears first?")
 COLOUR = Prompt("colour", "Which colours appear?")
-
-
-def unpacked(folder: Path) -> str:
-    with tarfile.open(PACKED) as packed:
-        packed.extractall(folder, filter="data")
-    return str(folder / "archive")
 
 
 @pytest.fixture(scope="module")

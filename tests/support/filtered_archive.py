@@ -12,7 +12,7 @@ import pyarrow as pa
 from malmm.pipeline.archive.receipts import write_rows
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema import tables
-from malmm.pipeline.schema.config import stable_id
+from malmm.pipeline.schema.stable_ids import stable_id
 from support.archive_rows import RECIPE, VECTOR_SIZE, annotation, annotation_table, rows, video, video_table
 
 #: What a manifest says about each video.

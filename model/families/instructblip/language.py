@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,7 @@ from malmm.model.checkpoints.parts import tokenizer_for
 from malmm.model.decoding import Decoding, TextTokens, WordStreamer
 from malmm.model.families.family import Asked, LabelScores, half_precision
 from malmm.model.families.instructblip.encoder import INSTRUCTBLIP_OPTIONAL, INSTRUCTBLIP_PREFIXES
+from malmm.model.typed.vocabulary import Vocabulary
 
 __all__ = ["LabelScores", "LanguageModel", "language_class"]
 
@@ -85,6 +87,11 @@ class LanguageModel(nn.Module):
     def is_encoder_decoder(self) -> bool:
         """True for T5 models, whose prompt goes to the encoder."""
         return bool(self.model.config.is_encoder_decoder)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The tokenizer's tokens, for typed answers. Raises VocabularyError."""
+        return Vocabulary.of(self.tokenizer)
 
     def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of prompts, with the tokens that the tokenizer puts around them."""
@@ -159,7 +166,9 @@ class LanguageModel(nn.Module):
             attention_mask=mask,
             past_key_values=before,
             generation_config=decoding.generation_config(self.text_tokens),
-            logits_processor=decoding.processors(),
+            logits_processor=decoding.processors(
+                vocabulary=lambda: self.vocabulary, start=1 if self.is_encoder_decoder else 0
+            ),
             streamer=streamer,
             **begin,
         )
@@ -189,7 +198,11 @@ class LanguageModel(nn.Module):
         ids = self.generate_ids(query_output, self.prompt_ids(prompts), decoding, streamer=streamer)
         if decoding.begin_token is not None and not self.is_encoder_decoder:
             ids = ids[:, 1:]
-        texts = [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        if decoding.grammar is not None:
+            made = ids[:, 1:] if self.is_encoder_decoder else ids
+            texts = [self.vocabulary.text(row) for row in made.tolist()]
+        else:
+            texts = [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
         return [texts[row : row + decoding.returned] for row in range(0, len(texts), decoding.returned)]
 
     def generate(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from malmm.model.decoding import Decoding, TextTokens, WordStreamer
 from malmm.model.families.family import Asked, LabelScores, Slots
 from malmm.model.families.plain.chat import chat_ids
 from malmm.model.families.plain.prefill import Prefill, common_length
+from malmm.model.typed.vocabulary import Vocabulary
 
 __all__ = ["PlainLanguage", "Wording"]
 
@@ -54,6 +56,11 @@ class PlainLanguage(nn.Module):
         self.text_tokens = _ends(tokenizer)
         # Empty, since transformers takes settings from here that a call leaves out.
         model.generation_config = GenerationConfig()
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The tokenizer's tokens, for typed answers. Raises VocabularyError."""
+        return Vocabulary.of(self.tokenizer)
 
     def ids(self, asked: Asked) -> list[int]:
         """Token ids of one request. Raises ValueError without slots, and if its text contains the family's token."""
@@ -111,10 +118,13 @@ class PlainLanguage(nn.Module):
                     attention_mask=mask_KL,
                     past_key_values=prefill.rows(self.model, len(part) * decoding.num_beams),
                     generation_config=decoding.generation_config(self.text_tokens),
-                    logits_processor=decoding.processors(ids_KL.shape[1]),
+                    logits_processor=decoding.processors(ids_KL.shape[1], vocabulary=lambda: self.vocabulary),
                     streamer=None if on_words is None else WordStreamer(self.tokenizer, on_words),
                 )[:, ids_KL.shape[1] :]
-                found = self.tokenizer.batch_decode(made, skip_special_tokens=True)
+                if decoding.grammar is not None:
+                    found = [self.vocabulary.text(row) for row in made.tolist()]
+                else:
+                    found = self.tokenizer.batch_decode(made, skip_special_tokens=True)
                 for number, text in enumerate(found):
                     texts[indices[part[number // decoding.returned]]].append(text.strip())
         return texts

@@ -124,8 +124,8 @@ class MemorySlot(BaseModel):
 class Annotation(BaseModel):
     """A text of a segment, of the whole video if ``segment_id`` is null, or of a span of its own.
 
-    The last are those with task ``transcript`` or ``imported``: they alone have a ``track_id``, and may have an
-    origin, a language and a speaker.
+    The last are those with task ``transcript``, ``imported`` or ``moment``: they alone have a ``track_id``, and may
+    have an origin, a language and a speaker.
     """
 
     annotation_id: str

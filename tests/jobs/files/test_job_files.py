@@ -58,6 +58,34 @@ def test_each_kind_becomes_the_settings_of_its_command(tmp_path: Path) -> None:
     assert job.name == "job"
 
 
+def test_a_prompt_has_a_schema_or_the_file_of_one(tmp_path: Path) -> None:
+    (tmp_path / "kind.json").write_text('{"type": "object", "properties": {"kind": {"enum": ["a"]}}}')
+    job = loaded(
+        tmp_path,
+        f"""
+        archive: a
+        steps:
+          - index: {{sources: v, prompts: {{sky: {{text: 'Which?', schema: {{enum: [rain, sun]}}}}}}}}
+          - annotate: {{prompts: {{e: {{text: 'When?', schema: {tmp_path}/kind.json, spans: true}}}}}}
+        """,
+    )
+    [indexed, annotated] = [step.config.prompts for step in job.steps]
+    assert indexed == (Prompt.typed("sky", "Which?", {"enum": ["rain", "sun"]}),)
+    schema = {"type": "object", "properties": {"kind": {"enum": ["a"]}}}
+    assert annotated == (Prompt.typed("e", "When?", schema, spans=True),)
+    [(line, said)] = faults(
+        tmp_path,
+        """
+        archive: a
+        annotate:
+          prompts:
+            sky: {text: 'Which?', schema: {type: string}}
+        """,
+    )
+    assert line == 5
+    assert "it needs maxLength" in said
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_options_of_a_command_are_the_fields_of_its_step(kind: str) -> None:
     parser = argparse.ArgumentParser()

@@ -10,7 +10,7 @@ from support.archive_rows import (
 )
 
 from malmm.pipeline.schema import ids, records
-from malmm.pipeline.schema.config import stable_id
+from malmm.pipeline.schema.stable_ids import stable_id
 
 
 class TestFailures:

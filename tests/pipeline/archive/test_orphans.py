@@ -22,7 +22,7 @@ from support.archive_rows import (
 
 from malmm.pipeline.archive.receipts import write_rows
 from malmm.pipeline.archive.writer import Archive
-from malmm.pipeline.schema.config import stable_id
+from malmm.pipeline.schema.stable_ids import stable_id
 
 NO_ROWS = {"memories": 0, "annotations": 0}
 

@@ -25,8 +25,8 @@ from malmm.pipeline.archive.table_reader import TableReader
 from malmm.pipeline.archive.table_writer import TableWriter
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema import ids, tables
-from malmm.pipeline.schema.config import stable_id
 from malmm.pipeline.schema.errors import ArchiveError
+from malmm.pipeline.schema.stable_ids import stable_id
 
 
 class TestCommit:
