@@ -2,6 +2,7 @@
 
 An archive may have been written by somebody else, so addresses in its rows are not trusted. ``malmm index`` records
 here which folders and prefixes its user named. A server without ``--media-root`` reads video files only below these.
+A manifest may have been written by somebody else, too: it stands for the files that it lists, never for their folders.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from urllib.parse import unquote
 
 from malmm.pipeline.schema.errors import SourceError
+from malmm.pipeline.sources.local import local_path
 from malmm.pipeline.sources.manifests import MANIFEST_EXTENSIONS, read_manifest
+from malmm.pipeline.sources.source_file import VIDEO_EXTENSIONS
 
 __all__ = ["remember_roots", "remembered_roots", "roots_of"]
 
@@ -30,22 +33,17 @@ _OTHERS_MAY_WRITE = 0o022
 def roots_of(sources: Sequence[str]) -> list[str]:
     """The folders, prefixes and files that the sources of a run name, sorted, each once.
 
-    The root of a file or directory is itself, that of a glob the part before its first wildcard, and those of a
-    manifest the folders of its videos. Local roots are absolute paths. Leaves out the root of a whole file system or
-    scheme.
+    The root of a file or directory is itself, that of a glob the part before its first wildcard. The roots of a
+    manifest of at most 10,000 rows are its files, a longer one has none. Local roots are absolute paths. Leaves out the
+    root of a whole file system or scheme.
     """
     found: set[str] = set()
     for source in sources:
-        local = unquote(source.removeprefix("file://")) if source.startswith("file://") else source
         if source.lower().endswith(MANIFEST_EXTENSIONS) and not glob.has_magic(source):
-            place = local if _REMOTE.match(local) else _absolute(local)
-            found.update(
-                _parent(row.uri if _REMOTE.match(row.uri) else _absolute(row.uri))
-                for row in read_manifest(place)
-                if not isinstance(row, SourceError)
-            )
+            listed = list(islice(_listed(_resolved(source)), _MOST_ROOTS + 1))
+            found.update(listed if len(listed) <= _MOST_ROOTS else ())
         else:
-            found.add(_fixed_part(local) if _REMOTE.match(local) else _absolute(_fixed_part(local)))
+            found.add(_resolved(_fixed_part(source)))
     return sorted(root for root in found if root.rstrip("/") and not root.endswith("://"))
 
 
@@ -56,7 +54,9 @@ def remember_roots(archive: str, roots: Iterable[str]) -> bool:
     to the server.
     """
     path = _record(archive)
-    content = {"archive": archive, "roots": sorted({*remembered_roots(archive), *roots})[:_MOST_ROOTS]}
+    # Where there are too many, those of earlier runs stay.
+    known = dict.fromkeys([*remembered_roots(archive), *roots])
+    content = {"archive": archive, "roots": sorted(islice(known, _MOST_ROOTS))}
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Made with mode 0600.
@@ -96,24 +96,40 @@ def _record(archive: str) -> Path:
     return state / "malmm" / "media-roots" / f"{name}.json"
 
 
-def _absolute(path: str) -> str:
-    return os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - Path.resolve would follow links
+def _listed(manifest: str) -> Iterator[str]:
+    """The files with a video's extension that a manifest lists: a row may name a prefix, or a file with secrets."""
+    for row in read_manifest(manifest):
+        if isinstance(row, SourceError):
+            continue
+        address = _without_query(_resolved(row.uri))
+        is_folder = not _REMOTE.match(address) and Path(address).is_dir()
+        if address.lower().endswith(VIDEO_EXTENSIONS) and not is_folder:
+            yield address
+
+
+def _resolved(source: str) -> str:
+    """An address with a scheme as it is; an absolute path for local files."""
+    return source if _REMOTE.match(source) and not source.startswith("file://") else local_path(source)
 
 
 def _fixed_part(source: str) -> str:
     """The part before the first wildcard, up to a slash. In a web address `?` begins the query and is no wildcard."""
     if source.startswith(_HTTP):
-        address = re.split(r"[?#]", source, maxsplit=1)[0]
+        address = _without_query(source)
         return _parent(re.split(r"[*\[]", address, maxsplit=1)[0]) if glob.has_magic(address) else address
     if not glob.has_magic(source):
         return source
     return _parent(re.split(r"[*?\[]", source, maxsplit=1)[0])
 
 
+def _without_query(address: str) -> str:
+    """A web address without its query and fragment; any other address as it is."""
+    return re.split(r"[?#]", address, maxsplit=1)[0] if address.startswith(_HTTP) else address
+
+
 def _parent(address: str) -> str:
     """The parent folder of an address, with its slash."""
-    if address.startswith(_HTTP):
-        address = re.split(r"[?#]", address, maxsplit=1)[0]
+    address = _without_query(address)
     scheme = _REMOTE.match(address)
     end = address.rfind("/") + 1
     return address if scheme and end <= scheme.end() else address[:end]
