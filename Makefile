@@ -7,7 +7,7 @@ DEMO ?= build/demo
 SAMPLE ?= 20
 SEED ?= 0
 
-.PHONY: demo test test-faults install links format lint types wheel bench train score check clean help
+.PHONY: demo test test-docs test-faults docs install links format lint types wheel bench train score check clean help
 
 help:            ## say what each target does
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' Makefile | sed -E 's/:.*##/ -/'
@@ -19,6 +19,10 @@ demo: $(VENV)/.installed  ## draw videos, index them, ask, compare the answers w
 # In the order of the files, so that the long ones of tests/integration come first and short ones fill both to the end.
 test: $(VENV)/.installed-dev  ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not faults"
+
+test-docs: $(VENV)/.installed-dev  ## run every command, file and line of Python of the task pages
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/integration/test_task_pages.py \
+		tests/integration/test_talks_page.py tests/integration/test_jobs_page.py
 
 # Rounds are independent, and any of them can be had again: `make test-faults SAMPLE=1 SEED=17`.
 test-faults: $(VENV)/.installed-dev  ## let things fail at random places, SAMPLE rounds from SEED on
@@ -60,7 +64,7 @@ export EVERY_PACKAGE
 
 types: $(VENV)/.installed-dev links  ## check types, and that editors find every package
 	MYPYPATH=build/types:tests $(BIN)/mypy $(PACKAGES:%=-p malmm.%)
-	MYPYPATH=build/types:tests:benchmarks $(BIN)/mypy --allow-untyped-defs tests benchmarks examples
+	MYPYPATH=build/types:tests:benchmarks $(BIN)/mypy --allow-untyped-defs tests benchmarks examples docs
 	$(BIN)/python -c "$$EVERY_PACKAGE" > build/every_package.py
 	$(BIN)/basedpyright --level error build/every_package.py
 
@@ -76,6 +80,10 @@ wheel: $(VENV)/.installed-dev  ## build the wheel and try it
 		&& ./bin/malmm index videos --archive archive --model demo --json > report.json \
 		&& ./bin/malmm show --archive archive \
 		&& ./bin/python -c "import malmm.pipeline.indexing.index as m; assert 'site-packages' in m.__file__, m.__file__"
+
+# Broken links, anchors and missing pages are errors.
+docs: $(VENV)/.installed-dev links  ## build the documentation as a site: build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 bench: $(VENV)/.installed-dev  ## run all benchmarks (hours): build/bench/benchmarks.md
 	$(BIN)/python benchmarks/all.py build/bench

@@ -45,7 +45,7 @@ from malmm.jobs.terminal.text import printable
 from malmm.pipeline.schema.errors import MalmmError
 from malmm.pipeline.schema.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, exit_code_of_error
 
-__all__ = ["main"]
+__all__ = ["help_texts", "main"]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,7 +55,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, f"error: {printable(message)}; see `{self.prog} --help`\n")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
+    """Return the parser of the whole command line, and that of each command by its name."""
     parser = _Parser(
         prog="malmm",
         description="Index long videos with MA-LMM on Ray Data into a LanceDB archive.",
@@ -83,12 +84,20 @@ def _parser() -> argparse.ArgumentParser:
         *(import_checkpoint, evaluate, demo, demo_videos),
     ):
         command.add_parser(commands)
-    return parser
+    return parser, commands.choices
+
+
+def help_texts() -> dict[str, str]:
+    """Return what ``malmm --help`` and each ``malmm COMMAND --help`` print, by what is typed before ``--help``."""
+    parser, commands = _parsers()
+    return {parser.prog: parser.format_help()} | {
+        command.prog: command.format_help() for command in commands.values()
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code. Print errors as one sentence on standard error."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parsers()[0].parse_args(argv)
     # A scheduler stops a job with SIGTERM: end as cleanly as on Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
     try:

@@ -1,4 +1,4 @@
-"""docs/jobs.md, step by step; and jobs on a real Ray head with its job server."""
+"""docs/jobs.md and docs/clusters.md, step by step; and jobs on a real Ray head with its job server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from malmm.pipeline.archive.run_history import RunRecord, read_runs
 from malmm.pipeline.indexing.metrics import METRICS
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "jobs.md").read_text(encoding="utf-8")
+PAGE = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("jobs.md", "clusters.md"))
 SMALL = "{model: debug, segment_s: 4, fps: 1, bank_length: 2, max_new_tokens: 4}"
 
 

@@ -2,43 +2,19 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from pathlib import Path
 
 import pytest
-from support.inline_stages import InlineStages
-from support.processes import Ended, run_here
-
-PAGE = Path(__file__).parents[2] / "docs" / "talks.md"
-_FILE = re.compile(r"cat > (\S+) <<'(\w+)'\n(.*?)\n\2\n", re.DOTALL)
+from support.task_pages import walk
 
 
-def steps() -> list[str]:
-    """The commands of the page in order, and the files that it writes as ``FILE content``."""
-    found = []
-    for block in re.findall(r"```sh\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
-        kept = _FILE.sub(lambda file: f"\0{file[1]}\0{file[3]}\n".replace("\n", "\1") + "\n", block)
-        found += [line.replace("\1", "\n") for line in kept.splitlines() if line]
-    return found
-
-
-def test_each_step_does_what_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_step_does_what_the_page_says(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = walk("talks.md", tmp_path, tmp_path_factory, monkeypatch).done
     monkeypatch.chdir(tmp_path)
-    InlineStages().install(monkeypatch)
-    done: list[tuple[str, Ended]] = []
-    for step in steps():
-        if step.startswith("\0"):
-            _, name, content = step.split("\0")
-            Path(name).write_text(content, encoding="utf-8")
-            continue
-        program, *arguments = shlex.split(step)
-        assert program == "malmm"
-        ended = run_here(*arguments)
-        assert ended.returncode == 0, f"{step}: {ended.stderr}"
-        done.append((arguments[0], ended))
     said = [ended.stdout for _, ended in done]
-    assert [name for name, _ in done] == [
+    assert [line.split()[1] for line, _ in done] == [
         *("demo-videos", "index", "transcribe", "search", "show", "export"),
         *("import-annotations", "search", "export", "forget"),
     ]
