@@ -6,11 +6,12 @@ positions learn from the last frame alone, and the Q-Former, its queries and the
 encoder and the language model are frozen. The loss is the mean cross-entropy over the answers' tokens.
 
 Shape suffixes: B videos, T frames, N visual tokens, C channels, L prompt tokens of the Q-Former, I prompt tokens of the
-language model, O answer tokens, J = I + O - 1, Q queries, P = Q + L, D hidden size.
+language model, O answer tokens, J = I + O - 1, Q queries, P = Q + L, D hidden size, X places, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 from malmm.model.families.instructblip.language import LanguageModel
 from malmm.model.families.instructblip.qformer import OnlineQFormer
 from malmm.model.memory.positions import Positions
-from malmm.model.memory.settings import MemorySettings
+from malmm.model.memory.settings import MemorySettings, falling_order
+from malmm.model.training.banked_pass import remembered
 from malmm.model.training.last_step import last_step
 
 __all__ = ["IGNORED", "Lesson", "Trainee", "joined"]
@@ -31,14 +33,15 @@ IGNORED = -100
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """A batch: ``raw_tokens`` [B, T, N, C] of the vision encoder, before its last layer norm, and texts as token ids.
+    """A batch: ``raw_tokens``, of each of B videos [T, N, C] of the vision encoder, before its last layer norm, and
+    texts as token ids. Videos may have different numbers of frames.
 
     Masks are 1 for tokens and 0 for padding, which stands at the end: ``qformer_ids`` and ``qformer_mask`` [B, L],
     ``prompt_ids`` and ``prompt_mask`` [B, I], ``answer_ids`` and ``answer_mask`` [B, O]. An answer begins with the
     token that the tokenizer begins every text with, which is dropped behind the prompt, and ends with the end token.
     """
 
-    raw_tokens: Tensor
+    raw_tokens: Sequence[Tensor] | Tensor
     qformer_ids: Tensor
     qformer_mask: Tensor
     prompt_ids: Tensor
@@ -82,50 +85,44 @@ class Trainee(nn.Module):
         self.requires_grad_(True)
         self.language.model.requires_grad_(False)
 
-    def tokens(self, raw_BTNC: Tensor, begin: int, count: int) -> Tensor:
-        """Visual tokens of frames from ``begin`` on, of videos of ``count`` frames, with their positions."""
-        tokens_BTNC = self.norm(raw_BTNC)
+    def tokens(self, raw_TNC: Tensor, begin: int, count: int) -> Tensor:
+        """Visual tokens [T, N, C] of frames from ``begin`` on, of a video of ``count`` frames, with their positions."""
+        tokens_TNC = self.norm(raw_TNC)
         if self.positions is None:
-            return tokens_BTNC
-        return tokens_BTNC + self.positions.of_frames(count)[begin : begin + raw_BTNC.shape[1], None]
+            return tokens_TNC
+        return tokens_TNC + self.positions.of_frames(count)[begin : begin + len(raw_TNC), None]
 
     def query_output(self, lesson: Lesson, settings: MemorySettings) -> Tensor:
         """The Q-Former's output [B, Q, D] after the last frame; that frame's step alone has gradient.
 
         Raises ValueError without query banks: a pass without them keeps no past to learn from.
         """
-        if not settings.query:
-            raise ValueError("training needs the query banks")
-        steps = lesson.raw_tokens.shape[1]
+        order = falling_order([len(raw) for raw in lesson.raw_tokens])
+        raw = [lesson.raw_tokens[place] for place in order]
+        ids, mask = lesson.qformer_ids[order], lesson.qformer_mask[order]
         with torch.no_grad():
-            state = self.qformer.start(
-                lesson.qformer_ids[:, None],
-                lesson.qformer_mask[:, None],
-                steps=steps,
-                tokens_per_frame=lesson.raw_tokens.shape[2],
-                settings=settings,
-            )
-            self.qformer.step(state, self.tokens(lesson.raw_tokens, 0, steps), want_output=False)
-            seen_BSNC = torch.stack([held.tokens for held in state.visual.entries()])
-            past = [torch.stack([held.tokens[:-1] for held in bank.entries()]) for bank in state.query]
-        newest_B1NC = self.tokens(lesson.raw_tokens[:, -1:], steps - 1, steps)
-        visual_BSNC = torch.cat([seen_BSNC[:, :-1], newest_B1NC.to(seen_BSNC.dtype)], dim=1)
-        present = lesson.qformer_mask.new_ones
+            entries = [self.tokens(raw_TNC, 0, len(raw_TNC)) for raw_TNC in raw]
+        held = remembered(self.qformer, entries, ids, mask, settings)
+        newest = [self.tokens(raw_TNC[-1:], len(raw_TNC) - 1, len(raw_TNC)) for raw_TNC in raw]
+        newest_B1NC = torch.stack(newest).to(held.visual.dtype)
+        visual_BSNC = torch.cat([held.visual[:, :-1], newest_B1NC], dim=1)
         output_BPD = last_step(
-            self.qformer,
-            lesson.qformer_ids,
-            lesson.qformer_mask,
-            visual_BSNC,
-            present(visual_BSNC.shape[:2], dtype=torch.bool),
-            past,
-            present((len(seen_BSNC), min(steps, settings.length + 1) - 1), dtype=torch.bool),
+            self.qformer, ids, mask, visual_BSNC, held.visual_present, held.past, held.past_present
         )
-        return output_BPD[:, : self.qformer.query_tokens.shape[1]]
+        back = torch.tensor(order, device=output_BPD.device).argsort()
+        return output_BPD[back, : self.qformer.query_tokens.shape[1]]
 
     def loss(self, lesson: Lesson, settings: MemorySettings) -> Tensor:
         """The mean cross-entropy over the answers' tokens, a scalar. For decoder-only language models.
 
         Raises ValueError for an encoder-decoder language model, and as ``query_output`` does.
+        """
+        total, count = self.summed_loss(lesson, settings)
+        return total / count
+
+    def summed_loss(self, lesson: Lesson, settings: MemorySettings) -> tuple[Tensor, int]:
+        """The sum of the cross-entropy over the answers' tokens, and their number, so that parts of a batch can be
+        computed one by one, or by several workers. Raises ValueError as ``loss`` does.
         """
         language = self.language
         if language.is_encoder_decoder:
@@ -140,6 +137,9 @@ class Trainee(nn.Module):
             use_cache=False,
         ).logits
         # The place before a token predicts it: the last query predicts the prompt's first.
-        return F.cross_entropy(
-            logits[:, queries - 1 : -1].flatten(0, 1), labels_BJ.flatten(), ignore_index=IGNORED
+        logits_XV = logits[:, queries - 1 : -1].flatten(0, 1)
+        exact = torch.promote_types(logits_XV.dtype, torch.float32)
+        total = F.cross_entropy(
+            logits_XV.to(exact), labels_BJ.flatten(), ignore_index=IGNORED, reduction="sum"
         )
+        return total, int((labels_BJ != IGNORED).sum())

@@ -19,7 +19,7 @@ from malmm.model.memory.merge_policies import merge_policy
 from malmm.model.memory.positions import TimePositions
 from malmm.model.memory.slots import Memory, merge_memories
 
-__all__ = ["Film", "Reel", "online_memory", "plain_memories", "stored_memory", "together"]
+__all__ = ["Film", "Reel", "online_memory", "plain_memories", "stored_memory"]
 
 
 @dataclass(frozen=True)
@@ -156,14 +156,3 @@ def _shown(films: Sequence[Tensor], length: int) -> Bank:
 
 def _rounded(memory: Memory) -> Memory:
     return Memory(memory.tokens.half().float(), memory.sizes, memory.first, memory.appended)
-
-
-def together(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Memories of different lengths as one tensor [V, S, ...], aligned at the end, and a mask of their entries."""
-    longest = max(map(len, rows))
-    stacked = rows[0].new_zeros(len(rows), longest, *rows[0].shape[1:])
-    present = torch.zeros(len(rows), longest, dtype=torch.bool)
-    for place, row in enumerate(rows):
-        stacked[place, longest - len(row) :] = row
-        present[place, longest - len(row) :] = True
-    return stacked, present

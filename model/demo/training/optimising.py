@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Optimiser", "warm_cosine"]
+from malmm.model.training.schedule import warm_cosine
+
+__all__ = ["Optimiser"]
 
 _MOMENTUM, _DECAY = 0.95, 0.02
+# The share of the learning rate that is left at the end.
+_FLOOR = 0.02
 
 
 class Optimiser:
@@ -34,7 +37,7 @@ class Optimiser:
         self._every = list(every.values())
         self._others = torch.optim.AdamW(others, lr=rate, weight_decay=0.0, betas=(0.9, 0.98))
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
-            self._others, lambda step: warm_cosine(step, warm, steps)
+            self._others, lambda step: warm_cosine(step, warm, steps, _FLOOR)
         )
 
     def step(self, loss: Tensor) -> None:
@@ -70,10 +73,3 @@ def _orthogonal(matrices: Tensor) -> Tensor:
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x.mT if tall else x
-
-
-def warm_cosine(step: int, warm: int, steps: int) -> float:
-    """A learning rate's factor: up in ``warm`` steps, then down along a cosine to a fiftieth."""
-    if step < warm:
-        return (step + 1) / warm
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1, (step - warm) / max(1, steps - warm))))

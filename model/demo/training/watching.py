@@ -7,7 +7,7 @@ computed again with gradients (``last_step``).
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,13 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from malmm.model.demo.questions import Question
-from malmm.model.demo.training.films import Reel, online_memory, stored_memory, together
+from malmm.model.demo.training.films import Reel, online_memory, stored_memory
 from malmm.model.demo.training.lessons import Tokens, ask, window_weights
 from malmm.model.demo.training.optimising import Optimiser
 from malmm.model.demo.training.progress import Progress
 from malmm.model.demo.training.speaking import Speaker, TimeLine
 from malmm.model.families.instructblip.qformer import MemorySettings, OnlineQFormer
 from malmm.model.memory.positions import TimePositions
+from malmm.model.training.banked_pass import remembered, together
 from malmm.model.training.last_step import last_step
 
 __all__ = ["PARTS", "Case", "Lesson", "Part", "Teacher", "train_watching"]
@@ -131,14 +132,14 @@ class Teacher:
             entries = [film.tokens + self.positions.of_frames(len(film))[:, None] for film in films]
         asked = [ask(film.scenes, _QUESTIONS, self.chance) for film in films]
         prompt_ids, prompt_mask = self.tokens.prompt_ids([of_film[0].prompt for of_film in asked])
-        if case.name == "visual":
-            visual = online_memory(entries, length)
-        elif case.name == "stored":
-            visual = entries
+        if case.name in ("visual", "stored"):
+            visual = entries if case.name == "stored" else online_memory(entries, length)
+            visual_tensor, visual_present = together(visual)
         else:
             settings = MemorySettings(length, visual=case.name != "query")
-            visual, past, past_present = self._pass(entries, sizes, prompt_ids, prompt_mask, settings)
-        visual_tensor, visual_present = together(visual)
+            held = remembered(self.qformer, entries, prompt_ids, prompt_mask, settings, sizes=sizes)
+            visual_tensor, visual_present = held.visual, held.visual_present
+            past, past_present = held.past, held.past_present
         return Lesson(
             prompt_ids,
             prompt_mask,
@@ -150,43 +151,6 @@ class Teacher:
             [window_weights(film.begins, len(film), self.windows) for film in films],
             [film.attributes for film in films],
         )
-
-    @torch.no_grad()
-    def _pass(
-        self,
-        entries: Sequence[Tensor],
-        sizes: Sequence[Tensor] | None,
-        prompt_ids: Tensor,
-        prompt_mask: Tensor,
-        settings: MemorySettings,
-    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """Run the shipped online pass; what both banks hold at each film's last step, that step's own query
-        states left out."""
-        state = self.qformer.start(
-            prompt_ids[:, None],
-            prompt_mask[:, None],
-            steps=len(entries[0]),
-            tokens_per_frame=entries[0].shape[1],
-            settings=settings,
-        )
-        for step in range(len(entries[0])):
-            active = sum(len(rows) > step for rows in entries)
-            if active < state.active:
-                state.retire(active)
-            self.qformer.step(
-                state,
-                torch.stack([rows[step : step + 1] for rows in entries[:active]]),
-                want_output=False,
-                sizes_STN=None
-                if sizes is None
-                else torch.stack([rows[step : step + 1] for rows in sizes[:active]]),
-            )
-        if not state.query:
-            raise ValueError("a pass without query banks has no past")
-        visual = [held.tokens for held in state.visual.entries()]
-        # Every layer's bank has seen the same frames, so what is present is the same in all.
-        by_layer = [together([held.tokens[:-1] for held in bank.entries()]) for bank in state.query]
-        return visual, [rows for rows, _ in by_layer], by_layer[0][1]
 
 
 def train_watching(

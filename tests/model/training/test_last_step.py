@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from support.models import random_qformer
 from torch import nn
 
-from malmm.model.demo.training.films import together
 from malmm.model.families.instructblip.qformer import MemorySettings, OnlineQFormer
+from malmm.model.training.banked_pass import together
 from malmm.model.training.last_step import last_step
 
 QUERIES, WORDS = 3, 4

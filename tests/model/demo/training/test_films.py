@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from malmm.model.demo.checkpoint import initial_time_positions
-from malmm.model.demo.training.films import Reel, online_memory, plain_memories, stored_memory, together
+from malmm.model.demo.training.films import Reel, online_memory, plain_memories, stored_memory
 from malmm.model.demo.training.pool import ABSENT, Pool
 from malmm.model.memory.positions import TimePositions
+from malmm.model.training.banked_pass import together
 
 CHANNELS = 8
 

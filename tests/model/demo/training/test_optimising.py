@@ -3,11 +3,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from malmm.model.demo.training.optimising import Optimiser, warm_cosine
+from malmm.model.demo.training.optimising import Optimiser
+from malmm.model.training.schedule import warm_cosine
 
 
 def test_a_rate_rises_falls_and_does_not_end_at_nothing():
-    factors = [warm_cosine(step, 10, 100) for step in range(101)]
+    factors = [warm_cosine(step, 10, 100, 0.02) for step in range(101)]
     assert factors[0] == 0.1
     assert max(factors) == factors[9] == factors[10] == 1
     assert factors[10:] == sorted(factors[10:], reverse=True)
