@@ -20,6 +20,7 @@ from malmm.jobs.commands import (
     evaluate,
     export,
     failures,
+    finetune,
     forget,
     import_annotations,
     import_checkpoint,
@@ -81,7 +82,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
         ),
         models,
         *(init, run_job, schedule, submit, render, list_runs, status, report),
-        *(import_checkpoint, evaluate, demo, demo_videos),
+        *(import_checkpoint, finetune, evaluate, demo, demo_videos),
     ):
         command.add_parser(commands)
     return parser, commands.choices

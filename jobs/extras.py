@@ -17,6 +17,7 @@ EXTRAS = {
     "speech": ("charset_normalizer", "pysubs2"),
     "typed": ("llguidance",),
     "cluster": ("aiohttp", "requests"),
+    "finetune": ("peft", "accelerate", "psutil", "tensorboardX", "pandas", "requests"),
     "metrics": ("pycocoevalcap", "pycocotools"),
 }
 

@@ -200,9 +200,8 @@ class AnswerQuestions:
         visual = int(np.prod(tokens.shape[:2]))
         stored = tokens.numel() * tokens.element_size() + memory.sizes.numel() * 4
         if self.reads_slots:
-            spans = memory.spans(clip.times_s, clip.times_s[0], clip.end_s)
-            times = tuple(span.centre_s if self.frames_per_step > 1 else span.timestamp_s for span in spans)
-            return _Watched(None, Slots(tokens.cpu(), times, clip.end_s), stored, visual, visual)
+            slots = Slots.of(memory, clip.times_s, clip.end_s, self.frames_per_step)
+            return _Watched(None, slots, stored, visual, visual)
         outputs = [each.query_output for each in found]
         return _Watched(outputs, None, stored, visual, int(outputs[0].shape[0]))
 

@@ -21,7 +21,7 @@ from malmm.pipeline.schema.errors import MediaError
 from malmm.pipeline.schema.records import Segment
 from malmm.pipeline.schema.rows import PICKED, carried, rows_table, with_arrays
 
-__all__ = ["pick_frames"]
+__all__ = ["length_of", "pick_frames"]
 
 _RATE = 10
 # Headers and extractors round: a video may end so many frames before its annotation says.
@@ -42,19 +42,14 @@ def pick_frames(
             continue
         cells, count = clips["cells"][index].as_py(), clips["count"][index].as_py()
         try:
+            length, start_s, end_s = length_of(row.segment.uri, sandbox)
+            chosen = cells or _spread(row.segment, count, length)
             if Path(row.segment.uri).is_dir():
-                length = _frames_in(row.segment.uri)
-                chosen = cells or _spread(row.segment, count, length)
                 frames, times_s = _read_folder(row.segment.uri, chosen, length, image_size)
-                end_s = length / _RATE
             else:
-                info = sandbox.probe(row.segment.uri)
-                length = math.ceil(info.duration_s * _RATE)
-                chosen = cells or _spread(row.segment, count, length)
                 frames, times_s = _decode(
-                    sandbox, row.segment.uri, chosen, length, image_size, info.start_s, limit_s
+                    sandbox, row.segment.uri, chosen, length, image_size, start_s, limit_s
                 )
-                end_s = info.duration_s
         except MediaError as error:
             yield rows_table([row.failed("pick", error.kind, str(error)).columns()], PICKED)
             continue
@@ -68,6 +63,18 @@ def pick_frames(
             "choices": clips["choices"][index].as_py(),
         }
         yield rows_table([with_arrays(columns, frames=frames)], PICKED)
+
+
+def length_of(uri: str, sandbox: Sandbox) -> tuple[int, float, float]:
+    """The number of frames, at 10 a second, of a video or folder, where its clock begins, and its length in seconds.
+
+    Raises MediaError if it cannot be read.
+    """
+    if Path(uri).is_dir():
+        length = _frames_in(uri)
+        return length, 0.0, length / _RATE
+    info = sandbox.probe(uri)
+    return math.ceil(info.duration_s * _RATE), info.start_s, info.duration_s
 
 
 def _spread(clip: Segment, count: int, length: int) -> list[int]:

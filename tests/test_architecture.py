@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "pipeline.duplicates": READERS,
     "operators": ("model", *READERS),
     "pipeline.indexing": (*STORED, "pipeline.searching"),
+    "pipeline.finetuning": (*STORED, "pipeline.evaluation"),
     "pipeline.evaluation": (*STORED, "pipeline.indexing", "pipeline.searching"),
     "pipeline.searching": STORED,
     "pipeline.web": (*STORED, "pipeline.searching"),

@@ -38,6 +38,9 @@ _STAGES = {
     "describing": "Asking stored memory",
     "reading annotations": "Reading annotations",
     "evaluating": "Asking about clips",
+    "reading examples": "Reading examples",
+    "training": "Training",
+    "writing": "Writing the checkpoint",
     "transcribing": "Reading subtitles",
     "recognising": "Recognising speech",
     "tidying": "Merging small files",
@@ -52,6 +55,8 @@ def progress_line(progress: Progress) -> str:
     parts = [_STAGES.get(progress.stage, progress.stage)]
     if progress.stage in ("describing", "transcribing", "recognising"):
         parts.append(f"{progress.videos_done} of {progress.videos_total} subjects")
+    elif progress.stage == "training":
+        parts.append(f"step {progress.videos_done} of {progress.videos_total}")
     elif progress.stage == "evaluating":
         parts.append(f"{progress.videos_done} of {progress.videos_total} clips")
     elif progress.videos_total:

@@ -74,6 +74,13 @@ class Slots:
         if len(self.times_s) != len(self.tokens):
             raise ValueError(f"{len(self.tokens)} slots and {len(self.times_s)} times")
 
+    @classmethod
+    def of(cls, memory: Memory, times_s: Sequence[float], end_s: float, frames_per_step: int = 1) -> Slots:
+        """A clip's finished memory, rounded as it would be stored; ``times_s`` are those of its frames."""
+        spans = memory.spans(times_s, times_s[0], end_s)
+        times = tuple(span.centre_s if frames_per_step > 1 else span.timestamp_s for span in spans)
+        return cls(memory.tokens.to(torch.float16).cpu(), times, end_s)
+
 
 @dataclass(frozen=True, eq=False)
 class Asked:

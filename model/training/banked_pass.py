@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from malmm.model.families.instructblip.qformer import OnlineQFormer
+from malmm.model.families.instructblip.qformer import OnlineQFormer, OnlineState
 from malmm.model.memory.settings import MemorySettings
 
 __all__ = ["Remembered", "remembered", "together"]
@@ -54,6 +54,25 @@ def remembered(
     """
     if not settings.query:
         raise ValueError("training needs the query banks")
+    # In full precision even where a training step is not: as indexing does, and as banks are.
+    with torch.autocast(entries[0].device.type, enabled=False):
+        state = _pass(qformer, entries, prompt_ids_VL, prompt_mask_VL, settings, sizes)
+    visual, visual_present = together([held.tokens for held in state.visual.entries()])
+    # Every layer's bank has seen the same frames, so what is present is the same in all.
+    by_layer = [together([held.tokens[:-1] for held in bank.entries()]) for bank in state.query]
+    if not by_layer:
+        raise ValueError("a Q-Former of one layer has no query bank to learn from")
+    return Remembered(visual, visual_present, [rows for rows, _ in by_layer], by_layer[0][1])
+
+
+def _pass(
+    qformer: OnlineQFormer,
+    entries: Sequence[Tensor],
+    prompt_ids_VL: Tensor,
+    prompt_mask_VL: Tensor,
+    settings: MemorySettings,
+    sizes: Sequence[Tensor] | None,
+) -> OnlineState:
     lengths = [len(video) for video in entries]
     state = qformer.start(
         prompt_ids_VL[:, None],
@@ -72,12 +91,7 @@ def remembered(
         counts = None if sizes is None else torch.stack([each[begin:end] for each in sizes[:active]])
         qformer.step(state, seen, want_output=False, sizes_STN=counts)
         begin = end
-    visual, visual_present = together([held.tokens for held in state.visual.entries()])
-    # Every layer's bank has seen the same frames, so what is present is the same in all.
-    by_layer = [together([held.tokens[:-1] for held in bank.entries()]) for bank in state.query]
-    if not by_layer:
-        raise ValueError("a Q-Former of one layer has no query bank to learn from")
-    return Remembered(visual, visual_present, [rows for rows, _ in by_layer], by_layer[0][1])
+    return state
 
 
 def together(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

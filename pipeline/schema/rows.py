@@ -32,6 +32,7 @@ __all__ = [
     "REPLAYED",
     "TOLD",
     "TO_REPLAY",
+    "TO_SAMPLE",
     "TRANSCRIBED",
     "Carried",
     "array_at",
@@ -136,6 +137,8 @@ _QUESTIONS = [
 ]
 # input of pick, made by the driver: frames by number, or how many of the span [start_s, end_s)
 ASKED = pa.schema([*_CARRIED, ("cells", pa.list_(pa.int32())), ("count", pa.int32()), *_QUESTIONS])
+# input of sample, made by a worker of a training: also which part of the pictures is shown
+TO_SAMPLE = pa.schema([*ASKED, ("box", pa.list_(pa.float64()))])
 # pick: uint8 frames [T, H, W, 3] in C order and their times
 PICKED = pa.schema(
     [

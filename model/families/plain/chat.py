@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
 
-__all__ = ["chat_ids", "chat_template", "try_template"]
+__all__ = ["answer_ids", "chat_ids", "chat_template", "try_template"]
 
 
 def chat_template(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -62,6 +63,26 @@ def chat_ids(
     if len(parts) != 2:
         raise ValueError(f"the model's chat template writes {placeholder} {len(parts) - 1} times, not once")
     return list(tokenizer(seen.join(parts))["input_ids"])
+
+
+def answer_ids(
+    tokenizer: PreTrainedTokenizerBase, template: str, *, prompt: str, answer: str, ends: Sequence[int]
+) -> list[int]:
+    """Token ids of an answer as the template writes it behind ``chat_ids``, with the token that ends it.
+
+    A template that writes an answer otherwise than its generation prompt begins one, as those of reasoning models do,
+    has the bare answer instead.
+    """
+    conversation = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": prompt}]}]
+    told = [*conversation, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
+    before, whole = (
+        str(tokenizer.apply_chat_template(said, chat_template=template, tokenize=False, **options))
+        for said, options in ((conversation, {"add_generation_prompt": True}), (told, {}))
+    )
+    text = whole[len(before) :] if whole.startswith(before) else answer
+    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    ended = next((place for place, token in enumerate(ids) if token in ends), len(ids))
+    return [*ids[:ended], *ends[:1]]
 
 
 def try_template(

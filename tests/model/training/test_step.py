@@ -96,6 +96,22 @@ def test_padding_and_the_rest_of_a_batch_change_no_answer(recorded, lesson):
     torch.testing.assert_close(whole, total / count, rtol=0, atol=1e-6)
 
 
+def test_videos_of_a_batch_may_have_different_lengths(recorded, lesson):
+    """Each row's query output is that of its video alone, and in its own place."""
+    trainee, _ = recorded
+    settings = MemorySettings(length=2)
+    raw = [video[: count + 1] for count, video in enumerate(lesson.raw_tokens)]
+    with torch.no_grad():
+        outputs = trainee.query_output(replace(lesson, raw_tokens=raw), settings)
+        for row, video in enumerate(raw):
+            texts = {
+                f"qformer_{kind}": getattr(lesson, f"qformer_{kind}")[row : row + 1]
+                for kind in ("ids", "mask")
+            }
+            alone = trainee.query_output(replace(lesson, raw_tokens=[video], **texts), settings)
+            torch.testing.assert_close(outputs[row : row + 1], alone, rtol=0, atol=1e-10)
+
+
 def test_what_cannot_be_trained_is_refused(recorded, lesson, opened):
     trainee, _ = recorded
     with pytest.raises(ValueError, match="training needs the query banks"):

@@ -1,0 +1,1 @@
+"""Fine-tuning: a table of clips, prompts and answers to a checkpoint that answers them."""
