@@ -90,9 +90,9 @@ def _write_weights(
     base: Checkpoint, made: Path, tensors: Mapping[str, Tensor], dropped: tuple[str, ...]
 ) -> None:
     where = {key: path.name for key, path in base.files.items() if key not in dropped}
-    # Tensors that the base does not have go into the file of its first tensor.
-    first = min(where.items())[1]
-    where |= {key: first for key in tensors if key not in where}
+    # Tensors that the base does not have go into a file that is written anew anyway.
+    changed = min((where[key] for key in tensors if key in where), default=min(where.values()))
+    where |= {key: changed for key in tensors if key not in where}
     total = 0
     for path in sorted(set(base.files.values())):
         chosen = {key: tensors[key] for key, name in where.items() if name == path.name and key in tensors}

@@ -27,6 +27,7 @@ from malmm.pipeline.finetuning.plan import Plan
 from malmm.pipeline.finetuning.run import finetune
 from malmm.pipeline.finetuning.work import learner_of
 from malmm.pipeline.schema.errors import ConfigError, DataSetError
+from malmm.pipeline.schema.progress import Progress
 
 TRAINED = ("qformer.", "query_tokens", "language_projection.", "vision_model.post_layernorm.")
 
@@ -52,7 +53,7 @@ def tensors(directory: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_table_becomes_a_checkpoint(config: FinetuneConfig, base: Path, tmp_path: Path) -> None:
-    told = []
+    told: list[Progress] = []
     report = finetune(replace(config, tensorboard=str(tmp_path / "events")), on_progress=told.append)
     output = Path(report.output)
     assert (report.examples, report.videos, report.held_back) == (6, 2, 2)
