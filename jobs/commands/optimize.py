@@ -57,7 +57,7 @@ def perform(config: OptimizeConfig, *, on_progress: OnProgress, verbose: bool) -
         # Ray takes seconds to load, and few archives are so large that it is needed.
         from malmm.pipeline.indexing.worker_indexing import build_on_cluster
 
-        return build_on_cluster(*what)
+        return build_on_cluster(*what, tell=on_progress)
 
     return optimize(config, on_progress=on_progress, build_pieces=on_cluster)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from malmm.jobs.extras import needing
 from malmm.jobs.terminal.text import printable
 from malmm.pipeline.archive.catalog import names_several
 from malmm.pipeline.schema.errors import ConfigError
+from malmm.pipeline.schema.progress import Progress
 
 if TYPE_CHECKING:
     from malmm.pipeline.web.settings import ServeConfig
@@ -119,6 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _serve_on_ray(config: ServeConfig, on_ready: Callable[[str], None]) -> None:
+    from malmm.jobs.terminal.progress import progress_line
     from malmm.jobs.terminal.quiet_ray import quiet_ray
 
     with needing("ray-serve", "`malmm serve --ray`"):
@@ -129,8 +132,14 @@ def _serve_on_ray(config: ServeConfig, on_ready: Callable[[str], None]) -> None:
             ray.started()
             on_ready(address)
 
+        def tell(progress: Progress) -> None:
+            if progress.note:
+                ray.started()
+                print(progress_line(progress), file=sys.stderr, flush=True)
+                ray.starting()
+
         ray.starting()
-        serve_on_ray(config, on_ready=ready)
+        serve_on_ray(config, on_ready=ready, tell=tell)
 
 
 def _said_of_video(roots: tuple[str, ...]) -> str:

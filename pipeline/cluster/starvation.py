@@ -1,14 +1,17 @@
 """Notice a run that has lost its room in the middle: nothing is finished, and tasks of its sizes wait for a node.
 
 Ray queues a task that no node has room for without a word, also in the middle of a run: when another job takes the
-CPUs between two tasks, or a node goes away. A long segment is silent as well, so silence alone says nothing. What does
-is the cluster's own list of requests that no node can meet at present, which its autoscalers read.
+CPUs between two tasks, or a node goes away; and so it does with what is started beside a run. A long segment is silent
+as well, so silence alone says nothing. What does is the cluster's own list of requests that no node can meet at
+present, which its autoscalers read.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import ray
@@ -17,11 +20,12 @@ from ray.exceptions import RayError
 from malmm.pipeline.cluster.placement import Want, alive_nodes, asked_and_there, wants_of
 from malmm.pipeline.cluster.resources import Node, Resources
 
-__all__ = ["Requests", "RequestsOfRay", "RoomWatch", "Shape"]
+__all__ = ["Requests", "RequestsOfRay", "RoomWatch", "Shape", "room_told", "wait_for_worker"]
 
 #: Seconds without anything finished after which the cluster is asked.
 SAY_AFTER_S = 10.0
 _ASK_EVERY_S = 3.0
+_LOOK_EVERY_S = 0.5
 
 Shape = tuple[float, float]
 """CPUs and GPUs that a task asks for."""
@@ -71,18 +75,18 @@ class RequestsOfRay:
 class RoomWatch:
     """Asked by a run every now and then; never waits for the cluster's answer.
 
-    ``light`` are stages beside those that ``resources`` has, and ``now_s`` is a clock.
+    ``light`` are stages beside those that ``resources`` has, if any, and ``now_s`` is a clock.
     """
 
     def __init__(
         self,
-        resources: Resources,
+        resources: Resources | None,
         light: Iterable[Want] = (),
         *,
         requests: Requests | None = None,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._wants = [*wants_of(resources), *light]
+        self._wants = [*(wants_of(resources) if resources is not None else ()), *light]
         self._requests = requests or RequestsOfRay()
         self._now_s = now_s
         self._done = -1
@@ -123,6 +127,52 @@ class RoomWatch:
                 f"nothing gets on, and no node has room for {has}; it goes on when another job ends "
                 "(`ray list actors` shows them), or add a node"
             )
+
+
+@contextmanager
+def room_told(
+    wants: Iterable[Want], tell: Callable[[str], None], requests: Requests | None = None
+) -> Iterator[None]:
+    """Report through ``tell`` what these workers wait for, during a block that returns once they have begun.
+
+    ``tell`` is called in a thread, each time with another sentence.
+    """
+    watch = RoomWatch(None, wants, requests=requests)
+    ended = threading.Event()
+
+    def look() -> None:
+        told = ""
+        while not ended.wait(_LOOK_EVERY_S):
+            try:
+                note = watch.note(0)
+            except RayError:
+                # The cluster is gone, as the block itself will find.
+                return
+            if note and note != told:
+                tell(note)
+                told = note
+
+    thread = threading.Thread(target=look, name="malmm-room", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def wait_for_worker(want: Want, tell: Callable[[str], None]) -> None:
+    """Wait until the cluster has had room for one such worker, and report through ``tell`` what it waits for.
+
+    Raises RayError if no worker can be started.
+    """
+    _, cpus, gpus = want
+    with room_told([want], tell):
+        ray.get(ray.remote(num_cpus=cpus, num_gpus=gpus)(_nothing).remote())
+
+
+def _nothing() -> None:
+    """Runs where a worker would run. That it runs at all is the answer."""
 
 
 def _open_requests() -> list[Shape]:

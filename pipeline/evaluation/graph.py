@@ -28,8 +28,8 @@ class Stages:
     verbose: bool = False
 
 
-#: Clips to answers: tables of ``TOLD``, and None where the driver has something to do first.
-Run = Callable[[Sequence[pa.Table], Stages], Iterator[pa.Table | None]]
+#: Clips to answers: tables of ``TOLD``, and between them what is waited for, as a sentence that is mostly empty.
+Run = Callable[[Sequence[pa.Table], Stages], Iterator[pa.Table | str]]
 
 
 def answerer_options(config: EvaluateConfig) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def answerer_options(config: EvaluateConfig) -> dict[str, Any]:
     }
 
 
-def asking(clips: Sequence[pa.Table], stages: Stages) -> Iterator[pa.Table | None]:
+def asking(clips: Sequence[pa.Table], stages: Stages) -> Iterator[pa.Table | str]:
     """Clips to answers on a Ray cluster: frames are picked on CPUs, and each GPU has a worker with the whole model."""
     # Ray takes seconds to load, which a run without work need not wait for.
     import ray.data
@@ -61,11 +61,13 @@ def asking(clips: Sequence[pa.Table], stages: Stages) -> Iterator[pa.Table | Non
     from malmm.operators.guard import guarded, guarded_actor
     from malmm.operators.pick_frames import pick_frames
     from malmm.pipeline.cluster.connection import connected
+    from malmm.pipeline.cluster.starvation import RoomWatch
     from malmm.pipeline.indexing.block_stream import received
     from malmm.pipeline.schema.rows import PICKED, TOLD
 
     config = stages.config
     with connected(verbose=stages.verbose, wanted=config.resources, tell=stages.tell) as resources:
+        answer_gpus = min(1.0, resources.encode_gpus + resources.generate_gpus)
         # Not from_arrow, which runs a task for each table before anything starts.
         dataset = ray.data.from_blocks(list(clips))
         context = dataset.context
@@ -93,9 +95,12 @@ def asking(clips: Sequence[pa.Table], stages: Stages) -> Iterator[pa.Table | Non
                 fn_constructor_kwargs=answerer_options(config),
                 batch_size=None,
                 num_cpus=resources.encode_cpus,
-                num_gpus=min(1.0, resources.encode_gpus + resources.generate_gpus),
+                num_gpus=answer_gpus,
                 compute=ActorPoolStrategy(min_size=1, max_size=min(resources.encode_workers, len(clips))),
                 **_ROWS,
             )
         )
-        yield from received(dataset)
+        room, done = RoomWatch(resources, [("answer", resources.encode_cpus, answer_gpus)]), 0
+        for block in received(dataset):
+            done += block is not None
+            yield room.note(done) if block is None else block

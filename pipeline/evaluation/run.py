@@ -166,7 +166,7 @@ def _ask(
     stages.tell(Progress("starting"))
     done = failed = 0
     for block in run(blocks, stages):
-        if block is not None:
+        if not isinstance(block, str):
             for index, row in enumerate(carried(block)):
                 answer = _row(block, index, row, asked)
                 failed += "failure" in answer
@@ -179,6 +179,7 @@ def _ask(
                 videos_total=len(left),
                 failures=failed,
                 elapsed_s=time.monotonic() - began,
+                note=block if isinstance(block, str) else "",
             )
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import ray
 from lance.optimize import CompactionTask, RewriteResult
@@ -10,6 +11,8 @@ from ray.exceptions import RayError
 
 from malmm.pipeline.archive.compaction import Rewrite
 from malmm.pipeline.archive.location import open_dataset
+from malmm.pipeline.cluster.starvation import wait_for_worker
+from malmm.pipeline.schema.progress import OnProgress, Progress
 
 __all__ = ["rewriting_on_workers"]
 
@@ -18,10 +21,19 @@ _CPUS = 0.2
 _AT_ONCE = 8
 
 
-def rewriting_on_workers(archive_uri: str, table: str) -> Rewrite:
-    """Return a function that rewrites a table's files on the cluster's workers. Skips the files of failed tasks."""
+def rewriting_on_workers(
+    archive_uri: str, table: str, *, tell: OnProgress = lambda progress: None
+) -> Rewrite:
+    """Return a function that rewrites a table's files on the cluster's workers. Skips the files of failed tasks.
+
+    The function reports through ``tell`` what it waits for while the cluster has no room.
+    """
 
     def rewrite(tasks: Sequence[CompactionTask]) -> Iterator[RewriteResult]:
+        with suppress(RayError):
+            wait_for_worker(
+                ("merging of files", _CPUS, 0.0), lambda note: tell(Progress("tidying", note=note))
+            )
         remote = ray.remote(num_cpus=_CPUS, max_retries=1)(_rewrite)
         for begin in range(0, len(tasks), _AT_ONCE):
             running = [

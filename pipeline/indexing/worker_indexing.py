@@ -12,18 +12,33 @@ from ray.exceptions import RayError
 from malmm.pipeline.archive.location import open_dataset
 from malmm.pipeline.archive.vector_index import build_piece
 from malmm.pipeline.cluster.connection import connection
+from malmm.pipeline.cluster.starvation import wait_for_worker
 from malmm.pipeline.schema.errors import WorkerError
+from malmm.pipeline.schema.progress import OnProgress, Progress
 
 __all__ = ["build_on_cluster", "build_on_workers"]
 
+_CPUS = 1.0
+
 
 def build_on_workers(
-    archive_uri: str, version: int, groups: Sequence[Sequence[int]], centroids: pa.Array
+    archive_uri: str,
+    version: int,
+    groups: Sequence[Sequence[int]],
+    centroids: pa.Array,
+    *,
+    tell: OnProgress = lambda progress: None,
 ) -> list[Index]:
-    """A ``BuildPieces`` of a process that is connected to Ray. Raises WorkerError where a piece cannot be built."""
-    remote = ray.remote(num_cpus=1, max_retries=2)(_build)
+    """A ``BuildPieces`` of a process that is connected to Ray.
+
+    Reports through ``tell`` what it waits for while the cluster has no room. Raises WorkerError if a piece cannot be
+    built.
+    """
+    remote = ray.remote(num_cpus=_CPUS, max_retries=2)(_build)
     stored = ray.put(centroids)
     try:
+        want = ("indexing of vectors", _CPUS, 0.0)
+        wait_for_worker(want, lambda note: tell(Progress("building indexes", note=note)))
         return list(ray.get([remote.remote(archive_uri, version, list(group), stored) for group in groups]))
     except RayError as error:
         reason = " ".join(str(error).split())[-400:]
@@ -31,11 +46,16 @@ def build_on_workers(
 
 
 def build_on_cluster(
-    archive_uri: str, version: int, groups: Sequence[Sequence[int]], centroids: pa.Array
+    archive_uri: str,
+    version: int,
+    groups: Sequence[Sequence[int]],
+    centroids: pa.Array,
+    *,
+    tell: OnProgress = lambda progress: None,
 ) -> list[Index]:
-    """A ``BuildPieces`` that connects to Ray first, for the time of building. Raises WorkerError."""
-    with connection():
-        return build_on_workers(archive_uri, version, groups, centroids)
+    """``build_on_workers`` that connects to Ray first, for the time of building. Raises WorkerError."""
+    with connection(tell=tell):
+        return build_on_workers(archive_uri, version, groups, centroids, tell=tell)
 
 
 def _build(archive_uri: str, version: int, fragments: list[int], centroids: pa.Array) -> Index:

@@ -19,7 +19,9 @@ from ray.exceptions import RayTaskError
 
 from malmm.pipeline.archive.catalog import names_several
 from malmm.pipeline.cluster.connection import connection
+from malmm.pipeline.cluster.starvation import room_told
 from malmm.pipeline.schema.errors import ConfigError
+from malmm.pipeline.schema.progress import OnProgress, Progress
 from malmm.pipeline.web.api.events import Event
 from malmm.pipeline.web.app import make_app
 from malmm.pipeline.web.models import LocalModels
@@ -32,6 +34,8 @@ APPLICATION = "malmm"
 _EVENT: TypeAdapter[Any] = TypeAdapter(Event)
 _MODEL_REQUESTS, _PAGE_REQUESTS = 128, 256
 _WATCHED_EVERY_S = 1.0
+# A replica asks for one CPU, unless a Serve config file says otherwise.
+_REPLICAS = (("the models", 1.0, 0.0), ("the page", 1.0, 0.0))
 
 
 @serve.deployment(name="Models", max_ongoing_requests=_MODEL_REQUESTS)
@@ -120,18 +124,25 @@ def build(settings: dict[str, Any]) -> serve.Application:
     return PageReplica.bind(checked, ModelReplica.bind(checked))  # type: ignore[attr-defined]
 
 
-def serve_on_ray(config: ServeConfig, *, on_ready: Callable[[str], None] = lambda address: None) -> None:
+def serve_on_ray(
+    config: ServeConfig,
+    *,
+    on_ready: Callable[[str], None] = lambda address: None,
+    tell: OnProgress = lambda progress: None,
+) -> None:
     """Run the application on the cluster until interrupted. Starts a cluster if there is none.
 
-    Raises ArchiveError, ConfigError and WorkerError.
+    Reports through ``tell``, in a thread, what it waits for while the cluster has no room for the replicas. Raises
+    ArchiveError, ConfigError and WorkerError.
     """
     LiveArchive(config.archives)
     if config.port == 0:
         raise ConfigError("--port 0: Ray Serve needs a port to be named")
-    with connection():
+    with connection(tell=tell):
         serve.start(http_options={"host": config.host, "port": config.port})
-        serve.run(build(asdict(config)), name=APPLICATION, route_prefix="/")
         try:
+            with room_told(_REPLICAS, lambda note: tell(Progress("starting", note=note))):
+                serve.run(build(asdict(config)), name=APPLICATION, route_prefix="/")
             host = f"[{config.host}]" if ":" in config.host else config.host
             on_ready(f"http://{host}:{config.port}/")
             while True:

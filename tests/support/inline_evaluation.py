@@ -30,14 +30,14 @@ class InlineEvaluation:
         self.lose = False
         self._actors: dict[str, Any] = {}
 
-    def __call__(self, clips: Sequence[pa.Table], stages: Stages) -> Iterator[pa.Table | None]:
+    def __call__(self, clips: Sequence[pa.Table], stages: Stages) -> Iterator[pa.Table | str]:
         answer = self._answerer(answerer_options(stages.config))
         for number, clip in enumerate(clips):
             if number == self.interrupt_after:
                 raise KeyboardInterrupt
             self.asked += 1
             [picked] = _pick(clip, image_size=stages.image_size)
-            yield None
+            yield ""
             if not self.lose:
                 yield answer(picked)
 

@@ -87,6 +87,16 @@ with connected(tell=add_a_node) as resources:
     ray.kill(holder)
     ray.get(worker)
     until(lambda: not watch.note(0))
+
+    # Beside a run, as for an index that is built on workers.
+    holder = Holder.remote()
+    ray.get(holder.held.remote())
+
+    def keep(note: str) -> None:
+        notes.append(note)
+        ray.kill(holder)
+
+    starvation.wait_for_worker(("indexing of vectors", 1.0, 0.0), keep)
 print(json.dumps([decoders, *notes]))
 """
 
@@ -103,10 +113,11 @@ def test_it_goes_on_once_there_is_a_node_and_once_another_job_has_ended() -> Non
             check=False,
         )
     assert done.returncode == 0, done.stderr[-3000:]
-    decoders, first, second, third = json.loads(done.stdout.splitlines()[-1])
+    decoders, first, second, third, fourth = json.loads(done.stdout.splitlines()[-1])
     assert decoders == 1
     assert first.startswith("waiting for a worker node: 1 node in the cluster, none with a CPU for tasks")
     assert second.startswith("waiting for room for decode")
     assert "2 nodes with 1 CPU, of which 0 CPUs are free; other jobs hold the rest" in second
     assert third.startswith("nothing gets on, and no node has room for decode (")
     assert "; it goes on when another job ends" in third
+    assert fourth.startswith("nothing gets on, and no node has room for indexing of vectors (1 CPU)")

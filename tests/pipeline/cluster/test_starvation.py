@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import queue
+import threading
 
 import pytest
 import ray
+from support.waiting import until
 
+from malmm.pipeline.cluster import starvation
 from malmm.pipeline.cluster.resources import Node, Resources
-from malmm.pipeline.cluster.starvation import SAY_AFTER_S, RoomWatch, Shape
+from malmm.pipeline.cluster.starvation import SAY_AFTER_S, RoomWatch, Shape, room_told
 
 RESOURCES = Resources(1, 1.0, 1, 0.5, 0.0, 1, 0.5, 0.0)
 DECODE, WRITE, OTHERS = (1.0, 0.0), (0.05, 0.0), (8.0, 1.0)
@@ -21,6 +25,7 @@ class Cluster:
         self.now_s = 0.0
         self.open: list[Shape] = []
         self.asked = 0
+        self.free = 0.5
 
     def ask(self) -> None:
         self.asked += 1
@@ -29,7 +34,7 @@ class Cluster:
         return frozenset(self.open)
 
     def room(self) -> tuple[list[Node], dict[str, float]]:
-        return [Node(2)], {"CPU": 0.5}
+        return [Node(2)], {"CPU": self.free}
 
     def notes(self, watch: RoomWatch, done: int, seconds: int) -> list[str]:
         """What it says at each of the next seconds."""
@@ -89,6 +94,28 @@ def test_a_request_that_is_open_for_a_moment_is_not_told(cluster: Cluster, watch
         while cluster.asked == before:
             assert cluster.notes(watch, 3, 1) == [""]
         assert cluster.notes(watch, 3, 1) == [""]
+
+
+def test_what_a_block_waits_for_is_told_while_it_waits(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SAY_AFTER_S", "_ASK_EVERY_S", "_LOOK_EVERY_S"):
+        monkeypatch.setattr(starvation, name, 0.001)
+    told: queue.SimpleQueue[str] = queue.SimpleQueue()
+    cluster.open = [OTHERS]
+    with room_told([("the page", 1.0, 0.0)], told.put, cluster):
+        until(lambda: cluster.asked > 5)
+        assert told.empty()
+        cluster.open = [OTHERS, (1.0, 0.0)]
+        assert told.get().startswith(
+            "nothing gets on, and no node has room for the page (1 CPU): 1 node with 2 CPUs"
+        )
+        asked = cluster.asked
+        until(lambda: cluster.asked > asked + 5)
+        assert told.empty(), "the same sentence once"
+        cluster.free = 0.0
+        assert "of which 0 CPUs are free" in told.get()
+    assert not [thread for thread in threading.enumerate() if thread.name == "malmm-room"]
 
 
 def test_without_a_cluster_nothing_is_asked() -> None:
