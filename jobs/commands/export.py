@@ -26,10 +26,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "export",
         help="write annotations to files",
         description="Write an archive's annotations: all rows to one file (jsonl, csv, parquet), or the texts of "
-        "segments as one caption file a video (vtt, srt), which any player shows.",
+        "segments as one caption file a video (vtt, srt), which any player shows; for people to label (label-studio, "
+        "fiftyone), with pictures of memory in tar files (webdataset), or what people said is right (reviewed-csv).",
         epilog="examples:\n"
         "  malmm export --archive archive --format csv --output texts.csv\n"
-        "  malmm export --archive archive --format vtt --output captions/ --prompt caption\n\n"
+        "  malmm export --archive archive --format vtt --output captions/ --prompt caption\n"
+        "  malmm export --archive archive --format label-studio --output tasks.json --prompt caption\n"
+        "  malmm export --archive archive --format reviewed-csv --output train.csv\n\n"
         f"exit codes: 0 written, 1 the archive cannot be read, 2 wrong usage, {SEVERAL_CODE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -48,7 +51,9 @@ def add_fields(parser: Taker) -> None:
 def _add_texts(parser: Taker) -> None:
     parser.add_argument("--format", required=True, choices=EXPORT_FORMATS, help="what to write")
     parser.add_argument(
-        "--output", metavar="PATH", help="the file, or for vtt and srt the folder (default: standard output)"
+        "--output",
+        metavar="PATH",
+        help="the file, or for vtt, srt and webdataset the folder (default: standard output)",
     )
     parser.add_argument(
         "--prompt",

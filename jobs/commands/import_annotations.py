@@ -22,11 +22,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "import-annotations",
         help="take in texts that other programs or people made",
-        description="Store the rows of a table (.csv, .tsv, .jsonl, .parquet) as annotations: text read from pictures, "
-        "detections, labels, transcripts. Columns: video (id, address or file name), start_s and end_s (seconds on the "
-        "video's own clock, or M:SS; without them the whole video), task, text, score, source, language, speaker; only "
-        "video and text are needed. The same table again changes nothing, and corrected texts take the place of "
-        "the old ones. Rows with the task `transcript` are what is said.",
+        description="Store the rows of a table (.csv, .tsv, .jsonl, .parquet), or labels of an export of Label Studio "
+        "or FiftyOne (.json), as annotations: text read from pictures, detections, labels, transcripts. Columns: video "
+        "(id, address or file name), start_s and end_s (seconds on the video's own clock, or M:SS; without them the "
+        "whole video), task, text, score, source, language, speaker; only video and text are needed. The same table "
+        "again changes nothing, and corrected texts take the place of the old ones. Rows with the task `transcript` "
+        "are what is said. Labels that were made from texts which `malmm export` wrote become reviews of those "
+        "(docs/review.md).",
         epilog="examples:\n"
         "  malmm import-annotations ocr.csv --archive archive --task ocr\n"
         "  malmm import-annotations detections.parquet --archive archive --json\n\n"
@@ -58,6 +60,8 @@ def summary(report: ImportReport) -> str:
         f"Archive   {printable(report.archive)}",
         f"Rows      {report.rows}: {report.new} new texts, {report.changed} changed, {report.unchanged} stored before",
     ]
+    if report.reviews:
+        lines.append(f"Reviews   {report.reviews} labels were about texts of the archive")
     if report.left_out:
         lines += ["", f"Left out: {report.left_out}"]
         lines += [f"  {printable(problem)}" for problem in report.problems[:_PROBLEMS_SHOWN]]

@@ -20,7 +20,7 @@ from malmm.pipeline.schema.progress import Progress
 if TYPE_CHECKING:
     from malmm.pipeline.web.settings import ServeConfig
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_parser", "run", "token_of"]
 
 _ROOTS_SHOWN = 3
 
@@ -57,6 +57,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="the access token of the page; other users of this machine can see it in the list of processes, unlike "
         "MALMM_TOKEN in the environment or --token-file",
     )
+    token.add_argument(
+        "--tokens",
+        type=Path,
+        metavar="FILE",
+        help="a file of tokens, on each line a name, a right (read or review) and a token: reviews say whose they are",
+    )
     token.add_argument("--token-file", type=Path, metavar="FILE", help="a file that holds the token")
     parser.add_argument(
         "--media-root",
@@ -87,13 +93,15 @@ def run(arguments: argparse.Namespace) -> int:
     # Loading takes seconds that --help and other commands need not wait for.
     extra, what = ("ray-serve", "`malmm serve --ray`") if arguments.ray else ("serve", "`malmm serve`")
     with needing(extra, what):
+        from malmm.pipeline.web.access import read_access
         from malmm.pipeline.web.settings import ServeConfig
 
     config = ServeConfig(
         archive=tuple(arguments.archive) if names_several(arguments.archive) else arguments.archive[0],
         host=arguments.host,
         port=arguments.port,
-        token=_token(arguments),
+        token=None if arguments.tokens else token_of(arguments),
+        tokens=read_access(arguments.tokens) if arguments.tokens else (),
         model=arguments.model,
         retrieval_model=arguments.retrieval_model,
         max_new_tokens=arguments.max_new_tokens,
@@ -104,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
     def on_ready(address: str) -> None:
         print(f"Serving {printable(', '.join(config.archives))} at {address}", flush=True)
         print(
-            "Visitors have to know the token." if config.token else "Only this machine can come in.",
+            "Visitors have to know the token." if config.needs_token else "Only this machine can come in.",
             flush=True,
         )
         for name, roots in config.roots_by_archive().items():
@@ -149,7 +157,8 @@ def _said_of_video(roots: tuple[str, ...]) -> str:
     return f"Videos are played from {', '.join(map(printable, roots[:_ROOTS_SHOWN]))}{others}."
 
 
-def _token(arguments: argparse.Namespace) -> str | None:
+def token_of(arguments: argparse.Namespace) -> str | None:
+    """The token of ``--token``, ``--token-file`` or MALMM_TOKEN. Raises ConfigError for a file that cannot be read."""
     if arguments.token_file is not None:
         try:
             return str(arguments.token_file.read_text(encoding="utf-8")).strip()

@@ -18,8 +18,11 @@ import pyarrow.parquet as pq
 
 from malmm.pipeline.archive.filters import scope_of
 from malmm.pipeline.archive.joined import members_of, open_archives
+from malmm.pipeline.archive.label_exports import REVIEWED_COLUMNS, fiftyone, label_studio, reviewed_rows
 from malmm.pipeline.archive.members import LeftOut
 from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.archive.reviews import newest_reviews
+from malmm.pipeline.archive.shards import export_shards
 from malmm.pipeline.archive.video_selection import select_videos
 from malmm.pipeline.schema.config import CAPTION, SCOPES, ExportConfig
 from malmm.pipeline.schema.errors import ConfigError
@@ -29,6 +32,7 @@ from malmm.pipeline.sources.left_out import LeftOutVideos, read_left_out
 
 __all__ = [
     "CAPTION_FORMATS",
+    "LABEL_FORMATS",
     "ROW_FORMATS",
     "ExportReport",
     "caption_file",
@@ -40,6 +44,7 @@ __all__ = [
 ]
 
 ROW_FORMATS = ("jsonl", "csv", "parquet")
+LABEL_FORMATS = ("label-studio", "fiftyone", "reviewed-csv")
 CAPTION_FORMATS = ("vtt", "srt")
 _LONGEST_STEM = 200
 _FORMULAS = ("=", "+", "-", "@", "\t", "\r")
@@ -94,7 +99,19 @@ def export(config: ExportConfig) -> ExportReport:
                 exit_code=EXIT_SOME_FAILED if left_out else EXIT_OK,
                 left_out=left_out,
             )
-        text = export_rows(texts, config.format, output)
+        if config.format == "webdataset" and output is not None:
+            shards = export_shards(archive, texts.to_pylist(), newest_reviews(archive), output)
+            return ExportReport(
+                archive.root,
+                texts.num_rows,
+                tuple(str(path) for path in shards),
+                exit_code=EXIT_SOME_FAILED if left_out else EXIT_OK,
+                left_out=left_out,
+            )
+        if config.format in LABEL_FORMATS:
+            text = _labelled(archive, texts, config.format, output)
+        else:
+            text = export_rows(texts, config.format, output)
     except OSError as error:
         raise ConfigError(f"cannot write {config.output}: {error.strerror or error}") from error
     return ExportReport(
@@ -105,6 +122,30 @@ def export(config: ExportConfig) -> ExportReport:
         exit_code=EXIT_SOME_FAILED if left_out else EXIT_OK,
         left_out=left_out,
     )
+
+
+def _labelled(archive: ArchiveReader, texts: pa.Table, format: str, output: Path | None) -> str | None:
+    """Write texts, with what people said of them, in another program's format; return it if there is no ``output``."""
+    rows, reviews = texts.to_pylist(), newest_reviews(archive)
+    if format == "label-studio":
+        text = label_studio(archive, rows, reviews)
+    elif format == "fiftyone":
+        text = fiftyone(rows, reviews)
+    else:
+        text = _reviewed_csv(reviewed_rows(archive, reviews, rows))
+    if output is None:
+        return text
+    output.write_text(text, encoding="utf-8", newline="")
+    return None
+
+
+def _reviewed_csv(rows: Iterable[Sequence[Any]]) -> str:
+    written = io.StringIO()
+    writer = csv.writer(written)
+    writer.writerow(REVIEWED_COLUMNS)
+    for row in rows:
+        writer.writerow([_no_formula(value) for value in row])
+    return written.getvalue()
 
 
 def texts_of(

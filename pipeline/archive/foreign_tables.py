@@ -1,4 +1,4 @@
-"""Read tables that other programs wrote: CSV, JSON lines and Parquet, a row at a time, with each row's number."""
+"""Read tables that other programs wrote: CSV, JSON lines and Parquet, and labels in JSON, with each row's place."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from malmm.pipeline.archive.label_imports import read_labels
 from malmm.pipeline.schema.errors import ConfigError
 
 __all__ = ["TABLE_ENDINGS", "ForeignRow", "read_foreign"]
 
-TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".json")
 _DELIMITERS = ",;\t"
 _BATCH_ROWS = 10_000
 
@@ -35,6 +36,8 @@ def read_foreign(file: str) -> Iterator[ForeignRow]:
     try:
         if ending == ".parquet":
             yield from _parquet(path)
+        elif ending == ".json":
+            yield from read_labels(path)
         elif ending in (".csv", ".tsv"):
             yield from _csv(path)
         else:

@@ -105,6 +105,9 @@ def forget(config: ForgetConfig, *, tell: Callable[[str], None] = lambda what: N
                 if tables.has(name):
                     deleted = writer.delete(name, "video_id", ids)
                     report.rows[name] = report.rows.get(name, 0) + deleted
+        tables, writer = _at_root(archive)
+        if tables.has("reviews"):
+            report.rows["reviews"] = writer.delete("reviews", "video_id", ids)
         if config.now:
             report.purged = True
             report.left = _purge(archive, stones, ids, needles, tell)
@@ -144,9 +147,12 @@ def _purge(
         purge_tables(tables, writer, tell=tell)
         left += [f"{tables.uri}: {place}" for place in versions_with(tables, ids)]
     tables, writer = _at_root(archive)
-    if tables.has(RUNS_TABLE):
-        with writer.changing(RUNS_TABLE, "purge") as dataset:
-            rewrite_and_forget(dataset)
+    for name in (RUNS_TABLE, "reviews"):
+        if tables.has(name):
+            with writer.changing(name, "purge") as dataset:
+                rewrite_and_forget(dataset)
+    if tables.has("reviews"):
+        left += [f"{tables.uri}: {place}" for place in versions_with(tables, ids, ("reviews",))]
     tell("files")
     left += [path for path, needle in files_with(archive.root, needles) if not _is_of_others(archive, needle)]
     if not left:

@@ -6,12 +6,14 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from malmm.pipeline.archive.foreign_tables import read_foreign
 from malmm.pipeline.archive.given_texts import Added
 from malmm.pipeline.archive.location import absolute
+from malmm.pipeline.archive.returned_reviews import ReturnedReviews
+from malmm.pipeline.archive.reviews import Review, add_reviews
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema.errors import ConfigError
 from malmm.pipeline.schema.exit_codes import exit_code_of
@@ -58,7 +60,8 @@ class ImportConfig:
 @dataclass
 class ImportReport:
     """Result: the number of rows, of texts that were new, changed a stored one or were stored already, and of rows
-    ``left_out``. ``problems`` has a sentence for each of these, up to a thousand."""
+    ``left_out``. ``problems`` has a sentence for each of these, up to a thousand. ``reviews`` counts labels of texts
+    that the archive had exported, which were taken as reviews, unless they said nothing new."""
 
     archive: str
     rows: int = 0
@@ -66,6 +69,7 @@ class ImportReport:
     changed: int = 0
     unchanged: int = 0
     left_out: int = 0
+    reviews: int = 0
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -97,19 +101,27 @@ def import_annotations(config: ImportConfig) -> ImportReport:
     report, made = ImportReport(archive.root), GivenRows(fingerprints)
     origin, added = Path(config.file).name, Added()
     waiting: list[tuple[str, Track, GivenText]] = []
+    returned = ReturnedReviews(archive) if config.file.lower().endswith(".json") else None
+    reviews: list[Review] = []
     with archive.held():
-        for place, text in _texts(config, known, origin):
+        for place, label, text in _texts(config, known, origin):
             report.rows += 1
             if isinstance(text, str):
                 report.left_out += 1
                 if len(report.problems) < _MOST_SENTENCES:
                     report.problems.append(f"{config.file}, {place}: {text}")
                 continue
+            if returned is not None and (review := _review(returned, label, text)) is not None:
+                report.reviews += 1
+                if returned.is_new(review):
+                    reviews.append(review)
+                continue
             waiting.append(text)
             if len(waiting) >= _ROWS_A_COMMIT:
                 added, waiting = added + archive.put_given(made.of(waiting)), []
         if waiting:
             added += archive.put_given(made.of(waiting))
+        add_reviews(archive.root, reviews)
         if added.new or added.changed:
             archive.update_indexes()
     report.new, report.changed, report.unchanged = added.new, added.changed, added.unchanged
@@ -126,7 +138,8 @@ def _known(archive: Archive) -> tuple[dict[str, _KnownVideo | None], dict[str, s
         length_s = row["duration_s"] or math.inf
         video = _KnownVideo(row["video_id"], row["start_s"], row["start_s"] + length_s)
         name = row["uri"].rstrip("/").rpartition("/")[2]
-        known[name] = None if name in known else video
+        for short in dict.fromkeys((name, PurePosixPath(name).stem)):
+            known[short] = None if short in known else video
         known[row["uri"]] = known[row["video_id"]] = video
         fingerprints[row["video_id"]] = row["fingerprint"]
     return known, fingerprints
@@ -134,17 +147,29 @@ def _known(archive: Archive) -> tuple[dict[str, _KnownVideo | None], dict[str, s
 
 def _texts(
     config: ImportConfig, known: dict[str, _KnownVideo | None], origin: str
-) -> Iterator[tuple[str, tuple[str, Track, GivenText] | str]]:
-    """Where each row is, and its text or a sentence."""
+) -> Iterator[tuple[str, dict[str, Any], tuple[str, Track, GivenText] | str]]:
+    """Where each row is, its values, and its text or a sentence."""
     for place, row in read_foreign(config.file):
         if isinstance(row, str):
-            yield place, row
+            yield place, {}, row
             continue
         values = {name: next((row[n] for n in names if n in row), None) for name, names in COLUMNS.items()}
         try:
-            yield place, _text(values, known, origin, config.task)
+            yield (
+                place,
+                row,
+                _text(values | {"from_start": row.get("from_start")}, known, origin, config.task),
+            )
         except ConfigError as error:
-            yield place, str(error)
+            yield place, row, str(error)
+
+
+def _review(
+    returned: ReturnedReviews, label: dict[str, Any], text: tuple[str, Track, GivenText]
+) -> Review | None:
+    """A label that came back as a review; None for a new one."""
+    video, track, given = text
+    return returned.of(label, video, (given.start_s, given.end_s), given.text, track.origin)
 
 
 def _text(
@@ -207,8 +232,9 @@ def _span(values: dict[str, Any], video: _KnownVideo) -> tuple[float, float]:
         if match is None:
             raise ConfigError(f"its span {span!r} is no pair of times: write 12.5-20 or 0:12-0:20")
         start, end = match.groups()
-    start_s = video.start_s if start in (None, "") else _seconds("start", start)
-    end_s = video.end_s if end in (None, "") else _seconds("end", end)
+    begin_s = video.start_s if values.get("from_start") else 0.0
+    start_s = video.start_s if start in (None, "") else begin_s + _seconds("start", start)
+    end_s = video.end_s if end in (None, "") else begin_s + _seconds("end", end)
     if start_s >= video.end_s:
         raise ConfigError(f"it begins at {start_s:g} s, and the video ends at {video.end_s:g} s")
     if end_s < start_s:

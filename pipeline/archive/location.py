@@ -132,7 +132,7 @@ def drop_tables(archive_uri: str, *, below: bool) -> None:
     share; one ``below`` the archive is deleted with its folder."""
     import lancedb
 
-    kept = () if below else ("recipes", "writer", "runs", "tombstones")
+    kept = () if below else ("recipes", "writer", "runs", "tombstones", "reviews")
     with lance_errors(archive_uri, "delete old tables of"):
         database = lancedb.connect(archive_uri)
         for name in database.list_tables(limit=1000).tables:

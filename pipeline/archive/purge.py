@@ -65,10 +65,12 @@ def _rewrite(dataset: lance.LanceDataset) -> None:
         Compaction.commit(dataset, results, options)
 
 
-def versions_with(tables: TableReader, video_ids: Iterable[str]) -> list[str]:
+def versions_with(
+    tables: TableReader, video_ids: Iterable[str], names: Iterable[str] = PURGED_TABLES
+) -> list[str]:
     """Where rows of videos can still be read: ``table NAME, version N``, over all versions that are kept."""
     ids, found = list(video_ids), []
-    for name in PURGED_TABLES:
+    for name in names:
         latest = open_dataset(tables.uri, name)
         if latest is None:
             continue

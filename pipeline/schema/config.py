@@ -119,7 +119,17 @@ RESOURCES = (
 SCOPES = ("segment", "video")
 TOKENS = ("float16", "int8")
 SAMPLINGS = ("rate", "keyframes", "count")
-EXPORT_FORMATS = ("jsonl", "csv", "parquet", "vtt", "srt")
+EXPORT_FORMATS = (
+    "jsonl",
+    "csv",
+    "parquet",
+    "vtt",
+    "srt",
+    "label-studio",
+    "fiftyone",
+    "webdataset",
+    "reviewed-csv",
+)
 
 
 @dataclass(frozen=True)
@@ -315,6 +325,8 @@ class ExportConfig:
             raise ConfigError(f"--format {self.format!r}: one of {', '.join(EXPORT_FORMATS)}")
         if self.is_captions and not self.output:
             raise ConfigError(f"--format {self.format} writes a file a video: name a folder with --output")
+        if self.format == "webdataset" and not self.output:
+            raise ConfigError("--format webdataset writes tar files: name a folder with --output")
         if self.format == "parquet" and not self.output:
             raise ConfigError("--format parquet is not for a terminal: name a file with --output")
 

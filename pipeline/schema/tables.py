@@ -21,6 +21,7 @@ __all__ = [
     "PASSES",
     "RECIPES",
     "RECORD",
+    "REVIEWS",
     "RUNS",
     "SEGMENTS",
     "SPANS",
@@ -143,8 +144,28 @@ TOMBSTONES = pa.schema(
     ]
 )
 
+#: What people say of texts, the newest counts. Holds what a text was about, so that it outlives the text's row. Lies at
+#: the archive's own address for all recipes, and rows are appended without the lease.
+REVIEWS = pa.schema(
+    [
+        pa.field("review_id", pa.string(), nullable=False),
+        pa.field("annotation_id", pa.string(), nullable=False),
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("start_s", pa.float64(), nullable=False),
+        pa.field("end_s", pa.float64(), nullable=False),
+        pa.field("prompt_name", pa.string(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("prompt_version", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("verdict", pa.string(), nullable=False),
+        pa.field("correction", pa.string()),
+        pa.field("reviewer", pa.string(), nullable=False),
+        pa.field("reviewed_at", TIMESTAMP, nullable=False),
+    ]
+)
+
 #: Tables that are created with their first row, so that an archive may lack them.
-LATER_TABLES = {"passes": PASSES, "tombstones": TOMBSTONES}
+LATER_TABLES = {"passes": PASSES, "tombstones": TOMBSTONES, "reviews": REVIEWS}
 
 #: This table is created when the first run is recorded, so an archive may not have it.
 RUNS = pa.schema(

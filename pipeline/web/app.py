@@ -15,6 +15,7 @@ from malmm.pipeline.web.api.browsing import browsing_routes
 from malmm.pipeline.web.api.finding import finding_routes
 from malmm.pipeline.web.api.grouping import grouping_routes
 from malmm.pipeline.web.api.problems import answer_problems
+from malmm.pipeline.web.api.reviewing import review_routes
 from malmm.pipeline.web.api.sessions import session_routes
 from malmm.pipeline.web.auth import Guard, Keys
 from malmm.pipeline.web.media_roots import MediaRoots
@@ -39,7 +40,7 @@ def make_app(config: ServeConfig, models: Models | None = None) -> FastAPI:
     site = Site(
         live,
         models,
-        Keys(config.token),
+        Keys(config.token, config.tokens),
         {name: MediaRoots(roots) for name, roots in config.roots_by_archive().items()},
     )
 
@@ -66,12 +67,13 @@ def make_app(config: ServeConfig, models: Models | None = None) -> FastAPI:
     app.include_router(browsing_routes(site))
     app.include_router(finding_routes(site))
     app.include_router(grouping_routes(site))
+    app.include_router(review_routes(site))
 
     @app.get("/", include_in_schema=False)
     def get_page() -> FileResponse:
         return FileResponse(_PAGE / "index.html", headers={"Cache-Control": "no-cache"})
 
     app.mount("/static", StaticFiles(directory=_PAGE), name="static")
-    hosts = None if config.token is not None else _OWN_NAMES | {config.host}
+    hosts = None if config.needs_token else _OWN_NAMES | {config.host}
     app.add_middleware(Guard, keys=site.keys, hosts=hosts)
     return app

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Callable, Sequence
 from http.cookies import CookieError, SimpleCookie
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from malmm.pipeline.web.access import LOCAL, Access
 from malmm.pipeline.web.api.problems import Problem, problem_response
 from malmm.pipeline.web.settings import MOST_BODY_BYTES
 
@@ -50,33 +52,51 @@ _HEADERS = {
 
 
 class Keys:
-    """Compares tokens. Holds the access token and the cookie derived from it; if the token is None, all have access."""
+    """Compares tokens. Without a token, all have access, and may review.
 
-    def __init__(self, token: str | None) -> None:
-        self._token = token
-        self.cookie = "" if token is None else hmac.new(token.encode(), b"cookie", hashlib.sha256).hexdigest()
+    ``token`` is one without a name, which may read; ``named`` are those with a name and a right.
+    """
+
+    def __init__(self, token: str | None, named: Sequence[Access] = ()) -> None:
+        self._known = [*named, *([Access("visitor", "read", token)] if token is not None else [])]
 
     @property
     def needed(self) -> bool:
         """Whether access needs a token."""
-        return self._token is not None
+        return bool(self._known)
 
-    def fits(self, token: str) -> bool:
-        """Whether this is the token, compared in constant time."""
-        return self._token is None or hmac.compare_digest(token.encode(), self._token.encode())
+    def owner(self, token: str) -> Access | None:
+        """Whose token this is, compared in constant time with all of them; None if nobody's."""
+        return self._found(token, lambda access: access.token)
 
-    def opened_by(self, headers: Headers) -> bool:
-        """Whether a request's headers carry the token or the cookie."""
-        if self._token is None:
-            return True
+    def cookie(self, token: str) -> str:
+        """The cookie that stands for a token."""
+        return hmac.new(token.encode(), b"cookie", hashlib.sha256).hexdigest()
+
+    def visitor(self, headers: Headers) -> Access | None:
+        """Whose token or cookie a request's headers carry; None if nobody's."""
+        if not self._known:
+            return LOCAL
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            return self.fits(token.strip())
+            return self.owner(token.strip())
         try:
             held = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
         except CookieError:
-            return False
-        return held is not None and hmac.compare_digest(held.value.encode(), self.cookie.encode())
+            return None
+        if held is None:
+            return None
+        return self._found(held.value, lambda access: self.cookie(access.token))
+
+    def _found(self, given: str, wanted: Callable[[Access], str]) -> Access | None:
+        if not self._known:
+            return LOCAL
+        found = None
+        for access in self._known:
+            # All are compared, whichever fits, so that the time says nothing.
+            if hmac.compare_digest(given.encode(), wanted(access).encode()):
+                found = access
+        return found
 
 
 class Guard:
@@ -118,7 +138,7 @@ class Guard:
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > MOST_BODY_BYTES:
             return 413, Problem(kind="too_large", message=_TOO_LARGE)
-        if path in _OPEN or path.startswith("/static/") or self.keys.opened_by(headers):
+        if path in _OPEN or path.startswith("/static/") or self.keys.visitor(headers) is not None:
             return None
         return 401, Problem(
             kind="token", message="This archive needs a token: sign in, or send it as a bearer token."

@@ -10,12 +10,11 @@ from malmm.pipeline.archive.catalog import Entry, entries_of, names_several
 from malmm.pipeline.archive.location import resolve
 from malmm.pipeline.schema.errors import ConfigError
 from malmm.pipeline.sources.indexed_roots import remembered_roots
+from malmm.pipeline.web.access import LEAST_TOKEN, Access, check_token
 from malmm.pipeline.web.media_roots import MediaRoots, is_root
 
 __all__ = ["LEAST_TOKEN", "MOST_BODY_BYTES", "MOST_RESULTS", "ServeConfig", "is_loopback"]
 
-LEAST_TOKEN = 16
-"""Minimum length of a token in characters."""
 MOST_BODY_BYTES = 1 << 16
 MOST_RESULTS = 100
 """Results of one page."""
@@ -25,18 +24,19 @@ MOST_RESULTS = 100
 class ServeConfig:
     """Settings of a server. Raises ConfigError for invalid values.
 
-    ``token`` is the access token, required if other machines can reach the address. ``waiting`` is how many questions
-    may wait while one is answered. ``model`` and ``retrieval_model`` are paths or ids of the archive's checkpoints, if
-    not those it recorded. ``archive`` may be several addresses, globs and catalog files, served as one.
-    ``media_roots`` are the folders, files and address prefixes from which video is read, for all archives or by the
-    name of each; None
-    for those that ``malmm index`` recorded on this machine for the archive.
+    ``token`` is the access token, and ``tokens`` are those that carry a name and a right; one is required if other
+    machines can reach the address. ``waiting`` is how many questions may wait while one is answered. ``model`` and
+    ``retrieval_model`` are paths or ids of the archive's checkpoints, if not those it recorded. ``archive`` may be
+    several addresses, globs and catalog files, served as one. ``media_roots`` are the folders, files and address
+    prefixes from which video is read, for all archives or by the name of each; None for those that ``malmm index``
+    recorded on this machine for the archive.
     """
 
     archive: str | Sequence[str]
     host: str = "127.0.0.1"
     port: int = 8000
     token: str | None = field(default=None, repr=False)
+    tokens: tuple[Access, ...] = ()
     model: str | None = None
     retrieval_model: str | None = None
     max_new_tokens: int = 128
@@ -48,16 +48,13 @@ class ServeConfig:
             raise ConfigError("no archive: give --archive a directory or an s3:// URI")
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"--port {self.port}: from 1 to 65535, or 0 for any that is free")
-        if self.token is None and not is_loopback(self.host):
+        if not self.needs_token and not is_loopback(self.host):
             raise ConfigError(
                 f"--host {self.host} can be reached from other machines, so the page needs a token: set "
                 'MALMM_TOKEN="$(openssl rand -hex 24)", or give --token'
             )
-        if self.token is not None and (len(self.token) < LEAST_TOKEN or not self.token.isascii()):
-            raise ConfigError(
-                f"the token is too easy to guess or to mistype: at least {LEAST_TOKEN} plain characters, such as "
-                "those of `openssl rand -hex 24`"
-            )
+        if self.token is not None:
+            check_token(self.token)
         if not 1 <= self.max_new_tokens <= 4096:
             raise ConfigError(f"--max-new-tokens {self.max_new_tokens}: from 1 to 4096")
         if not 0 <= self.waiting <= 1000:
@@ -67,6 +64,11 @@ class ServeConfig:
                 MediaRoots(roots)
         elif self.media_roots is not None:
             MediaRoots(self.media_roots)
+
+    @property
+    def needs_token(self) -> bool:
+        """Whether visitors need a token."""
+        return self.token is not None or bool(self.tokens)
 
     @property
     def archives(self) -> tuple[str, ...]:

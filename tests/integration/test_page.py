@@ -15,6 +15,7 @@ from support.inline_stages import InlineStages
 from support.served import HOSTILE, Served, as_process, copied, with_hostile_words
 
 from malmm.model.demo.videos import draw_video
+from malmm.pipeline.archive.reviews import newest_reviews
 from malmm.pipeline.indexing.index import index
 from malmm.pipeline.schema.config import IndexConfig
 
@@ -169,6 +170,29 @@ def test_the_keyboard_is_enough(page: Page) -> None:
     expect(page.locator(".strip button").nth(2)).to_have_attribute("aria-current", "time")
 
 
+def test_texts_are_reviewed_with_the_keyboard_alone(page: Page, served: Served) -> None:
+    page.goto("#/review?prompt=caption")
+    first = page.locator(".reviews li").first
+    expect(first).to_be_visible()
+    accessible(page)
+    first.focus()
+    page.keyboard.press("r")
+    expect(first).to_contain_text("Right (local")
+    second = page.locator(".reviews li").nth(1)
+    expect(second).to_be_focused()
+    page.keyboard.press("j")
+    page.keyboard.press("k")
+    page.keyboard.press("e")
+    page.keyboard.press("Control+a")
+    page.keyboard.type("a blue whale")
+    accessible(page)
+    page.keyboard.press("Control+Enter")
+    expect(second).to_contain_text("Wrong, it should be: a blue whale (local")
+    found = sorted((review.verdict, review.answer) for review in newest_reviews(served.reader).values())
+    assert found[1] == ("wrong", "a blue whale")
+    assert found[0][0] == "right"
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_all_of_it(browser: Browser, served: Served, drawn: Drawn, scheme: str) -> None:
     context = browser.new_context(base_url=served.address, viewport=PHONE, color_scheme=scheme)  # type: ignore[arg-type]
@@ -178,6 +202,7 @@ def test_a_phone_shows_all_of_it(browser: Browser, served: Served, drawn: Drawn,
         f"#/video/{sorted(drawn.scenes)[0]}": ".strip",
         "#/ask": "form",
         "#/archive": ".tiles",
+        "#/review?state=all": ".reviews li",
     }
     for address, part in shown.items():
         page.goto(address)

@@ -14,6 +14,7 @@ from malmm.pipeline.schema.errors import ArchiveError, ConfigError, MalmmError, 
 
 __all__ = [
     "Busy",
+    "NotAllowed",
     "NotServed",
     "NotThere",
     "Problem",
@@ -39,6 +40,10 @@ class NotServed(MalmmError):  # noqa: N818 - it says what it is
     """This server may not read the file."""
 
 
+class NotAllowed(MalmmError):  # noqa: N818 - it says what it is
+    """The visitor's token lacks the right."""
+
+
 class Busy(MalmmError):  # noqa: N818 - it says what it is
     """The queue is full."""
 
@@ -48,6 +53,7 @@ def problem_of(error: Exception) -> tuple[int, Problem] | None:
     known: list[tuple[type[Exception], int, str]] = [
         (NotThere, 404, "not_found"),
         (NotServed, 403, "media_not_served"),
+        (NotAllowed, 403, "right"),
         (Busy, 503, "busy"),
         (ConfigError, 422, "invalid"),
         (ArchiveError, 503, "archive"),

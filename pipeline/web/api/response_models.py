@@ -41,10 +41,12 @@ class Health(BaseModel):
 
 
 class Session(BaseModel):
-    """Whether the visitor has access, and whether access needs a token."""
+    """Whether the visitor has access, whether access needs a token, and what the token says of the visitor."""
 
     open: bool
     token_needed: bool
+    name: str | None
+    may_review: bool
 
 
 class Span(BaseModel):

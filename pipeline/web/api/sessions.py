@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from malmm.pipeline.web.access import LOCAL, Access
 from malmm.pipeline.web.api.problems import Problem, documented, problem_response
 from malmm.pipeline.web.api.response_models import Health, Session
 from malmm.pipeline.web.auth import COOKIE
@@ -33,28 +34,38 @@ def session_routes(site: Site) -> APIRouter:
     @routes.get("/session")
     async def get_session(request: Request) -> Session:
         """Whether the visitor has access."""
-        return Session(open=site.keys.opened_by(request.headers), token_needed=site.keys.needed)
+        return _session(site, site.keys.visitor(request.headers))
 
     @routes.post("/session", responses=documented(400, 401, 413, 422))
     async def sign_in(given: SignIn, request: Request, response: Response) -> Session:
         """Exchange the token for a cookie."""
-        if not site.keys.fits(given.token):
+        visitor = site.keys.owner(given.token)
+        if visitor is None:
             return problem_response(401, Problem(kind="token", message="The token is wrong."))  # type: ignore[return-value]
         if site.keys.needed:
             response.set_cookie(
                 COOKIE,
-                site.keys.cookie,
+                site.keys.cookie(given.token),
                 httponly=True,
                 samesite="strict",
                 secure=request.url.scheme == "https",
                 max_age=30 * 24 * 3600,
             )
-        return Session(open=True, token_needed=site.keys.needed)
+        return _session(site, visitor)
 
     @routes.delete("/session")
     async def sign_out(response: Response) -> Session:
         """Delete the cookie."""
         response.delete_cookie(COOKIE, httponly=True, samesite="strict")
-        return Session(open=not site.keys.needed, token_needed=site.keys.needed)
+        return _session(site, None if site.keys.needed else LOCAL)
 
     return routes
+
+
+def _session(site: Site, visitor: Access | None) -> Session:
+    return Session(
+        open=visitor is not None,
+        token_needed=site.keys.needed,
+        name=visitor.name if visitor else None,
+        may_review=visitor is not None and visitor.may_review,
+    )

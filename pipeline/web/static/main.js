@@ -4,6 +4,7 @@ import { send, get } from "./api.js";
 import { h, speak } from "./dom.js";
 import { archivePage } from "./archive.js";
 import { askPage } from "./ask.js";
+import { reviewPage } from "./review.js";
 import { searchPage } from "./search.js";
 import { signIn } from "./door.js";
 import { state } from "./states.js";
@@ -20,6 +21,7 @@ function route() {
   const video = path.match(/^\/video\/([0-9a-f]{24})$/);
   if (path === "" || path === "/") return { name: "Search", at: "#/", make: () => searchPage(parameters) };
   if (path === "/ask") return { name: "Ask", at: "#/ask", make: () => askPage(parameters) };
+  if (path === "/review") return { name: "Review", at: "#/review", key: location.hash, make: () => reviewPage(parameters) };
   if (path === "/archive") return { name: "Archive", at: "#/archive", make: () => archivePage() };
   if (video) return { name: "Video", at: "", key: path, make: () => videoPage(video[1], parameters) };
   return { name: "Not found", at: "", make: () => ({ view: h("div", { class: "stack" }, h("h1", {}, "Not found"),

@@ -22,6 +22,7 @@ from malmm.pipeline.archive.optimize import optimize
 from malmm.pipeline.archive.passes import Pass
 from malmm.pipeline.archive.purge import files_with, versions_with
 from malmm.pipeline.archive.receipts import write_rows
+from malmm.pipeline.archive.reviews import Review, add_reviews, newest_reviews
 from malmm.pipeline.archive.run_history import RunRecord, read_runs, write_run
 from malmm.pipeline.archive.tombstones import forgotten_videos
 from malmm.pipeline.archive.writer import Archive
@@ -56,6 +57,16 @@ def archive_of_two(archive: Archive) -> Archive:
     archive.put_given(GivenRows({video(0): "first", video(1): "first"}).of(said))
     archive.finish_passes([Pass(video(n), "first", "subtitle file", "1") for n in (0, 1)])
     archive.record_failures([Failure(video(0), None, URI, "decode", "damaged", SECRET)])
+    about = {"start_s": 1.0, "end_s": 2.0, "prompt_name": "p", "prompt": "What?", "prompt_version": "v"}
+    add_reviews(
+        archive.root,
+        [
+            Review.of(
+                about | {"annotation_id": "a", "video_id": video(n), "text": text}, "wrong", text, "ann"
+            )
+            for n, text in enumerate((SECRET, "hello"))
+        ],
+    )
     write_run(archive.root, RunRecord("index", ("index",), error=f"{URI} is broken"))
     archive.update_indexes(at_once=True)
     return archive
@@ -98,11 +109,12 @@ def test_nothing_is_left_and_the_others_stay(two: Archive) -> None:
     report = forget(ForgetConfig(two.root, (URI,), now=True))
     assert (report.exit_code, report.left, report.videos) == (0, [], [video(0)])
     assert report.rows == {
-        "memories": 6, "annotations": 4, "segments": 2, "videos": 1, "failures": 1, "passes": 1,
+        "memories": 6, "annotations": 4, "segments": 2, "videos": 1, "failures": 1, "passes": 1, "reviews": 1,
     }  # fmt: skip
     assert held(two) == set()
     assert versions_with(two.tables, [video(0)]) == []
     assert contents(two) == before
+    assert [review.text for review in newest_reviews(two).values()] == ["hello"]
     assert [run.error for run in read_runs(two.root)] == ["(forgotten) is broken"]
     # What is left can be searched, by words that the index has.
     assert found(two, "hello") == {video(1)}

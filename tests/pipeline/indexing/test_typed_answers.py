@@ -140,7 +140,7 @@ def test_only_what_is_missing_is_made_and_a_changed_schema_is_another_version(
     typed: ArchiveReader, tmp_path: Path
 ) -> None:
     path = tmp_path / "scene.json"
-    command = [
+    command: list[str | Path] = [
         "annotate",
         "--archive",
         typed.root,

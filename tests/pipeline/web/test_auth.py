@@ -37,7 +37,12 @@ def test_nothing_is_read_without_the_token(locked: TestClient, path: str) -> Non
 def test_the_page_that_asks_for_the_token_is_open(locked: TestClient) -> None:
     assert locked.get("/").status_code == 200
     assert locked.get("/static/main.js").status_code == 200
-    assert locked.get("/api/session").json() == {"open": False, "token_needed": True}
+    assert locked.get("/api/session").json() == {
+        "open": False,
+        "token_needed": True,
+        "name": None,
+        "may_review": False,
+    }
 
 
 @pytest.mark.parametrize(
