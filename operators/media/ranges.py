@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from malmm.operators.media.file_cache import FileCache
 from malmm.operators.media.temporary_copies import WholeFile, copied
-from malmm.pipeline.schema.errors import MediaError
+from malmm.pipeline.schema.errors import MediaError, MediaKind
 from malmm.pipeline.sources import backends
 from malmm.pipeline.sources.backends import HTTP, Backend, BackendFailure, open_backend, patiently
 from malmm.pipeline.sources.fingerprints import fingerprint_of, size_of, tag_of
@@ -236,5 +236,5 @@ def _get_patiently(uri: str, action: Callable[[], T]) -> T:
     except BackendFailure as failure:
         if failure.kind == "missing":
             raise MediaError(f"no such file: {uri}", uri=uri, kind="missing") from failure
-        kind = "denied" if failure.kind == "denied" else "unreachable"
+        kind: MediaKind = "denied" if failure.kind == "denied" else "unreachable"
         raise MediaError(failure.sentence(uri, deed="read"), uri=uri, kind=kind) from failure

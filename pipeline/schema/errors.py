@@ -17,7 +17,7 @@ All survive pickling with their attributes, since they cross Ray's process bound
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 __all__ = [
     "ArchiveBusy",
@@ -26,6 +26,7 @@ __all__ = [
     "DataSetError",
     "MalmmError",
     "MediaError",
+    "MediaKind",
     "RecipeMismatch",
     "SourceError",
     "WorkerError",
@@ -74,15 +75,29 @@ class DataSetError(MalmmError):
         self.path = path
 
 
+MediaKind = Literal[
+    "missing",
+    "denied",
+    "unreachable",
+    "empty_file",
+    "not_a_video",
+    "no_video_stream",
+    "no_frames",
+    "encrypted",
+    "truncated",
+    "decode_error",
+    "crashed",
+    "timed_out",
+    "too_large",
+    "too_short",
+]
+"""Why a file cannot be decoded, as ``docs/decoding.md`` explains."""
+
+
 class MediaError(MalmmError):
-    """A file that cannot be decoded.
+    """A file that cannot be decoded."""
 
-    ``kind`` is one of ``missing``, ``denied``, ``unreachable``, ``empty_file``, ``not_a_video``,
-    ``no_video_stream``, ``no_frames``, ``encrypted``, ``truncated``, ``decode_error``, ``crashed``, ``timed_out`` and
-    ``too_large``.
-    """
-
-    def __init__(self, message: str, *, uri: str, kind: str) -> None:
+    def __init__(self, message: str, *, uri: str, kind: MediaKind) -> None:
         super().__init__(message)
         self.uri = uri
         self.kind = kind

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import cast, get_args
 
 import pytest
 from support.media import VideoSpec, cut, make_video, run_ffmpeg
@@ -15,7 +17,10 @@ from support.media import VideoSpec, cut, make_video, run_ffmpeg
 from malmm.operators.media.probe import probe
 from malmm.operators.media.reader import SpanRequest, decode_span
 from malmm.operators.media.sandbox.client import Sandbox
-from malmm.pipeline.schema.errors import MediaError
+from malmm.operators.pick_frames import pick_frames
+from malmm.pipeline.schema.errors import MediaError, MediaKind
+from malmm.pipeline.schema.records import Segment
+from malmm.pipeline.schema.rows import ASKED, Carried, carried, rows_table
 from malmm.pipeline.sources import backends
 
 ROOT = Path(__file__).parents[3]
@@ -81,6 +86,16 @@ def no_frames(folder: Path) -> None:
     decode_span(SpanRequest(str(make_video(folder, VideoSpec(duration_s=1.0))), 5.0, 6.0, 1.0, 16))
 
 
+def too_short(folder: Path) -> None:
+    uri = str(make_video(folder, VideoSpec(duration_s=1.0)))
+    segment = Segment("00" * 12, "00" * 12, uri, 0, 60.0, math.inf, is_last=False)
+    clip = Carried(None, segment, None).columns() | {"cells": None, "count": 3, "prompts": [], "choices": []}
+    [found] = pick_frames(rows_table([clip], ASKED), image_size=16)
+    [row] = carried(found)
+    assert row.failure is not None
+    raise MediaError(row.failure.message, uri=uri, kind=cast("MediaKind", row.failure.kind))
+
+
 def encrypted(folder: Path) -> None:
     probe(str(FIELD / "sample_fragmented_sgpd_v2.mp4"))
 
@@ -127,6 +142,7 @@ PRODUCED: tuple[Callable[[Path], None], ...] = (
     crashed,
     timed_out,
     too_large,
+    too_short,
 )
 
 
@@ -143,7 +159,7 @@ def test_each_kind_is_produced(
 
 def test_the_documented_kinds_are_those() -> None:
     names = {produce.__name__ for produce in PRODUCED}
-    kinds = (MediaError.__doc__ or "").partition("``kind`` is one of")[2]
-    assert set(re.findall(r"``(\w+)``", kinds)) == names
+    # The type checker compares these with the code.
+    assert set(get_args(MediaKind)) == names
     page = (ROOT / "docs" / "decoding.md").read_text().partition("## Why a file cannot be read")[2]
     assert set(re.findall(r"^\| `(\w+)` \|", page.partition("\n## ")[0], flags=re.MULTILINE)) == names
