@@ -23,7 +23,13 @@ __all__ = ["generated", "on_files", "on_page_markdown"]
 
 ROOT = Path(__file__).parents[1]
 #: Files beside ``docs/`` that are pages of the site, and under which names.
-PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+PAGES = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
+    "THIRD_PARTY.md": "third-party.md",
+}
 #: The packages and modules of the Python reference, by page.
 MODULES = {
     "pipeline": ["malmm.pipeline"],

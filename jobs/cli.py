@@ -16,6 +16,7 @@ from malmm.jobs.commands import (
     ask,
     demo,
     demo_videos,
+    doctor,
     duplicates,
     evaluate,
     export,
@@ -56,12 +57,26 @@ class _Parser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, f"error: {printable(message)}; see `{self.prog} --help`\n")
 
 
+class _Version(argparse.Action):
+    """Prints the version, which is looked up only when it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from malmm.jobs.own_version import own_version
+
+        print(f"malmm-ray {own_version()}")
+        parser.exit()
+
+
 def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     """Return the parser of the whole command line, and that of each command by its name."""
     parser = _Parser(
         prog="malmm",
         description="Index long videos with MA-LMM on Ray Data into a LanceDB archive.",
     )
+    parser.add_argument("--version", action=_Version, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (
         *(
@@ -80,7 +95,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
             optimize,
             reembed,
         ),
-        models,
+        *(models, doctor),
         *(init, run_job, schedule, submit, render, list_runs, status, report),
         *(import_checkpoint, finetune, evaluate, demo, demo_videos),
     ):
