@@ -15,6 +15,7 @@ EXTRAS = {
     "ray-serve": ("fastapi", "starlette", "uvicorn"),
     "schedule": ("apscheduler",),
     "speech": ("charset_normalizer", "pysubs2"),
+    "mcp": ("mcp", "mcp_types", "fastapi", "starlette", "uvicorn"),
     "typed": ("llguidance",),
     "cluster": ("aiohttp", "requests"),
     "finetune": ("peft", "accelerate", "psutil", "tensorboardX", "pandas", "requests"),

@@ -24,15 +24,15 @@ from malmm.pipeline.web.settings import ServeConfig
 from malmm.pipeline.web.state.live import LiveArchive
 from malmm.pipeline.web.state.shared_state import Site
 
-__all__ = ["make_app"]
+__all__ = ["OWN_NAMES", "make_app", "make_site"]
 
 _PAGE = Path(__file__).parent / "static"
 # Without a token anybody who reaches this server can read, so it answers only to this machine's own names.
-_OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-def make_app(config: ServeConfig, models: Models | None = None) -> FastAPI:
-    """The application. Loads the models in this process unless they are given. Raises ArchiveError."""
+def make_site(config: ServeConfig, models: Models | None = None) -> tuple[Site, LocalModels | None]:
+    """The state of a server, and the models that it loads here unless they are given. Raises ArchiveError."""
     live = LiveArchive(config.archives, model=config.model, retrieval_model=config.retrieval_model)
     own: LocalModels | None = None
     if models is None:
@@ -43,6 +43,12 @@ def make_app(config: ServeConfig, models: Models | None = None) -> FastAPI:
         Keys(config.token, config.tokens),
         {name: MediaRoots(roots) for name, roots in config.roots_by_archive().items()},
     )
+    return site, own
+
+
+def make_app(config: ServeConfig, models: Models | None = None) -> FastAPI:
+    """The application. Loads the models in this process unless they are given. Raises ArchiveError."""
+    site, own = make_site(config, models)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -74,6 +80,6 @@ def make_app(config: ServeConfig, models: Models | None = None) -> FastAPI:
         return FileResponse(_PAGE / "index.html", headers={"Cache-Control": "no-cache"})
 
     app.mount("/static", StaticFiles(directory=_PAGE), name="static")
-    hosts = None if config.needs_token else _OWN_NAMES | {config.host}
+    hosts = None if config.needs_token else OWN_NAMES | {config.host}
     app.add_middleware(Guard, keys=site.keys, hosts=hosts)
     return app

@@ -133,7 +133,10 @@ class Guard:
                 kind="host", message="This server has another host name: open the address that it printed."
             )
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if path.startswith("/api/") and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+        if path.startswith(("/api/", "/mcp")) and headers.get("sec-fetch-site") in (
+            "cross-site",
+            "same-site",
+        ):
             return 403, Problem(kind="origin", message="Pages of other sites may not use this archive.")
         length = headers.get("content-length", "0")
         if not length.isdigit() or int(length) > MOST_BODY_BYTES:

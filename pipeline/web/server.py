@@ -6,12 +6,13 @@ import socket
 from collections.abc import Callable
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from malmm.pipeline.schema.errors import ConfigError
 from malmm.pipeline.web.app import make_app
 from malmm.pipeline.web.settings import ServeConfig
 
-__all__ = ["serve"]
+__all__ = ["run_app", "serve"]
 
 _GRACE_S = 5
 
@@ -21,7 +22,11 @@ def serve(config: ServeConfig, *, on_ready: Callable[[str], None] = lambda addre
 
     Raises ArchiveError, and ConfigError if it cannot listen on the address.
     """
-    app = make_app(config)
+    run_app(make_app(config), config, on_ready=on_ready)
+
+
+def run_app(app: ASGIApp, config: ServeConfig, *, on_ready: Callable[[str], None]) -> None:
+    """Run an application at the configured address until interrupted. Raises ConfigError if it cannot listen there."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
