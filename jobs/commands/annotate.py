@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from malmm.jobs.answer_schemas import typed_prompt
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.commands.options import (
     Taker,
     add_archive,
@@ -28,10 +29,12 @@ if TYPE_CHECKING:
 __all__ = ["add_fields", "add_parser", "configure", "perform", "run", "summary"]
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "annotate",
+        run,
         help="put new prompts to stored memory",
         description="Put prompts to the stored memory of an archive's segments and whole videos, on Ray. No video is "
         "read, and only texts that are missing are made: the same command again makes none.",
@@ -42,11 +45,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  malmm annotate --archive archive --prompt mood='What mood is it?' --where \"uri LIKE '%talk%'\"\n\n"
         "exit codes: 0 nothing is missing any more, 3 some failed, 1 nothing could be done, 2 wrong usage, 130 "
         "interrupted",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_fields(parser)
     add_output(parser)
-    parser.set_defaults(run=run)
 
 
 def add_fields(parser: Taker) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.commands.search import add_filters, add_models, chosen_videos
 from malmm.jobs.commands.several import SEVERAL_CODE, add_archives, code_over, content_over, tell_left_out
 from malmm.jobs.terminal.text import printable, span
@@ -13,10 +14,12 @@ from malmm.pipeline.schema.exit_codes import EXIT_NOT_FOUND, EXIT_OK
 __all__ = ["add_parser", "run"]
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "ask",
+        run,
         help="ask an archive a question",
         description="Ask an archive a question. Without --video the moments that it seems to be about are found, and "
         "the segments that they lie in answer; with --video each of those videos answers as a whole. The answers come "
@@ -27,7 +30,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  malmm ask 'What happens at the end?' --archive archive --video talk.mp4 --json\n\n"
         "exit codes: 0 answered, 4 nothing relevant found, 1 the archive cannot be asked, 2 wrong usage,\n"
         f"{SEVERAL_CODE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("question", metavar="QUESTION", help="the question, in plain words")
     add_archives(parser)
@@ -52,7 +54,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     add_models(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.commands.index import indexed, summary
 from malmm.jobs.terminal.text import clock, printable
 from malmm.pipeline.schema.config import CAPTION, IndexConfig, Prompt
@@ -30,15 +31,16 @@ _DEFAULTS = IndexConfig(sources=("x",), archive="x")
 _LONGEST_TEXT = 128
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "demo",
+        run,
         help="draw videos, index them, ask, and compare with the truth",
         description="Draw videos of coloured shapes, index them, and print the answers next to what was drawn: while "
         "the frames went by (online), and again from the memory that is left of them (replay).",
         epilog="example: malmm demo demo --videos 2",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("directory", type=Path, metavar="DIR", help="where the videos and the archive go")
     parser.add_argument(
@@ -52,7 +54,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--seed", type=int, default=2026, help="other seeds draw other videos (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print the answers as one JSON object")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
-    parser.set_defaults(run=run)
 
 
 @dataclass(frozen=True)

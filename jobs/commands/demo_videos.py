@@ -6,20 +6,22 @@ import argparse
 import json
 from pathlib import Path
 
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.terminal.text import printable, size
 from malmm.pipeline.schema.errors import ConfigError
 
 __all__ = ["add_parser", "run"]
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "demo-videos",
+        run,
         help="draw videos to try things on",
         description="Draw videos of coloured shapes, encoded as H.264, with what they show in a JSON file beside each.",
         epilog="example: malmm demo-videos videos --count 2 --minutes 1",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("directory", type=Path, metavar="DIR", help="where to write them")
     parser.add_argument("--count", type=int, default=1, help="how many (%(default)s)")
@@ -28,7 +30,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--seed", type=int, default=0, help="the same seed draws the same videos (%(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print the files as one JSON array")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

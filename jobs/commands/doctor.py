@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.terminal.text import printable
 from malmm.pipeline.schema.exit_codes import EXIT_FAILED, EXIT_OK
 
@@ -19,10 +20,12 @@ __all__ = ["add_parser", "code", "lines", "run"]
 _MARKS = {"ok": " ", "missing": "-", "wrong": "!"}
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "doctor",
+        run,
         help="say what this machine has and lacks",
         description="Say what this machine has and lacks: versions, GPU, memory, extras, programs, the model hub and, "
         "with --archive, whether a store can be written safely. Nothing is installed or started. Put the output of "
@@ -33,14 +36,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  malmm doctor --json > doctor.json\n\n"
         "A line with '-' lacks something that only some commands need, one with '!' is wrong.\n\n"
         "exit codes: 0 runs can work here, 1 something is missing or wrong without which none does, 2 wrong usage",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--archive", default="", metavar="URI", help="also try whether an archive can be written there"
     )
     parser.add_argument("--no-hub", action="store_true", help="connect to nothing: leave out the model hub")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

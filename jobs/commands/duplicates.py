@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.commands.options import add_archive
 from malmm.jobs.terminal.text import clock, printable, span
 from malmm.pipeline.schema.errors import ConfigError
@@ -20,10 +21,12 @@ __all__ = ["add_parser", "run"]
 _KEEPS = ("first", "longest")
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "duplicates",
+        run,
         help="find copies among the videos of an archive",
         description="Find moments and videos that are copies of each other: in another size, cut, encoded again, "
         "mirrored, sped up by some per cent, or put into another video. Compares the stored vectors alone and opens no "
@@ -34,7 +37,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  malmm duplicates --archive archive --keep longest --leave-out copies.jsonl\n"
         "  malmm export --archive archive --format jsonl --leave-out copies.jsonl\n\n"
         "exit codes: 0 looked for copies, 1 the archive cannot be read or has no vectors, 2 wrong usage",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_archive(parser)
     parser.add_argument(
@@ -59,7 +61,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.commands.options import add_output, parse_resource
 from malmm.jobs.terminal.text import clock, printable
 from malmm.pipeline.schema.config import RESOURCES
@@ -29,10 +30,12 @@ _DATA_SETS = (
 _NAMED = 10
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "evaluate",
+        run,
         help="score a model on a data set",
         description="Ask a data set's questions about its videos and score the answers as its authors do. "
         "Annotations are read as they are published; videos are files, or folders of frames at 10 a second, found by "
@@ -48,7 +51,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "by ||), start_s, end_s, task, id, split\n\n"
         "exit codes: 0 all questions are answered, 3 some are, 1 none, or the data set cannot be used, 2 wrong usage, "
         "130 interrupted",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--dataset", required=True, choices=_DATA_SETS, help="which data set")
     parser.add_argument(
@@ -122,7 +124,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help=f"workers of a stage, or what each reserves: {', '.join(RESOURCES)}",
     )
     add_output(parser)
-    parser.set_defaults(run=run)
 
 
 def configure(arguments: argparse.Namespace) -> EvaluateConfig:

@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.commands.options import Taker, add_archive, add_log_format, add_where
 from malmm.jobs.commands.several import SEVERAL_CODE, add_archives
 from malmm.jobs.execution import perform_alone
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["add_fields", "add_parser", "configure", "perform", "run", "summary"]
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "export",
+        run,
         help="write annotations to files",
         description="Write an archive's annotations: all rows to one file (jsonl, csv, parquet), or the texts of "
         "segments as one caption file a video (vtt, srt), which any player shows; for people to label (label-studio, "
@@ -34,12 +37,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  malmm export --archive archive --format label-studio --output tasks.json --prompt caption\n"
         "  malmm export --archive archive --format reviewed-csv --output train.csv\n\n"
         f"exit codes: 0 written, 1 the archive cannot be read, 2 wrong usage, {SEVERAL_CODE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_archives(parser)
     _add_texts(parser)
     add_log_format(parser)
-    parser.set_defaults(run=run, json=False, quiet=True, verbose=False)
+    parser.set_defaults(json=False, quiet=True, verbose=False)
 
 
 def add_fields(parser: Taker) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from malmm.jobs.commands import index
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.commands.options import add_archive, add_output
 from malmm.jobs.execution import perform_told
 from malmm.jobs.terminal.text import about
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
 __all__ = ["add_parser", "run"]
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "failures",
+        run,
         help="list what could not be indexed, or try it again",
         description="List what an archive could not index: every video, or segment of one, with the stage that failed, "
         "why, how often, and since when. A run leaves alone what failed for good and has not changed since; --retry "
@@ -34,12 +37,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  malmm failures --archive archive --json\n"
         "  malmm failures --archive archive --retry\n\n"
         "exit codes: 0 nothing failed, 3 something did, 1 the archive cannot be read, 2 wrong usage",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_archive(parser)
     parser.add_argument("--retry", action="store_true", help="try them again")
     add_output(parser)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.commands.options import add_output
 from malmm.jobs.extras import needing
 from malmm.jobs.terminal.text import clock, printable
@@ -22,10 +23,12 @@ __all__ = ["add_parser", "configure", "run", "summary"]
 _USUAL = FinetuneConfig("", "", "-")
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "finetune",
+        run,
         help="train a model on questions and answers of your own",
         description="Train a checkpoint on a table of clips, prompts and answers, by the recipe of MA-LMM's paper, and "
         "write a directory that --model takes. The table is a CSV, JSON lines or Parquet file with the columns video, "
@@ -38,7 +41,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  malmm finetune corrected.csv --model smolvlm2 --workers 4 --checkpoints s3://bucket/training --output ours\n"
         "  malmm finetune corrected.csv --model demo --language full --rate 1e-3 --workers 0 --output ours\n\n"
         "exit codes: 0 written, 1 the table, a video or the model cannot be used, 2 wrong usage, 130 interrupted",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("data", metavar="DATA", help="the table")
     parser.add_argument("--model", required=True, metavar="ID|DIR", help="the checkpoint to begin from")
@@ -68,7 +70,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_watching(parser)
     _add_learning(parser)
     add_output(parser)
-    parser.set_defaults(run=run)
 
 
 def _add_watching(parser: argparse.ArgumentParser) -> None:

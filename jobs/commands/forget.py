@@ -7,6 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.commands.options import add_archive
 from malmm.jobs.terminal.text import printable
 from malmm.pipeline.schema.exit_codes import EXIT_NOT_FOUND, EXIT_OK
@@ -19,10 +20,12 @@ __all__ = ["add_parser", "run", "summary"]
 _LEFT_SHOWN = 20
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "forget",
+        run,
         help="remove videos for good",
         description="Delete all that an archive holds of videos: rows, texts, pictures, memory, vectors and "
         "failures. Their ids alone are kept, so that no run indexes them again. Without --now their bytes stay in old "
@@ -34,7 +37,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  malmm forget talk.mp4 --archive archive --undo\n\n"
         "exit codes: 0 forgotten, 1 something of them is left or the archive cannot be written, 2 wrong usage, 4 "
         "nothing to undo",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("video", nargs="+", metavar="VIDEO", help="its path, URI, file name or id")
     add_archive(parser)
@@ -50,7 +52,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="let the next run index forgotten videos again; brings nothing back",
     )
     parser.add_argument("--json", action="store_true", help="print the outcome as one JSON object")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.commands.options import add_archive
 from malmm.jobs.terminal.text import printable
 
@@ -17,10 +18,12 @@ __all__ = ["add_parser", "run", "summary"]
 _PROBLEMS_SHOWN = 20
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "import-annotations",
+        run,
         help="take in texts that other programs or people made",
         description="Store the rows of a table (.csv, .tsv, .jsonl, .parquet), or labels of an export of Label Studio "
         "or FiftyOne (.json), as annotations: text read from pictures, detections, labels, transcripts. Columns: video "
@@ -34,7 +37,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  malmm import-annotations detections.parquet --archive archive --json\n\n"
         "exit codes: 0 all rows went in, 3 some were left out, 1 all were or the archive cannot be written, 2 wrong "
         "usage",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", metavar="FILE", help="the table")
     add_archive(parser)
@@ -42,7 +44,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--task", default="imported", metavar="NAME", help="what rows are that do not say it (%(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print the outcome as one JSON object")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

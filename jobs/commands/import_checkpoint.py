@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.terminal.text import printable
 from malmm.pipeline.schema.exit_codes import EXIT_OK
 
 __all__ = ["add_parser", "run"]
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "import-checkpoint",
+        run,
         help="convert a checkpoint that MA-LMM's authors' code wrote",
         description="Write a checkpoint of MA-LMM's authors' training code (LAVIS), laid over the InstructBLIP "
         "checkpoint that it was trained from, as a directory that --model takes. Only tensors are read from the file: "
@@ -24,7 +27,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  malmm index videos/ --archive archive --model lvu-relation --beams 5 --repetition-penalty 1.5 "
         "--begin-token 1\n\n"
         "exit codes: 0 written, 1 the file and the base do not fit, or one cannot be read, 2 wrong usage",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", metavar="FILE", help="the file, such as checkpoint_best.pth")
     parser.add_argument(
@@ -37,7 +39,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--output", required=True, metavar="DIR", help="the directory to write; it must not exist"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

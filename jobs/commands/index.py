@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from malmm.jobs.commands import transcribe
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.commands.options import (
     Taker,
     add_batching,
@@ -30,10 +31,12 @@ __all__ = ["add_fields", "add_parser", "configure", "indexed", "perform", "run",
 _FAILURES_SHOWN = 20
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "index",
+        run,
         help="index videos into an archive",
         description="Index videos into a LanceDB archive: captions, answers to your prompts, and compressed memory "
         "that can be searched and asked again. Run it again to add new videos or to go on after a stop: what "
@@ -43,11 +46,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  malmm index 'shows/**/*.mp4' --archive archive --prompt people='Who is in the video?'\n"
         "  malmm index talk.mp4 --archive archive --model Qwen/Qwen3-VL-8B-Instruct\n\n"
         "exit codes: 0 all done, 3 some videos failed, 1 nothing could be done, 2 wrong usage, 130 interrupted",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_fields(parser)
     add_output(parser)
-    parser.set_defaults(run=run)
 
 
 def add_fields(parser: Taker) -> None:

@@ -6,16 +6,19 @@ import argparse
 import json
 from pathlib import Path
 
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.terminal.text import printable
 from malmm.pipeline.schema.errors import ConfigError
 
 __all__ = ["add_parser", "run"]
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "init",
+        run,
         help="write a commented job file to begin with",
         description="Write a job file, with comments, that indexes videos and can be extended by removing comment "
         "signs; or the JSON Schema of job files, with which editors complete and check them.",
@@ -24,7 +27,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  malmm init nightly.yaml --source talks/ --archive s3://bucket/archive\n"
         "  malmm init --schema > malmm-job.schema.json\n\n"
         "exit codes: 0 written, 2 wrong usage or a file that is there",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "file", nargs="?", default="job.yaml", metavar="JOB.yaml", help="the file to write (%(default)s)"
@@ -38,7 +40,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--archive", default="archive", metavar="URI", help="the archive (%(default)s)")
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of job files instead")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

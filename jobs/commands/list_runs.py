@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.commands.options import add_archive
 from malmm.jobs.terminal.text import clock, printable, shortened
 from malmm.pipeline.schema.errors import ConfigError
@@ -19,22 +20,22 @@ _SHOWN = ("videos_indexed", "segments_indexed", "annotations", "texts", "failure
 _CALLED = {"videos_indexed": "videos", "segments_indexed": "segments", "annotations": "texts"}
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "runs",
+        run,
         help="list what ran on an archive, and how it ended",
         description="List the runs of an archive, the latest first: when, which job, how it ended, what it did, and "
         "why it failed. Every index, annotate, optimize, export and job file is there, but for dry runs.",
         epilog="examples:\n  malmm runs --archive archive\n  malmm runs --archive archive --job nightly --json\n\n"
         "exit codes: 0 listed, 1 the archive cannot be read, 2 wrong usage",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_archive(parser)
     parser.add_argument("--job", metavar="NAME", help="only runs of this job")
     parser.add_argument("--limit", type=int, default=20, metavar="N", help="at most so many (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

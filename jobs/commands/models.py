@@ -8,6 +8,7 @@ import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.terminal.text import size
 
 if TYPE_CHECKING:
@@ -16,10 +17,12 @@ if TYPE_CHECKING:
 __all__ = ["add_parser", "lines", "run"]
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "models",
+        run,
         help="list models, their licences and sizes, and which fit here",
         description="List the published models that `malmm index --model` knows: whether a worker can hold them, "
         "licence, download, memory, tokens a frame and speed. Other checkpoints of the same families can be named too. "
@@ -28,7 +31,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  malmm models\n"
         "  malmm models --address 10.0.0.5:6379    # by what the workers of a Ray cluster have\n\n"
         "The one with '*' is taken where a new archive's run names none.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--address",
@@ -36,7 +38,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="of a Ray cluster whose workers are asked (default: as `malmm index` finds one, else this machine)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.commands.options import Taker, add_archive, add_output
 from malmm.jobs.execution import perform_alone
 from malmm.jobs.terminal.text import printable
@@ -18,20 +19,21 @@ if TYPE_CHECKING:
 __all__ = ["add_fields", "add_parser", "configure", "perform", "run", "summary"]
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "optimize",
+        run,
         help="merge small files and bring indexes up to date",
         description="Merge an archive's small files, forget old versions, and bring its indexes up to date (vectors, "
         "words, keys). `malmm index` does so when much has come; this does it now.",
         epilog="example:\n  malmm optimize --archive archive\n\n"
         "exit codes: 0 done, 1 the archive cannot be written, 2 wrong usage",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_fields(parser)
     add_output(parser, verbose=False)
-    parser.set_defaults(run=run, verbose=False)
+    parser.set_defaults(verbose=False)
 
 
 def add_fields(parser: Taker) -> None:

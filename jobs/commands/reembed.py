@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.commands.options import Taker, add_archive, add_output
 from malmm.jobs.execution import perform_alone
 from malmm.jobs.terminal.text import clock, printable
@@ -24,10 +25,12 @@ _MADE_FROM = {
 }
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "reembed",
+        run,
         help="give an archive another retrieval model",
         description="Replace an archive's search vectors by those of another retrieval model, without indexing again. "
         "The old ones are searched until all new ones are there; a stopped run goes on where it was. Works in this "
@@ -36,11 +39,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  malmm reembed --archive archive --retrieval-model google/siglip2-base-patch16-224\n"
         "  malmm reembed --archive archive --retrieval-model siglip/ --from frames\n\n"
         "exit codes: 0 done, 1 it cannot be done, 2 wrong usage, 130 interrupted",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_fields(parser)
     add_output(parser)
-    parser.set_defaults(run=run)
 
 
 def add_fields(parser: Taker) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.commands.run_job import add_file
 
 __all__ = ["add_parser", "run"]
@@ -11,10 +12,12 @@ __all__ = ["add_parser", "run"]
 _TARGETS = ("kuberay", "cronjob", "slurm")
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "render",
+        run,
         help="print a job file as a manifest for Kubernetes or Slurm",
         description="Print what runs a job file on a cluster: a KubeRay RayJob, a Kubernetes CronJob that makes one at "
         "each time of the schedule, or a Slurm batch script. The file's `cluster:` says how large. Variables marked in "
@@ -24,11 +27,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  malmm render job.yaml --target cronjob | kubectl apply -f -\n"
         "  malmm render job.yaml --target slurm | sbatch\n\n"
         "exit codes: 0 printed, 2 wrong usage or a job file with faults",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_file(parser)
     parser.add_argument("--target", required=True, choices=_TARGETS, help="what to print")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

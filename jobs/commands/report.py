@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.commands.options import add_archive
 from malmm.jobs.terminal.text import printable
 from malmm.pipeline.schema.errors import ArchiveError, ConfigError
@@ -12,10 +13,12 @@ from malmm.pipeline.schema.errors import ArchiveError, ConfigError
 __all__ = ["add_parser", "run"]
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "report",
+        run,
         help="write a run's report as one HTML file",
         description="Write a short report of a run as one HTML file that needs nothing else: what it did, how fast, "
         "how long each stage took, what failed, and some of what the archive holds, with thumbnails.",
@@ -23,14 +26,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  malmm report --archive archive --output report.html\n"
         "  malmm report --archive archive 5d97e7a0 --output report.html\n\n"
         "exit codes: 0 written, 1 there is no such run, 2 wrong usage",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "run_id", nargs="?", metavar="RUN", help="a run's id, or its beginning (default: the last)"
     )
     add_archive(parser)
     parser.add_argument("--output", required=True, metavar="FILE", help="the file to write")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.commands.options import add_output
 from malmm.jobs.terminal.text import printable
 from malmm.pipeline.schema.errors import ArchiveError, ConfigError
@@ -44,10 +45,12 @@ def add_file(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "run",
+        run,
         help="do what a job file says",
         description="Do what a job file says, step after step, and keep the run in the archive's history. A step that "
         "fails altogether ends the job; videos that fail do not.",
@@ -56,7 +59,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  malmm run job.yaml --set archive=s3://bucket/archive --json\n\n"
         "exit codes: 0 all done, 3 some videos failed, 1 a step failed, 2 wrong usage or a job file with faults, 130 "
         "interrupted",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_file(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would be done; change nothing")
@@ -64,7 +66,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--scheduled-for", help=argparse.SUPPRESS)
     parser.add_argument("--attempt", type=int, default=1, help=argparse.SUPPRESS)
     add_output(parser)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

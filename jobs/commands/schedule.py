@@ -9,6 +9,7 @@ import threading
 from datetime import UTC, datetime
 from typing import Any
 
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.commands.options import add_log_format
 from malmm.jobs.extras import needing
 from malmm.jobs.terminal.log_lines import log_line
@@ -18,10 +19,12 @@ from malmm.pipeline.schema.exit_codes import EXIT_OK
 __all__ = ["add_parser", "run"]
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "schedule",
+        run,
         help="run jobs by their schedules, as a service",
         description="Run jobs at the times of their `schedule:` until stopped. One run of an archive at once: what is "
         "due meanwhile waits, each job once. A time that was missed while the service was off is caught up once. A run "
@@ -31,7 +34,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  malmm schedule job.yaml\n"
         "  malmm schedule hourly.yaml nightly.yaml --log-format json\n\n"
         "exit codes: 0 stopped, 2 wrong usage or a job file with faults",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("jobs", nargs="+", metavar="JOB.yaml", help="job files with a `schedule:`")
     parser.add_argument(
@@ -42,7 +44,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="in place of what every one of the files says; may be repeated",
     )
     add_log_format(parser)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

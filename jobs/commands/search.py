@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.commands.options import add_where
 from malmm.jobs.commands.several import (
     SEVERAL_CODE,
@@ -36,10 +37,12 @@ if TYPE_CHECKING:
 __all__ = ["Finder", "add_filters", "add_models", "add_parser", "chosen_videos", "run"]
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "search",
+        run,
         help="find moments in an archive",
         description="Find moments in an archive: by what its memory looks like and by what its texts say, both "
         "together. Needs neither the videos nor Ray. Without a query it asks for one after the other, or reads them "
@@ -57,7 +60,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  malmm search 'a goal' --archive 'archives/*'             # several as one\n\n"
         "exit codes: 0 also when nothing is found, 1 the archive cannot be searched, 2 wrong usage,\n"
         f"{SEVERAL_CODE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("text", nargs="?", metavar="TEXT", help="what to look for")
     parser.add_argument("--image", metavar="FILE", help="look for what a picture shows; TEXT may say more")
@@ -104,7 +106,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--page", metavar="URL", help="the address of `malmm serve`: link each moment to its page there"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object; at the prompt one a line")
-    parser.set_defaults(run=run)
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:

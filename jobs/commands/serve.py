@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.commands.search import add_models
 from malmm.jobs.commands.several import add_archives
 from malmm.jobs.extras import needing
@@ -25,10 +26,12 @@ __all__ = ["add_parser", "run", "token_of"]
 _ROOTS_SHOWN = 3
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "serve",
+        run,
         help="serve a page and an API to search, watch and ask",
         description="Serve a web page and a JSON API over an archive: search it, watch what was found, ask it. Only "
         "this machine can reach the page unless --host says otherwise, and then visitors need a token. A job may "
@@ -41,7 +44,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  malmm serve --archive archive --ray    # on a Ray cluster, the models in replicas of their own\n\n"
         "The API's OpenAPI document is at /api/openapi.json; with a token send 'Authorization: Bearer TOKEN'.\n\n"
         "exit codes: 0 ended, 1 the archive cannot be served, 2 wrong usage, 130 interrupted",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_archives(parser)
     parser.add_argument(
@@ -85,7 +87,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--ray", action="store_true", help="serve on Ray Serve; needs `pip install 'malmm-ray[ray-serve]'`"
     )
     add_models(parser)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.commands.options import add_where
 from malmm.jobs.commands.several import (
     SEVERAL_CODE,
@@ -36,23 +37,23 @@ _SAMPLED = {
 _SHADES = "█░▓▒"
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "show",
+        run,
         help="show what an archive holds",
         description="Show an archive's videos, or one video's segments, texts and memory slots on a time line.",
         epilog="examples:\n  malmm show --archive archive\n  malmm show --archive archive talk.mp4 --json\n"
         "  malmm show --archive archive --where \"camera = 'north' and label.weather = 'rain'\"\n"
         "  malmm show --archive 'archives/*'\n\n"
         f"exit codes: 0 shown, 1 the archive cannot be read, 2 wrong usage, {SEVERAL_CODE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("video", nargs="?", metavar="VIDEO", help="a video: its path, URI, file name or id")
     add_archives(parser)
     add_where(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.commands.several import (
     SEVERAL_CODE,
     add_archives,
@@ -23,21 +24,21 @@ if TYPE_CHECKING:
 __all__ = ["add_parser", "run"]
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "status",
+        run,
         help="show how far an archive is, and what runs on it now",
         description="Show what of an archive is indexed, pending and failed, how many rows its indexes cover, "
         "with how many partitions and since when, what is about to make searches slow, its storage by table, the run "
         "that is going with its progress, and the one before.",
         epilog="examples:\n  malmm status --archive archive\n  malmm status --archive 'archives/*' --json\n\n"
         f"exit codes: 0 shown, 1 the archive cannot be read, 2 wrong usage, {SEVERAL_CODE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_archives(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

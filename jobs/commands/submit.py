@@ -6,6 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.commands.options import add_log_format
 from malmm.jobs.commands.run_job import add_file
 from malmm.jobs.terminal.text import printable
@@ -14,10 +15,12 @@ from malmm.pipeline.schema.errors import ConfigError
 __all__ = ["add_parser", "run"]
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "submit",
+        run,
         help="run a job file on a Ray cluster",
         description="Send a job file and this package to a Ray cluster's job server, run it there, and follow its "
         "log to the end. The cluster's nodes need this package's dependencies, as an image made with "
@@ -27,7 +30,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  malmm submit job.yaml --address http://127.0.0.1:8265\n"
         "  malmm submit job.yaml --env AWS_PROFILE --set archive=s3://bucket/archive --no-wait\n\n"
         "exit codes: those of `malmm run`, or 1 when the cluster cannot be reached",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_file(parser)
     parser.add_argument(
@@ -48,7 +50,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--json", action="store_true", help="have the job print its outcome as one JSON object"
     )
     add_log_format(parser)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.commands.options import Taker, add_archive, add_output, parse_resource
 from malmm.jobs.execution import perform_alone
 from malmm.jobs.extras import needing
@@ -21,10 +22,12 @@ __all__ = ["add_fields", "add_parser", "configure", "perform", "run", "summary"]
 _PROBLEMS_SHOWN = 20
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "transcribe",
+        run,
         help="store what is said in indexed videos",
         description="Store the subtitles of an archive's videos: files beside a video (talk.srt, talk.de.vtt, .ass, "
         ".ttml) and text tracks in it; with --model also speech, which a Whisper model recognises on Ray. Texts "
@@ -37,11 +40,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  malmm export --archive archive --format srt --prompt transcript --output subtitles/\n\n"
         "exit codes: 0 all went in, 3 something was left out, 1 all was or the archive cannot be written, 2 wrong "
         "usage, 130 interrupted",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_fields(parser)
     add_output(parser)
-    parser.set_defaults(run=run)
 
 
 def add_fields(parser: Taker) -> None:
