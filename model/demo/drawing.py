@@ -7,7 +7,7 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
-from malmm.model.demo.world import COLOURS, HEIGHT, MOTIONS, WIDTH, Object, Scene
+from malmm.model.demo.world import COLOURS, HEIGHT, MOTIONS, UNSEEN_SHAPE, WIDTH, Object, Scene
 
 __all__ = ["draw_scene", "position"]
 
@@ -65,6 +65,10 @@ def _outline(draw: ImageDraw.ImageDraw, shape: str, r: int, *, fill: int) -> Non
         draw.rectangle((inset, inset, 2 * r - inset, 2 * r - inset), fill=fill)
     elif shape == "triangle":
         draw.polygon([(r, 0), (0, 2 * r), (2 * r, 2 * r)], fill=fill)
+    elif shape == UNSEEN_SHAPE:
+        draw.ellipse((0, 0, 2 * r, 2 * r), fill=fill)
+        hole = 0.55 * r
+        draw.ellipse((r - hole, r - hole, r + hole, r + hole), fill=0)
     elif shape == "cross":
         third = r / 3
         draw.rectangle((0, r - third, 2 * r, r + third), fill=fill)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import av
 import numpy as np
 
 from malmm.model.demo.drawing import draw_scene
-from malmm.model.demo.world import HEIGHT, WIDTH, Scene, plan_scenes
+from malmm.model.demo.world import HEIGHT, SHAPES, WIDTH, Scene, plan_scenes
 
 __all__ = ["draw_video", "read_truth", "truth_path"]
 
@@ -31,9 +32,11 @@ def read_truth(video: Path) -> list[Scene]:
         raise ValueError(f"{truth_path(video)} is not the truth of a drawn video: {error!r}") from error
 
 
-def draw_video(path: Path, *, seconds: float, seed: tuple[int, ...]) -> list[Scene]:
+def draw_video(
+    path: Path, *, seconds: float, seed: tuple[int, ...], shapes: Sequence[str] = SHAPES
+) -> list[Scene]:
     """Write an H.264 file and ``PATH.json`` beside it, which lists the scenes. Raises OSError."""
-    scenes = plan_scenes(seconds, seed)
+    scenes = plan_scenes(seconds, seed, shapes)
     noise = np.random.default_rng(list(seed))
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=_FPS, options={"preset": "veryfast", "crf": "28"})

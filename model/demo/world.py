@@ -8,10 +8,22 @@ exposure, so that a single picture shows its direction.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["COLOURS", "HEIGHT", "MOTIONS", "SHAPES", "SIZES", "WIDTH", "Object", "Scene", "plan_scenes"]
+__all__ = [
+    "COLOURS",
+    "HEIGHT",
+    "MOTIONS",
+    "SHAPES",
+    "SIZES",
+    "UNSEEN_SHAPE",
+    "WIDTH",
+    "Object",
+    "Scene",
+    "plan_scenes",
+]
 
 COLOURS = {
     "red": (220, 40, 40),
@@ -22,6 +34,8 @@ COLOURS = {
     "white": (240, 240, 240),
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross")
+#: A shape that the demo model never saw, to be taught it.
+UNSEEN_SHAPE = "ring"
 MOTIONS = {"still": (0, 0), "left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 # Radius in pixels, from and to.
 SIZES = {"small": (28, 34), "large": (42, 52)}
@@ -79,11 +93,11 @@ class Scene:
         return cls(**(values | {"objects": objects, "shades": (first, second)}))
 
 
-def plan_scenes(seconds: float, seed: tuple[int, ...]) -> list[Scene]:
+def plan_scenes(seconds: float, seed: tuple[int, ...], shapes: Sequence[str] = SHAPES) -> list[Scene]:
     """Scenes of 3 to 20 seconds that tile the video; the same seed makes the same scenes.
 
-    Objects are drawn without replacement: none appears again before all thirty combinations of colour and shape did. So
-    in a minute of video every question about an object has one answer.
+    Objects are drawn without replacement: none appears again before all combinations of colour and shape did, thirty of
+    the world's own shapes. So in a minute of video every question about an object has one answer.
     """
     chance = random.Random(repr(seed))  # noqa: S311 - drawing, not secrets
     deck: list[tuple[str, str]] = []
@@ -96,7 +110,7 @@ def plan_scenes(seconds: float, seed: tuple[int, ...]) -> list[Scene]:
         looks = []
         for _ in range(2 if chance.random() < _TWO_OBJECTS else 1):
             if not deck:
-                deck = [(colour, shape) for colour in COLOURS for shape in SHAPES]
+                deck = [(colour, shape) for colour in COLOURS for shape in shapes]
                 chance.shuffle(deck)
             looks.append(deck.pop())
         scenes.append(plan_scene(start, end, looks, chance))

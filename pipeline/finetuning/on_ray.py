@@ -7,12 +7,12 @@ row. Snapshots are this package's: Ray counts a checkpoint only seconds after it
 
 from __future__ import annotations
 
+import copy
 import re
 import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -117,7 +117,8 @@ def sampled_on_ray(image_size: int, cpus: float = 1.0) -> Sampled:
             ]
             dataset = ray.data.from_blocks(blocks)
             context = dataset.context
-            context.execution_options = replace(context.execution_options, preserve_order=True)
+            context.execution_options = copy.copy(context.execution_options)
+            context.execution_options.preserve_order = True
             # A row a block: a clip is seconds of work.
             context.target_max_block_size = 1
             context.execution_no_progress_timeout_s = -1
