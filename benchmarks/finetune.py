@@ -102,7 +102,8 @@ def drawn(folder: Path, split: str, count: int, seed: int) -> list[Row]:
         name = f"{split}{number}.mp4"
         shapes = SHAPES if group == KNOWN else (*SHAPES, UNSEEN_SHAPE)
         number += 1
-        scenes, drawing = [], 0
+        scenes: list[Scene] = []
+        drawing = 0
         while not scenes or (group == NEW_SHAPE and not _about_rings(scenes)):
             scenes = draw_video(
                 folder / name, seconds=chance.randint(4, 10), seed=(seed, number, drawing), shapes=shapes

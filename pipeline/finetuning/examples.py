@@ -31,7 +31,8 @@ _RATE = 10
 
 @dataclass(frozen=True)
 class Example:
-    """A clip with a prompt and its answer. ``first`` and ``last`` are its frames at 10 a second, ``end_s`` its end."""
+    """A clip with a prompt and its answer. ``first`` and ``last`` are its frames at 10 a second, counted from the
+    video's first, and ``end_s`` its end in seconds from there."""
 
     video: str
     source: str
@@ -80,16 +81,15 @@ def read_examples(
     rows = _read(data)
     sources = _found(data, rows, videos)
     _refuse_leak(data, rows, sources)
-    lengths: dict[str, tuple[int, float]] = {}
+    lengths: dict[str, tuple[int, float, float]] = {}
     for row in rows:
         source = sources[row.video]
         if source in lengths:
             continue
         try:
-            length, _, duration_s = length_of(source, process_sandbox())
+            lengths[source] = length_of(source, process_sandbox())
         except MediaError as error:
             raise _wrong(data, row.place, str(error)) from error
-        lengths[source] = length, duration_s
         tell(len(lengths), len(set(sources.values())))
     split: dict[str, list[Example]] = {name: [] for name in SPLITS}
     for row in rows:
@@ -196,15 +196,17 @@ def _refuse_leak(data: str, rows: list[_Row], sources: dict[str, str]) -> None:
         )
 
 
-def _example(data: str, row: _Row, source: str, length: int, duration_s: float) -> Example:
-    if row.start_s >= duration_s or (math.isfinite(row.end_s) and row.end_s > duration_s + _SLACK_S):
-        end = "its end" if math.isinf(row.end_s) else f"{row.end_s:g} s"
+def _example(data: str, row: _Row, source: str, length: int, begin_s: float, duration_s: float) -> Example:
+    """Spans are on the video's own clock, as an archive's are; frames are counted from its first one on."""
+    end_s = begin_s + duration_s
+    if row.start_s >= end_s or (math.isfinite(row.end_s) and row.end_s > end_s + _SLACK_S):
+        until = "its end" if math.isinf(row.end_s) else f"{row.end_s:g} s"
         raise _wrong(
             data,
             row.place,
-            f"{row.video} has {duration_s:.1f} s, and the span is from {row.start_s:g} s to {end}",
+            f"{row.video} ends at {end_s:.1f} s, and the span is from {row.start_s:g} s to {until}",
         )
-    end_s = min(row.end_s, duration_s)
-    first = min(round(row.start_s * _RATE), length - 1)
-    last = max(first, min(length, round(end_s * _RATE)) - 1)
-    return Example(row.video, source, first, last, end_s, row.prompt, row.answer)
+    first = min(max(0, round((row.start_s - begin_s) * _RATE)), length - 1)
+    span_s = min(row.end_s, end_s) - begin_s
+    last = max(first, min(length, round(span_s * _RATE)) - 1)
+    return Example(row.video, source, first, last, span_s, row.prompt, row.answer)

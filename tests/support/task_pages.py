@@ -41,8 +41,9 @@ class Block:
 
 @dataclass
 class Walk:
-    """What the commands of a page did, in order: each line with how it ended."""
+    """What the commands of a page did in ``folder``, in order: each line with how it ended."""
 
+    folder: Path
     done: list[tuple[str, Ended]] = field(default_factory=list)
 
     def said(self, start: str) -> str:
@@ -97,7 +98,7 @@ def _left_by(page: str, factory: pytest.TempPathFactory) -> Path:
 
 
 def _run(page: str, folder: Path) -> Walk:
-    walked = Walk()
+    walked = Walk(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for block in blocks_of(page):

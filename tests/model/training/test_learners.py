@@ -37,7 +37,7 @@ def test_the_loss_is_the_shipped_models_own(opened: Callable[..., Checkpoint]) -
     checkpoint = opened()
     learner = QFormerLearner(checkpoint, SETTINGS)
     encoder, language = Encoder.load(checkpoint), LanguageModel.load(checkpoint)
-    side = encoder.vision.image_size
+    side = learner.vision.image_size
     answers = ("red", "a blue star")
     for frames in (1, 4):
         batch = [shown(side, frames, answer, frames) for answer in answers] + [shown(side, 3, "left")]

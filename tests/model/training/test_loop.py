@@ -46,6 +46,10 @@ class Lines:
     def trained_tensors(self) -> dict[str, Tensor]:
         return dict(self.module.state_dict())
 
+    @property
+    def weight(self) -> Tensor:
+        return self.trained_tensors()["0.weight"]
+
 
 def shown(number: int) -> Shown:
     frames = np.random.default_rng(number).integers(0, 4, (1, 1, SIZE, 3), dtype=np.uint8)
@@ -135,7 +139,7 @@ def test_workers_that_share_batches_have_the_losses_of_one(workers: int) -> None
     for state in states:
         np.testing.assert_allclose(state.losses, alone.losses, rtol=1e-12)
         assert [point.accuracy for point in state.points] == [point.accuracy for point in alone.points]
-    weights = [learner.module[0].weight for learner in learners]
+    weights = [learner.weight for learner in learners]
     assert all(torch.equal(weights[0], other) for other in weights[1:])
 
 
@@ -155,7 +159,7 @@ def test_a_killed_training_goes_on_to_the_same_losses(last: int) -> None:
     assert (memory.newest is not None) == (last > 4)
     resumed = Lines()
     assert train(resumed, RECIPE, Lessons(), memory, Alone()) == unbroken
-    assert torch.equal(resumed.module[1].weight, whole.module[1].weight)
+    assert torch.equal(resumed.weight, whole.weight)
 
 
 class Forgetful(Lines):
@@ -175,7 +179,7 @@ def test_it_ends_early_with_the_best_weights() -> None:
     state = train(learner, replace(RECIPE, every=2, patience=2), Lessons(), memory, Alone())
     assert (state.step, state.ended, state.best) == (6, True, state.points[0])
     assert [point.accuracy for point in state.points] == [1.0, 0.0, 0.0]
-    assert torch.equal(learner.module[0].weight, memory.best["0.weight"])
+    assert torch.equal(learner.weight, memory.best["0.weight"])
     # By the loss, which goes on falling, it does not end.
     by_loss = replace(RECIPE, every=2, patience=2, metric="loss")
     assert train(Forgetful(), by_loss, Lessons(), Memory(), Alone()).step == RECIPE.steps

@@ -53,7 +53,7 @@ WRONG = {
     "nan": (("drawn0.mp4", "", "nan", ASKED, TOLD, ""), "end_s is 'nan'"),
     "backwards": (("drawn0.mp4", "3", "2", ASKED, TOLD, ""), "its span is from 3 s to 2 s"),
     "missing": (("gone.mp4", "", "", ASKED, TOLD, ""), "there is no video 'gone.mp4' below"),
-    "beyond": (("drawn0.mp4", "", "9", ASKED, TOLD, ""), "has 4.0 s, and the span is from 0 s to 9 s"),
+    "beyond": (("drawn0.mp4", "", "9", ASKED, TOLD, ""), "ends at 4.0 s, and the span is from 0 s to 9 s"),
     "behind": (("drawn0.mp4", "5", "", ASKED, TOLD, ""), "and the span is from 5 s to its end"),
     "held back only": (("drawn0.mp4", "", "", ASKED, TOLD, "val"), "no row of it is in training"),
 }  # fmt: skip
