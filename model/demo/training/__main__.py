@@ -10,7 +10,7 @@ import random
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
     Blip2ForImageTextRetrieval,
@@ -35,11 +35,11 @@ from malmm.model.demo.checkpoint import (
 from malmm.model.demo.training.films import Reel
 from malmm.model.demo.training.lessons import Tokens
 from malmm.model.demo.training.matching import background, train_matching
-from malmm.model.demo.training.pool import Pool, make_pool
+from malmm.model.demo.training.pool import Pool
 from malmm.model.demo.training.seeing import new_vision, train_vision
 from malmm.model.demo.training.speaking import Speaker, TimeLine, train_speaker
 from malmm.model.demo.training.watching import PARTS, Teacher, train_watching
-from malmm.model.demo.training.work import folder_and_effort, say
+from malmm.model.demo.training.work import Work, folder_and_effort, say, say_written
 from malmm.model.families.instructblip.qformer import OnlineQFormer
 from malmm.model.families.instructblip.vision import VisionEncoder
 from malmm.model.memory.positions import TimePositions
@@ -48,23 +48,21 @@ from malmm.model.towers.blip2 import RetrievalModel
 __all__ = ["Stages", "main"]
 
 _ENCODED_AT_ONCE = 256
-_FEWEST_SCENES = 64
 
 
 class Stages:
     """The stages in order. ``effort`` scales their lengths; the shipped checkpoint was trained with 1."""
 
     def __init__(self, directory: Path, effort: float) -> None:
-        self.directory, self.effort = directory, effort
-        self.work = directory / "work"
-        self.work.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.work = Work(directory / "work", effort)
         self.tokens = Tokens(qformer_tokenizer(), language_tokenizer())
         self.config = instructblip_config()
         self.positions = TimePositions(initial_time_positions(VISION["hidden_size"])).requires_grad_(False)
 
     def run(self) -> None:
         """Run all unfinished stages."""
-        pool = self._pool()
+        pool = self.work.pool(3500, side=VISION["image_size"], grid=GRID, seed=1)
         vision = self._vision(pool)
         speaker, line = self._speaker()
         tokens = self._tokens(pool, vision)
@@ -74,40 +72,12 @@ class Stages:
         seen = background(retrieval, reel, self.positions, count=BACKGROUND_SLOTS)
         self._save(vision, qformer, speaker, retrieval, seen)
 
-    def _count(self, steps: int) -> int:
-        return max(2, round(steps * self.effort))
-
-    def _file(self, name: str) -> Path:
-        return self.work / f"{name}.safetensors"
-
-    def _done(self, name: str, module: nn.Module) -> bool:
-        if not self._file(name).exists():
-            return False
-        module.load_state_dict(load_file(self._file(name)))
-        return True
-
-    def _keep(self, name: str, tensors: dict[str, Tensor]) -> None:
-        unfinished = self._file(name).with_suffix(".part")
-        save_file({key: value.contiguous() for key, value in tensors.items()}, unfinished)
-        unfinished.rename(self._file(name))
-
-    def _pool(self) -> Pool:
-        path = self._file("pool")
-        if not path.exists():
-            pool = make_pool(
-                max(_FEWEST_SCENES, self._count(3500)), side=VISION["image_size"], grid=GRID, seed=1
-            )
-            pool.save(path.with_suffix(".part"))
-            path.with_suffix(".part").rename(path)
-            say(f"drew {len(pool.frames)} pictures of {len(pool.attributes)} scenes")
-        return Pool.load(path)
-
     def _vision(self, pool: Pool) -> VisionEncoder:
         torch.manual_seed(0)
         vision = new_vision()
-        if not self._done("vision", vision.model):
-            train_vision(vision, pool, steps=self._count(4000), batch=64, rate=1.5e-3, seed=2, say=say)
-            self._keep("vision", vision.model.state_dict())
+        if not self.work.done("vision", vision.model):
+            train_vision(vision, pool, steps=self.work.count(4000), batch=64, rate=1.5e-3, seed=2, say=say)
+            self.work.keep("vision", vision.model.state_dict())
         return vision.eval().requires_grad_(False)
 
     def _speaker(self) -> tuple[Speaker, TimeLine]:
@@ -123,12 +93,12 @@ class Stages:
             ((1400, 2e-3, 12, 110), (600, 1.5e-3, 60, 60))
         ):
             name = f"speaking-{number + 1}"
-            if not self._done(name, both):
+            if not self.work.done(name, both):
                 train_speaker(
                     speaker,
                     line,
                     self.tokens,
-                    steps=self._count(steps),
+                    steps=self.work.count(steps),
                     videos=24,
                     each=8,
                     rate=rate,
@@ -137,16 +107,16 @@ class Stages:
                     seed=4 + number,
                     say=say,
                 )
-                self._keep(name, both.state_dict())
+                self.work.keep(name, both.state_dict())
         return speaker, line
 
     def _tokens(self, pool: Pool, vision: VisionEncoder) -> Tensor:
-        path = self._file("tokens")
+        path = self.work.file("tokens")
         if not path.exists():
             frames = torch.from_numpy(pool.frames)
             with torch.inference_mode():
                 tokens = torch.cat([vision(part).half() for part in frames.split(_ENCODED_AT_ONCE)])
-            self._keep("tokens", {"tokens": tokens})
+            self.work.keep("tokens", {"tokens": tokens})
         return load_file(path)["tokens"]
 
     def _qformer(self, pool: Pool, tokens: Tensor, speaker: Speaker, line: TimeLine) -> OnlineQFormer:
@@ -158,15 +128,15 @@ class Stages:
         # Each part's own seeds, so that a run that goes on does what an unbroken one does.
         for number, part in enumerate(PARTS):
             name = f"watching-{number + 1}"
-            if self._done(name, both):
+            if self.work.done(name, both):
                 continue
             chance = random.Random(100 + number)  # noqa: S311 - training, not secrets
             reel = Reel(pool, tokens, chance)
             teacher = Teacher(reel, qformer, self.positions, self.tokens, chance)
             train_watching(
-                qformer, speaker, line, teacher, part, steps=self._count(part.steps), seed=number, say=say
+                qformer, speaker, line, teacher, part, steps=self.work.count(part.steps), seed=number, say=say
             )
-            self._keep(name, both.state_dict())
+            self.work.keep(name, both.state_dict())
         return qformer
 
     def _retrieval(self, pool: Pool, tokens: Tensor) -> RetrievalModel:
@@ -174,20 +144,20 @@ class Stages:
         config = retrieval_config()
         queries = 0.5 * torch.randn(1, config.num_query_tokens, config.qformer_config.hidden_size)
         model = RetrievalModel(config, self.tokens.qformer, queries, with_images=True)
-        if not self._done("matching", model):
+        if not self.work.done("matching", model):
             reel = Reel(pool, tokens, random.Random(7))  # noqa: S311 - training, not secrets
             train_matching(
                 model,
                 reel,
                 self.positions,
-                steps=self._count(600),
+                steps=self.work.count(600),
                 films=12,
                 texts=96,
                 rate=1e-3,
                 seed=8,
                 say=say,
             )
-            self._keep("matching", model.state_dict())
+            self.work.keep("matching", model.state_dict())
         return model
 
     def _save(
@@ -212,8 +182,7 @@ class Stages:
         for name in ("embeddings", "qformer", "vision_projection", "text_projection", "itm_head"):
             getattr(companion, name).load_state_dict(getattr(retrieval, name).state_dict())
         save_retrieval(directory / "retrieval", companion, seen)
-        size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-        say(f"wrote {directory}, {size / 1e6:.1f} MB")
+        say_written(directory)
 
 
 def main() -> None:

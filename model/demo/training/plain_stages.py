@@ -28,7 +28,7 @@ from malmm.model.demo.training.films import Reel
 from malmm.model.demo.training.looking import fitted, window_vectors
 from malmm.model.demo.training.pool import Pool
 from malmm.model.demo.training.reading import PARTS, Chat, train_reading
-from malmm.model.demo.training.work import Work, folder_and_effort, say
+from malmm.model.demo.training.work import Work, folder_and_effort, say, say_written
 from malmm.model.families.instructblip.encoder import Encoder
 from malmm.model.families.instructblip.language import LanguageModel
 from malmm.model.families.smolvlm import step_vision
@@ -110,8 +110,7 @@ class PlainStages:
         made = SmolVLMForConditionalGeneration(self.config)
         made.load_state_dict(state)
         save_plain(directory, made)
-        size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-        say(f"wrote {directory}, {size / 1e6:.1f} MB")
+        say_written(directory)
         return directory
 
 

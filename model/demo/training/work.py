@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from malmm.model.demo.training.pool import Pool, make_pool
 
-__all__ = ["Work", "folder_and_effort", "say"]
+__all__ = ["Work", "folder_and_effort", "say", "say_written"]
 
 _FEWEST_SCENES = 64
 
@@ -58,6 +58,12 @@ class Work:
 def say(text: str) -> None:
     """Print with the time of day."""
     print(time.strftime("%H:%M:%S"), text, flush=True)
+
+
+def say_written(directory: Path) -> None:
+    """Print the size of a finished checkpoint."""
+    size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    say(f"wrote {directory}, {size / 1e6:.1f} MB")
 
 
 def folder_and_effort(program: str, description: str | None) -> tuple[Path, float]:
