@@ -32,6 +32,7 @@ from malmm.pipeline.cluster.resources import Resources
 from malmm.pipeline.indexing import run_loop, segment_commits
 from malmm.pipeline.indexing.driver import Run
 from malmm.pipeline.indexing.file_queue import FileQueue
+from malmm.pipeline.indexing.model_hosts import ModelHosts
 from malmm.pipeline.indexing.pending_work import PendingWork
 from malmm.pipeline.indexing.run_reports import IndexReport
 from malmm.pipeline.schema.config import IndexConfig, Recipe
@@ -113,10 +114,11 @@ def main() -> None:
         listed: Any = SimpleNamespace(found=[_file(video) for video in videos], ended=True)
         work = PendingWork(config, recipe, archive, listed)
         work.look()
-        with connected(), archive.held(), ExitStack() as stack:
+        resources = Resources(1, 1, 1, 0, 1, 1, 0, 1)
+        with connected(), ModelHosts(resources) as hosts, archive.held(), ExitStack() as stack:
             run._begin(archive)
             began = time.perf_counter()
-            run._index(work, Resources(1, 1, 1, 0, 1, 1, 0, 1), stack)
+            run._index(work, resources, hosts, stack)
             ended = time.perf_counter()
         rows = archive.count("segments")
         assert rows == workers.total == run.report.segments_indexed, (rows, workers.total)

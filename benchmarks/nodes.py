@@ -39,6 +39,7 @@ from malmm.pipeline.cluster.connection import connected
 from malmm.pipeline.cluster.resources import Resources
 from malmm.pipeline.indexing import graph as stages
 from malmm.pipeline.indexing.block_stream import received
+from malmm.pipeline.indexing.model_hosts import ModelHosts
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.rows import ENCODED, FILES, Carried, carried, rows_table, with_arrays
 
@@ -220,11 +221,13 @@ def index(segments: int, folder: Path, resources: Resources) -> None:
     planned = stages.planned_before([Carried(probed.video, span, None) for span in spans])
     receipts = 0
     wiring = stages.Wiring(config, recipe, resources)
-    made = stages.indexing(planned, wiring, archive.uri, archive.schema("memories"), expected=segments)
-    for block in received(made):
-        if block is not None:
-            assert all(row.failure is None for row in carried(block)), carried(block)
-            receipts += block.num_rows
+    with ModelHosts(resources) as hosts:
+        memories = archive.schema("memories")
+        made = stages.indexing(planned, wiring, hosts, archive.uri, memories, expected=segments)
+        for block in hosts.watched(received(made)):
+            if block is not None:
+                assert all(row.failure is None for row in carried(block)), carried(block)
+                receipts += block.num_rows
     assert receipts == segments, f"{receipts} of {segments} segments came back"
 
 

@@ -30,6 +30,7 @@ from malmm.pipeline.cluster.resources import Resources
 from malmm.pipeline.indexing import driver as driving
 from malmm.pipeline.indexing import graph as stages
 from malmm.pipeline.indexing.driver import Run
+from malmm.pipeline.indexing.model_hosts import ModelHosts
 from malmm.pipeline.indexing.pending_work import PendingWork
 from malmm.pipeline.indexing.run_reports import IndexReport
 from malmm.pipeline.schema.config import IndexConfig, Recipe
@@ -139,10 +140,10 @@ def measure(segments: int, together: int) -> None:
         )
         work = PendingWork(config, recipe, archive, listed)
         work.look()
-        with connected(), archive.held(), ExitStack() as stack:
+        with connected(), ModelHosts(RESOURCES) as hosts, archive.held(), ExitStack() as stack:
             run._begin(archive)
             before_s, began = cpu_s(), time.perf_counter()
-            run._index(work, RESOURCES, stack)
+            run._index(work, RESOURCES, hosts, stack)
             took_s, driver_s = time.perf_counter() - began, cpu_s() - before_s
     count = run.report.segments_indexed
     assert count == len(work.files) * SEGMENTS_A_VIDEO, run.ledger.standing()[:1]

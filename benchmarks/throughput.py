@@ -36,6 +36,7 @@ from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.connection import connected
 from malmm.pipeline.indexing.block_stream import received
 from malmm.pipeline.indexing.graph import Wiring, indexing, planned_before
+from malmm.pipeline.indexing.model_hosts import ModelHosts
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.receipt_type import Receipt
 from malmm.pipeline.schema.rows import FILES, PROBED, carried, rows_table
@@ -184,13 +185,13 @@ def main() -> None:
             archive = Archive.create_or_open(f"{folder}/bare-{turn}", recipe, size)
             rates["bare loop"].append(bare.run(videos, archive))
             archive = Archive.create_or_open(f"{folder}/pipeline-{turn}", recipe, size)
-            with connected() as resources:
+            with connected() as resources, ModelHosts(resources) as hosts:
                 committer = Committer(archive)
                 cpu_s = time.process_time()
                 planned = planned_before(carried(plan_segments(videos, **bare.planning)))
                 wiring = Wiring(config, recipe, resources)
-                made = indexing(planned, wiring, archive.uri, archive.schema("memories"), expected=1)
-                for block in received(made):
+                made = indexing(planned, wiring, hosts, archive.uri, archive.schema("memories"), expected=1)
+                for block in hosts.watched(received(made)):
                     if block is not None:
                         committer.take(block)
                 rates["pipeline"].append(committer.rate())

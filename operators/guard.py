@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 
@@ -25,7 +25,7 @@ from malmm.pipeline.schema.ids import video_id
 from malmm.pipeline.schema.records import Failure
 from malmm.pipeline.schema.rows import FILES, Carried, carried, rows_table
 
-__all__ = ["guarded", "guarded_actor"]
+__all__ = ["end_process", "guarded", "guarded_actor"]
 
 _MESSAGE_CHARS, _TRACE_CHARS = 500, 1500
 _ENDS = (KeyboardInterrupt, SystemExit, GeneratorExit, CancelledError)
@@ -75,17 +75,26 @@ def guarded_actor(stage: str, schema: pa.Schema, operator: type | str) -> type:
             made = resolve_name(operator) if isinstance(operator, str) else operator
             self.inner = made(**options)
 
+        @property
+        def device_lost(self) -> bool:
+            return bool(getattr(self.inner, "device_lost", False))
+
         def __call__(self, rows: pa.Table) -> pa.Table:
-            if getattr(self.inner, "device_lost", False):
-                print(f"malmm: {stage}: the GPU does not answer any more, this worker ends", file=sys.stderr)
-                sys.stderr.flush()
-                os._exit(1)
+            if self.device_lost:
+                end_process(stage)
             return _one_by_one_if_need_be(stage, schema, self.inner, rows)
 
     # Ray names processes after the class.
     name = operator.partition(":")[2] if isinstance(operator, str) else operator.__name__
     Guarded.__name__ = Guarded.__qualname__ = name
     return Guarded
+
+
+def end_process(stage: str) -> NoReturn:
+    """End this process at once: its GPU stopped answering, so nothing more can be done here."""
+    print(f"malmm: {stage}: the GPU does not answer any more, this worker ends", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _one_by_one_if_need_be(

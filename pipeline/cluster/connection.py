@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import ray
@@ -19,7 +18,7 @@ from malmm.pipeline.cluster.discovery import listens, recorded_head
 from malmm.pipeline.cluster.fit import refuse_unfit
 from malmm.pipeline.cluster.placement import alive_nodes, wait_for_nodes, wait_for_room, wants_of
 from malmm.pipeline.cluster.process_state import ProcessState
-from malmm.pipeline.cluster.resources import Resources, choose_resources, share_of
+from malmm.pipeline.cluster.resources import Resources, choose_resources, share_of, with_wishes
 from malmm.pipeline.cluster.session_folder import session_folder
 from malmm.pipeline.schema.cluster_use import WHOLE_CLUSTER, ClusterUse
 from malmm.pipeline.schema.errors import WorkerError
@@ -85,11 +84,7 @@ def _room(
     if any(name.endswith("_gpus") for name, _ in wanted):
         weights_bytes = 0
     nodes = wait_for_nodes(tell, use, weights_bytes=weights_bytes)
-    chosen = share_of(choose_resources(nodes), use.share)
-    changes: dict[str, Any] = {
-        name: int(value) if name.endswith("_workers") else value for name, value in wanted
-    }
-    resources = replace(chosen, **changes)
+    resources = with_wishes(share_of(choose_resources(nodes), use.share), wanted)
     refuse_unfit(wants_of(resources), nodes, may_grow=len(alive_nodes()) > 1)
     wait_for_room(resources, tell, use.labels)
     return resources

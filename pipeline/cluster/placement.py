@@ -163,9 +163,8 @@ def room_note(asked: Iterable[Want], nodes: list[Node], available: dict[str, flo
     if too_large:
         name, cpus, _ = too_large[0]
         what = "cpus" if not any(node.cpus >= cpus for node in nodes) else "gpus"
-        way_out = (
-            f"no node is large enough for {name}: add one, or ask for less with --resource {name}_{what}=N"
-        )
+        option = f"--resource {name.split()[0]}_{what}=N"
+        way_out = f"no node is large enough for {name}: add one, or ask for less with {option}"
     else:
         way_out = (
             "other jobs hold the rest: it goes on when one ends (`ray list actors` shows them), or add a node"
@@ -188,8 +187,11 @@ def _fits(node: Node, want: Want) -> bool:
 
 def wants_of(resources: Resources) -> list[Want]:
     """What a worker of each stage asks for."""
+    decode = ("decode", resources.decode_cpus, 0.0)
+    if resources.one_actor:
+        return [decode, ("encode and generate", resources.actor_cpus, resources.actor_gpus)]
     return [
-        ("decode", resources.decode_cpus, 0.0),
+        decode,
         ("encode", resources.encode_cpus, resources.encode_gpus),
         ("generate", resources.generate_cpus, resources.generate_gpus),
     ]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from malmm.pipeline.schema.errors import ConfigError
 
-__all__ = ["Node", "Resources", "choose_resources", "share_of"]
+__all__ = ["Node", "Resources", "choose_resources", "share_of", "with_wishes"]
 
-# Room for a task of each of the stages that plan and write.
-_LIGHT_STAGES_CPUS = 0.1
+# Room for a task of each of the stages that plan, and for those that wait for an actor with models and write.
+_PLANNING_CPUS, _WAITING_CPUS_AN_ACTOR = 0.05, 0.05
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,46 @@ class Resources:
         for name in ("decode_cpus", "encode_cpus", "encode_gpus", "generate_cpus", "generate_gpus"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} cannot be below 0")
+        encode, generate = self.encode_gpus, self.generate_gpus
+        if encode and generate and not self.shares_gpu and (encode % 1 or generate % 1):
+            raise ConfigError(
+                f"encode_gpus {encode:g} and generate_gpus {generate:g}: an encoder and a generator either share a "
+                "GPU, with parts that are 1 together at most, or each has whole ones; with other parts, some would "
+                "find no GPU once the others are placed"
+            )
+        if self.shares_gpu and self.encode_workers != self.generate_workers:
+            raise ConfigError(
+                f"encode_workers {self.encode_workers} and generate_workers {self.generate_workers}: an encoder and a "
+                f"generator share a GPU ({encode:g} and {generate:g} of it), so there are as many of both; to have "
+                "other numbers, set encode_gpus and generate_gpus to 1"
+            )
+
+    @property
+    def shares_gpu(self) -> bool:
+        """Whether an encoder and a generator share a GPU: each asks for a part of one, and the parts fit it."""
+        return (
+            min(self.encode_gpus, self.generate_gpus) > 0
+            and self.encode_gpus + self.generate_gpus <= 1 + 1e-9
+        )
+
+    @property
+    def one_actor(self) -> bool:
+        """Whether one actor holds an encoder and a generator: on one GPU, or both on CPUs and as many of each.
+
+        A process with torch takes seconds to start.
+        """
+        on_cpus = self.encode_gpus == self.generate_gpus == 0
+        return self.shares_gpu or (on_cpus and self.encode_workers == self.generate_workers)
+
+    @property
+    def actor_cpus(self) -> float:
+        """What an actor that holds both reserves of CPUs."""
+        return self.encode_cpus + self.generate_cpus
+
+    @property
+    def actor_gpus(self) -> float:
+        """What an actor that holds both reserves of a GPU."""
+        return min(1.0, self.encode_gpus + self.generate_gpus)
 
 
 @dataclass(frozen=True)
@@ -49,8 +90,8 @@ class Node:
 def choose_resources(nodes: Sequence[Node]) -> Resources:
     """Workers for a cluster of these nodes, such that one worker of each stage runs at once and no node idles.
 
-    Each GPU has an encoder and a generator, which share it: however the work is divided between the two, all GPUs
-    are busy. Without GPUs each node has one of both.
+    Each GPU, and without GPUs each node, has an actor that holds an encoder and a generator: however the work is
+    divided between the two, all GPUs are busy.
     """
     nodes = [node for node in nodes if node.cpus > 0] or [Node(1.0)]
     gpus = sum(int(node.gpus) for node in nodes)
@@ -62,10 +103,12 @@ def choose_resources(nodes: Sequence[Node]) -> Resources:
     # Actors hold their shares for the whole run: on few CPUs they leave half to decoding and the light stages.
     actor_cpus = min(0.5, *(0.25 * node.cpus / int(node.gpus) for node in nodes if node.gpus >= 1))
     # A task needs its CPU on one node: what is left on several nodes cannot be added up.
-    left = [node.cpus - 2 * int(node.gpus) * actor_cpus - _LIGHT_STAGES_CPUS for node in nodes]
+    left = [
+        node.cpus - int(node.gpus) * (2 * actor_cpus + _WAITING_CPUS_AN_ACTOR) - _PLANNING_CPUS
+        for node in nodes
+    ]
     decode_cpus = max(0.01, min(1.0, max(left)))
     decoders = max(1, sum(max(0, int(cpus / decode_cpus)) for cpus in left))
-    # More than half of a GPU: two encoders never share one, so there is a place for each.
     return Resources(decoders, decode_cpus, gpus, actor_cpus, 0.6, gpus, actor_cpus, 0.4)
 
 
@@ -77,3 +120,18 @@ def share_of(resources: Resources, share: float) -> Resources:
         encode_workers=max(1, int(share * resources.encode_workers)),
         generate_workers=max(1, int(share * resources.generate_workers)),
     )
+
+
+def with_wishes(chosen: Resources, wishes: Sequence[tuple[str, float]]) -> Resources:
+    """What is ``chosen``, with the user's values instead. Raises ConfigError for values that cannot work.
+
+    Where an encoder and a generator share an actor, the number of one is that of the other, unless both are named.
+    """
+    changes: dict[str, Any] = {
+        name: int(value) if name.endswith("_workers") else value for name, value in wishes
+    }
+    shares = replace(chosen, **{name: value for name, value in changes.items() if name.endswith("_gpus")})
+    numbers = [changes[name] for name in ("encode_workers", "generate_workers") if name in changes]
+    if shares.shares_gpu and len(numbers) == 1:
+        changes |= dict.fromkeys(("encode_workers", "generate_workers"), numbers[0])
+    return replace(chosen, **changes)

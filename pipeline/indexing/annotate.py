@@ -113,21 +113,25 @@ def _run(
     from malmm.pipeline.cluster.connection import connected
     from malmm.pipeline.cluster.starvation import RoomWatch
     from malmm.pipeline.indexing.graph import replaying
+    from malmm.pipeline.indexing.model_hosts import ModelHosts
     from malmm.pipeline.indexing.replay_commits import ReplayCommits
 
     ledger = Ledger()
     replay = ReplayCommits(archive, config.prompts, ledger, tell, archive.count("failures") > 0)
     with archive.held():
         try:
-            with connected(
-                verbose=verbose,
-                wanted=config.resources,
-                use=config.cluster,
-                weights_bytes=weights_bytes,
-                tell=tell,
-            ) as resources:
+            with (
+                connected(
+                    verbose=verbose,
+                    wanted=config.resources,
+                    use=config.cluster,
+                    weights_bytes=weights_bytes,
+                    tell=tell,
+                ) as resources,
+                ModelHosts(resources, config.cluster) as replay.hosts,
+            ):
                 replay.room = RoomWatch(resources)
-                replay.go(replaying(work, config, archive, resources, verbose=verbose), of=work)
+                replay.go(replaying(work, config, archive, replay.hosts, verbose=verbose), of=work)
             archive.update_indexes(tell=lambda what: tell(Progress("building indexes")))
         except KeyboardInterrupt:
             report.interrupted = True

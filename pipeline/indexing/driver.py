@@ -24,6 +24,7 @@ from malmm.pipeline.indexing.graph import LIGHT_STAGES, Wiring, replaying, segme
 from malmm.pipeline.indexing.ledger import Ledger
 from malmm.pipeline.indexing.metrics import RunMetrics
 from malmm.pipeline.indexing.missing_annotations import missing_annotations
+from malmm.pipeline.indexing.model_hosts import ModelHosts
 from malmm.pipeline.indexing.pending_work import PendingWork
 from malmm.pipeline.indexing.replay_commits import ReplayCommits
 from malmm.pipeline.indexing.run_loop import RunLoop, Survey, committed_ids
@@ -73,7 +74,10 @@ class Run:
                 if work.is_known:
                     archive.set_metadata(work.relabelled)
             try:
-                with self._connected() as resources:
+                with (
+                    self._connected() as resources,
+                    ModelHosts(resources, self.config.cluster) as hosts,
+                ):
                     self.report.encoders = resources.encode_workers
                     self.report.gpus = resources.encode_workers * resources.encode_gpus
                     self.progress.metrics = RunMetrics(self.config.archive)
@@ -83,9 +87,9 @@ class Run:
                     if archive is not None:
                         self._begin(archive)
                     if work.files:
-                        self._index(work, resources, stack)
+                        self._index(work, resources, hosts, stack)
                     if self.commits.archive is not None:
-                        self._finish(self.commits.archive, work, resources)
+                        self._finish(self.commits.archive, work, hosts)
             finally:
                 self.commits.record_failures()
 
@@ -149,7 +153,7 @@ class Run:
         finally:
             survey.end()
 
-    def _index(self, work: PendingWork, resources: Resources, stack: ExitStack) -> None:
+    def _index(self, work: PendingWork, resources: Resources, hosts: ModelHosts, stack: ExitStack) -> None:
         """Index. Creates the archive, if there is none, when the first video is planned."""
 
         def open_archive() -> Archive:
@@ -173,7 +177,9 @@ class Run:
             if archive is not None
             else memories_schema(self.vector_size, self.recipe.token_layers)
         )
-        RunLoop(wiring, work, self.ledger, self.commits, self.progress, place, memories, open_archive).go()
+        RunLoop(
+            wiring, hosts, work, self.ledger, self.commits, self.progress, place, memories, open_archive
+        ).go()
 
     def _begin(self, archive: Archive) -> None:
         """Prepare an archive that is held for the first commit: sweep orphans."""
@@ -181,12 +187,12 @@ class Run:
         self.commits.archive = archive
         self.commits.had_failures = archive.count("failures") > 0
 
-    def _finish(self, archive: Archive, work: PendingWork, resources: Resources) -> None:
+    def _finish(self, archive: Archive, work: PendingWork, hosts: ModelHosts) -> None:
         """After all segments: update metadata, compact, add texts of whole videos and new prompts, update indexes."""
         archive.set_metadata(work.relabelled)
         # Compact before replay, which looks for every video's memory in every file.
         self._compact(archive)
-        self._describe(archive, resources)
+        self._describe(archive, hosts)
         self._compact(archive)
         archive.update_indexes(
             tell=lambda what: self.tell(Progress("building indexes")), build_pieces=build_on_workers
@@ -205,7 +211,7 @@ class Run:
             archive.remove_video(identity)
             self.report.videos_pruned += 1
 
-    def _describe(self, archive: Archive, resources: Resources) -> None:
+    def _describe(self, archive: Archive, hosts: ModelHosts) -> None:
         """Answer the prompts for whole videos, and new prompts for segments stored before."""
         work = missing_annotations(archive, self.config.all_prompts, self.recipe)
         if work:
@@ -215,10 +221,11 @@ class Run:
                 self.ledger,
                 self.tell,
                 self.commits.had_failures,
+                hosts,
                 self.progress.room,
             )
             try:
-                dataset = replaying(work, self.config, archive, resources, verbose=self.verbose)
+                dataset = replaying(work, self.config, archive, hosts, verbose=self.verbose)
                 replay.go(dataset, of=work)
             finally:
                 self.report.annotations += replay.texts

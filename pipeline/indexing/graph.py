@@ -19,12 +19,14 @@ from malmm.model.memory.settings import MemorySettings
 from malmm.operators.decode import DecodeSettings, decode_segments
 from malmm.operators.guard import guarded, guarded_actor
 from malmm.operators.listen import listen_to_spans
+from malmm.operators.model_host import ModelStep
 from malmm.operators.probe import probe_files
 from malmm.operators.write import write_segments
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.placement import alive_nodes
 from malmm.pipeline.cluster.resources import Resources
 from malmm.pipeline.indexing.file_queue import FileQueueHandle
+from malmm.pipeline.indexing.model_hosts import ModelHosts, through_hosts
 from malmm.pipeline.indexing.survey_stages import listed_files, unfinished_segments
 from malmm.pipeline.schema.cluster_use import WHOLE_CLUSTER, ClusterUse
 from malmm.pipeline.schema.config import AnnotateConfig, IndexConfig, Recipe
@@ -68,7 +70,7 @@ _ROWS: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
 # from the first stage to the last, and the first one waits for the listing: a stage whose share is not left would wait
 # with it. Ray fuses stages with equal shares into one task. That is wanted for probe and plan only: otherwise a video's
 # segments would be decoded one after the other in the task that planned them.
-_LIST_CPUS, _SURVEY_CPUS, _REGROUP_CPUS, _WRITE_CPUS = 0.01, 0.02, 0.01, 0.05
+_LIST_CPUS, _SURVEY_CPUS, _REGROUP_CPUS, _WRITE_CPUS = 0.01, 0.02, 0.01, 0.015
 LIGHT_STAGES = tuple(
     (name, cpus, 0.0)
     for name, cpus in (("list", _LIST_CPUS), ("probe", _SURVEY_CPUS), ("write", _WRITE_CPUS))
@@ -203,58 +205,74 @@ def segments_a_block(segments: int, config: IndexConfig, resources: Resources) -
 
 
 def indexing(
-    planned: Dataset, wiring: Wiring, archive: str, memories: pa.Schema, *, expected: int = 1
+    planned: Dataset,
+    wiring: Wiring,
+    hosts: ModelHosts,
+    archive: str,
+    memories: pa.Schema,
+    *,
+    expected: int = 1,
 ) -> Dataset:
     """Planned segments to receipts. ``archive`` is the address of the tables, ``memories`` the schema of that table.
 
-    At least ``expected`` segments will come: pools start with no more workers than that.
+    At least ``expected`` segments will come: no more hosts than that are started for them.
     """
     config, recipe, resources = wiring.config, wiring.recipe, wiring.resources
     settings = MemorySettings(length=recipe.bank_length, policy=recipe.merge_policy)
     threads = max(1, round(resources.decode_cpus))
     # If blocks hold several segments, a batch is one block: to fill larger batches Ray would cut and copy blocks.
     batch_size = wiring.together if wiring.together > 1 else config.batch_segments
-    return (
-        planned
+    decoded = planned.map_batches(
         # decode, 1:1 on CPUs: sampled frames at the model's image size
+        guarded("decode", DECODED, decode_segments),
+        fn_kwargs={
+            "settings": DecodeSettings(
+                fps=recipe.fps,
+                sampling=recipe.sampling,
+                segment_s=recipe.segment_s,
+                image_size=recipe.image_size,
+                decoder=config.decoder,
+                threads=threads,
+                limit_s=config.decode_limit_s,
+            )
+        },
+        batch_size=None,
+        num_cpus=resources.decode_cpus,
+        compute=TaskPoolStrategy(size=resources.decode_workers),
+        **_ROWS,
+    )
+    # encode, 1:1 on GPUs: memory slots, retrieval vectors, and a query output for each prompt
+    encode = ModelStep(
+        "encode",
+        ENCODED,
+        ENCODER,
+        {
+            "model": config.model,
+            "retrieval_model": config.retrieval_model,
+            "settings": settings,
+            "tokens": recipe.tokens,
+            "prompts": config.all_prompts,
+            "check_vision": False,
+            "compile_vision": config.compile,
+        },
+        batch_size,
+    )
+    # generate, 1:1 on GPUs: texts
+    generate = _generator(config, recipe, batch_size)
+    # Ray runs both in one task, as they reserve the same: the first waits for the second's models most of the time.
+    waiting: dict[str, Any] = {
+        "num_cpus": _WRITE_CPUS,
+        "compute": TaskPoolStrategy(size=hosts.batches),
+        **_ROWS,
+    }
+    return (
+        decoded
+        # encode and generate, 1:1 in the run's actors
         .map_batches(
-            guarded("decode", DECODED, decode_segments),
-            fn_kwargs={
-                "settings": DecodeSettings(
-                    fps=recipe.fps,
-                    sampling=recipe.sampling,
-                    segment_s=recipe.segment_s,
-                    image_size=recipe.image_size,
-                    decoder=config.decoder,
-                    threads=threads,
-                    limit_s=config.decode_limit_s,
-                )
-            },
-            batch_size=None,
-            num_cpus=resources.decode_cpus,
-            compute=TaskPoolStrategy(size=resources.decode_workers),
-            **_ROWS,
-        )
-        # encode, 1:1 on GPUs: memory slots, retrieval vectors, and a query output for each prompt
-        .map_batches(
-            guarded_actor("encode", ENCODED, ENCODER),
-            fn_constructor_kwargs={
-                "model": config.model,
-                "retrieval_model": config.retrieval_model,
-                "settings": settings,
-                "tokens": recipe.tokens,
-                "prompts": config.all_prompts,
-                "check_vision": False,
-                "compile_vision": config.compile,
-            },
+            guarded("encode", ANSWERED, through_hosts),
+            fn_kwargs={"route": hosts.route((encode, generate), expected=expected)},
             batch_size=batch_size,
-            **_encoding(resources, expected),
-        )
-        # generate, 1:1 on GPUs: texts
-        .map_batches(
-            guarded_actor("generate", ANSWERED, GENERATOR),
-            batch_size=batch_size,
-            **_generating(config, recipe, resources, expected),
+            **waiting,
         )
         # write, 1:1: fragments to the store, a receipt to the driver
         .map_batches(
@@ -266,9 +284,7 @@ def indexing(
                 "memories": memories,
             },
             batch_size=None,
-            num_cpus=_WRITE_CPUS,
-            compute=TaskPoolStrategy(size=2 * resources.encode_workers),
-            **_ROWS,
+            **waiting,
         )
     )
 
@@ -277,32 +293,35 @@ def replaying(
     work: Sequence[pa.Table],
     config: IndexConfig | AnnotateConfig,
     archive: Archive,
-    resources: Resources,
+    hosts: ModelHosts,
     *,
     verbose: bool = False,
 ) -> Dataset:
     """Stored memory and prompts to texts, without reading a video."""
     expected = sum(block.num_rows for block in work)
-    return (
-        _dataset(work, use=config.cluster, verbose=verbose)
-        # replay, 1:1 on GPUs: query outputs of new prompts on stored slots
-        .map_batches(
-            guarded_actor("replay", REPLAYED, REPLAYER),
-            fn_constructor_kwargs={
-                "archive": archive.uri,
-                "model": config.model,
-                "settings": MemorySettings(archive.recipe.bank_length, archive.recipe.merge_policy),
-                "prompts": config.all_prompts,
-            },
-            batch_size=config.batch_segments,
-            **_encoding(resources, expected),
-        )
-        # generate, 1:1 on GPUs: texts
-        .map_batches(
-            guarded_actor("generate", ANSWERED, GENERATOR),
-            batch_size=4 * config.batch_segments,
-            **_generating(config, archive.recipe, resources, expected),
-        )
+    # replay, 1:1 on GPUs: query outputs of new prompts on stored slots
+    replay = ModelStep(
+        "replay",
+        REPLAYED,
+        REPLAYER,
+        {
+            "archive": archive.uri,
+            "model": config.model,
+            "settings": MemorySettings(archive.recipe.bank_length, archive.recipe.merge_policy),
+            "prompts": config.all_prompts,
+        },
+        config.batch_segments,
+    )
+    # generate, 1:1 on GPUs: texts
+    generate = _generator(config, archive.recipe, 4 * config.batch_segments)
+    return _dataset(work, use=config.cluster, verbose=verbose).map_batches(
+        # replay and generate, 1:1 in the run's actors
+        guarded("replay", ANSWERED, through_hosts),
+        fn_kwargs={"route": hosts.route((replay, generate), expected=expected)},
+        batch_size=4 * config.batch_segments,
+        num_cpus=_WRITE_CPUS,
+        compute=TaskPoolStrategy(size=hosts.batches),
+        **_ROWS,
     )
 
 
@@ -326,7 +345,14 @@ def transcribing(
             guarded_actor("transcribe", TRANSCRIBED, TRANSCRIBER),
             fn_constructor_kwargs={"model": config.model, "language": config.language},
             batch_size=1,
-            **_encoding(resources, sum(block.num_rows for block in work)),
+            num_cpus=resources.encode_cpus,
+            num_gpus=resources.encode_gpus,
+            compute=ActorPoolStrategy(
+                min_size=1,
+                max_size=resources.encode_workers,
+                initial_size=max(1, min(resources.encode_workers, sum(block.num_rows for block in work))),
+            ),
+            **_ROWS,
         )
     )
 
@@ -339,38 +365,11 @@ def _regrouped(dataset: Dataset, rows_a_block: int, *, strict: bool = False) -> 
     return dataset
 
 
-def _pool(workers: int, expected: int, resources: Resources) -> ActorPoolStrategy:
-    """A pool that starts work with its first actor: on a busy cluster the others may take long to start.
-
-    It starts with a worker for each expected segment, and grows as more are planned. If an encoder and a generator
-    share a GPU, all workers start at once: otherwise a late generator could take the place of an encoder.
-    """
-    if 0 < resources.encode_gpus < 1:
-        return ActorPoolStrategy(size=workers)
-    return ActorPoolStrategy(min_size=1, max_size=workers, initial_size=max(1, min(workers, expected)))
-
-
-def _encoding(resources: Resources, expected: int) -> dict[str, Any]:
-    return {
-        "num_cpus": resources.encode_cpus,
-        "num_gpus": resources.encode_gpus,
-        "compute": _pool(resources.encode_workers, expected, resources),
-        **_ROWS,
+def _generator(config: IndexConfig | AnnotateConfig, recipe: Recipe, batch_size: int) -> ModelStep:
+    options = {
+        "model": config.model,
+        "prompts": config.all_prompts,
+        "max_new_tokens": config.max_new_tokens,
+        "decoding": recipe.decoding,
     }
-
-
-def _generating(
-    config: IndexConfig | AnnotateConfig, recipe: Recipe, resources: Resources, expected: int
-) -> dict[str, Any]:
-    return {
-        "fn_constructor_kwargs": {
-            "model": config.model,
-            "prompts": config.all_prompts,
-            "max_new_tokens": config.max_new_tokens,
-            "decoding": recipe.decoding,
-        },
-        "num_cpus": resources.generate_cpus,
-        "num_gpus": resources.generate_gpus,
-        "compute": _pool(resources.generate_workers, expected, resources),
-        **_ROWS,
-    }
+    return ModelStep("generate", ANSWERED, GENERATOR, options, batch_size)

@@ -16,6 +16,7 @@ from malmm.pipeline.cluster.starvation import RoomWatch
 from malmm.pipeline.indexing.block_stream import received
 from malmm.pipeline.indexing.fail_fast import FailFast
 from malmm.pipeline.indexing.ledger import Ledger
+from malmm.pipeline.indexing.model_hosts import ModelHosts
 from malmm.pipeline.schema.config import Prompt
 from malmm.pipeline.schema.ids import REPLAY, failure_id
 from malmm.pipeline.schema.progress import OnProgress, Progress
@@ -40,6 +41,7 @@ class ReplayCommits:
     ledger: Ledger
     tell: OnProgress
     clear_failures: bool
+    hosts: ModelHosts | None = None
     room: RoomWatch | None = None
     texts: int = 0
     _alike: FailFast = field(default_factory=FailFast)
@@ -53,7 +55,8 @@ class ReplayCommits:
         began = last_commit = time.monotonic()
         done, total = 0, sum(block.num_rows for block in of)
         try:
-            for block in received(dataset):
+            blocks = received(dataset)
+            for block in blocks if self.hosts is None else self.hosts.watched(blocks):
                 if block is not None:
                     done += block.num_rows
                     self._take(block)

@@ -20,6 +20,7 @@ from malmm.pipeline.indexing.block_stream import received
 from malmm.pipeline.indexing.file_queue import POSITIONS, FileQueueHandle, RemoteFileQueue, positions_for
 from malmm.pipeline.indexing.graph import Wiring, indexing, planned_before, surveying
 from malmm.pipeline.indexing.ledger import Ledger
+from malmm.pipeline.indexing.model_hosts import ModelHosts
 from malmm.pipeline.indexing.pending_work import PendingWork
 from malmm.pipeline.indexing.run_progress import RunProgress
 from malmm.pipeline.indexing.segment_commits import SegmentCommits
@@ -160,6 +161,7 @@ class RunLoop:
     ``open_archive`` creates the tables once there is something to store."""
 
     wiring: Wiring
+    hosts: ModelHosts
     work: PendingWork
     ledger: Ledger
     commits: SegmentCommits
@@ -191,8 +193,8 @@ class RunLoop:
             self._tell(survey)
             planned = surveying(self.wiring, queue, positions, committed_ids(self.commits.archive))
             expected = self.work.segments_at_least
-            dataset = indexing(planned, self.wiring, self.place, self.memories, expected=expected)
-            for block in received(dataset):
+            dataset = indexing(planned, self.wiring, self.hosts, self.place, self.memories, expected=expected)
+            for block in self.hosts.watched(received(dataset)):
                 survey.step()
                 if block is not None:
                     for row in carried(block):
@@ -201,6 +203,7 @@ class RunLoop:
                     self.commits.take(block)
                 self.commits.commit_if_due()
                 if self.progress.is_due:
+                    self.hosts.want(self.ledger.segments_total - self.ledger.segments_done)
                     self._tell(survey)
             survey.step()
             self.commits.commit()
@@ -219,9 +222,9 @@ class RunLoop:
         alone = Wiring(
             self.wiring.config, self.wiring.recipe, self.wiring.resources, verbose=self.wiring.verbose
         )
-        dataset = indexing(planned, alone, self.place, self.memories, expected=len(rows))
+        dataset = indexing(planned, alone, self.hosts, self.place, self.memories, expected=len(rows))
         try:
-            for block in received(dataset):
+            for block in self.hosts.watched(received(dataset)):
                 if block is not None:
                     self.commits.take(block)
                 self.commits.commit_if_due()

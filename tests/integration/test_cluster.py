@@ -80,11 +80,11 @@ def test_workers_and_then_a_node_that_are_killed_cost_no_row(
     gate.allow(2)
     session = start(folder, place, gate=gate)
     stored = until_more_is_committed(session, place)
-    for title in ("decode_segments", "EncodeSegments", "GenerateTexts"):
+    for title in ("decode_segments", "ModelHost"):
         os.kill(cluster.worker(title), signal.SIGKILL)
     gate.allow(5)
     assert until_more_is_committed(session, place, before=stored) < SEGMENTS
-    cluster.kill_node(cluster.node_of(cluster.worker("EncodeSegments")))
+    cluster.kill_node(cluster.node_of(cluster.worker("ModelHost")))
     gate.open()
     report = report_of(session)
     assert (report["segments_indexed"], report["failures"]) == (SEGMENTS, [])

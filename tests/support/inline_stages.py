@@ -24,7 +24,7 @@ from malmm.operators.write import write_segments
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster import connection
 from malmm.pipeline.cluster.resources import Node, choose_resources
-from malmm.pipeline.indexing import block_stream, driver, graph, replay_commits, run_loop
+from malmm.pipeline.indexing import block_stream, driver, graph, model_hosts, replay_commits, run_loop
 from malmm.pipeline.indexing.file_queue import FileQueue
 from malmm.pipeline.indexing.graph import Wiring
 from malmm.pipeline.schema.cluster_use import ClusterUse
@@ -58,6 +58,25 @@ _write: Any = guarded("write", RECEIPTS, write_segments)
 Mishap = Callable[[Carried], str | None]
 
 
+class _NoHosts:
+    """Stands in for ``ModelHosts``: this process has the models."""
+
+    def __init__(self, resources: Any, use: ClusterUse) -> None:
+        pass
+
+    def __enter__(self) -> _NoHosts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def want(self, batches: int) -> None:
+        pass
+
+    def watched(self, blocks: Iterator[pa.Table | None]) -> Iterator[pa.Table | None]:
+        return blocks
+
+
 class InlineStages:
     """Stands in for ``malmm.pipeline.indexing.graph``. ``calls`` counts the stages' runs and the segments decoded."""
 
@@ -75,9 +94,10 @@ class InlineStages:
             "RemoteFileQueue": FileQueue,
             "rewriting_on_workers": lambda uri, table: None,
             "connected": lambda **_: contextlib.nullcontext(choose_resources([Node(2)])),
+            "ModelHosts": _NoHosts,
         }
         # Both where they are used and where a run that starts Ray late finds them.
-        for module in (driver, run_loop, replay_commits, graph, connection, block_stream):
+        for module in (driver, run_loop, replay_commits, graph, connection, block_stream, model_hosts):
             for name, stand_in in stand_ins.items():
                 if hasattr(module, name):
                     monkeypatch.setattr(module, name, stand_in)
@@ -125,6 +145,7 @@ class InlineStages:
         self,
         planned: Iterator[pa.Table | None],
         wiring: Wiring,
+        hosts: _NoHosts,
         archive: str,
         memories: pa.Schema,
         *,
@@ -178,7 +199,7 @@ class InlineStages:
         work: Sequence[pa.Table],
         config: IndexConfig,
         archive: Archive,
-        resources: Any,
+        hosts: _NoHosts,
         *,
         verbose: bool,
     ) -> Iterator[pa.Table]:

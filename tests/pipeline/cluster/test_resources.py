@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from malmm.pipeline.cluster.resources import Node, Resources, choose_resources
+from malmm.pipeline.cluster.resources import Node, Resources, choose_resources, with_wishes
 from malmm.pipeline.schema.config import RESOURCES
 from malmm.pipeline.schema.errors import ConfigError
 
@@ -31,9 +31,9 @@ def test_every_gpu_is_used_and_has_an_encoder(cpus: int, gpus: int) -> None:
     used = chosen.encode_workers * chosen.encode_gpus + chosen.generate_workers * chosen.generate_gpus
     assert used == pytest.approx(gpus)
     assert chosen.encode_workers == max(1, gpus)
-    if gpus:
-        # Two of them on one GPU would leave another without.
-        assert chosen.encode_gpus > 0.5
+    # One actor holds both, and takes all of a GPU.
+    assert chosen.one_actor
+    assert not gpus or chosen.actor_gpus == 1
 
 
 @pytest.mark.parametrize(("cpus", "gpus"), SIZES)
@@ -100,3 +100,42 @@ def test_a_share_below_zero_is_refused(name: str) -> None:
 
 def test_every_resource_can_be_wanted() -> None:
     assert {field.name for field in fields(Resources)} == set(RESOURCES)
+
+
+GPUS = choose_resources([Node(16, 4)])
+Wishes = list[tuple[str, float]]
+
+
+@pytest.mark.parametrize(
+    ("wishes", "encoders", "generators", "one_actor"),
+    [
+        ([], 4, 4, True),
+        ([("encode_workers", 2)], 2, 2, True),
+        ([("generate_workers", 3)], 3, 3, True),
+        ([("encode_workers", 2), ("generate_workers", 2), ("encode_gpus", 0.25)], 2, 2, True),
+        ([("encode_gpus", 1), ("generate_gpus", 1), ("encode_workers", 3), ("generate_workers", 1)], 3, 1, False),
+        ([("encode_gpus", 1), ("generate_gpus", 0), ("generate_workers", 1)], 4, 1, False),
+        ([("encode_gpus", 0), ("generate_gpus", 0)], 4, 4, True),
+        ([("encode_gpus", 0), ("generate_gpus", 0), ("encode_workers", 2)], 2, 4, False),
+    ],
+)  # fmt: skip
+def test_both_models_go_together_where_they_share_a_gpu_or_have_none(
+    wishes: Wishes, encoders: int, generators: int, one_actor: bool
+) -> None:
+    chosen = with_wishes(GPUS, wishes)
+    assert (chosen.encode_workers, chosen.generate_workers) == (encoders, generators)
+    assert chosen.one_actor == one_actor
+
+
+@pytest.mark.parametrize(
+    ("wishes", "said"),
+    [
+        ([("encode_workers", 2), ("generate_workers", 3)], "2 and generate_workers 3: .* as many of both"),
+        ([("encode_gpus", 0.6), ("generate_gpus", 0.6)], "encode_gpus 0.6 and generate_gpus 0.6: .* find no GPU"),
+        ([("encode_gpus", 0.5), ("generate_gpus", 1)], "encode_gpus 0.5 and generate_gpus 1: .* has whole ones"),
+        ([("encode_gpus", 1.5), ("generate_gpus", 1)], "encode_gpus 1.5 and generate_gpus 1: .* has whole ones"),
+    ],
+)  # fmt: skip
+def test_shares_by_which_one_could_take_the_place_of_the_other_are_refused(wishes: Wishes, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        with_wishes(GPUS, wishes)

@@ -14,7 +14,7 @@ from malmm.pipeline.cluster import starvation
 from malmm.pipeline.cluster.resources import Node, Resources
 from malmm.pipeline.cluster.starvation import SAY_AFTER_S, RoomWatch, Shape, room_told
 
-RESOURCES = Resources(1, 1.0, 1, 0.5, 0.0, 1, 0.5, 0.0)
+RESOURCES = Resources(1, 1.0, 1, 0.5, 0.0, 1, 0.25, 0.0)
 DECODE, WRITE, OTHERS = (1.0, 0.0), (0.05, 0.0), (8.0, 1.0)
 
 

@@ -36,6 +36,7 @@ from malmm.pipeline.indexing.graph import (
     surveying,
 )
 from malmm.pipeline.indexing.index import make_recipe
+from malmm.pipeline.indexing.model_hosts import ModelHosts
 from malmm.pipeline.indexing.run_loop import committed_ids
 from malmm.pipeline.indexing.worker_indexing import build_on_workers
 from malmm.pipeline.schema.cluster_use import ClusterUse
@@ -173,13 +174,15 @@ def test_indexing_runs_on_gpus(together: int, resources: Resources, monkeypatch:
     queue.admit()
     queue.offer(files[0])
     surveyed = surveying(wiring, queue, POSITIONS)
-    for block in received(indexing(surveyed, wiring, "none", pa.schema([]), expected=1)):
-        if block is None or not block.num_rows:
-            continue
-        if not blocks:
-            queue.offer(files[1])
-            queue.close()
-        blocks.append(block)
+    with ModelHosts(resources) as hosts:
+        made = indexing(surveyed, wiring, hosts, "none", pa.schema([]), expected=1)
+        for block in hosts.watched(received(made)):
+            if block is None or not block.num_rows:
+                continue
+            if not blocks:
+                queue.offer(files[1])
+                queue.close()
+            blocks.append(block)
     plans = [plan for table in queue.take(0) for plan in plans_in(table)]
     found = [row.segment for block in blocks for row in carried(block)]
     ids = {segment.segment_id for segment in found if segment is not None}
@@ -208,8 +211,10 @@ def test_an_error_in_an_operator_fails_its_rows_and_says_where(monkeypatch: pyte
         for video in videos
         for span in segments_of(video, RECIPE.recipe_id, RECIPE.segment_s, 1.0)
     ]
-    made = indexing(planned_before(rows), Wiring(INDEX, RECIPE, SHARED), "none", pa.schema([]))
-    found = [row for block in received(made) if block is not None for row in carried(block)]
+    with ModelHosts(SHARED) as hosts:
+        made = indexing(planned_before(rows), Wiring(INDEX, RECIPE, SHARED), hosts, "none", pa.schema([]))
+        blocks = [block for block in hosts.watched(received(made)) if block is not None]
+    found = [row for block in blocks for row in carried(block)]
     assert sorted(row.video.uri for row in found if row.video) == [video.uri for video in videos]
     failures = [row.failure for row in found if row.failure]
     assert {(failure.stage, failure.kind) for failure in failures} == {("encode", "KeyError")}
@@ -229,7 +234,9 @@ def test_replaying_runs_on_gpus(config: IndexConfig | AnnotateConfig) -> None:
         for number in range(5)
     ]
     work = [rows_table(rows[:3], TO_REPLAY), rows_table(rows[3:], TO_REPLAY)]
-    blocks = [block for block in received(replaying(work, config, ARCHIVE, SHARED)) if block is not None]
+    with ModelHosts(SHARED) as hosts:
+        made = replaying(work, config, ARCHIVE, hosts)
+        blocks = [block for block in hosts.watched(received(made)) if block is not None]
     found = [row.video for block in blocks for row in carried(block)]
     assert len({video.uri for video in found if video is not None}) == len(found) == 5
 
@@ -274,8 +281,9 @@ def blocks_of(files: pa.Table, wiring: Wiring, archive: Archive) -> list[pa.Tabl
     queue.close()
     queue.admit()
     surveyed = surveying(wiring, queue, positions, committed_ids(archive))
-    dataset = indexing(surveyed, wiring, archive.uri, archive.schema("memories"))
-    return [block for block in received(dataset) if block is not None and block.num_rows]
+    with ModelHosts(wiring.resources) as hosts:
+        made = indexing(surveyed, wiring, hosts, archive.uri, archive.schema("memories"))
+        return [block for block in hosts.watched(received(made)) if block is not None and block.num_rows]
 
 
 @ON_RAY

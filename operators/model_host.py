@@ -1,0 +1,89 @@
+"""Hold the models of a run in one process, whatever asks for them: indexing, retries, or prompts on stored memory.
+
+Two actors that share a GPU by fractions can be placed wrongly: two of one kind take one GPU, and the other kind finds
+no room. One actor that holds all models of a run cannot, and it starts torch once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from malmm.operators.guard import end_process, guarded_actor
+
+__all__ = ["ModelHost", "ModelStep"]
+
+
+@dataclass(frozen=True)
+class ModelStep:
+    """A stage with a model: its name, its output's schema, its operator with the constructor's options, and a batch's
+    largest number of rows. An operator given by name is imported by the host alone."""
+
+    stage: str
+    schema: pa.Schema
+    operator: type | str
+    options: Mapping[str, Any]
+    batch_rows: int
+
+
+class ModelHost:
+    """An actor with the models of a run. It is called by several threads at once.
+
+    Each model is made and called in a thread of its own, so it is never called twice at a time: while one batch is in
+    the language model, the next is in the image encoder. CUDA graphs, too, belong to the thread that made them.
+    """
+
+    def __init__(self) -> None:
+        self._making = threading.Lock()
+        self._models: dict[str, _InItsThread] = {}
+
+    def load(self, steps: Sequence[ModelStep]) -> None:
+        """Make the models of these steps. Raises what their constructors raise."""
+        for step in steps:
+            self._model(step)
+
+    def call(self, steps: Sequence[ModelStep], rows: pa.Table) -> pa.Table:
+        """Send a batch through these steps. If the GPU stopped answering, the call ends the process instead."""
+        for step in steps:
+            rows = self._in_parts(self._model(step), rows, step.batch_rows)
+        return rows
+
+    def stay(self) -> None:
+        """Wait for ever: the call fails when the process ends."""
+        threading.Event().wait()
+
+    def _model(self, step: ModelStep) -> _InItsThread:
+        with self._making:
+            if any(model.device_lost for model in self._models.values()):
+                end_process(step.stage)
+            if step.stage not in self._models:
+                self._models[step.stage] = _InItsThread(step)
+            return self._models[step.stage]
+
+    @staticmethod
+    def _in_parts(model: _InItsThread, rows: pa.Table, most: int) -> pa.Table:
+        if rows.num_rows <= most:
+            return model(rows)
+        return pa.concat_tables([model(rows.slice(begin, most)) for begin in range(0, rows.num_rows, most)])
+
+
+class _InItsThread:
+    """An operator, with its guard, that is made and called in one thread."""
+
+    def __init__(self, step: ModelStep) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"malmm-{step.stage}")
+        guarded = guarded_actor(step.stage, step.schema, step.operator)
+        self._operator = self._thread.submit(guarded, **step.options).result()
+
+    @property
+    def device_lost(self) -> bool:
+        return bool(self._operator.device_lost)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        made: pa.Table = self._thread.submit(self._operator, rows).result()
+        return made

@@ -1,0 +1,245 @@
+"""The actors that hold the models of a run: started by the work there is, kept to its end, replaced when they die.
+
+They are the run's own and not Ray Data's: indexing, retries and prompts for whole videos use the same ones, so each
+loads its models once, and none is taken away while decoding falls behind.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import pyarrow as pa
+import ray
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError
+
+from malmm.operators.model_host import ModelHost, ModelStep
+from malmm.pipeline.cluster.resources import Resources
+from malmm.pipeline.indexing.block_stream import worker_error
+from malmm.pipeline.indexing.host_desk import BATCHES_A_HOST, RemoteHostDesk
+from malmm.pipeline.schema.cluster_use import WHOLE_CLUSTER, ClusterUse
+from malmm.pipeline.schema.rows import carried, rows_table
+
+__all__ = ["HostGroup", "ModelHosts", "Route", "Stop", "groups_of", "through_hosts"]
+
+# Calls that a host answers at once: its batches, and the driver's.
+_CALLS_A_HOST = BATCHES_A_HOST + 3
+_LOOK_EVERY_S = 0.5
+_MOST_DEATHS_AT_LOADING = 3
+_WORKER_LOST = "the worker that held it died: run again to retry, with -v to see why"
+_Blocks = Iterator[pa.Table | None]
+
+
+@dataclass(frozen=True)
+class HostGroup:
+    """Hosts that are alike: the position of their steps, how many there may be, and what each reserves."""
+
+    name: str
+    steps: slice
+    most: int
+    cpus: float
+    gpus: float
+
+
+def groups_of(resources: Resources) -> tuple[HostGroup, ...]:
+    """One group with both models where they share an actor, else a group for each."""
+    if resources.one_actor:
+        return (
+            HostGroup(
+                "models", slice(0, 2), resources.encode_workers, resources.actor_cpus, resources.actor_gpus
+            ),
+        )
+    return (
+        HostGroup(
+            "encode", slice(0, 1), resources.encode_workers, resources.encode_cpus, resources.encode_gpus
+        ),
+        HostGroup(
+            "generate",
+            slice(1, 2),
+            resources.generate_workers,
+            resources.generate_cpus,
+            resources.generate_gpus,
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Stop:
+    """What a batch is sent through in one group of hosts: ``steps`` is a reference to the ``ModelStep``s there.
+
+    ``stage`` names the first of them, and ``schema`` is that of the last one's output.
+    """
+
+    group: str
+    steps: Any
+    stage: str
+    schema: pa.Schema
+
+
+@dataclass(frozen=True)
+class Route:
+    """How a batch goes through the models of a run: from stop to stop."""
+
+    desk: RemoteHostDesk
+    stops: tuple[Stop, ...]
+
+
+def through_hosts(rows: pa.Table, *, route: Route) -> pa.Table:
+    """Send a batch through the models of a run. Runs in a task.
+
+    When a host dies, what it had goes to another one, row by row and each alone. A row with which a second host dies
+    fails.
+    """
+    for stop in route.stops:
+        made = _sent(rows, route.desk, stop)
+        if made is None:
+            parts = [rows.slice(index, 1) for index in range(rows.num_rows)]
+            made = pa.concat_tables([_sent_alone(part, route.desk, stop) for part in parts])
+        rows = made
+    return rows
+
+
+def _sent_alone(row: pa.Table, desk: RemoteHostDesk, stop: Stop) -> pa.Table:
+    made = _sent(row, desk, stop, alone=True)
+    if made is not None:
+        return made
+    failed = [each.failed(stop.stage, "worker_lost", _WORKER_LOST).columns() for each in carried(row)]
+    return rows_table(failed, stop.schema)
+
+
+def _sent(rows: pa.Table, desk: RemoteHostDesk, stop: Stop, *, alone: bool = False) -> pa.Table | None:
+    """What a host makes of the rows; None if it dies meanwhile."""
+    with desk.taken(stop.group, alone=alone) as (key, host):
+        try:
+            made: pa.Table = ray.get(host.call.remote(stop.steps, rows))
+        except (RayActorError, OutOfMemoryError):
+            desk.remove(key)
+            return None
+    return made
+
+
+@dataclass
+class _Host:
+    """A host as the driver knows it. ``calls`` are those of its own that are not answered."""
+
+    group: HostGroup
+    actor: Any
+    calls: list[Any]
+    has_joined: bool = False
+
+
+class ModelHosts:
+    """The hosts of a run, on the driver's side. A context manager that ends them all.
+
+    The first work starts as many as it has use for, and ``want`` more; ``watched`` replaces those that die.
+    """
+
+    def __init__(self, resources: Resources, use: ClusterUse = WHOLE_CLUSTER) -> None:
+        self._labels = dict(use.labels)
+        self._groups = groups_of(resources)
+        self._desk: RemoteHostDesk | None = None
+        self._hosts: dict[str, _Host] = {}
+        self._steps: dict[str, Any] = {}
+        self._wanted = 0
+        self._numbers = itertools.count(1)
+        self._deaths = 0
+        self._looked_s = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for host in self._hosts.values():
+            ray.kill(host.actor)
+        self._hosts.clear()
+        if self._desk is not None:
+            self._desk.end()
+            self._desk = None
+
+    @property
+    def batches(self) -> int:
+        """Batches that all hosts have at a time."""
+        return BATCHES_A_HOST * max(group.most for group in self._groups)
+
+    def route(self, steps: Sequence[ModelStep], *, expected: int) -> Route:
+        """The way of a batch through these two steps. Starts hosts for ``expected`` batches, if there are too few.
+
+        Hosts that are there load what they lack.
+        """
+        if self._desk is None:
+            self._desk = RemoteHostDesk()
+        stops = []
+        for group in self._groups:
+            own = tuple(steps[group.steps])
+            self._steps[group.name] = reference = ray.put(own)
+            stops.append(Stop(group.name, reference, own[0].stage, own[-1].schema))
+        for host in self._hosts.values():
+            host.calls.append(host.actor.load.remote(self._steps[host.group.name]))
+        self.want(expected)
+        return Route(self._desk, tuple(stops))
+
+    def want(self, batches: int) -> None:
+        """Have a host for each of so many batches, as far as there may be so many. Hosts are never ended early."""
+        self._wanted = max(self._wanted, batches, 1)
+        for group in self._groups:
+            there = sum(host.group is group for host in self._hosts.values())
+            for _ in range(min(group.most, self._wanted) - there):
+                self._start(group)
+
+    def watched(self, blocks: _Blocks) -> _Blocks:
+        """Yield the blocks, and look after the hosts meanwhile.
+
+        Raises WorkerError if a model cannot be loaded, or hosts die again and again before they have loaded it.
+        """
+        for block in blocks:
+            if time.monotonic() - self._looked_s >= _LOOK_EVERY_S:
+                self._look()
+                self._looked_s = time.monotonic()
+            yield block
+
+    def _start(self, group: HostGroup) -> None:
+        options: dict[str, Any] = {
+            "num_cpus": group.cpus,
+            "num_gpus": group.gpus,
+            "max_concurrency": _CALLS_A_HOST,
+            "max_restarts": 0,
+        }
+        if not group.gpus:
+            # One a machine: each uses all cores.
+            options["scheduling_strategy"] = "SPREAD"
+        if self._labels:
+            options["label_selector"] = self._labels
+        actor: Any = ray.remote(**options)(ModelHost).remote()
+        loading = actor.load.remote(self._steps[group.name])
+        self._hosts[f"{group.name}-{next(self._numbers)}"] = _Host(group, actor, [loading])
+
+    def _look(self) -> None:
+        calls = {call: key for key, host in self._hosts.items() for call in host.calls}
+        if not calls or self._desk is None:
+            return
+        answered, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0)
+        for call in answered:
+            key = calls[call]
+            host = self._hosts.get(key)
+            if host is None:
+                continue
+            host.calls.remove(call)
+            try:
+                ray.get(call)
+            except (RayActorError, OutOfMemoryError) as error:
+                self._desk.remove(key)
+                del self._hosts[key]
+                self._deaths += not host.has_joined
+                if self._deaths >= _MOST_DEATHS_AT_LOADING:
+                    raise worker_error(error) from error
+            except RayError as error:
+                raise worker_error(error) from error
+            else:
+                if not host.has_joined:
+                    host.has_joined, self._deaths = True, 0
+                    self._desk.add(key, host.group.name, host.actor)
+                    host.calls.append(host.actor.stay.remote())
+        self.want(0)
