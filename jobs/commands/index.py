@@ -156,8 +156,8 @@ def add_fields(parser: Taker) -> None:
         "--transcribe",
         default="",
         metavar="ID|DIR",
-        help="also store what is said: the videos' subtitles, and what this Whisper checkpoint hears; `subtitles` for "
-        "the former alone. `malmm transcribe` does the same later",
+        help="also store transcripts: the videos' subtitles, and speech recognised by this Whisper checkpoint; "
+        "`subtitles` for the former alone. `malmm transcribe` does the same later",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="begin at most N videos in this run")
     parser.add_argument(

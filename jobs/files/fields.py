@@ -130,7 +130,7 @@ def step_model(kind: str) -> type[BaseModel]:
     made: type[BaseModel] = create_model(  # type: ignore[call-overload]
         f"{kind.capitalize()}Step",
         __config__=_SETTINGS,
-        __doc__=f"What `malmm {kind}` is told, by the names of its options.",
+        __doc__=f"Options of `malmm {kind}`, by their names.",
         **fields,
     )
     return made

@@ -21,7 +21,7 @@ __all__ = ["begins_scrambled", "scrambled", "scrambled_in_part"]
 # Bytes from packet to packet: as broadcast, on discs with a time before each, and with error correction.
 _STEPS = (188, 192, 204)
 _SYNC = 0x47
-# A scrambled stream has so many scrambled packets, and where one is told by its beginning, this share.
+# A stream counts as scrambled from this number of scrambled packets on, and by its beginning from this share on.
 _FEW_PACKETS, _MOST = 8, 0.5
 # A recording may be scrambled for its first seconds. From this share on it counts as encrypted as a whole.
 _SHARE = 1 / 8

@@ -42,7 +42,7 @@ class JoinedTables(TableReader):
         self.table(name)
 
     def version(self, name: str) -> object:
-        """What tells one state of the tables from another."""
+        """Identifies a state of the tables: it changes with every commit."""
         return tuple(
             self._members.each(lambda member: (member.reader.uri, member.reader.tables.version(name)))
         )
@@ -159,7 +159,7 @@ class JoinedSlots(SlotReader):
     def _at_home(
         self, slots: Sequence[tuple[str, int]], read: Callable[[Member, list[tuple[str, int]]], R]
     ) -> list[tuple[list[tuple[str, int]], R]]:
-        """Read slots (segment_id, slot) in their archives: those of each archive, and what was read."""
+        """Read slots (segment_id, slot) from their archives. Yields each archive's slots and the result."""
         homes = self._members.homes(segment for segment, _ in slots)
         by_member: defaultdict[Member, list[tuple[str, int]]] = defaultdict(list)
         for segment, slot in slots:

@@ -108,7 +108,7 @@ class Members:
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
-        """The archives that take no part now."""
+        """The archives that are left out at present."""
         failing = (LeftOut(m.name, m.entry.uri, m.problem) for m in self.all if m.problem is not None)
         return (*self._left_out, *failing)
 
@@ -118,7 +118,7 @@ class Members:
         for member in self.all:
             if member.problem is not None and now >= member.again_at:
                 member.again_at = now + _AGAIN_S
-                # A store that is away may take long to say so: nobody waits for it.
+                # An unreachable store may take long to fail: no caller waits for it.
                 self._threads.submit(self._reopen, member)
         there = [member for member in self.all if member.problem is None]
         with self._lock:

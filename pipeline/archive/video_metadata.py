@@ -141,7 +141,7 @@ def _kinds(objects: Iterable[Mapping[str, Any]]) -> dict[str, Kinds]:
 def _wanted(
     known: Mapping[str, MetadataColumn], found: Mapping[str, Kinds], *, anew: bool = False
 ) -> dict[str, MetadataColumn]:
-    """The columns that hold what is known and what was found; with ``anew`` what was found decides on the types."""
+    """The columns for the known and the found keys; with ``anew`` the found values alone decide on the types."""
     wanted = dict(known)
     taken = {each.column for each in known.values()}
     for key, kinds in found.items():

@@ -26,7 +26,7 @@ _ANSWER_WITHIN_S = 120.0
 
 @dataclass(frozen=True)
 class Equipment:
-    """What a worker can count on: ``gpu_bytes`` of its card's memory, None without a card, and ``ram_bytes``."""
+    """Memory of a worker: ``gpu_bytes`` of its graphics card, None without a card, and ``ram_bytes``."""
 
     ram_bytes: int
     gpu_bytes: int | None = None
@@ -56,7 +56,7 @@ def least_of(machines: Iterable[Equipment]) -> Equipment:
 
 
 def workers_equipment(tell: OnProgress = lambda progress: None, *, verbose: bool = False) -> Equipment:
-    """What each worker of a run that starts now would have. Connects to the cluster, if there is one, and disconnects.
+    """Memory of each worker of a run that starts now. Connects to the cluster, if there is one, and disconnects.
 
     Raises WorkerError if the cluster cannot be reached or does not answer.
     """

@@ -1,4 +1,4 @@
-"""Restore what connecting to Ray changes in a process: its SIGTERM handler, environment, fault handler and logger."""
+"""Restore a process that connecting to Ray changes: its SIGTERM handler, environment, fault handler and logger."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _SHORT_PLACES = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - the folder made
 
 
 def default_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """The folder that Ray takes by itself, which may not exist yet."""
+    """Ray's default folder, which may not exist yet."""
     for name in ("RAY_TMPDIR", "TMPDIR"):
         if name in environment:
             return Path(environment[name]) / "ray"

@@ -1,8 +1,8 @@
-"""Notice a run that has lost its room in the middle: nothing is finished, and tasks of its sizes wait for a node.
+"""Notice work that waits for room on a cluster: nothing finishes, and tasks of its sizes wait for a node.
 
 Ray queues a task that no node has room for without a word, also in the middle of a run: when another job takes the
 CPUs between two tasks, or a node goes away; and so it does with what is started beside a run. A long segment is silent
-as well, so silence alone says nothing. What does is the cluster's own list of requests that no node can meet at
+as well, so silence alone proves nothing. The proof is the cluster's own list of requests that no node can meet at
 present, which its autoscalers read.
 """
 
@@ -45,7 +45,7 @@ class Requests(Protocol):
 
 
 class RequestsOfRay:
-    """Those of the Ray cluster that this process is connected to; of none where it is not connected."""
+    """Requests of the Ray cluster that this process is connected to. Without a connection there are none."""
 
     def __init__(self) -> None:
         self._asked: Any = None
@@ -73,7 +73,7 @@ class RequestsOfRay:
 
 
 class RoomWatch:
-    """Asked by a run every now and then; never waits for the cluster's answer.
+    """Tells what a run waits for. The run calls ``note`` regularly; it never waits for the cluster's answer.
 
     ``light`` are stages beside those that ``resources`` has, if any, and ``now_s`` is a clock.
     """
@@ -96,7 +96,7 @@ class RoomWatch:
         self._note = ""
 
     def note(self, done: int) -> str:
-        """What the run waits for, as one sentence; empty while something gets on.
+        """One sentence about what the run waits for; empty while it makes progress.
 
         ``done`` is how much the run has finished, in whatever unit: a change of it is a sign of life.
         """

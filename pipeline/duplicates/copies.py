@@ -33,15 +33,15 @@ GROUPS = pa.schema(
     ]
 )
 
-# A slot that is alike to slots of more videos than this is no sign of a copy.
+# A slot that resembles slots of more videos than this does not count as evidence of a copy.
 _MOST_VIDEOS = 100
-# Passages of one video are told apart from this distance on, in slots and in seconds.
+# Two passages of one video are compared only if they are this far apart, in slots and in seconds.
 _APART_SLOTS, _APART_S = 6, 15.0
 
 
 @dataclass(frozen=True)
 class Copies:
-    """What was found. Numbers of videos in ``runs`` are places in ``videos``. Runs within one video are repeats."""
+    """The copies found. ``runs`` name videos by their index in ``videos``. A run within one video is a repeat."""
 
     archives: tuple[str, ...]
     videos: tuple[VideoRow, ...]
@@ -50,21 +50,21 @@ class Copies:
 
     @property
     def between(self) -> list[Run]:
-        """Runs of two videos."""
+        """Runs between two videos."""
         return [run for run in self.runs if not run.is_repeat]
 
     @property
     def repeats(self) -> list[Run]:
-        """Passages that come again within one video."""
+        """Runs within one video: passages that occur twice in it."""
         return [run for run in self.runs if run.is_repeat]
 
     def groups(self, *, repeats: bool = False) -> list[tuple[list[Member], list[Run]]]:
-        """Groups of passages that are copies, with their runs; of those within one video, with ``repeats``."""
+        """Groups of copied passages with their runs; with ``repeats``, those that occur twice within one video."""
         runs = self.repeats if repeats else self.between
         return [(members, [runs[place] for place in places]) for members, places in grouped(runs)]
 
     def left_out(self, keep: str, *, repeats: bool = False) -> list[LeftOut]:
-        """What to leave out so that each passage stays once. Raises ConfigError for an unknown ``keep``."""
+        """The passages to leave out so that each is kept once. Raises ConfigError for an unknown ``keep``."""
         if keep not in KEEPS:
             raise ConfigError(f"--keep {keep!r}: one of {', '.join(KEEPS)}")
 
@@ -134,7 +134,7 @@ def find_copies(
     *,
     tell: Callable[[str], None] = lambda doing: None,
 ) -> Copies:
-    """Find copies among all videos of the archives. ``tell`` is called with what is being done.
+    """Find copies among all videos of the archives. ``tell`` is called with the name of each step.
 
     Raises ArchiveError for archives without vectors, of different retrieval models, or without videos.
     """

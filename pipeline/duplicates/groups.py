@@ -12,7 +12,7 @@ __all__ = ["LeftOut", "Member", "Span", "grouped", "left_out", "merged"]
 Span = tuple[float, float]
 # Two runs are about the same passage of a video if they share so much of the shorter one there.
 _SAME_PASSAGE = 0.5
-# What is left of a video at its ends is less than a slot.
+# A video counts as covered if less than a slot is left at each end.
 _WHOLE = 0.95
 
 
@@ -27,7 +27,7 @@ class Member:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Seconds ``spans`` of a video that are copies of kept ones; ``whole`` if nearly nothing else is in it.
+    """``spans``, in seconds, of a video that copy kept passages; ``whole`` if they cover nearly all of it.
 
     ``copy_of`` are the numbers of the videos that keep them.
     """

@@ -1,4 +1,4 @@
-"""Which slots of different videos are nearest to each other: a blocked product, of which the mutually nearest are kept.
+"""Find the slots of different videos that are mutually nearest, by a matrix product in blocks.
 
 Neighbours in a video are alike, so that one copy makes dozens of diagonals of similar pairs. Only pairs that are
 nearest in both directions are kept: the nearest of the other video to one slot, and that slot of its video to the
@@ -101,7 +101,7 @@ def _best_of_each(
             )
 
         mask_RC = best(similar_RC)
-        # Equal ones, as of black frames, are told apart by chance.
+        # Ties, as between black frames, are broken at random.
         drawn = np.random.default_rng(0).random((sum(similar_RC.shape), 1), np.float32)
         chance_RC = drawn[: len(similar_RC)] + drawn[len(similar_RC) :, 0]
         masks.append(mask_RC & best(np.where(mask_RC, chance_RC, -1)))

@@ -1,4 +1,4 @@
-"""Write what was found: the report, and the list of what to leave out."""
+"""Write the report of copies, and the list of passages to leave out."""
 
 from __future__ import annotations
 

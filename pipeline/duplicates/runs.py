@@ -64,7 +64,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Line:
-    """Which second of one video shows what a second of another does: ``rate`` times it, plus ``offset_s``."""
+    """Maps a time in one video to the same moment in another: ``rate`` times it, plus ``offset_s``."""
 
     rate: float
     offset_s: float
@@ -75,7 +75,7 @@ class Line:
 
     @property
     def turned(self) -> Line:
-        """The same, from the other video to the one."""
+        """The inverse: from the second video's times to the first's."""
         return Line(1 / self.rate, -self.offset_s / self.rate)
 
 
@@ -98,12 +98,12 @@ class Run:
 
     @property
     def is_repeat(self) -> bool:
-        """Whether it is a passage that comes again within one video."""
+        """Whether both stretches are in one video: a passage that occurs twice."""
         return self.first == self.second
 
     @property
     def score(self) -> float:
-        """How sure it is, up to 1: the geometric mean of likeness and of the correlation of changes."""
+        """Confidence, up to 1: the geometric mean of likeness and of the correlation of changes."""
         return math.sqrt(max(0.0, self.similarity) * max(0.0, self.moving))
 
     @property

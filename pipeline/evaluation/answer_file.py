@@ -66,7 +66,7 @@ class AnswerFile:
             file.write(json.dumps(row) + "\n")
 
     def answered(self) -> set[str]:
-        """The ids of clips that need not be asked again; failed ones are."""
+        """Ids of clips with answers. Failed clips are not among them, so they are asked again."""
         return {clip for clip, row in self.rows.items() if "failure" not in row}
 
 

@@ -20,7 +20,7 @@ _ROWS: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
 
 @dataclass(frozen=True)
 class Stages:
-    """What the stages of a run need beside its clips."""
+    """Settings that all stages of a run share."""
 
     config: EvaluateConfig
     image_size: int
@@ -28,7 +28,8 @@ class Stages:
     verbose: bool = False
 
 
-#: Clips to answers: tables of ``TOLD``, and between them what is waited for, as a sentence that is mostly empty.
+#: Yields tables of ``TOLD`` for tables of clips, and between them a sentence about what the run waits for, empty if
+#: it waits for nothing.
 Run = Callable[[Sequence[pa.Table], Stages], Iterator[pa.Table | str]]
 
 

@@ -1,4 +1,4 @@
-"""Questions of a data set, and what of a video each of them is asked about."""
+"""Questions of a data set, and the part of a video that each is about."""
 
 from __future__ import annotations
 

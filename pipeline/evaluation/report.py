@@ -1,4 +1,4 @@
-"""The report of an evaluation: figures beside the published ones, what is missing, costs, and examples."""
+"""The report of an evaluation: figures beside published ones, missing videos, costs, and examples."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def _way(way: str, scores: Scores, rows: Sequence[Mapping[str, Any]], questions:
 def _examples(
     config: EvaluateConfig, answered: Sequence[Answered], scores: Scores
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Some answers that are right and some that are wrong; of captions, the best and the worst by CIDEr."""
+    """Examples of right and wrong answers; for captions, the best and the worst by CIDEr."""
 
     def row(each: Answered) -> dict[str, Any]:
         question = each.question

@@ -1,6 +1,6 @@
 """Evaluate: from annotations and videos to answers, figures and a report.
 
-A folder keeps the answers, a line a clip, so that the same command again asks only what is not answered yet.
+A folder keeps the answers, a line a clip, so that the same command again asks only unanswered clips.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def _drawn(clips: dict[Clip, list[Question]], config: EvaluateConfig) -> dict[Cl
 
 
 def _recipe(config: EvaluateConfig, reading: Reading, fingerprint: str) -> dict[str, Any]:
-    """All that decides the answers."""
+    """The settings that decide the answers."""
     return {
         "dataset": config.dataset,
         "split": config.chosen_split,
@@ -159,7 +159,7 @@ def _ask(
     run: Run,
     stages: Stages,
 ) -> None:
-    """Ask what is left, and keep each clip's answers as they come."""
+    """Ask the remaining clips, and write each clip's answers as soon as they arrive."""
     began = time.monotonic()
     asked = {clip.clip_id: clips[clip] for clip in left}
     blocks = [_block(clip, source, clips[clip]) for clip, source in left.items()]

@@ -1,4 +1,4 @@
-"""Estimate how long a run takes: from what this archive's own runs took, else from the model's operations."""
+"""Estimate how long a run takes: from the pace of this archive's own runs, else from the model's operations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _A100_FLOPS = 0.4 * 312e12
 class Estimate:
     """How long it takes. ``hours`` is None if nothing is known of the workers, ``gpu_hours`` if they have no GPU.
 
-    ``basis`` says in a few words what it was estimated from.
+    ``basis`` names the source of the estimate in a few words.
     """
 
     hours: float | None
@@ -36,7 +36,7 @@ def estimated(
     worker_s = frames_before = count = 0.0
     for run in runs:
         counts = run.counts
-        # Numbers of several steps are summed, of which encoders are no sum.
+        # Reports of several steps are summed. A sum of encoders means nothing.
         if run.kinds.count("index") != 1 or not counts.get("frames") or not counts.get("encoders"):
             continue
         if (counts.get("gpus", 0) > 0) == on_gpus:

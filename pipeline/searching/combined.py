@@ -1,4 +1,4 @@
-"""Queries of several parts: words, pictures and moments together, and words that a moment should not fit.
+"""Queries of several parts: words, pictures and moments together, and words to avoid.
 
 Each part is compared with a slot by itself, by cosine. Cosines of words and of pictures have different scales, so each
 is measured against the part's own cosines with a sample of the archive's slots: by how many standard deviations a slot
@@ -32,7 +32,7 @@ _SAMPLE, _FEWEST = 256, 20
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a query: its unit vectors [V] or [Q, V], what it is called, and whether slots should not fit it."""
+    """A part of a query: its unit vectors [V] or [Q, V], its name, and whether slots should differ from it."""
 
     name: str
     vectors: np.ndarray

@@ -28,7 +28,7 @@ from malmm.pipeline.searching.text_scores import (
 
 __all__ = ["SeveralCandidates", "candidates_of", "of_one_model", "of_one_tower"]
 
-# Each archive is asked for more than its share of the candidates first, and for all of them if that was too little.
+# Each archive is first asked for more than its share of the candidates, and for all of them if that is too few.
 _SPARE, _FEWEST = 2.0, 20
 
 

@@ -1,4 +1,4 @@
-"""Reading annotation files, with one sentence for a file that has another form than it should."""
+"""Read annotation files. An error names the file and the form that is expected."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class AnnotationFile:
-    """A file of annotations. ``form`` says what is expected in it, for its errors."""
+    """A file of annotations. ``form`` describes the expected form, for errors."""
 
     path: Path
     form: str

@@ -1,4 +1,4 @@
-"""What a reader of annotations is given, and what it returns."""
+"""Input and output of the readers of annotations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CHOOSING = ("text", "letter", "written")
 class Source:
     """What to read: annotations, which split, which tasks (empty: all), and how many frames each clip has.
 
-    ``template`` is what a question is put into, with ``{}`` in its place. ``choosing`` is one of ``CHOOSING``.
+    ``template`` is the text around a question, with ``{}`` in its place. ``choosing`` is one of ``CHOOSING``.
     """
 
     annotations: Path
@@ -44,7 +44,7 @@ class Reading:
 
 
 def of_tasks(questions: Iterable[Question], source: Source) -> tuple[Question, ...]:
-    """The questions of the wanted tasks. Raises DataSetError, with the tasks that there are, if there is none."""
+    """The questions of the wanted tasks. Raises DataSetError, which lists the existing tasks, if none is left."""
     found = tuple(questions)
     chosen = tuple(each for each in found if not source.tasks or each.task in source.tasks)
     if found and not chosen:
@@ -57,7 +57,7 @@ def of_tasks(questions: Iterable[Question], source: Source) -> tuple[Question, .
 
 
 def with_choices(question: str, choices: tuple[str, ...], source: Source) -> tuple[str, tuple[str, ...]]:
-    """The prompt of a question with choices, and what the model chooses from: the texts, or their letters."""
+    """The prompt of a question with choices, and the options of the model: the texts, or their letters."""
     if source.choosing == "text":
         return source.template.format(question), choices
     letters = tuple(chr(ord("A") + place) for place in range(len(choices)))

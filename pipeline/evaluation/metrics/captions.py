@@ -34,7 +34,7 @@ def _ngrams(words: Words) -> Counter[tuple[str, ...]]:
 
 
 def bleu_parts(caption: Words, references: Sequence[Words]) -> np.ndarray:
-    """What BLEU sums over captions: lengths of caption and closest reference, n-grams matched, n-grams made."""
+    """Terms of BLEU's sums over captions: lengths of caption and closest reference, n-grams matched, n-grams made."""
     most: Counter[tuple[str, ...]] = Counter()
     for reference in references:
         most |= _ngrams(reference)

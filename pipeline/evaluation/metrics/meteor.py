@@ -1,4 +1,4 @@
-"""METEOR, which is Java's, through pycocoevalcap; its words too, where both are there."""
+"""METEOR, and the words of captions, by pycocoevalcap's Java programs, where these are installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["coco_words", "meteor", "missing_for_meteor"]
 
 
 def missing_for_meteor() -> str:
-    """A sentence that says what METEOR lacks on this machine; empty if nothing."""
+    """A sentence that names what METEOR needs and this machine lacks; empty if nothing."""
     if importlib.util.find_spec("pycocoevalcap") is None:
         return "METEOR is not computed: it needs pycocoevalcap, pip install 'malmm-ray[metrics]', and Java."
     if shutil.which("java") is None:
