@@ -17,6 +17,8 @@ from typing import Any
 
 import pyarrow as pa
 import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from malmm.pipeline.cluster.connection import connection
 from malmm.pipeline.finetuning.feed import Sampled, sampler
@@ -37,9 +39,6 @@ def fit_on_ray(job: Job, poll: Callable[[], None]) -> None:
 
     Raises WorkerError with the worker's reason, and ConfigError for more workers than the cluster has room for.
     """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
     config = job.config
     with connection(verbose=config.verbose), tempfile.TemporaryDirectory() as storage:
         has = ray.cluster_resources()

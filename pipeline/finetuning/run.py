@@ -80,14 +80,18 @@ def finetune(config: FinetuneConfig, *, on_progress: OnProgress | None = None) -
             f"--patience {config.patience}: {config.data} has no rows of the split val to measure: add some"
         )
     steps, _ = steps_of(config, len(examples.train))
+    # What an extra lacks is known before anything is written.
+    if language == "lora":
+        import peft  # noqa: F401
+    fit = _fit_here if config.workers == 0 else _on_ray()
+    events = EventFiles(config.tensorboard) if config.tensorboard else None
     snapshots = Snapshots(config.place)
     snapshots.begin(_recipe(config, language, checkpoint.fingerprint()))
     # Workers have a demo model of their own.
     name = config.model if notice_of(config.model) else checkpoint.pinned
     job = Job(replace(config, language=language), name, examples)
-    watch = _Watch(snapshots, steps, tell, config.tensorboard, began)
+    watch = _Watch(snapshots, steps, tell, events, began)
     if snapshots.trained() is None:
-        fit = _fit_here if config.workers == 0 else _on_ray()
         fit(job, watch)
     watch()
     state, trained = snapshots.state(), snapshots.trained()
@@ -131,10 +135,10 @@ class _Watch:
     """Follows a training by its snapshots, wherever it runs: progress, and event files."""
 
     def __init__(
-        self, snapshots: Snapshots, steps: int, tell: OnProgress, tensorboard: str | None, began: float
+        self, snapshots: Snapshots, steps: int, tell: OnProgress, events: EventFiles | None, began: float
     ) -> None:
         self.snapshots, self.steps, self.tell, self.began = snapshots, steps, tell, began
-        self.events = EventFiles(tensorboard) if tensorboard else None
+        self.events = events
 
     def __call__(self) -> None:
         state = self.snapshots.state() or State()

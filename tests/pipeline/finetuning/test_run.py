@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -24,7 +25,7 @@ from malmm.pipeline.finetuning.config import FinetuneConfig
 from malmm.pipeline.finetuning.examples import read_examples
 from malmm.pipeline.finetuning.feed import PlannedFeed, sampled_here
 from malmm.pipeline.finetuning.plan import Plan
-from malmm.pipeline.finetuning.run import finetune
+from malmm.pipeline.finetuning.run import FinetuneReport, finetune
 from malmm.pipeline.finetuning.work import learner_of
 from malmm.pipeline.schema.errors import ConfigError, DataSetError
 from malmm.pipeline.schema.progress import Progress
@@ -32,12 +33,20 @@ from malmm.pipeline.schema.progress import Progress
 TRAINED = ("qformer.", "query_tokens", "language_projection.", "vision_model.post_layernorm.")
 
 
-@pytest.fixture
-def config(lessons: Path, base: Path, tmp_path: Path) -> FinetuneConfig:
+@dataclass
+class Tuned:
+    """A training that is done: its settings, its report, and what was told meanwhile."""
+
+    config: FinetuneConfig
+    report: FinetuneReport
+    told: list[Progress]
+
+
+def config_of(lessons: Path, base: Path, folder: Path) -> FinetuneConfig:
     return FinetuneConfig(
         str(lessons),
         str(base),
-        str(tmp_path / "tuned"),
+        str(folder / "tuned"),
         workers=0,
         epochs=2,
         batch=4,
@@ -48,13 +57,26 @@ def config(lessons: Path, base: Path, tmp_path: Path) -> FinetuneConfig:
     )
 
 
+@pytest.fixture
+def config(lessons: Path, base: Path, tmp_path: Path) -> FinetuneConfig:
+    return config_of(lessons, base, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def tuned(lessons: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+    """Read it."""
+    folder = tmp_path_factory.mktemp("tuned")
+    config = replace(config_of(lessons, base, folder), tensorboard=str(folder / "events"))
+    told: list[Progress] = []
+    return Tuned(config, finetune(config, on_progress=told.append), told)
+
+
 def tensors(directory: Path) -> dict[str, torch.Tensor]:
     return load_file(directory / "model.safetensors")
 
 
-def test_a_table_becomes_a_checkpoint(config: FinetuneConfig, base: Path, tmp_path: Path) -> None:
-    told: list[Progress] = []
-    report = finetune(replace(config, tensorboard=str(tmp_path / "events")), on_progress=told.append)
+def test_a_table_becomes_a_checkpoint(tuned: Tuned, base: Path) -> None:
+    report = tuned.report
     output = Path(report.output)
     assert (report.examples, report.videos, report.held_back) == (6, 2, 2)
     assert (report.steps, report.language) == (3, "frozen")
@@ -76,17 +98,15 @@ def test_a_table_becomes_a_checkpoint(config: FinetuneConfig, base: Path, tmp_pa
     assert [row["loss"] for row in history] == report.losses
     assert [row["step"] for row in history if "accuracy" in row] == [2, 3]
     assert (output / "training" / "curve.svg").read_text().count("<circle") == 2
-    [events] = (tmp_path / "events").iterdir()
+    [events] = (output.parent / "events").iterdir()
     assert events.stat().st_size > 0
     # Snapshots are gone.
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["events", "tuned"]
-    assert told[-1].stage == "writing"
+    assert sorted(path.name for path in output.parent.iterdir()) == ["events", "tuned"]
+    assert tuned.told[-1].stage == "writing"
 
 
-def test_answers_of_the_written_checkpoint_are_those_of_the_trained_model(
-    config: FinetuneConfig, lessons: Path
-) -> None:
-    report = finetune(config)
+def test_the_written_checkpoint_answers_as_the_trained_model_did(tuned: Tuned, lessons: Path) -> None:
+    config, report = tuned.config, tuned.report
     assert report.best is not None
     examples = read_examples(str(lessons), None)
     written = open_models(report.output).checkpoint
@@ -117,36 +137,26 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "work", killed)
 
 
-def test_a_killed_training_goes_on(
-    config: FinetuneConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_killed_training_goes_on_from_any_place(
+    config: FinetuneConfig, tuned: Tuned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = finetune(replace(config, epochs=3, output=str(tmp_path / "whole")))
-    config = replace(config, epochs=3)
-    killed_at(4, monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
-        finetune(config)
-    assert not Path(config.output).exists()
-    # Other settings, or another table, are another training.
-    with pytest.raises(ConfigError, match=r"holds another training \(seed: 0, now 1\)"):
-        finetune(replace(config, seed=1))
-    report = finetune(config)
-    assert (report.losses, report.points) == (whole.losses, whole.points)
-    ours, theirs = tensors(Path(report.output)), tensors(Path(whole.output))
-    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-
-
-def test_snapshots_may_lie_in_any_place(config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    import fsspec
-
+    """To the losses and weights of one that was not killed."""
     config = replace(config, checkpoints="memory://bucket/training")
     killed_at(3, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         finetune(config)
+    assert not Path(config.output).exists()
     files = fsspec.filesystem("memory")
     names = {Path(name).name for name in files.ls("/bucket/training", detail=False)}
     assert names >= {"recipe.json", "latest.json", "step-00000002.safetensors"}
-    assert finetune(config).steps == 3
-    # One that was named is kept.
+    # Other settings, or another table, are another training.
+    with pytest.raises(ConfigError, match=r"holds another training \(seed: 0, now 1\)"):
+        finetune(replace(config, seed=1))
+    report = finetune(config)
+    assert (report.losses, report.points) == (tuned.report.losses, tuned.report.points)
+    ours, theirs = tensors(Path(report.output)), tensors(Path(tuned.report.output))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    # A place that was named is kept.
     assert files.exists("/bucket/training/trained.safetensors")
 
 
@@ -157,6 +167,18 @@ def test_every_part_of_a_language_model_may_learn(config: FinetuneConfig, base: 
     assert all(after[key].dtype == before[key].dtype for key in language)
     assert sum(not torch.equal(before[key], after[key]) for key in language) > len(language) / 2
     assert "and the language model" in (Path(report.output) / "README.md").read_text()
+
+
+def test_a_plain_family_learns_by_adapters(config: FinetuneConfig, tmp_path: Path) -> None:
+    base = tmp_path / "smol"
+    save_tiny(base, "smolvlm")
+    report = finetune(replace(config, model=str(base), epochs=1))
+    assert report.language == "lora"
+    before, after = tensors(base), tensors(Path(report.output))
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed
+    assert all(key.startswith("model.text_model.layers.") and key.endswith("proj.weight") for key in changed)
+    assert "low-rank adapters of rank 16" in (Path(report.output) / "README.md").read_text()
 
 
 def test_an_epoch_shows_each_example_once(config: FinetuneConfig, lessons: Path) -> None:
