@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from transformers import InstructBlipConfig
 
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
 from malmm.model.decoding import Decoding
@@ -27,7 +28,7 @@ from malmm.model.training.adapters import LanguageTraining
 from malmm.model.training.learner import Shown
 from malmm.model.training.step import Lesson, Trainee
 
-__all__ = ["QFormerLearner"]
+__all__ = ["QFormerLearner", "refuse_encoder_decoder"]
 
 # As many rows as the authors' table.
 _NEW_POSITIONS = 120
@@ -39,6 +40,15 @@ _NAMES = (
     ("qformer.query_tokens", "query_tokens"),
     ("language.projection.", "language_projection."),
 )
+
+
+def refuse_encoder_decoder(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError for an InstructBLIP checkpoint with an encoder-decoder language model."""
+    if not checkpoint.parsed(InstructBlipConfig).use_decoder_only_language_model:
+        raise CheckpointError(
+            f"model {checkpoint.name!r} has an encoder-decoder language model (FLAN-T5), for which there is no "
+            "training step: take a checkpoint with Vicuna"
+        )
 
 
 class QFormerLearner:
@@ -59,13 +69,11 @@ class QFormerLearner:
         device: torch.device | str = "cpu",
         exact: bool = False,
     ) -> None:
+        refuse_encoder_decoder(checkpoint)
         encoder = Encoder.load(checkpoint, device=device)
         model = LanguageModel.load(checkpoint, device=device)
-        if encoder.vision is None or model.is_encoder_decoder:
-            raise CheckpointError(
-                f"model {checkpoint.name!r} has an encoder-decoder language model (FLAN-T5), for which there is no "
-                "training step: take a checkpoint with Vicuna"
-            )
+        if encoder.vision is None:
+            raise ValueError("an encoder that learns needs its vision encoder")
         self.checkpoint, self.settings = checkpoint, settings
         self.encoder, self.vision = encoder, encoder.vision
         norm: nn.LayerNorm = self.vision.model.post_layernorm

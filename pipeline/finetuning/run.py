@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -28,6 +29,7 @@ from malmm.pipeline.schema.progress import OnProgress, Progress
 
 __all__ = ["FinetuneReport", "finetune"]
 
+_READ_EVERY_S = 10.0
 #: Trains a job, and calls its second argument now and then.
 Fit = Callable[[Job, Callable[[], None]], None]
 
@@ -93,7 +95,7 @@ def finetune(config: FinetuneConfig, *, on_progress: OnProgress | None = None) -
     watch = _Watch(snapshots, steps, tell, events, began)
     if snapshots.trained() is None:
         fit(job, watch)
-    watch()
+    watch.finish()
     state, trained = snapshots.state(), snapshots.trained()
     if state is None or trained is None:
         raise DataSetError(f"{config.place} lacks the end of the training", path=config.place)
@@ -139,9 +141,18 @@ class _Watch:
     ) -> None:
         self.snapshots, self.steps, self.tell, self.began = snapshots, steps, tell, began
         self.events = events
+        self._state, self._read_at = State(), -math.inf
+
+    def finish(self) -> None:
+        """Follow it to its end."""
+        self._read_at = -math.inf
+        self()
 
     def __call__(self) -> None:
-        state = self.snapshots.state() or State()
+        # A long training's state is a large file.
+        if time.monotonic() - self._read_at >= _READ_EVERY_S:
+            self._state, self._read_at = self.snapshots.state() or State(), time.monotonic()
+        state = self._state
         told = self.snapshots.told() or (0, 0.0)
         note = ""
         # Of measurements alone: a note that changes is a line in a log.

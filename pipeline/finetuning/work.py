@@ -19,7 +19,7 @@ from malmm.model.training.learner import Learner
 from malmm.model.training.loop import Recipe, State, TrainingError, train
 from malmm.model.training.peers import Alone, Peers
 from malmm.model.training.plain_learner import PlainLearner
-from malmm.model.training.qformer_learner import QFormerLearner
+from malmm.model.training.qformer_learner import QFormerLearner, refuse_encoder_decoder
 from malmm.operators.device import choose_device
 from malmm.pipeline.finetuning.config import FinetuneConfig
 from malmm.pipeline.finetuning.examples import Examples
@@ -49,8 +49,11 @@ class Job:
 
 
 def language_training(config: FinetuneConfig, checkpoint: Checkpoint) -> str:
-    """How the language model is trained. Raises ConfigError for a plain family with nothing to train."""
+    """How the language model is trained. Raises ConfigError for a plain family with nothing to train, and
+    CheckpointError for a model without a training step."""
     row = row_of(checkpoint)
+    if not row.reads_slots:
+        refuse_encoder_decoder(checkpoint)
     if config.language is None:
         return "lora" if row.reads_slots else "frozen"
     if config.language == "frozen" and row.reads_slots:
