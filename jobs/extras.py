@@ -16,6 +16,7 @@ EXTRAS = {
     "schedule": ("apscheduler",),
     "speech": ("charset_normalizer", "pysubs2"),
     "mcp": ("mcp", "mcp_types", "fastapi", "starlette", "uvicorn"),
+    "telemetry": ("openlineage", "opentelemetry"),
     "typed": ("llguidance",),
     "cluster": ("aiohttp", "requests"),
     "finetune": ("peft", "accelerate", "psutil", "tensorboardX", "pandas", "requests"),

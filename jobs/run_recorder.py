@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from malmm.jobs.telemetry import tell_of
 from malmm.jobs.terminal.text import printable
 from malmm.pipeline.archive.run_history import RunRecord, status_of, write_run
 from malmm.pipeline.schema.errors import ArchiveError, MalmmError
@@ -134,6 +135,8 @@ def recorded(archive: str, run: RunRecord) -> Iterator[Recorder]:
     except BaseException as error:
         recorder.end(EXIT_FAILED, f"{type(error).__name__}: {error}")
         raise
+    finally:
+        tell_of(recorder.run, archive)
     # What ended a run matters more than its history, so this is said only of those that went well.
     if recorder.problem:
         print(f"note: not in the run history: {printable(recorder.problem)}", file=sys.stderr)
