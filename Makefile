@@ -22,7 +22,7 @@ test: $(VENV)/.installed-dev  ## run the tests
 
 test-docs: $(VENV)/.installed-dev  ## run every command, file and line of Python of the task pages
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/integration/test_task_pages.py \
-		tests/integration/test_talks_page.py tests/integration/test_jobs_page.py
+		tests/integration/test_talks_page.py tests/integration/test_jobs_page.py tests/integration/test_finetune_pages.py
 
 # Rounds are independent, and any of them can be had again: `make test-faults SAMPLE=1 SEED=17`.
 test-faults: $(VENV)/.installed-dev  ## let things fail at random places, SAMPLE rounds from SEED on

@@ -47,6 +47,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "kills": [],
         "retrieval": [str(folder / "retrieval")],
         "demo_model": [str(folder / "scored")],
+        "finetune": [str(folder / "taught")],
     }
 
 
