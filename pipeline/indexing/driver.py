@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 from malmm.model.checkpoints.resolve import Models
 from malmm.model.checkpoints.verification_record import verify_once
@@ -195,7 +196,8 @@ class Run:
         self._describe(archive, hosts)
         self._compact(archive)
         archive.update_indexes(
-            tell=lambda what: self.tell(Progress("building indexes")), build_pieces=build_on_workers
+            tell=lambda what: self.tell(Progress("building indexes")),
+            build_pieces=partial(build_on_workers, tell=self.tell),
         )
         self._put_in_force(archive)
 
@@ -204,7 +206,7 @@ class Run:
 
     def _rewriting(self, archive: Archive, table: str) -> Rewrite:
         self.tell(Progress("tidying"))
-        return rewriting_on_workers(archive.uri, table)
+        return rewriting_on_workers(archive.uri, table, tell=self.tell)
 
     def _prune(self, archive: Archive) -> None:
         for identity in self.vanished:

@@ -92,7 +92,7 @@ class InlineStages:
         names = ("surveying", "indexing", "planned_before", "replaying", "transcribing", "received")
         stand_ins: dict[str, Any] = {name: getattr(self, name) for name in names} | {
             "RemoteFileQueue": FileQueue,
-            "rewriting_on_workers": lambda uri, table: None,
+            "rewriting_on_workers": lambda uri, table, **_: None,
             "connected": lambda **_: contextlib.nullcontext(choose_resources([Node(2)])),
             "ModelHosts": _NoHosts,
         }
