@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from malmm.pipeline.archive.reader import ArchiveReader
     from malmm.pipeline.archive.writer import Archive
     from malmm.pipeline.indexing.annotate import AnnotateReport, annotate
+    from malmm.pipeline.indexing.archive_sink import ArchiveSink
     from malmm.pipeline.indexing.index import index
     from malmm.pipeline.indexing.run_reports import IndexReport
     from malmm.pipeline.schema.config import AnnotateConfig, IndexConfig, Prompt, Recipe
@@ -26,6 +27,7 @@ __all__ = [
     "AnnotateReport",
     "Archive",
     "ArchiveReader",
+    "ArchiveSink",
     "Asker",
     "Found",
     "IndexConfig",
@@ -47,6 +49,7 @@ _HOMES = {
     "AnnotateReport": "indexing.annotate",
     "Archive": "archive.writer",
     "ArchiveReader": "archive.reader",
+    "ArchiveSink": "indexing.archive_sink",
     "Asker": "searching.asker",
     "Found": "searching.searcher",
     "IndexConfig": "schema.config",

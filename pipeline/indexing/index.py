@@ -29,7 +29,7 @@ from malmm.pipeline.schema.transcribe_config import SUBTITLES_ONLY, TranscribeCo
 from malmm.pipeline.sources.indexed_roots import remember_roots, roots_of
 from malmm.pipeline.sources.left_out import read_left_out
 
-__all__ = ["index", "make_recipe", "notice_of", "open_models"]
+__all__ = ["index", "make_recipe", "notice_of", "open_models", "vectors_length"]
 
 # Length of the published models' vectors. The column's type needs a length even if no vectors are made.
 _VECTOR_SIZE = 256
@@ -86,7 +86,7 @@ def index(
         models = open_models(config.model, config.retrieval_model)
         report.notice = models.notice
         check_vocabulary(models.checkpoint, config.prompts)
-        recipe, vector_size = make_recipe(config, models), _vector_size(models)
+        recipe, vector_size = make_recipe(config, models), vectors_length(models)
         archive = Archive.open_if_there(config.archive, recipe, vector_size, reindex=config.reindex)
         if archive is not None:
             recipe = replace(recipe, indexed_with=archive.recipe.indexed_with)
@@ -145,7 +145,8 @@ def _lacks_texts(config: IndexConfig, archive: Archive | None) -> bool:
     return archive is not None and (not archive.is_in_force or something_missing(archive, config.all_prompts))
 
 
-def _vector_size(models: Models) -> int:
+def vectors_length(models: Models) -> int:
+    """The length of the vectors that slots get, also if none are made."""
     if models.retrieval is None:
         return _VECTOR_SIZE
     return vector_size(models.retrieval)

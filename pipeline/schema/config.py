@@ -51,6 +51,7 @@ class Recipe:
     decoding: str = ""
     tokens: str = "float16"
     indexed_with: str = ""
+    stages: str = ""
 
     @property
     def recipe_id(self) -> str:
@@ -101,7 +102,9 @@ class Recipe:
 
 #: Fields that are not in recipes of 0.1, with what it did as their default.
 ADDED_FIELDS = tuple(
-    field for field in fields(Recipe) if field.name in ("token_layers", "decoding", "tokens", "indexed_with")
+    field
+    for field in fields(Recipe)
+    if field.name in ("token_layers", "decoding", "tokens", "indexed_with", "stages")
 )
 
 MERGE_POLICIES = ("token", "frame", "fifo", "average", "episode")

@@ -1,0 +1,291 @@
+"""Store what a Ray Data pipeline of a program's own makes of videos, exactly once, as ``index`` does.
+
+    with ArchiveSink(IndexConfig(sources=("videos",), archive="archive", model="demo"), stages="bright 1") as sink:
+        frames = sink.change_frames(sink.decode(sink.segments()), only_bright)
+        report = sink.store(sink.describe(frames))
+
+The sink holds the archive's lease for the time of the block. Workers write fragments, and only the driver commits
+(``malmm.pipeline.indexing.segment_commits``): a run that is killed anywhere leaves whole segments, and the next one
+makes the others.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy, from_blocks
+
+from malmm.model.checkpoints.resolve import open_models
+from malmm.model.memory.settings import MemorySettings
+from malmm.operators.change_frames import FramesFunction, change_frames
+from malmm.operators.decode import DecodeSettings, decode_segments
+from malmm.operators.guard import guarded, guarded_actor
+from malmm.operators.plan_segments import plan_segments
+from malmm.operators.probe import probe_files
+from malmm.operators.write import write_segments
+from malmm.pipeline.archive.writer import Archive
+from malmm.pipeline.cluster.connection import connected
+from malmm.pipeline.indexing.background_listing import BackgroundListing
+from malmm.pipeline.indexing.block_stream import received
+from malmm.pipeline.indexing.index import make_recipe, vectors_length
+from malmm.pipeline.indexing.ledger import Ledger
+from malmm.pipeline.indexing.model_choice import chosen_model
+from malmm.pipeline.indexing.pending_work import PendingWork
+from malmm.pipeline.indexing.run_reports import IndexReport
+from malmm.pipeline.indexing.segment_commits import SegmentCommits
+from malmm.pipeline.indexing.worker_compaction import rewriting_on_workers
+from malmm.pipeline.indexing.worker_indexing import build_on_workers
+from malmm.pipeline.schema.config import IndexConfig
+from malmm.pipeline.schema.errors import ConfigError
+from malmm.pipeline.schema.records import Failure
+from malmm.pipeline.schema.rows import (
+    ANSWERED,
+    DECODED,
+    ENCODED,
+    FILES,
+    PLANNED,
+    PROBED,
+    RECEIPTS,
+    Carried,
+    carried,
+    rows_table,
+)
+from malmm.pipeline.schema.video_plans import plans_in
+
+__all__ = ["ArchiveSink"]
+
+# Operators with a model are imported by their actors alone.
+_ENCODER, _GENERATOR = "malmm.operators.encode:EncodeSegments", "malmm.operators.generate:GenerateTexts"
+_FILES_A_BLOCK = 4
+_LIGHT_CPUS = 0.05
+_MANY_FILES = 32
+_ROWS: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
+_LOST = "the worker that held it failed or died: run again to retry"
+_NOT_HERE = ("dry_run", "prune", "reindex", "transcribe", "leave_out")
+
+
+class ArchiveSink:
+    """The videos of a configuration that an archive lacks, as a Ray Dataset, and what stores what is made of them.
+
+    ``stages`` names the stages of your own, with a version: it is part of the archive's recipe, so that rows of other
+    stages are never mixed with these. ``report`` counts what was stored and lists failures.
+    """
+
+    def __init__(self, config: IndexConfig, *, stages: str) -> None:
+        """Check the arguments; nothing is opened before the block begins.
+
+        Raises ConfigError without a name for ``stages``, and for settings that only ``index`` has.
+        """
+        if not stages.strip():
+            raise ConfigError("stages: name your stages, with a version, such as 'no dark frames, 1'")
+        given = [name for name in _NOT_HERE if getattr(config, name)]
+        if given:
+            raise ConfigError(f"a sink does not take {', '.join(given)}: `malmm.pipeline.index` does")
+        self.config, self._stages = config, stages
+        self.report = IndexReport(archive=config.archive, model=config.model)
+        self._ledger = Ledger()
+        self._commits = SegmentCommits(
+            self._ledger, self.report, lambda archive, table: rewriting_on_workers(archive.uri, table)
+        )
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        """List the sources, open or create the archive, and take its lease.
+
+        Raises what ``malmm.pipeline.index`` raises, and RecipeMismatch for an archive of other stages.
+        """
+        with self._stack:
+            config = self.config = chosen_model(self.config, lambda progress: None).config
+            models = open_models(config.model, config.retrieval_model)
+            self.recipe = replace(make_recipe(config, models), stages=self._stages)
+            self.archive = Archive.create_or_open(config.archive, self.recipe, vectors_length(models))
+            self.recipe = self.archive.recipe
+            self._stack.enter_context(self.archive.held())
+            self.archive.sweep()
+            listing = self._stack.enter_context(BackgroundListing(config.sources).running())
+            listing.wait(lambda: False)
+            self._work = PendingWork(config, self.recipe, self.archive, listing)
+            self._work.look()
+            self.report.videos_listed, self.report.videos_unchanged = self._work.listed, self._work.unchanged
+            self._commits.archive = self.archive
+            self._commits.had_failures = self.archive.count("failures") > 0
+            self._weights_bytes = models.checkpoint.size_bytes
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """Commit what has come, give the lease back, and leave the cluster."""
+        with self._stack:
+            self._commits.commit()
+
+    @property
+    def todo(self) -> int:
+        """How many listed videos are new, changed or unfinished. With 0 neither Ray nor a model is needed."""
+        return len(self._work.files)
+
+    def segments(self) -> Dataset:
+        """What is to be done: a row a segment that is not stored, one a block. Reads the headers of all files first.
+
+        Connects to a Ray cluster, or starts one, for the rest of the block. Raises WorkerError if it cannot.
+        """
+        self._resources = self._stack.enter_context(
+            connected(
+                wanted=self.config.resources, use=self.config.cluster, weights_bytes=self._weights_bytes
+            )
+        )
+        files = [{name: getattr(file, name) for name in FILES.names} for file in self._work.files]
+        blocks = [
+            rows_table(files[at : at + _FILES_A_BLOCK], FILES) for at in range(0, len(files), _FILES_A_BLOCK)
+        ]
+        probed = _lasting(from_blocks(blocks or [FILES.empty_table()])).map_batches(
+            guarded("probe", PROBED, probe_files),
+            fn_kwargs={
+                "min_segment_s": self.config.min_segment_s,
+                "segment_s": self.config.segment_s,
+                "limit_s": self.config.decode_limit_s,
+            },
+            batch_size=1,
+            num_cpus=_LIGHT_CPUS,
+            **_ROWS,
+        )
+        rows = [row for block in received(probed) if block is not None for row in self._planned(block)]
+        self._commits.record_failures()
+        tables = [rows_table([row.columns()], PLANNED) for row in rows]
+        planned = _lasting(from_blocks(tables or [PLANNED.empty_table()]))
+        # A row is a segment, minutes of work, and must not wait for others.
+        planned.context.target_max_block_size = 1
+        return planned
+
+    def decode(self, segments: Dataset) -> Dataset:
+        """Segments to sampled frames at the model's size, on CPUs: rows of ``malmm.pipeline.schema.rows.DECODED``."""
+        recipe, resources = self.recipe, self._resources
+        settings = DecodeSettings(
+            fps=recipe.fps,
+            sampling=recipe.sampling,
+            segment_s=recipe.segment_s,
+            image_size=recipe.image_size,
+            decoder=self.config.decoder,
+            threads=max(1, round(resources.decode_cpus)),
+            limit_s=self.config.decode_limit_s,
+        )
+        return segments.map_batches(
+            guarded("decode", DECODED, decode_segments),
+            fn_kwargs={"settings": settings},
+            batch_size=None,
+            num_cpus=resources.decode_cpus,
+            compute=TaskPoolStrategy(size=resources.decode_workers),
+            **_ROWS,
+        )
+
+    def change_frames(self, frames: Dataset, function: FramesFunction) -> Dataset:
+        """A stage of your own on decoded frames. An exception in it is a failure of that segment.
+
+        ``function`` takes frames, uint8 [T, H, W, 3], and times in seconds, float64 [T], and returns those that go on.
+        """
+        return frames.map_batches(
+            guarded("decode", DECODED, change_frames),
+            fn_kwargs={"function": function},
+            batch_size=None,
+            num_cpus=self._resources.decode_cpus,
+            **_ROWS,
+        )
+
+    def describe(self, frames: Dataset) -> Dataset:
+        """Frames to memory, retrieval vectors and texts, on GPUs if there are any: rows of ``ANSWERED``."""
+        config, recipe, resources = self.config, self.recipe, self._resources
+        encoded = frames.map_batches(
+            guarded_actor("encode", ENCODED, _ENCODER),
+            fn_constructor_kwargs={
+                "model": config.model,
+                "retrieval_model": config.retrieval_model,
+                "settings": MemorySettings(length=recipe.bank_length, policy=recipe.merge_policy),
+                "tokens": recipe.tokens,
+                "prompts": config.all_prompts,
+            },
+            batch_size=config.batch_segments,
+            num_cpus=resources.encode_cpus,
+            num_gpus=resources.encode_gpus,
+            compute=ActorPoolStrategy(min_size=1, max_size=resources.encode_workers),
+            **_ROWS,
+        )
+        return encoded.map_batches(
+            guarded_actor("generate", ANSWERED, _GENERATOR),
+            fn_constructor_kwargs={
+                "model": config.model,
+                "prompts": config.all_prompts,
+                "max_new_tokens": config.max_new_tokens,
+                "decoding": recipe.decoding,
+            },
+            batch_size=config.batch_segments,
+            num_cpus=resources.generate_cpus,
+            num_gpus=resources.generate_gpus,
+            compute=ActorPoolStrategy(min_size=1, max_size=resources.generate_workers),
+            **_ROWS,
+        )
+
+    def store(self, described: Dataset) -> IndexReport:
+        """Write the rows of ``describe`` (a row of ``ANSWERED`` for each segment) and commit them every few seconds.
+
+        Segments that never come back are failures, which the next run tries again. Texts about whole videos are not
+        made here: `malmm annotate` makes them from what is stored. Raises WorkerError if row after row fails at the
+        same line.
+        """
+        written = described.map_batches(
+            guarded("write", RECEIPTS, write_segments),
+            fn_kwargs={
+                "archive": self.archive.uri,
+                "prompts": self.config.all_prompts,
+                "recipe": self.recipe,
+                "memories": self.archive.schema("memories"),
+            },
+            batch_size=None,
+            num_cpus=_LIGHT_CPUS,
+            **_ROWS,
+        )
+        for block in received(written):
+            if block is not None:
+                self._commits.take(block)
+            self._commits.commit_if_due()
+        self._commits.commit()
+        self._ledger.lose_open(_LOST)
+        self._commits.commit()
+        self.archive.compact(
+            at_least=_MANY_FILES, rewrite=lambda name: rewriting_on_workers(self.archive.uri, name)
+        )
+        self.archive.update_indexes(tell=lambda what: None, build_pieces=build_on_workers)
+        self.report.failures = self._work.failures() + self._ledger.standing()
+        return self.report
+
+    def _planned(self, probed: pa.Table) -> list[Carried]:
+        """Rows of the segments that are not stored. Plans of all, and failures of files, go to the ledger."""
+
+        def note(plans: pa.Table, more: bool) -> None:
+            for plan in plans_in(plans):
+                if isinstance(plan, Failure):
+                    self._ledger.failed(Carried(None, None, plan))
+                else:
+                    self.report.segments_resumed += self._ledger.plan(plan)
+
+        recipe = self.recipe
+        done = np.array(sorted(self.archive.completed_segments()), "S24")
+        return carried(
+            plan_segments(
+                probed,
+                recipe_id=recipe.recipe_id,
+                segment_s=recipe.segment_s,
+                fps=recipe.fps,
+                done=done,
+                note=note,
+            )
+        )
+
+
+def _lasting(dataset: Dataset) -> Dataset:
+    """Let a lost block or a long silence not end the dataset: the driver knows what it planned."""
+    dataset.context.max_errored_blocks = -1
+    dataset.context.execution_no_progress_timeout_s = -1
+    return dataset
