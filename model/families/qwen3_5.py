@@ -17,11 +17,11 @@ from malmm.model.families.plain.vision import StepVision
 from malmm.model.families.qwen3_vl import (
     FRAMES_A_STEP,
     PLACEHOLDER,
-    grid,
     normalised_by_qwen,
     patches,
     seen_by_qwen,
     step_vision,
+    with_seen,
     without_vision,
 )
 
@@ -41,11 +41,7 @@ def _vision(checkpoint: Checkpoint, config: Any, dtype: torch.dtype, side: int) 
 
 def _inputs(model: Any, tokens_SNC: Tensor, ids_1L: Tensor) -> dict[str, Any]:
     seen = BaseModelOutputWithPooling(pooler_output=[tokens_SNC.flatten(0, 1)])
-    return {
-        "mm_token_type_ids": (ids_1L == model.config.video_token_id).int() * 2,
-        "video_grid_thw": grid(tokens_SNC, model.config.vision_config.spatial_merge_size),
-        "mm_encoder_outputs": {"video": seen},
-    }
+    return with_seen(model, tokens_SNC, ids_1L, seen)
 
 
 def _wording(checkpoint: Checkpoint, config: Any, tokenizer: PreTrainedTokenizerBase) -> Wording:

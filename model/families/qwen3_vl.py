@@ -28,11 +28,11 @@ __all__ = [
     "FAMILY",
     "FRAMES_A_STEP",
     "PLACEHOLDER",
-    "grid",
     "normalised_by_qwen",
     "patches",
     "seen_by_qwen",
     "step_vision",
+    "with_seen",
     "without_vision",
 ]
 
@@ -104,7 +104,7 @@ def seen_by_qwen(slots: Slots) -> str:
     )
 
 
-def grid(tokens: Tensor, merge: int) -> Tensor:
+def _grid(tokens: Tensor, merge: int) -> Tensor:
     """The grid [1, 3] of steps, rows and columns of patches of square slots [S, N, ...]."""
     side = isqrt(tokens.shape[1])
     if side * side != tokens.shape[1]:
@@ -112,16 +112,21 @@ def grid(tokens: Tensor, merge: int) -> Tensor:
     return torch.tensor([[len(tokens), side * merge, side * merge]], device=tokens.device)
 
 
+def with_seen(model: Any, tokens: Tensor, ids_1L: Tensor, seen: Any) -> dict[str, Any]:
+    """The language model's inputs for slots [S, N, ...] whose vision output is ``seen``."""
+    return {
+        "mm_token_type_ids": (ids_1L == model.config.video_token_id).int() * 2,
+        "video_grid_thw": _grid(tokens, model.config.vision_config.spatial_merge_size),
+        "mm_encoder_outputs": {"video": seen},
+    }
+
+
 def _inputs(model: Any, tokens_SNLC: Tensor, ids_1L: Tensor) -> dict[str, Any]:
     token, *deepstack = tokens_SNLC.flatten(0, 1).unbind(1)
     seen = BaseModelOutputWithDeepstackFeatures(
         pooler_output=[token.contiguous()], deepstack_features=[[layer.contiguous()] for layer in deepstack]
     )
-    return {
-        "mm_token_type_ids": (ids_1L == model.config.video_token_id).int() * 2,
-        "video_grid_thw": grid(tokens_SNLC, model.config.vision_config.spatial_merge_size),
-        "mm_encoder_outputs": {"video": seen},
-    }
+    return with_seen(model, tokens_SNLC, ids_1L, seen)
 
 
 def _wording(checkpoint: Checkpoint, config: Any, tokenizer: PreTrainedTokenizerBase) -> Wording:
