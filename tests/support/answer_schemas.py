@@ -21,6 +21,8 @@ _NAMES = st.one_of(
 @st.composite
 def _numbers(draw: st.DrawFn) -> dict[str, Any]:
     kind = draw(st.sampled_from(["integer", "number"]))
+    low: float
+    high: float
     if kind == "integer":
         low, high = sorted(draw(st.tuples(st.integers(-10_000, 10_000), st.integers(-10_000, 10_000))))
     else:
