@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,9 +115,9 @@ class Checkpoint:
         return self._headers[1]
 
     @property
-    def size_bytes(self) -> int:
-        """Bytes of the files that hold its weights. Raises CheckpointError as ``files`` does."""
-        return sum(path.stat().st_size for path in set(self.files.values()))
+    def half_bytes(self) -> int:
+        """Bytes of its weights at two bytes each, however they are stored. Raises CheckpointError as ``files`` does."""
+        return 2 * sum(math.prod(shape) for shape in self.shapes.values())
 
     @cached_property
     def _headers(self) -> tuple[dict[str, Path], dict[str, tuple[int, ...]]]:

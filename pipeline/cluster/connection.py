@@ -45,7 +45,7 @@ def connected(
     tell: OnProgress = lambda progress: None,
 ) -> Iterator[Resources]:
     """Connect as ``connection`` does, and yield the resources of a run; ``wanted`` overrides some of them,
-    ``use`` says what the run may have of the cluster, and ``weights_bytes`` how large its model is.
+    ``use`` says what the run may have of the cluster, and ``weights_bytes`` how large its model is in half precision.
 
     Waits until the cluster has room for a worker of each stage, and reports through ``tell`` what it waits for.
     Raises WorkerError if no cluster can be reached or started, or no worker can be started, and ConfigError if what is
@@ -82,9 +82,10 @@ def _room(
     wanted: Sequence[tuple[str, float]], use: ClusterUse, weights_bytes: int, tell: OnProgress
 ) -> Resources:
     if any(name.endswith("_gpus") for name, _ in wanted):
+        # Where it is computed, and what that takes, is the user's choice.
         weights_bytes = 0
     nodes = wait_for_nodes(tell, use, weights_bytes=weights_bytes)
-    resources = with_wishes(share_of(choose_resources(nodes), use.share), wanted)
+    resources = with_wishes(share_of(choose_resources(nodes, weights_bytes), use.share), wanted)
     refuse_unfit(wants_of(resources), nodes, may_grow=len(alive_nodes()) > 1)
     wait_for_room(resources, tell, use.labels)
     return resources

@@ -18,9 +18,11 @@ def refuse_unfit(wants: Sequence[Want], nodes: Sequence[Node], *, may_grow: bool
 
     If nodes ``may_grow`` in number, a worker that is too large for each of them waits for a larger one.
     """
-    if _all_fit(list(wants), list(nodes)):
+    # Their memory differs by a few bytes, and does not matter here.
+    alike = [Node(node.cpus, node.gpus) for node in nodes]
+    if _all_fit(list(wants), alike):
         return
-    if may_grow and not all(_all_fit([want], list(nodes)) for want in wants):
+    if may_grow and not all(_all_fit([want], alike) for want in wants):
         return
     asked = ", ".join(f"{name} {amount(cpus, gpus or None)}" for name, cpus, gpus in wants)
     has_gpus = any(node.gpus for node in nodes)

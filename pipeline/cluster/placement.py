@@ -6,6 +6,7 @@ starts one small task for each kind of worker, which waits in Ray's own queue as
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def alive_nodes(labels: Labels = ()) -> list[Node]:
         for node in ray.nodes()
         if node["Alive"] and all(node.get("Labels", {}).get(name) == value for name, value in labels)
     ]
-    return [Node(each.get("CPU", 0.0), each.get("GPU", 0.0)) for each in found]
+    return [Node(each.get("CPU", 0.0), each.get("GPU", 0.0), each.get("memory", math.inf)) for each in found]
 
 
 def wait_for_nodes(
@@ -61,7 +62,7 @@ def wait_for_nodes(
     """The machines that a run may use, once there are enough of them; a head alone often has no CPU for tasks.
 
     Meanwhile the cluster's autoscaler, if it has one, is asked for what is missing. ``weights_bytes`` are those of the
-    run's model, 0 for one that may be computed on CPUs.
+    run's model in half precision, 0 for one that may be computed on CPUs.
     """
     began = time.monotonic()
     has_asked = False

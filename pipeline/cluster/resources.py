@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,6 +31,8 @@ class Resources:
     generate_workers: int
     generate_cpus: float
     generate_gpus: float
+    #: What an actor with models reserves of a node's memory.
+    actor_memory_bytes: int = 0
 
     def __post_init__(self) -> None:
         if min(self.decode_workers, self.encode_workers, self.generate_workers) < 1:
@@ -85,21 +88,45 @@ class Node:
 
     cpus: float
     gpus: float = 0.0
+    memory_bytes: float = math.inf
 
 
-def choose_resources(nodes: Sequence[Node]) -> Resources:
+def choose_resources(nodes: Sequence[Node], weights_bytes: int = 0) -> Resources:
     """Workers for a cluster of these nodes, such that one worker of each stage runs at once and no node idles.
 
     Each GPU, and without GPUs each node, has an actor that holds an encoder and a generator: however the work is
-    divided between the two, all GPUs are busy.
+    divided between the two, all GPUs are busy. ``weights_bytes`` is the model's size in half precision: a node gets no
+    more actors than can load it at once. On its way to a GPU a model is in the node's memory; on CPUs it stays there,
+    in single precision. Raises ConfigError if no node can load it.
     """
     nodes = [node for node in nodes if node.cpus > 0] or [Node(1.0)]
-    gpus = sum(int(node.gpus) for node in nodes)
-    if gpus < 1:
+    on_gpus = any(node.gpus >= 1 for node in nodes)
+    memory_bytes = weights_bytes if on_gpus else 2 * weights_bytes
+    actors = [_actors(node, memory_bytes, on_gpus=on_gpus) for node in nodes]
+    if not any(actors):
+        where = "to load it for a GPU" if on_gpus else "on CPUs"
+        largest = max(node.memory_bytes for node in nodes if node.gpus >= 1 or not on_gpus)
+        raise ConfigError(
+            f"the model's weights take {memory_bytes / 1e9:.1f} GB of memory {where}, and Ray may use "
+            f"{largest / 1e9:.1f} GB at most on a node: take a smaller model (`malmm models` lists some), or start Ray "
+            "there with a larger --memory"
+        )
+    return replace(_chosen(nodes, actors, on_gpus=on_gpus), actor_memory_bytes=memory_bytes)
+
+
+def _actors(node: Node, memory_bytes: int, *, on_gpus: bool) -> int:
+    """How many actors with models a node has: one a GPU, or one, as far as its memory goes."""
+    most = int(node.gpus) if on_gpus else 1
+    return min(most, int(min(most, node.memory_bytes / memory_bytes))) if memory_bytes else most
+
+
+def _chosen(nodes: Sequence[Node], actors: Sequence[int], *, on_gpus: bool) -> Resources:
+    count = sum(actors)
+    if not on_gpus:
         # Small shares: when nodes are lost, the actors that move to the remaining ones must leave room for decoding.
         decoders = sum(max(1, int(node.cpus)) for node in nodes)
         decode_cpus = 0.2 * min(1.0, *(node.cpus for node in nodes))
-        return Resources(decoders, decode_cpus, len(nodes), 0.1, 0.0, len(nodes), 0.05, 0.0)
+        return Resources(decoders, decode_cpus, count, 0.1, 0.0, count, 0.05, 0.0)
     # Actors hold their shares for the whole run: on few CPUs they leave half to decoding and the light stages.
     actor_cpus = min(0.5, *(0.25 * node.cpus / int(node.gpus) for node in nodes if node.gpus >= 1))
     # A task needs its CPU on one node: what is left on several nodes cannot be added up.
@@ -109,7 +136,7 @@ def choose_resources(nodes: Sequence[Node]) -> Resources:
     ]
     decode_cpus = max(0.01, min(1.0, max(left)))
     decoders = max(1, sum(max(0, int(cpus / decode_cpus)) for cpus in left))
-    return Resources(decoders, decode_cpus, gpus, actor_cpus, 0.6, gpus, actor_cpus, 0.4)
+    return Resources(decoders, decode_cpus, count, actor_cpus, 0.6, count, actor_cpus, 0.4)
 
 
 def share_of(resources: Resources, share: float) -> Resources:

@@ -92,8 +92,8 @@ def annotate(
         # Texts need no retrieval model, so it may be missing.
         models = archive_models(replace(recipe, retrieval_model=NO_RETRIEVAL), config.model)
         check_vocabulary(models.checkpoint, config.prompts)
-        size_bytes = models.checkpoint.size_bytes
-        _run(config, archive, work, report, tell, weights_bytes=size_bytes, verbose=verbose)
+        half_bytes = models.checkpoint.half_bytes
+        _run(config, archive, work, report, tell, weights_bytes=half_bytes, verbose=verbose)
     report.elapsed_s = time.monotonic() - began
     return report
 

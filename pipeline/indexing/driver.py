@@ -135,7 +135,7 @@ class Run:
             verbose=self.verbose,
             wanted=self.config.resources,
             use=self.config.cluster,
-            weights_bytes=self.models.checkpoint.size_bytes,
+            weights_bytes=self.models.checkpoint.half_bytes,
             tell=self.tell,
         )
 

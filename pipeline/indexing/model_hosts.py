@@ -42,6 +42,7 @@ class HostGroup:
     most: int
     cpus: float
     gpus: float
+    memory_bytes: int
 
 
 def groups_of(resources: Resources) -> tuple[HostGroup, ...]:
@@ -49,12 +50,22 @@ def groups_of(resources: Resources) -> tuple[HostGroup, ...]:
     if resources.one_actor:
         return (
             HostGroup(
-                "models", slice(0, 2), resources.encode_workers, resources.actor_cpus, resources.actor_gpus
+                "models",
+                slice(0, 2),
+                resources.encode_workers,
+                resources.actor_cpus,
+                resources.actor_gpus,
+                resources.actor_memory_bytes,
             ),
         )
     return (
         HostGroup(
-            "encode", slice(0, 1), resources.encode_workers, resources.encode_cpus, resources.encode_gpus
+            "encode",
+            slice(0, 1),
+            resources.encode_workers,
+            resources.encode_cpus,
+            resources.encode_gpus,
+            resources.actor_memory_bytes,
         ),
         HostGroup(
             "generate",
@@ -62,6 +73,7 @@ def groups_of(resources: Resources) -> tuple[HostGroup, ...]:
             resources.generate_workers,
             resources.generate_cpus,
             resources.generate_gpus,
+            resources.actor_memory_bytes,
         ),
     )
 
@@ -204,6 +216,7 @@ class ModelHosts:
         options: dict[str, Any] = {
             "num_cpus": group.cpus,
             "num_gpus": group.gpus,
+            "memory": group.memory_bytes,
             "max_concurrency": _CALLS_A_HOST,
             "max_restarts": 0,
         }

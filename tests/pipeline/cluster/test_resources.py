@@ -98,8 +98,9 @@ def test_a_share_below_zero_is_refused(name: str) -> None:
         replace(Resources(1, 1.0, 1, 1.0, 1.0, 1, 1.0, 1.0), **changed)
 
 
-def test_every_resource_can_be_wanted() -> None:
-    assert {field.name for field in fields(Resources)} == set(RESOURCES)
+def test_every_resource_but_memory_can_be_wanted() -> None:
+    """What an actor reserves of memory follows from its model."""
+    assert {field.name for field in fields(Resources) if field.name != "actor_memory_bytes"} == set(RESOURCES)
 
 
 GPUS = choose_resources([Node(16, 4)])
@@ -139,3 +140,37 @@ def test_both_models_go_together_where_they_share_a_gpu_or_have_none(
 def test_shares_by_which_one_could_take_the_place_of_the_other_are_refused(wishes: Wishes, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         with_wishes(GPUS, wishes)
+
+
+SEVEN_BILLION = 14_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("nodes", "actors", "memory_bytes"),
+    [
+        ([Node(32, 8, 200e9)], 8, SEVEN_BILLION),
+        # Not all GPUs of a node with little memory: eight that load at once would be killed.
+        ([Node(32, 8, 60e9), Node(32, 8, 200e9)], 12, SEVEN_BILLION),
+        # On CPUs weights are kept in single precision.
+        ([Node(8, 0, 30e9), Node(8, 0, 27e9)], 1, 2 * SEVEN_BILLION),
+        ([Node(8)], 1, 2 * SEVEN_BILLION),
+    ],
+)
+def test_a_node_gets_no_more_actors_than_can_load_the_model_at_once(
+    nodes: list[Node], actors: int, memory_bytes: int
+) -> None:
+    chosen = choose_resources(nodes, SEVEN_BILLION)
+    assert (chosen.encode_workers, chosen.generate_workers) == (actors, actors)
+    assert chosen.actor_memory_bytes == memory_bytes
+
+
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        ([Node(8, 0, 16e9), Node(8, 0, 20e9)], r"28\.0 GB of memory on CPUs, and Ray may use 20\.0 GB"),
+        ([Node(8, 1, 10e9), Node(8, 0, 99e9)], r"14\.0 GB of memory to load it for a GPU, .* 10\.0 GB"),
+    ],
+)
+def test_a_model_that_no_node_can_load_is_refused_with_the_numbers(nodes: list[Node], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        choose_resources(nodes, SEVEN_BILLION)
