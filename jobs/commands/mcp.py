@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.commands.search import add_models
 from malmm.jobs.commands.serve import token_of
 from malmm.jobs.commands.several import add_archives
@@ -16,10 +17,12 @@ from malmm.pipeline.archive.catalog import names_several
 __all__ = ["add_parser", "run"]
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "mcp",
+        run,
         help="offer an archive to agents, by the Model Context Protocol",
         description="Offer an archive to agents: tools to search, ask, list and show, with pictures of moments. They "
         "only read. Without --http one agent is served over standard input and output, which starts the command "
@@ -29,7 +32,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "  malmm mcp --archive archive --http --port 8001\n"
         "  malmm mcp --archive s3://films/archive --http --host 0.0.0.0 --token-file token\n\n"
         "exit codes: 0 ended, 1 the archive cannot be served, 2 wrong usage, 130 interrupted",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_archives(parser)
     parser.add_argument("--http", action="store_true", help="serve over streamable HTTP")
@@ -60,7 +62,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--max-new-tokens", type=int, default=128, metavar="N", help="longest answer (%(default)s)"
     )
     add_models(parser)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
