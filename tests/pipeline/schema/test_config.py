@@ -31,6 +31,7 @@ def test_recipe_id_depends_on_what_decides_the_rows():
         "decoding": '{"beams": 5}',
         "tokens": "int8",
         "indexed_with": "y",
+        "stages": "no dark frames, 1",
     }
     others = {dataclasses.replace(RECIPE, **{name: value}).recipe_id for name, value in changes.items()}
     assert len(others | {RECIPE.recipe_id}) == 1 + len(changes)
@@ -45,6 +46,7 @@ def test_fields_added_since_leave_the_recipes_of_before_as_they_are():
         "decoding",
         "tokens",
         "indexed_with",
+        "stages",
     }
     old = {name: value for name, value in written.items() if name not in ("model", "retrieval_model")}
     assert RECIPE.recipe_id == stable_id(json.dumps(old, sort_keys=True))
