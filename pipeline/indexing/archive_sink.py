@@ -29,6 +29,7 @@ from malmm.operators.probe import probe_files
 from malmm.operators.write import write_segments
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.connection import connected
+from malmm.pipeline.cluster.resources import Resources
 from malmm.pipeline.indexing.background_listing import BackgroundListing
 from malmm.pipeline.indexing.block_stream import received
 from malmm.pipeline.indexing.index import make_recipe, vectors_length
@@ -113,7 +114,7 @@ class ArchiveSink:
             self.report.videos_listed, self.report.videos_unchanged = self._work.listed, self._work.unchanged
             self._commits.archive = self.archive
             self._commits.had_failures = self.archive.count("failures") > 0
-            self._weights_bytes = models.checkpoint.size_bytes
+            self._weights_bytes = models.checkpoint.half_bytes
             self._stack = self._stack.pop_all()
         return self
 
@@ -209,7 +210,7 @@ class ArchiveSink:
             batch_size=config.batch_segments,
             num_cpus=resources.encode_cpus,
             num_gpus=resources.encode_gpus,
-            compute=ActorPoolStrategy(min_size=1, max_size=resources.encode_workers),
+            compute=_pool(resources.encode_workers, resources),
             **_ROWS,
         )
         return encoded.map_batches(
@@ -223,7 +224,7 @@ class ArchiveSink:
             batch_size=config.batch_segments,
             num_cpus=resources.generate_cpus,
             num_gpus=resources.generate_gpus,
-            compute=ActorPoolStrategy(min_size=1, max_size=resources.generate_workers),
+            compute=_pool(resources.generate_workers, resources),
             **_ROWS,
         )
 
@@ -282,6 +283,16 @@ class ArchiveSink:
                 note=note,
             )
         )
+
+
+def _pool(workers: int, resources: Resources) -> ActorPoolStrategy:
+    """A pool that starts work with its first actor. Where an encoder and a generator share a GPU all start at once.
+
+    Otherwise a late generator could take the place of an encoder.
+    """
+    if resources.shares_gpu:
+        return ActorPoolStrategy(size=workers)
+    return ActorPoolStrategy(min_size=1, max_size=workers)
 
 
 def _lasting(dataset: Dataset) -> Dataset:
