@@ -17,24 +17,22 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy, from_blocks
+from ray.data import Dataset, from_blocks
 
 from malmm.model.checkpoints.resolve import open_models
-from malmm.model.memory.settings import MemorySettings
 from malmm.operators.change_frames import FramesFunction, change_frames
-from malmm.operators.decode import DecodeSettings, decode_segments
-from malmm.operators.guard import guarded, guarded_actor
+from malmm.operators.guard import guarded
 from malmm.operators.plan_segments import plan_segments
 from malmm.operators.probe import probe_files
-from malmm.operators.write import write_segments
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.connection import connected
-from malmm.pipeline.cluster.resources import Resources
 from malmm.pipeline.indexing.background_listing import BackgroundListing
 from malmm.pipeline.indexing.block_stream import received
+from malmm.pipeline.indexing.graph import Wiring, decoding, describing, writing
 from malmm.pipeline.indexing.index import make_recipe, vectors_length
 from malmm.pipeline.indexing.ledger import Ledger
 from malmm.pipeline.indexing.model_choice import chosen_model
+from malmm.pipeline.indexing.model_hosts import ModelHosts
 from malmm.pipeline.indexing.pending_work import PendingWork
 from malmm.pipeline.indexing.run_reports import IndexReport
 from malmm.pipeline.indexing.segment_commits import SegmentCommits
@@ -44,13 +42,10 @@ from malmm.pipeline.schema.config import IndexConfig
 from malmm.pipeline.schema.errors import ConfigError
 from malmm.pipeline.schema.records import Failure
 from malmm.pipeline.schema.rows import (
-    ANSWERED,
     DECODED,
-    ENCODED,
     FILES,
     PLANNED,
     PROBED,
-    RECEIPTS,
     Carried,
     carried,
     rows_table,
@@ -59,8 +54,6 @@ from malmm.pipeline.schema.video_plans import plans_in
 
 __all__ = ["ArchiveSink"]
 
-# Operators with a model are imported by their actors alone.
-_ENCODER, _GENERATOR = "malmm.operators.encode:EncodeSegments", "malmm.operators.generate:GenerateTexts"
 _FILES_A_BLOCK = 4
 _LIGHT_CPUS = 0.05
 _MANY_FILES = 32
@@ -133,11 +126,13 @@ class ArchiveSink:
 
         Connects to a Ray cluster, or starts one, for the rest of the block. Raises WorkerError if it cannot.
         """
-        self._resources = self._stack.enter_context(
+        resources = self._stack.enter_context(
             connected(
                 wanted=self.config.resources, use=self.config.cluster, weights_bytes=self._weights_bytes
             )
         )
+        self._hosts = self._stack.enter_context(ModelHosts(resources, self.config.cluster))
+        self._wiring = Wiring(self.config, self.recipe, resources)
         files = [{name: getattr(file, name) for name in FILES.names} for file in self._work.files]
         blocks = [
             rows_table(files[at : at + _FILES_A_BLOCK], FILES) for at in range(0, len(files), _FILES_A_BLOCK)
@@ -155,6 +150,7 @@ class ArchiveSink:
         )
         rows = [row for block in received(probed) if block is not None for row in self._planned(block)]
         self._commits.record_failures()
+        self._segments = len(rows)
         tables = [rows_table([row.columns()], PLANNED) for row in rows]
         planned = _lasting(from_blocks(tables or [PLANNED.empty_table()]))
         # A row is a segment, minutes of work, and must not wait for others.
@@ -163,24 +159,7 @@ class ArchiveSink:
 
     def decode(self, segments: Dataset) -> Dataset:
         """Segments to sampled frames at the model's size, on CPUs: rows of ``malmm.pipeline.schema.rows.DECODED``."""
-        recipe, resources = self.recipe, self._resources
-        settings = DecodeSettings(
-            fps=recipe.fps,
-            sampling=recipe.sampling,
-            segment_s=recipe.segment_s,
-            image_size=recipe.image_size,
-            decoder=self.config.decoder,
-            threads=max(1, round(resources.decode_cpus)),
-            limit_s=self.config.decode_limit_s,
-        )
-        return segments.map_batches(
-            guarded("decode", DECODED, decode_segments),
-            fn_kwargs={"settings": settings},
-            batch_size=None,
-            num_cpus=resources.decode_cpus,
-            compute=TaskPoolStrategy(size=resources.decode_workers),
-            **_ROWS,
-        )
+        return decoding(segments, self._wiring)
 
     def change_frames(self, frames: Dataset, function: FramesFunction) -> Dataset:
         """A stage of your own on decoded frames. An exception in it is a failure of that segment.
@@ -191,42 +170,13 @@ class ArchiveSink:
             guarded("decode", DECODED, change_frames),
             fn_kwargs={"function": function},
             batch_size=None,
-            num_cpus=self._resources.decode_cpus,
+            num_cpus=self._wiring.resources.decode_cpus,
             **_ROWS,
         )
 
     def describe(self, frames: Dataset) -> Dataset:
         """Frames to memory, retrieval vectors and texts, on GPUs if there are any: rows of ``ANSWERED``."""
-        config, recipe, resources = self.config, self.recipe, self._resources
-        encoded = frames.map_batches(
-            guarded_actor("encode", ENCODED, _ENCODER),
-            fn_constructor_kwargs={
-                "model": config.model,
-                "retrieval_model": config.retrieval_model,
-                "settings": MemorySettings(length=recipe.bank_length, policy=recipe.merge_policy),
-                "tokens": recipe.tokens,
-                "prompts": config.all_prompts,
-            },
-            batch_size=config.batch_segments,
-            num_cpus=resources.encode_cpus,
-            num_gpus=resources.encode_gpus,
-            compute=_pool(resources.encode_workers, resources),
-            **_ROWS,
-        )
-        return encoded.map_batches(
-            guarded_actor("generate", ANSWERED, _GENERATOR),
-            fn_constructor_kwargs={
-                "model": config.model,
-                "prompts": config.all_prompts,
-                "max_new_tokens": config.max_new_tokens,
-                "decoding": recipe.decoding,
-            },
-            batch_size=config.batch_segments,
-            num_cpus=resources.generate_cpus,
-            num_gpus=resources.generate_gpus,
-            compute=_pool(resources.generate_workers, resources),
-            **_ROWS,
-        )
+        return describing(frames, self._wiring, self._hosts, expected=self._segments)
 
     def store(self, described: Dataset) -> IndexReport:
         """Write the rows of ``describe`` (a row of ``ANSWERED`` for each segment) and commit them every few seconds.
@@ -235,19 +185,9 @@ class ArchiveSink:
         made here: `malmm annotate` makes them from what is stored. Raises WorkerError if row after row fails at the
         same line.
         """
-        written = described.map_batches(
-            guarded("write", RECEIPTS, write_segments),
-            fn_kwargs={
-                "archive": self.archive.uri,
-                "prompts": self.config.all_prompts,
-                "recipe": self.recipe,
-                "memories": self.archive.schema("memories"),
-            },
-            batch_size=None,
-            num_cpus=_LIGHT_CPUS,
-            **_ROWS,
-        )
-        for block in received(written):
+        memories = self.archive.schema("memories")
+        written = writing(described, self._wiring, self._hosts, self.archive.uri, memories)
+        for block in self._hosts.watched(received(written)):
             if block is not None:
                 self._commits.take(block)
             self._commits.commit_if_due()
@@ -283,16 +223,6 @@ class ArchiveSink:
                 note=note,
             )
         )
-
-
-def _pool(workers: int, resources: Resources) -> ActorPoolStrategy:
-    """A pool that starts work with its first actor. Where an encoder and a generator share a GPU all start at once.
-
-    Otherwise a late generator could take the place of an encoder.
-    """
-    if resources.shares_gpu:
-        return ActorPoolStrategy(size=workers)
-    return ActorPoolStrategy(min_size=1, max_size=workers)
 
 
 def _lasting(dataset: Dataset) -> Dataset:

@@ -48,12 +48,15 @@ from malmm.pipeline.schema.transcribe_config import TranscribeConfig
 __all__ = [
     "LIGHT_STAGES",
     "Wiring",
+    "decoding",
+    "describing",
     "indexing",
     "planned_before",
     "replaying",
     "segments_a_block",
     "surveying",
     "transcribing",
+    "writing",
 ]
 
 # Operators with a model. Their actors import them: torch and transformers take seconds to load, and neither the driver
@@ -217,31 +220,38 @@ def indexing(
 
     At least ``expected`` segments will come: no more hosts than that are started for them.
     """
+    described = describing(decoding(planned, wiring), wiring, hosts, expected=expected)
+    return writing(described, wiring, hosts, archive, memories)
+
+
+def decoding(planned: Dataset, wiring: Wiring) -> Dataset:
+    """Planned segments to ``DECODED``, 1:1 on CPUs: sampled frames at the model's image size."""
     config, recipe, resources = wiring.config, wiring.recipe, wiring.resources
-    settings = MemorySettings(length=recipe.bank_length, policy=recipe.merge_policy)
-    threads = max(1, round(resources.decode_cpus))
-    # If blocks hold several segments, a batch is one block: to fill larger batches Ray would cut and copy blocks.
-    batch_size = wiring.together if wiring.together > 1 else config.batch_segments
-    decoded = planned.map_batches(
-        # decode, 1:1 on CPUs: sampled frames at the model's image size
+    settings = DecodeSettings(
+        fps=recipe.fps,
+        sampling=recipe.sampling,
+        segment_s=recipe.segment_s,
+        image_size=recipe.image_size,
+        decoder=config.decoder,
+        threads=max(1, round(resources.decode_cpus)),
+        limit_s=config.decode_limit_s,
+    )
+    return planned.map_batches(
         guarded("decode", DECODED, decode_segments),
-        fn_kwargs={
-            "settings": DecodeSettings(
-                fps=recipe.fps,
-                sampling=recipe.sampling,
-                segment_s=recipe.segment_s,
-                image_size=recipe.image_size,
-                decoder=config.decoder,
-                threads=threads,
-                limit_s=config.decode_limit_s,
-            )
-        },
+        fn_kwargs={"settings": settings},
         batch_size=None,
         num_cpus=resources.decode_cpus,
         compute=TaskPoolStrategy(size=resources.decode_workers),
         **_ROWS,
     )
-    # encode, 1:1 on GPUs: memory slots, retrieval vectors, and a query output for each prompt
+
+
+def describing(decoded: Dataset, wiring: Wiring, hosts: ModelHosts, *, expected: int = 1) -> Dataset:
+    """Frames to ``ANSWERED``, 1:1 in the run's actors. At least ``expected`` segments will come."""
+    config, recipe = wiring.config, wiring.recipe
+    # If blocks hold several segments, a batch is one block: to fill larger batches Ray would cut and copy blocks.
+    batch_size = wiring.together if wiring.together > 1 else config.batch_segments
+    # encode: memory slots, retrieval vectors, and a query output for each prompt
     encode = ModelStep(
         "encode",
         ENCODED,
@@ -249,7 +259,7 @@ def indexing(
         {
             "model": config.model,
             "retrieval_model": config.retrieval_model,
-            "settings": settings,
+            "settings": MemorySettings(length=recipe.bank_length, policy=recipe.merge_policy),
             "tokens": recipe.tokens,
             "prompts": config.all_prompts,
             "check_vision": False,
@@ -257,36 +267,36 @@ def indexing(
         },
         batch_size,
     )
-    # generate, 1:1 on GPUs: texts
+    # generate: texts
     generate = _generator(config, recipe, batch_size)
-    # Ray runs both in one task, as they reserve the same: the first waits for the second's models most of the time.
-    waiting: dict[str, Any] = {
-        "num_cpus": _WRITE_CPUS,
-        "compute": TaskPoolStrategy(size=hosts.batches),
-        **_ROWS,
-    }
-    return (
-        decoded
-        # encode and generate, 1:1 in the run's actors
-        .map_batches(
-            guarded("encode", ANSWERED, through_hosts),
-            fn_kwargs={"route": hosts.route((encode, generate), expected=expected)},
-            batch_size=batch_size,
-            **waiting,
-        )
-        # write, 1:1: fragments to the store, a receipt to the driver
-        .map_batches(
-            guarded("write", RECEIPTS, write_segments),
-            fn_kwargs={
-                "archive": archive,
-                "prompts": config.all_prompts,
-                "recipe": recipe,
-                "memories": memories,
-            },
-            batch_size=None,
-            **waiting,
-        )
+    return decoded.map_batches(
+        guarded("encode", ANSWERED, through_hosts),
+        fn_kwargs={"route": hosts.route((encode, generate), expected=expected)},
+        batch_size=batch_size,
+        **_waiting(hosts),
     )
+
+
+def writing(
+    described: Dataset, wiring: Wiring, hosts: ModelHosts, archive: str, memories: pa.Schema
+) -> Dataset:
+    """Texts and memory to receipts, 1:1: fragments to the store, a receipt to the driver."""
+    return described.map_batches(
+        guarded("write", RECEIPTS, write_segments),
+        fn_kwargs={
+            "archive": archive,
+            "prompts": wiring.config.all_prompts,
+            "recipe": wiring.recipe,
+            "memories": memories,
+        },
+        batch_size=None,
+        **_waiting(hosts),
+    )
+
+
+def _waiting(hosts: ModelHosts) -> dict[str, Any]:
+    """Ray runs stages that reserve the same in one task: the one that mostly waits for models, and the next."""
+    return {"num_cpus": _WRITE_CPUS, "compute": TaskPoolStrategy(size=hosts.batches), **_ROWS}
 
 
 def replaying(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 
-__all__ = ["InlineDataset", "from_blocks", "received"]
+from malmm.operators.model_host import ModelHost, ModelStep
+
+__all__ = ["InlineDataset", "InlineHosts", "from_blocks", "received", "through_hosts"]
 
 
 class InlineDataset:
@@ -23,20 +26,45 @@ class InlineDataset:
         work: Any,
         *,
         fn_kwargs: dict[str, Any] | None = None,
-        fn_constructor_kwargs: dict[str, Any] | None = None,
         **_: Any,
     ) -> InlineDataset:
         def blocks() -> Iterator[pa.Table]:
-            # On a CPU, as the workers of a machine without cards.
-            call = work(**(fn_constructor_kwargs or {}), device="cpu") if isinstance(work, type) else work
             for block in self._blocks():
-                made = call(block, **(fn_kwargs or {}))
+                made = work(block, **(fn_kwargs or {}))
                 yield from [made] if isinstance(made, pa.Table) else made
 
         return InlineDataset(blocks)
 
     def __iter__(self) -> Iterator[pa.Table]:
         return self._blocks()
+
+
+class InlineHosts:
+    """Stands in for ``ModelHosts``: one host, in this process."""
+
+    batches = 1
+
+    def __init__(self, *_: Any) -> None:
+        self._host = ModelHost()
+
+    def __enter__(self) -> InlineHosts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def route(self, steps: Sequence[ModelStep], *, expected: int) -> Any:
+        # On a CPU, as the workers of a machine without cards.
+        here = [replace(step, options={**step.options, "device": "cpu"}) for step in steps]
+        return lambda rows: self._host.call(here, rows)
+
+    def watched(self, blocks: Iterator[pa.Table | None]) -> Iterator[pa.Table | None]:
+        return blocks
+
+
+def through_hosts(rows: pa.Table, *, route: Any) -> pa.Table:
+    made: pa.Table = route(rows)
+    return made
 
 
 def from_blocks(blocks: Sequence[pa.Table]) -> InlineDataset:

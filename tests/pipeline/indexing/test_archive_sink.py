@@ -13,7 +13,7 @@ from support import inline_dataset
 from malmm.model.demo.videos import draw_video
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.cluster.resources import Node, choose_resources
-from malmm.pipeline.indexing import archive_sink
+from malmm.pipeline.indexing import archive_sink, graph
 from malmm.pipeline.indexing.archive_sink import ArchiveSink
 from malmm.pipeline.indexing.index import index
 from malmm.pipeline.schema.config import IndexConfig
@@ -34,6 +34,8 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive_sink, "from_blocks", inline_dataset.from_blocks)
     monkeypatch.setattr(archive_sink, "received", inline_dataset.received)
+    monkeypatch.setattr(archive_sink, "ModelHosts", inline_dataset.InlineHosts)
+    monkeypatch.setattr(graph, "through_hosts", inline_dataset.through_hosts)
     monkeypatch.setattr(
         archive_sink, "connected", lambda **_: contextlib.nullcontext(choose_resources([Node(2)]))
     )
