@@ -1,6 +1,6 @@
 """Teach the demo model a shape and a kind of question that it does not know, and ask it before and after.
 
-    python benchmarks/finetune.py WORK_DIR [--examples 200] [--epochs 8] [--language full] [--rate 1e-3]
+    python benchmarks/finetune.py WORK_DIR [--examples 200] [--epochs 18] [--language full] [--rate 1e-3]
 
 The shape is a ring, the question how big an object is. Draws videos of one or two scenes and a table of examples with
 their answers, trains on it with ``malmm finetune`` in this process, and asks both checkpoints about other videos: about
@@ -50,7 +50,7 @@ def main() -> None:
     )
     parser.add_argument("work", type=Path, metavar="WORK_DIR")
     parser.add_argument("--examples", type=int, default=200)
-    parser.add_argument("--epochs", type=float, default=8)
+    parser.add_argument("--epochs", type=float, default=18)
     parser.add_argument("--language", default="full")
     parser.add_argument("--rate", default="1e-3")
     parser.add_argument("--batch", type=int, default=8)
