@@ -62,15 +62,14 @@ def test_a_span_with_scrambled_packets_is_refused_and_the_others_are_as_they_wer
     for number in range(int(LENGTH_S / SPAN_S)):
         start_s = info.start_s + number * SPAN_S
         wanted = span(str(plain), start_s)
+        problem: MediaError | None = None
         try:
             found = span(uri, start_s)
         except MediaError as error:
-            kind, said = error.kind, str(error)
-        else:
-            kind = ""
-        if kind:
-            assert kind == "encrypted"
-            assert "scrambled" in said
+            problem = error
+        if problem is not None:
+            assert problem.kind == "encrypted"
+            assert "scrambled" in str(problem)
             refused += 1
             # The scrambled packets lie in it, or in the group of pictures before it.
             assert begin * LENGTH_S - 1 <= (number + 1) * SPAN_S
