@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +13,7 @@ import pytest
 import ray
 from support.flow_rows import video_at
 from support.growing_archive import Growing
+from support.logical_gpus import ray_with_two_gpus
 from support.media import VideoSpec, make_video
 
 from malmm.model.checkpoints.resolve import open_models
@@ -92,23 +92,8 @@ def test_segments_go_together_where_every_decoder_has_enough_of_them(
 @pytest.fixture(scope="module")
 def ray_with_gpus() -> Iterator[None]:
     """A Ray with two GPUs, which a machine without any may claim to have."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        ray.init(
-            address="local",
-            num_cpus=4,
-            num_gpus=2,
-            include_dashboard=False,
-            object_store_memory=100_000_000,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            # Idle workers are kept: starting one anew costs seconds.
-            _system_config={"num_workers_soft_limit": 10},
-        )
-        try:
-            yield
-        finally:
-            ray.shutdown()
+    with ray_with_two_gpus():
+        yield
 
 
 @pytest.fixture

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +14,7 @@ import pyarrow as pa
 import pytest
 import ray
 from support.flow_rows import video_at
+from support.logical_gpus import ray_with_two_gpus
 
 from malmm.operators.plan_segments import segments_of
 from malmm.pipeline.archive.writer import Archive
@@ -51,22 +50,8 @@ ROWS = [Carried(VIDEO, span, None) for span in segments_of(VIDEO, RECIPE.recipe_
 @pytest.fixture(scope="module", autouse=True)
 def ray_with_gpus() -> Iterator[None]:
     """A Ray with two GPUs, which a machine without any may claim to have."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        ray.init(
-            address="local",
-            num_cpus=4,
-            num_gpus=2,
-            include_dashboard=False,
-            object_store_memory=100_000_000,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _system_config={"num_workers_soft_limit": 10},
-        )
-        try:
-            yield
-        finally:
-            ray.shutdown()
+    with ray_with_two_gpus():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -102,8 +87,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                         os._exit(1)
                 if (folder / f"wait {name}").exists():
                     (folder / f"waits {name}").touch()
-                    while True:
-                        time.sleep(0.05)
+                    threading.Event().wait()
                 return rows_table([row.columns() for row in carried(rows)], schema)
 
         return Operator
