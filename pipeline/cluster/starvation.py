@@ -45,7 +45,7 @@ class Requests(Protocol):
 
 
 class RequestsOfRay:
-    """Requests of the Ray cluster that this process is connected to. Without a connection there are none."""
+    """Requests of the Ray cluster that this process is connected to. Empty without a connection."""
 
     def __init__(self) -> None:
         self._asked: Any = None

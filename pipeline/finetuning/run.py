@@ -60,7 +60,7 @@ def finetune(config: FinetuneConfig, *, on_progress: OnProgress | None = None) -
     """Train a checkpoint on a table of examples, and write the best weights to a new directory.
 
     The same call again goes on where an interrupted one was. The output appears when it is whole.
-    Raises ConfigError for values that cannot be, a table that is none, and another training's snapshots; DataSetError
+    Raises ConfigError for impossible values, a file that is no table, and another training's snapshots; DataSetError
     for rows and videos that cannot be trained on; CheckpointError for the model and the output; WorkerError.
     """
     began = time.monotonic()
