@@ -13,7 +13,7 @@ from malmm.pipeline.archive.lease_table import WRITER_TABLE
 from malmm.pipeline.archive.location import (
     change_columns,
     check_writable,
-    create_dataset,
+    ensure_dataset,
     is_local,
     lance_errors,
     open_dataset,
@@ -136,16 +136,14 @@ def _create_tables(place: str, schemas: dict[str, pa.Schema]) -> None:
     for name, schema in schemas.items():
         if name == "recipes":
             continue
-        found = open_dataset(place, name)
-        if found is None:
-            create_dataset(place, name, schema.empty_table())
-        elif found.count_rows():
+        found = ensure_dataset(place, name, schema.empty_table())
+        if found.count_rows():
             raise ArchiveError(
                 f"{place} holds a table {name!r} with rows but no recipe, so it is not an "
                 "archive of malmm-ray: give another --archive",
                 uri=place,
             )
-        elif not found.schema.equals(schema):
+        if not found.schema.equals(schema):
             # An empty table of a creation for another model, killed before it recorded its recipe.
             change_columns(found, schema, place)
 

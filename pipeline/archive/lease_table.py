@@ -15,7 +15,7 @@ from typing import Any
 import lance
 import pyarrow as pa
 
-from malmm.pipeline.archive.location import create_dataset, lance_errors, open_dataset
+from malmm.pipeline.archive.location import ensure_dataset, lance_errors
 from malmm.pipeline.archive.predicates import equals
 from malmm.pipeline.archive.process_identity import place, started
 from malmm.pipeline.schema.errors import ArchiveError
@@ -67,21 +67,8 @@ class LeaseRow:
 
 def open_writer(archive_uri: str) -> lance.LanceDataset:
     """Open the table ``writer``; create it if there is none. Raises ArchiveError."""
-    dataset = open_dataset(archive_uri, WRITER_TABLE)
-    if dataset is None:
-        schema = _SCHEMA.with_metadata({_MADE: str(time.time_ns())})
-        try:
-            create_dataset(archive_uri, WRITER_TABLE, pa.Table.from_pylist([FREE], schema=schema))
-        except ArchiveError:
-            # Another writer may have created it at the same moment.
-            if open_dataset(archive_uri, WRITER_TABLE) is None:
-                raise
-        dataset = open_dataset(archive_uri, WRITER_TABLE)
-    if dataset is None:
-        raise ArchiveError(
-            f"{archive_uri} has no table {WRITER_TABLE!r} and none could be made", uri=archive_uri
-        )
-    return dataset
+    schema = _SCHEMA.with_metadata({_MADE: str(time.time_ns())})
+    return ensure_dataset(archive_uri, WRITER_TABLE, pa.Table.from_pylist([FREE], schema=schema))
 
 
 def read(archive_uri: str) -> LeaseRow:

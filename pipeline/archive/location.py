@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import lance
 import pyarrow as pa
+from lance.commit import CommitConflictError
+from lance.file import LanceFileWriter
+from lance.fragment import DataFile, FragmentMetadata
+from lance.schema import LanceSchema
 
 from malmm.pipeline.schema.errors import ArchiveError
 
@@ -25,6 +31,7 @@ __all__ = [
     "check_writable",
     "create_dataset",
     "drop_tables",
+    "ensure_dataset",
     "is_local",
     "lance_errors",
     "open_dataset",
@@ -36,6 +43,7 @@ __all__ = [
 # longer the one it was made with and each fragment gets a second file. 2.1 keeps both as they are.
 STORAGE_VERSION = "2.1"
 
+_TRIES = 8
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NOT_FOUND = re.compile(r"Dataset at path .* was not found", re.DOTALL)
@@ -107,16 +115,75 @@ def open_dataset(
             raise
 
 
-def create_dataset(archive_uri: str, name: str, rows: pa.Table) -> None:
-    """Create a table that holds ``rows``, atomically. Raises ArchiveError, also if the table exists."""
+def create_dataset(archive_uri: str, name: str, rows: pa.Table) -> lance.LanceDataset:
+    """Create a table that holds ``rows``, atomically. Raises ArchiveError, also if the table exists.
+
+    Of several writers that create it at the same moment one succeeds. ``lance.write_dataset`` does not promise that: it
+    looks whether there is a table, and then overwrites the one that another writer has made and filled meanwhile.
+    """
+    uri = table_uri(archive_uri, name)
     with lance_errors(archive_uri, f"create table {name!r} in"):
-        lance.write_dataset(
-            rows,
-            table_uri(archive_uri, name),
-            schema=rows.schema,
-            mode="create",
-            data_storage_version=STORAGE_VERSION,
+        # Even without rows there must be a file: the commit takes the table's storage version from it.
+        creation = lance.LanceOperation.Overwrite(rows.schema, [_fragment(uri, rows)])
+        # No retries, so that only the first version may be written.
+        made = lance.LanceDataset.commit(
+            uri, creation, read_version=0, max_retries=0, enable_v2_manifest_paths=True
         )
+        return _without_empty_file(made)
+
+
+def ensure_dataset(archive_uri: str, name: str, rows: pa.Table) -> lance.LanceDataset:
+    """Open the table; create it, holding ``rows``, if there is none. Raises ArchiveError."""
+    found = open_dataset(archive_uri, name)
+    if found is None:
+        try:
+            return create_dataset(archive_uri, name, rows)
+        except ArchiveError:
+            # Another writer may have made it at the same moment.
+            found = open_dataset(archive_uri, name)
+            if found is None:
+                raise
+    with lance_errors(archive_uri, f"create table {name!r} in"):
+        # Whoever made it may be between its two commits, or was killed there.
+        return _without_empty_file(found)
+
+
+def _without_empty_file(dataset: lance.LanceDataset) -> lance.LanceDataset:
+    """Take the file without rows, with which an empty table is created, out of it: Lance cannot update such a table."""
+    for attempt in range(_TRIES):
+        first = dataset.get_fragment(0)
+        if first is None or first.physical_rows:
+            break
+        try:
+            removal = lance.LanceOperation.Delete([], [0], "true")
+            dataset = lance.LanceDataset.commit(dataset, removal, read_version=dataset.version)
+        except CommitConflictError:
+            # Another writer has taken it out.
+            if attempt == _TRIES - 1:
+                raise
+            dataset = lance.dataset(dataset.uri)
+    return dataset
+
+
+def _fragment(uri: str, rows: pa.Table) -> FragmentMetadata:
+    """Write one data file of the table at ``uri``."""
+    name = f"{secrets.token_hex(16)}.lance"
+    with LanceFileWriter(f"{uri}/data/{name}", rows.schema, version=STORAGE_VERSION) as writer:
+        writer.write_batch(rows)
+    fields = list(_leaves(LanceSchema.from_pyarrow(rows.schema).fields()))
+    major, minor = map(int, STORAGE_VERSION.split("."))
+    file = DataFile(name, fields, list(range(len(fields))), major, minor)
+    return FragmentMetadata(0, [file], rows.num_rows)
+
+
+def _leaves(fields: Iterable[Any]) -> Iterator[int]:
+    """The ids of the fields that a data file has columns for."""
+    for each in fields:
+        below = each.children()
+        if below:
+            yield from _leaves(below)
+        else:
+            yield each.id()
 
 
 def change_columns(dataset: lance.LanceDataset, schema: pa.Schema, archive_uri: str) -> None:

@@ -18,11 +18,11 @@ import pyarrow as pa
 from lance.commit import CommitConflictError
 
 from malmm.pipeline.archive.compaction import compact_dataset, small_fragments
-from malmm.pipeline.archive.location import create_dataset, lance_errors, open_dataset
+from malmm.pipeline.archive.location import ensure_dataset, lance_errors
 from malmm.pipeline.archive.predicates import is_in
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.table_reader import TableReader
-from malmm.pipeline.schema.errors import ArchiveError, ConfigError
+from malmm.pipeline.schema.errors import ConfigError
 from malmm.pipeline.schema.tables import REVIEWS
 
 __all__ = ["LONGEST_CORRECTION", "VERDICTS", "Key", "Review", "add_reviews", "key_of", "newest_reviews"]
@@ -137,15 +137,4 @@ def newest_reviews(archive: ArchiveReader, video_ids: Iterable[str] | None = Non
 
 
 def _opened(root: str) -> lance.LanceDataset:
-    dataset = open_dataset(root, _TABLE)
-    if dataset is None:
-        try:
-            create_dataset(root, _TABLE, REVIEWS.empty_table())
-        except ArchiveError:
-            # Another reviewer made it just now.
-            if open_dataset(root, _TABLE) is None:
-                raise
-        dataset = open_dataset(root, _TABLE)
-    if dataset is None:
-        raise ArchiveError(f"cannot make table {_TABLE!r} in {root}", uri=root)
-    return dataset
+    return ensure_dataset(root, _TABLE, REVIEWS.empty_table())

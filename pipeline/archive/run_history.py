@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from malmm.pipeline.archive.compaction import compact_dataset, small_fragments
 from malmm.pipeline.archive.fencing import forget_old_versions
-from malmm.pipeline.archive.location import create_dataset, lance_errors, open_dataset, resolve
+from malmm.pipeline.archive.location import ensure_dataset, lance_errors, open_dataset, resolve
 from malmm.pipeline.archive.process_identity import is_alive, place, started
 from malmm.pipeline.archive.recipes_table import in_force
 from malmm.pipeline.schema.errors import ArchiveError
@@ -95,7 +95,7 @@ def write_run(archive_uri: str, run: RunRecord) -> bool:
     if dataset is None:
         if in_force(root) is None:
             return False
-        dataset = _made(root)
+        dataset = _opened(root)
     with lance_errors(root, f"write table {RUNS_TABLE!r} of"):
         merge = dataset.merge_insert("run_id").when_matched_update_all().when_not_matched_insert_all()
         merge.execute(_row(run))
@@ -137,21 +137,8 @@ def _read(archive_uri: str) -> list[RunRecord]:
     return sorted(runs, key=lambda run: (run.started, run.run_id), reverse=True)
 
 
-def _made(root: str) -> lance.LanceDataset:
-    try:
-        create_dataset(root, RUNS_TABLE, RUNS.empty_table())
-    except ArchiveError:
-        # Another run may have created it at the same moment.
-        if open_dataset(root, RUNS_TABLE) is None:
-            raise
-    return _opened(root)
-
-
 def _opened(root: str) -> lance.LanceDataset:
-    dataset = open_dataset(root, RUNS_TABLE)
-    if dataset is None:
-        raise ArchiveError(f"{root} has no table {RUNS_TABLE!r} and none could be made", uri=root)
-    return dataset
+    return ensure_dataset(root, RUNS_TABLE, RUNS.empty_table())
 
 
 def _row(run: RunRecord) -> pa.Table:

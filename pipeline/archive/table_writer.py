@@ -11,7 +11,7 @@ from lance.fragment import FragmentMetadata
 
 from malmm.pipeline.archive.fencing import check_token, is_fenced, refuse_earlier_commits
 from malmm.pipeline.archive.lease import Lease
-from malmm.pipeline.archive.location import create_dataset, lance_errors, open_dataset
+from malmm.pipeline.archive.location import ensure_dataset, lance_errors
 from malmm.pipeline.archive.predicates import is_in
 from malmm.pipeline.archive.table_reader import TableReader
 from malmm.pipeline.schema.errors import ArchiveBusy, ArchiveError
@@ -41,11 +41,8 @@ class TableWriter:
     def ensure(self, name: str) -> None:
         """Create one of ``LATER_TABLES`` if it is missing, so that it can be changed. Raises as ``dataset`` does."""
         lease = self.check()
-        dataset = open_dataset(self.tables.uri, name)
-        if dataset is None:
-            create_dataset(self.tables.uri, name, LATER_TABLES[name].empty_table())
-            dataset = open_dataset(self.tables.uri, name)
-        if dataset is None or not is_fenced(dataset):
+        dataset = ensure_dataset(self.tables.uri, name, LATER_TABLES[name].empty_table())
+        if not is_fenced(dataset):
             # A writer that took over before the table was made could not fence it.
             lease.confirm()
 

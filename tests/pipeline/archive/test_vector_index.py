@@ -170,6 +170,7 @@ def test_very_many_rows_are_indexed_in_pieces(tmp_path: Path, monkeypatch: pytes
     growing = Growing(str(tmp_path / "archive"), seed=6)
     for _ in range(4):
         growing.add(100)
+    fragments = [each.fragment_id for each in growing.archive.table("memories").to_lance().get_fragments()]
     asked: list[Sequence[Sequence[int]]] = []
 
     def build(
@@ -181,7 +182,8 @@ def test_very_many_rows_are_indexed_in_pieces(tmp_path: Path, monkeypatch: pytes
         return [build_piece(dataset.checkout_version(version), group, centroids) for group in groups]
 
     assert "memories.vectors" in growing.archive.update_indexes(build_pieces=build)
-    assert asked == [[[0], [1], [2], [3]]]
+    assert asked == [[[fragment] for fragment in fragments]]
+    assert len(fragments) == 4
     [state] = vector_states(growing)
     assert (state.rows_unindexed, len(state.partitions)) == (0, 1)
     assert min(growing.recall()) >= 0.95
