@@ -146,6 +146,26 @@ def test_asking_and_playing_what_is_cited(page: Page, drawn: Drawn) -> None:
     accessible(page)
 
 
+def test_words_minus_words_and_a_filter_for_questions(page: Page) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto("#/?q=a+circle&not=a+red+circle,+at+night")
+    expect(page.locator(".card").first).to_be_visible()
+    expect(page.locator("#without")).to_have_value("a red circle, at night")
+    accessible(page)
+    assert any("&not=a+red+circle&not=at+night&" in address for address in asked)
+    page.fill("#without", "a star")
+    page.press("#without", "Enter")
+    page.wait_for_url(re.compile("not=a\\+star"))
+    page.goto("#/ask?q=What+moves%3F&where=kamera+%3D+1")
+    expect(page.get_by_text("no column 'kamera'")).to_be_visible()
+    accessible(page)
+    page.fill("#where", "start_s < 0")
+    page.press("#where", "Enter")
+    page.wait_for_url(re.compile("where=start_s"))
+    expect(page.get_by_text("No moment that passes the filter is about this.")).to_be_visible(timeout=60000)
+
+
 def test_the_keyboard_is_enough(page: Page) -> None:
     page.goto("")
     expect(page.locator(".card")).to_have_count(3)

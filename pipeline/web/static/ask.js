@@ -5,16 +5,17 @@ import { h } from "./dom.js";
 import { player } from "./player.js";
 import { state } from "./states.js";
 
-/** The page; its address holds the question: q. */
+/** The page; its address holds the question and the filter: q, where. */
 export function askPage(parameters) {
   let playing = null;
   const part = asking({
     videos: null,
     placeholder: "Ask the archive, such as “Which way does the red circle move?”",
-    asked(question) {
+    filtered: true,
+    asked(question, where) {
       playing?.close();
       playing = null;
-      history.replaceState(null, "", `#/ask?${new URLSearchParams({ q: question })}`);
+      history.replaceState(null, "", `#/ask?${new URLSearchParams({ q: question, ...(where ? { where } : {}) })}`);
     },
     play(begun, moment, answer) {
       const start = moment.start_s - begun.video_start_s;
@@ -27,7 +28,7 @@ export function askPage(parameters) {
     },
   });
   const question = parameters.get("q");
-  if (question) part.put(question);
+  if (question) part.put(question, parameters.get("where") ?? "");
   else part.answers.append(state("talk", "Ask a question", "It is answered from what the archive remembers of its videos, with the moments that the answer is from."));
   return { view: h("div", { class: "stack" }, h("h1", {}, "Ask the archive"), part.view),
     close: () => { part.close(); playing?.close(); } };

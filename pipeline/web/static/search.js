@@ -6,10 +6,11 @@ import { cardsComing, failure, leftOut, state } from "./states.js";
 
 const PAGE = 24;
 
-/** The page; its address holds what is looked for: q, video, since, until, where, by (video). */
+/** The page; its address holds what is looked for: q, not (parted by commas), video, since, until, where, by (video). */
 export function searchPage(parameters) {
   const query = h("input", { class: "field", type: "search", id: "query", name: "q", maxlength: 500,
     placeholder: "Describe a moment, such as “a red circle moving left”", autocomplete: "off", "aria-label": "Search the archive" });
+  const without = h("input", { class: "field slim wide", id: "without", placeholder: "on grass, at night", autocomplete: "off", maxlength: 500 });
   const video = h("input", { class: "field slim wide", id: "video", list: "videos", placeholder: "any video", autocomplete: "off", maxlength: 200 });
   const names = h("datalist", { id: "videos" });
   const since = h("input", { class: "field slim", id: "since", type: "date" });
@@ -43,7 +44,7 @@ export function searchPage(parameters) {
       }
       id = page.videos[0].video_id;
     }
-    go({ q: query.value.trim(), video: id, since: since.value, until: until.value, where: where.value.trim(), by: by.value });
+    go({ q: query.value.trim(), not: unwanted(without.value).join(", "), video: id, since: since.value, until: until.value, where: where.value.trim(), by: by.value });
   }
 
   let asked = 0;
@@ -56,7 +57,7 @@ export function searchPage(parameters) {
   }
   video.addEventListener("focus", suggest);
   video.addEventListener("input", suggest);
-  for (const field of [video, since, until, where, by]) field.addEventListener("change", submit);
+  for (const field of [without, video, since, until, where, by]) field.addEventListener("change", submit);
 
   async function show(wanted) {
     running.abort();
@@ -64,13 +65,14 @@ export function searchPage(parameters) {
     watcher?.disconnect();
     const { signal } = running;
     query.value = wanted.get("q") ?? "";
+    without.value = wanted.get("not") ?? "";
     since.value = wanted.get("since") ?? "";
     until.value = wanted.get("until") ?? "";
     where.value = wanted.get("where") ?? "";
     by.value = wanted.get("by") === "video" ? "video" : "";
     const id = wanted.get("video") ?? "";
     if (!id) video.value = "";
-    clear.hidden = !(id || since.value || until.value || where.value);
+    clear.hidden = !(without.value || id || since.value || until.value || where.value);
     if (id && known.get(video.value) !== id) {
       get(`api/videos/${encodeURIComponent(id)}`).then((row) => { known.set(row.name, id); video.value = row.name; }, () => {});
     }
@@ -79,9 +81,10 @@ export function searchPage(parameters) {
     found.replaceChildren(cardsComing());
     found.setAttribute("aria-busy", "true");
     const filters = { since: since.value, until: until.value && nextDay(until.value), where: where.value };
+    const looked = { text, not: unwanted(without.value), video: id, ...filters };
     try {
-      if (text && by.value) await videosFound({ text, video: id, ...filters }, signal);
-      else if (text) await moments({ text, video: id, ...filters, explain: true, limit: PAGE }, signal);
+      if (text && by.value) await videosFound(looked, signal);
+      else if (text) await moments({ ...looked, explain: true, limit: PAGE }, signal);
       else await videos({ ...filters, limit: PAGE }, signal);
     } catch (error) {
       if (error.name !== "AbortError") found.replaceChildren(failure(error, () => show(wanted)));
@@ -181,7 +184,7 @@ export function searchPage(parameters) {
 
   const form = h("form", { role: "search", class: "near", onsubmit: submit },
     h("div", { class: "searchbox" }, query, h("button", { type: "submit" }, "Search")),
-    h("div", { class: "filters" }, h("label", { for: "video" }, "Video", video), names,
+    h("div", { class: "filters" }, h("label", { for: "without" }, "Without", without), h("label", { for: "video" }, "Video", video), names,
       h("label", { for: "since" }, "From", since), h("label", { for: "until" }, "To", until),
       h("label", { for: "where" }, "Filter", where), h("label", { for: "by" }, "Show", by), clear), wrong);
   show(parameters);
@@ -190,6 +193,11 @@ export function searchPage(parameters) {
     moved: show,
     close: () => { running.abort(); watcher?.disconnect(); },
   };
+}
+
+/** What should not be there: texts parted by commas. */
+function unwanted(written) {
+  return written.split(",").map((each) => each.trim()).filter(Boolean);
 }
 
 function nextDay(day) {
