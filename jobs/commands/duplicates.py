@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from malmm.jobs.commands.command_parser import Commands, add_command
-from malmm.jobs.commands.options import add_archive
+from malmm.jobs.commands.several import SEVERAL_CODE, add_archives, code_over, tell_left_out
 from malmm.jobs.terminal.text import clock, printable, span
 from malmm.pipeline.schema.errors import ConfigError
 
@@ -27,18 +28,21 @@ def add_parser(commands: Commands) -> None:
         commands,
         "duplicates",
         run,
-        help="find copies among the videos of an archive",
+        help="find copies among the videos of one or several archives",
         description="Find moments and videos that are copies of each other: in another size, cut, encoded again, "
         "mirrored, sped up by some per cent, or put into another video. Compares the stored vectors alone and opens no "
-        "video. Passages that come again within one video are reported as repeats.",
+        "video. Passages that come again within one video are reported as repeats. Several archives are compared as "
+        "one; those whose vectors are of another retrieval model than the first one's are left out.",
         epilog="examples:\n"
         "  malmm duplicates --archive archive\n"
         "  malmm duplicates --archive archive --output copies.parquet\n"
+        "  malmm duplicates --archive north --archive 's3://films/*'    # also copies of one's videos in another\n"
         "  malmm duplicates --archive archive --keep longest --leave-out copies.jsonl\n"
         "  malmm export --archive archive --format jsonl --leave-out copies.jsonl\n\n"
-        "exit codes: 0 looked for copies, 1 the archive cannot be read or has no vectors, 2 wrong usage",
+        "exit codes: 0 looked for copies, 1 the archive cannot be read or has no vectors, 2 wrong usage,\n"
+        f"{SEVERAL_CODE}",
     )
-    add_archive(parser)
+    add_archives(parser)
     parser.add_argument(
         "--least-s", type=float, default=10.0, metavar="S", help="shortest copy, in seconds (%(default)g)"
     )
@@ -66,16 +70,19 @@ def add_parser(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Find the copies, and write what was asked for."""
     report, listed = _checked(arguments)
-    from malmm.pipeline.archive.reader import ArchiveReader
+    from malmm.pipeline.archive.joined import members_of, open_archives
     from malmm.pipeline.duplicates.copies import find_copies
     from malmm.pipeline.duplicates.reports import write_left_out, write_report
     from malmm.pipeline.duplicates.runs import Limits
+    from malmm.pipeline.searching.several import of_one_tower
 
     def tell(doing: str) -> None:
         if not arguments.quiet:
             print(f"{doing[0].upper()}{doing[1:]}", file=sys.stderr)
 
-    found = find_copies([ArchiveReader.open(arguments.archive)], Limits(least_s=arguments.least_s), tell=tell)
+    archive = of_one_tower(open_archives(arguments.archive))
+    tell_left_out(archive)
+    found = find_copies(archive.archives, Limits(least_s=arguments.least_s), tell=tell)
     if report is not None:
         write_report(found, report)
     if listed is not None:
@@ -83,8 +90,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(found.to_dict(), indent=2))
     else:
-        print("\n".join(_lines(found)))
-    return 0
+        members = members_of(archive)
+        names = {} if members is None else {member.reader.root: member.name for member in members.now()}
+        print("\n".join(_lines(found, names)))
+    return code_over(archive, 0)
 
 
 def _checked(arguments: argparse.Namespace) -> tuple[Path | None, Path | None]:
@@ -116,7 +125,8 @@ def _file(option: str, name: str | None, endings: tuple[str, ...]) -> Path | Non
     return path
 
 
-def _lines(found: Copies) -> list[str]:
+def _lines(found: Copies, names: Mapping[str, str]) -> list[str]:
+    """The report for people. ``names`` are those of the archives by address, where there are several."""
     lines = [f"{len(found.videos)} videos, {found.slots} memory slots"]
     for title, repeats in (("Copies", False), ("Comes again in the same video", True)):
         groups = found.groups(repeats=repeats)
@@ -135,5 +145,6 @@ def _lines(found: Copies) -> list[str]:
                     else span(round(member.start_s), round(member.end_s))
                 )
                 head = f"{number:>4}  " if place == 0 else " " * 6
-                lines.append(f"{head}{printable(video.uri)}  {said}")
+                whose = f"  ({printable(names[video.archive])})" if names else ""
+                lines.append(f"{head}{printable(video.uri)}  {said}{whose}")
     return lines

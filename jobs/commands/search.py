@@ -156,6 +156,8 @@ def run(arguments: argparse.Namespace) -> int:
     finder.find(arguments.text, likes)
     if arguments.json:
         print(json.dumps(finder.to_dict(), indent=2))
+        if hint := finder.hint():
+            print(printable(hint), file=sys.stderr)
     else:
         print(finder.shown())
     if arguments.open:
@@ -217,7 +219,8 @@ class Finder:
     def shown(self) -> str:
         """The moments for people."""
         if not self._found:
-            return "Nothing found."
+            hint = self.hint()
+            return "Nothing found." if hint is None else f"Nothing found: {printable(hint)}"
         shown = lines(self._found, self._links(), with_archives=is_several(self.archive))
         for group in reversed(self._groups):
             # Moments are numbered through, so that `:open 5` means one.
@@ -239,6 +242,12 @@ class Finder:
         if self._facets is not None:
             found["facets"] = [facet.to_dict() for facet in self._facets]
         return found
+
+    def hint(self) -> str | None:
+        """What to run if nothing was found because the archive is empty."""
+        from malmm.pipeline.archive.empty_hint import empty_hint
+
+        return None if self._found else empty_hint(self.archive)
 
     def open(self, number: int) -> None:
         """Open the moment of this number, from 1, in a player. Raises ConfigError where that cannot be."""

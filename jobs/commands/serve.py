@@ -21,7 +21,7 @@ from malmm.pipeline.schema.progress import Progress
 if TYPE_CHECKING:
     from malmm.pipeline.web.settings import ServeConfig
 
-__all__ = ["add_parser", "run", "token_of"]
+__all__ = ["add_parser", "ready_lines", "run", "token_of"]
 
 _ROOTS_SHOWN = 3
 
@@ -111,14 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
 
     def on_ready(address: str) -> None:
-        print(f"Serving {printable(', '.join(config.archives))} at {address}", flush=True)
-        print(
-            "Visitors have to know the token." if config.needs_token else "Only this machine can come in.",
-            flush=True,
-        )
-        for name, roots in config.roots_by_archive().items():
-            whose = f"{printable(name)}: " if names_several(config.archives) else ""
-            print(f"{whose}{_said_of_video(roots)}", flush=True)
+        print("\n".join(ready_lines(config, address)), flush=True)
 
     if arguments.ray:
         _serve_on_ray(config, on_ready)
@@ -149,6 +142,23 @@ def _serve_on_ray(config: ServeConfig, on_ready: Callable[[str], None]) -> None:
 
         ray.starting()
         serve_on_ray(config, on_ready=ready, tell=tell)
+
+
+def ready_lines(config: ServeConfig, address: str) -> list[str]:
+    """What the command says once the page can be reached at ``address``."""
+    from malmm.pipeline.archive.empty_hint import empty_hint
+    from malmm.pipeline.archive.joined import open_archives
+
+    lines = [
+        f"Serving {printable(', '.join(config.archives))} at {address}",
+        "Visitors have to know the token." if config.needs_token else "Only this machine can come in.",
+    ]
+    for name, roots in config.roots_by_archive().items():
+        whose = f"{printable(name)}: " if names_several(config.archives) else ""
+        lines.append(f"{whose}{_said_of_video(roots)}")
+    if hint := empty_hint(open_archives(config.archives)):
+        lines.append(f"Nothing to see yet: {printable(hint)}")
+    return lines
 
 
 def _said_of_video(roots: tuple[str, ...]) -> str:

@@ -84,6 +84,8 @@ def _lines(content: dict[str, Any]) -> list[str]:
     for index in content["indexes"]:
         lines.append(f"Index     {index['table']}.{index['column']}: {_index(index)}")
     lines += [f"Warning   {printable(warning)}" for warning in content["warnings"]]
+    if content["hint"]:
+        lines.append(f"Hint      {printable(content['hint'])}")
     total = sum(table["bytes"] for table in content["storage"].values())
     tables = ", ".join(f"{name} {size(table['bytes'])}" for name, table in content["storage"].items())
     lines.append(f"Storage   {size(total)}: {tables}")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from malmm.pipeline.archive.empty_hint import empty_hint
 from malmm.pipeline.archive.index_states import IndexState, index_states, index_warnings
 from malmm.pipeline.archive.location import lance_errors
 from malmm.pipeline.archive.reader import ArchiveReader
@@ -32,7 +33,7 @@ class Status:
 
     ``warnings`` are sentences about indexes that make searches slow or worse. ``pending`` is the number of videos that
     are partly stored, or that the current run (else the last run that listed the sources) has left to do, whichever is
-    larger. ``running`` is None if nothing runs.
+    larger. ``running`` is None if nothing runs. ``hint`` says what to run where the archive is empty, else None.
     """
 
     archive: str
@@ -46,6 +47,7 @@ class Status:
     tables: Mapping[str, TableSize]
     running: RunRecord | None
     last_run: RunRecord | None
+    hint: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The status for JSON."""
@@ -63,6 +65,7 @@ class Status:
             },
             "running": self.running.to_dict() if self.running else None,
             "last_run": self.last_run.to_dict() if self.last_run else None,
+            "hint": self.hint,
         }
 
 
@@ -88,6 +91,7 @@ def status(archive: ArchiveReader) -> Status:
         tables={name: _size(archive, name) for name in _TABLES},
         running=running,
         last_run=over,
+        hint=empty_hint(archive),
     )
 
 

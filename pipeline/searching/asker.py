@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from malmm.pipeline.archive.empty_hint import empty_hint
 from malmm.pipeline.archive.filters import scope_of, videos_within
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.schema.config import Prompt
@@ -184,8 +185,9 @@ class Asker:
 
     def reply(self, question: Question) -> Reply:
         """Answer a question. Raises as ``ask`` does."""
-        if self.archive.count("segments") == 0:
-            raise ArchiveError(f"{self.archive.root} is empty: index videos first", uri=self.archive.root)
+        hint = empty_hint(self.archive)
+        if hint is not None:
+            raise ArchiveError(hint, uri=self.archive.root)
         if question.video_ids is not None and question.whole:
             return self._of_videos(question, self._with_moments(question.video_ids, question.where))
         query = SearchQuery(

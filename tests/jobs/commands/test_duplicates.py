@@ -6,11 +6,13 @@ import csv
 import json
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from support.archive_rows import RECIPE
 from support.planted_films import FRAME_S, archive_of, film, sampled
 
 from malmm.jobs.cli import main
@@ -138,3 +140,37 @@ def test_a_place_without_an_archive_is_one_sentence(
 ) -> None:
     assert run(str(tmp_path / "nowhere")) == 1
     assert "there is no archive at" in capsys.readouterr().err
+
+
+def test_copies_are_found_across_archives_and_those_left_out_are_named(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = {"/videos/again.mp4": sampled(SHOWN, seed=9), "/videos/new.mp4": sampled(film(8, 60), seed=4)}
+    north = archive_of(tmp_path / "north", again).root
+    other = replace(RECIPE, retrieval_model="siglip", retrieval_fingerprint="cccc")
+    archive_of(tmp_path / "other", {"/videos/other.mp4": sampled(SHOWN, seed=5)}, recipe=other)
+    catalog = tmp_path / "all.json"
+    catalog.write_text(
+        json.dumps(
+            {"archives": [{"archive": place, "name": "first"}, north, str(tmp_path / "other"), "gone"]}
+        )
+    )
+    # `/videos/again.mp4` is read from the first archive that has it, where it is another film.
+    assert run(str(catalog)) == 3
+    said = capsys.readouterr()
+    assert "left out: other: it has another retrieval model than first" in said.err
+    assert "left out: gone: there is no archive at" in said.err
+    assert "4 videos, 142 memory slots" in said.out
+    assert "/videos/cut.mp4  all of it, 2:00  (first)" in said.out
+    more = archive_of(tmp_path / "south", {"/videos/reupload.mp4": sampled(SHOWN, seed=7)}).root
+    listed = tmp_path / "copies.jsonl"
+    options = ("--keep", "first", "--leave-out", str(listed), "--json")
+    assert run(place, "--archive", north, "--archive", more, *options) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["archives"] == [place, north, more]
+    [group] = report["groups"]
+    assert {passage["archive"] for passage in group["passages"]} == {place, more}
+    assert {json.loads(line)["uri"] for line in listed.read_text().splitlines()} == {
+        "/videos/cut.mp4",
+        "/videos/reupload.mp4",
+    }
