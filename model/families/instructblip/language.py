@@ -20,6 +20,7 @@ from transformers import (
     Cache,
     GenerationConfig,
     InstructBlipConfig,
+    LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -30,6 +31,8 @@ from malmm.model.checkpoints.parts import tokenizer_for
 from malmm.model.decoding import Decoding, TextTokens, WordStreamer
 from malmm.model.families.family import Asked, LabelScores, half_precision
 from malmm.model.families.instructblip.encoder import INSTRUCTBLIP_OPTIONAL, INSTRUCTBLIP_PREFIXES
+from malmm.model.generation.greedy import greedy_ids
+from malmm.model.generation.rows import DecoderRows, EncoderDecoderRows, Rows, joined
 from malmm.model.typed.vocabulary import Vocabulary
 
 __all__ = ["LabelScores", "LanguageModel", "language_class"]
@@ -148,28 +151,62 @@ class LanguageModel(nn.Module):
         Raises ValueError for a begin token that the model does not have.
         """
         embeds, mask = self._prefix(query_output, prompt_ids)
+        begin = None if self.is_encoder_decoder else decoding.begin_token
+        table_rows = int(self.model.get_input_embeddings().weight.shape[0])
+        if begin is not None and begin >= table_rows:
+            raise ValueError(f"a begin token of {begin}: the language model's table ends at {table_rows - 1}")
+        if decoding.num_beams > 1:
+            return self._beam_ids(embeds, mask, begin, decoding)
+        start = self.text_tokens.decoder_start if self.is_encoder_decoder else begin
+        made = greedy_ids(
+            self._prefilled(embeds, mask),
+            decoding,
+            self.text_tokens,
+            self._processors(decoding),
+            before=start,
+            streamer=streamer,
+        )
+        return made if start is None else F.pad(made, (1, 0), value=start)
+
+    def _processors(self, decoding: Decoding) -> LogitsProcessorList:
+        start = 1 if self.is_encoder_decoder else 0
+        return decoding.processors(vocabulary=lambda: self.vocabulary, start=start)
+
+    def _prefilled(self, embeds_BPE: Tensor, mask_BP: Tensor) -> Rows:
+        """The prompts computed, ready for the first new token."""
+        if self.is_encoder_decoder:
+            encoded_BPE = self._encoded(embeds_BPE, mask_BP)
+            return EncoderDecoderRows(
+                self.model, encoded_BPE, mask_BP, int(self.model.config.decoder_start_token_id)
+            )
+        made = self.model(
+            inputs_embeds=embeds_BPE,
+            attention_mask=mask_BP,
+            position_ids=(mask_BP.cumsum(1) - 1).clamp(min=0),
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        rows = DecoderRows(self.model, made.past_key_values, made.logits[:, -1], mask_BP, mask_BP.sum(1))
+        return joined([rows])[0]
+
+    def _beam_ids(
+        self, embeds_BPE: Tensor, mask_BP: Tensor, begin_token: int | None, decoding: Decoding
+    ) -> Tensor:
+        """``generate_ids`` with beams, by transformers."""
         before: Cache | None = None
-        begin: dict[str, Tensor] = {}
         # transformers would compute a decoder's prompt again for each beam (an encoder's only once): share its prefill.
-        if decoding.num_beams > 1 and not self.is_encoder_decoder:
-            before = self._before_last(embeds, mask)
+        if not self.is_encoder_decoder:
+            before = self._before_last(embeds_BPE, mask_BP)
             before.batch_repeat_interleave(decoding.num_beams)
-        if decoding.begin_token is not None and not self.is_encoder_decoder:
-            rows = int(self.model.get_input_embeddings().weight.shape[0])
-            if decoding.begin_token >= rows:
-                raise ValueError(
-                    f"a begin token of {decoding.begin_token}: the language model's table ends at {rows - 1}"
-                )
-            begin["input_ids"] = mask.new_full((len(prompt_ids), 1), decoding.begin_token)
+        begin = {}
+        if begin_token is not None:
+            begin["input_ids"] = mask_BP.new_full((len(mask_BP), 1), begin_token)
         ids: Tensor = self.model.generate(
-            inputs_embeds=embeds,
-            attention_mask=mask,
+            inputs_embeds=embeds_BPE,
+            attention_mask=mask_BP,
             past_key_values=before,
             generation_config=decoding.generation_config(self.text_tokens),
-            logits_processor=decoding.processors(
-                vocabulary=lambda: self.vocabulary, start=1 if self.is_encoder_decoder else 0
-            ),
-            streamer=streamer,
+            logits_processor=self._processors(decoding),
             **begin,
         )
         # transformers pads beams with the end token where the padding token is 0.

@@ -23,6 +23,8 @@ from malmm.model.decoding import Decoding, TextTokens, WordStreamer
 from malmm.model.families.family import Asked, LabelScores, Slots
 from malmm.model.families.plain.chat import chat_ids
 from malmm.model.families.plain.prefill import Prefill, common_length
+from malmm.model.generation.greedy import greedy_ids
+from malmm.model.generation.rows import DecoderRows, joined
 from malmm.model.typed.vocabulary import Vocabulary
 
 __all__ = ["PlainLanguage", "Wording"]
@@ -84,14 +86,10 @@ class PlainLanguage(nn.Module):
         decoding: Decoding = Decoding(),  # noqa: B008 - immutable
         *,
         on_words: Callable[[str], None] | None = None,
-        batch_size: int = 16,
     ) -> list[str]:
-        """The best text for each request. Calls ``on_words`` with the words of a single text, of one beam.
-
-        ``batch_size`` is as for ``candidate_texts``.
-        """
+        """The best text for each request. Calls ``on_words`` with the words of a single text, of one beam."""
         best = replace(decoding, returned=1)
-        found = self.candidate_texts(asked, best, on_words=on_words, batch_size=batch_size)
+        found = self.candidate_texts(asked, best, on_words=on_words)
         return [texts[0] for texts in found]
 
     @torch.inference_mode()
@@ -101,33 +99,82 @@ class PlainLanguage(nn.Module):
         decoding: Decoding,
         *,
         on_words: Callable[[str], None] | None = None,
-        batch_size: int = 16,
     ) -> list[list[str]]:
         """``decoding.returned`` texts for each request, the best first.
 
-        Requests on the same slots are generated together after their prefill, at most ``batch_size`` sequences, beams
-        included: each has keys and values of its own.
+        All requests are generated together, after a prefill for each of the slots; with beams, those on the same slots.
         """
         texts: list[list[str]] = [[] for _ in asked]
-        for indices, rows, prefill in self._prefilled(asked):
-            size = max(1, batch_size // decoding.num_beams)
-            for part in _batches(rows, size, padded=not prefill.in_place):
-                ids_KL, mask_KL = self._padded([rows[place] for place in part], prefill.length)
-                made = self.model.generate(
-                    input_ids=ids_KL,
-                    attention_mask=mask_KL,
-                    past_key_values=prefill.rows(self.model, len(part) * decoding.num_beams),
-                    generation_config=decoding.generation_config(self.text_tokens),
-                    logits_processor=decoding.processors(ids_KL.shape[1], vocabulary=lambda: self.vocabulary),
-                    streamer=None if on_words is None else WordStreamer(self.tokenizer, on_words),
-                )[:, ids_KL.shape[1] :]
-                if decoding.grammar is not None:
-                    found = [self.vocabulary.text(row) for row in made.tolist()]
-                else:
-                    found = self.tokenizer.batch_decode(made, skip_special_tokens=True)
-                for number, text in enumerate(found):
-                    texts[indices[part[number // decoding.returned]]].append(text.strip())
+        made = self._beam_ids if decoding.num_beams > 1 else self._greedy_ids
+        for places, ids_KL in made(asked, decoding, on_words):
+            if decoding.grammar is not None:
+                found = [self.vocabulary.text(row) for row in ids_KL.tolist()]
+            else:
+                found = self.tokenizer.batch_decode(ids_KL, skip_special_tokens=True)
+            for number, text in enumerate(found):
+                texts[places[number // decoding.returned]].append(text.strip())
         return texts
+
+    def _greedy_ids(
+        self, asked: Sequence[Asked], decoding: Decoding, on_words: Callable[[str], None] | None
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Yield new ids [K, L] and the places of their requests: of all requests at once, if their caches allow it."""
+        parts, places_of = [], []
+        for places, ids_KL, mask_KL, prefill in self._tails(asked):
+            parts.append(self._begun(ids_KL, mask_KL, prefill))
+            places_of.append(places)
+        at_once = joined(parts) if parts else []
+        if len(at_once) == 1:
+            places_of = [[place for places in places_of for place in places]]
+        for places, rows in zip(places_of, at_once, strict=True):
+            yield (
+                places,
+                greedy_ids(
+                    rows,
+                    decoding,
+                    self.text_tokens,
+                    decoding.processors(vocabulary=lambda: self.vocabulary),
+                    streamer=None if on_words is None else WordStreamer(self.tokenizer, on_words),
+                ),
+            )
+
+    def _beam_ids(
+        self, asked: Sequence[Asked], decoding: Decoding, _on_words: Callable[[str], None] | None
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Yield new ids [K * R, L] and the places of their requests, by transformers' beam search."""
+        for places, ids_KL, mask_KL, prefill in self._tails(asked):
+            made = self.model.generate(
+                input_ids=ids_KL,
+                attention_mask=mask_KL,
+                past_key_values=prefill.rows(self.model, len(places) * decoding.num_beams),
+                generation_config=decoding.generation_config(self.text_tokens),
+                logits_processor=decoding.processors(ids_KL.shape[1], vocabulary=lambda: self.vocabulary),
+            )
+            yield places, made[:, ids_KL.shape[1] :]
+
+    def _tails(self, asked: Sequence[Asked]) -> Iterator[tuple[list[int], Tensor, Tensor, Prefill]]:
+        """Yield the places, ids [K, L], mask [K, L] and prefill of requests that can be computed together."""
+        for indices, rows, prefill in self._prefilled(asked):
+            for part in _batches(rows, padded=not prefill.in_place):
+                ids_KL, mask_KL = self._padded([rows[place] for place in part], prefill.length)
+                yield [indices[place] for place in part], ids_KL, mask_KL, prefill
+
+    def _begun(self, ids_KL: Tensor, mask_KL: Tensor, prefill: Prefill) -> DecoderRows:
+        """Prompts computed from where their prefill ends, ready for the first new token."""
+        count, _ = ids_KL.shape
+        cache = prefill.rows(self.model, count)
+        # Of Qwen's three axes, text has the same position in each.
+        offset = 0 if prefill.offset is None else int(prefill.offset)
+        positions_KL = (mask_KL.cumsum(1) - 1)[:, prefill.length :] + offset
+        logits_K1V = self.model(
+            input_ids=ids_KL[:, prefill.length :],
+            attention_mask=mask_KL,
+            position_ids=positions_KL,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits
+        return DecoderRows(self.model, cache, logits_K1V[:, -1], mask_KL, positions_KL[:, -1] + 1)
 
     @torch.inference_mode()
     def score_labels(
@@ -226,14 +273,12 @@ class PlainLanguage(nn.Module):
         return Prefill(cache, len(ids), offset, self.wording.state_in_place)
 
 
-def _batches(rows: Sequence[Sequence[int]], size: int, *, padded: bool) -> Iterator[list[int]]:
-    """Places of ``rows``, at most ``size`` together; where rows may not be ``padded``, of one length."""
+def _batches(rows: Sequence[Sequence[int]], *, padded: bool) -> list[list[int]]:
+    """Places of ``rows`` that are computed together: all, or where rows may not be ``padded`` those of one length."""
     groups: defaultdict[int, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         groups[0 if padded else len(row)].append(place)
-    for places in groups.values():
-        for begin in range(0, len(places), size):
-            yield places[begin : begin + size]
+    return list(groups.values())
 
 
 def _ends(tokenizer: PreTrainedTokenizerBase) -> TextTokens:
