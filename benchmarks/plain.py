@@ -4,9 +4,9 @@
 
 Weights are random, in float32. Vision: frames through the vision part and the bank, against transformers' own
 `get_image_features` on the same frames in batches of the same size. Prompts: all on one memory in one call, against a
-call each, and against one prefill with a prompt at a time after it. A new question: reading a segment's memory from an
-archive, with and without the language model's pass over it, against encoding the segment's frames anew, without
-generating. torch counts operations, and the last row's goal is 0.8 of their ratio. `--size tiny` tries the command.
+call each. A new question: reading a segment's memory from an archive, with and without the language model's pass over
+it, against encoding the segment's frames anew, without generating. torch counts operations, and the last row's goal is
+0.8 of their ratio. `--size tiny` tries the command.
 """
 
 from __future__ import annotations
@@ -194,23 +194,18 @@ def prompts(checkpoint: Checkpoint, options: argparse.Namespace) -> None:
     decoding = Decoding(options.tokens)
     texts: dict[str, list[str]] = {}
 
-    def put(name: str, **how: int) -> Callable[[], None]:
-        def work() -> None:
-            texts[name] = language.generate_texts(asked, decoding, **how)
-
-        return work
+    def together() -> None:
+        texts["together"] = language.generate_texts(asked, decoding)
 
     def apart() -> None:
         texts["apart"] = [language.generate_texts([question], decoding)[0] for question in asked]
 
-    ways = {"apart": apart, "one by one": put("one by one", batch_size=1), "together": put("together")}
-    took = alternating(ways, options.rounds)
+    took = alternating({"apart": apart, "together": together}, options.rounds)
     length = len(language.ids(asked[0]))
     print(f"{len(asked)} prompts of about {length} ids on one memory, {options.tokens} new tokens each\n")
     print("| | s | of a call each | texts that differ |\n|---|---|---|---|")
     names = {
         "apart": "a call each",
-        "one by one": "one prefill, then a prompt at a time",
         "together": "one prefill, then all prompts together",
     }
     for key, name in names.items():

@@ -35,30 +35,37 @@ class Mishap:
 class BatchLimit:
     """Processes rows in batches that fit the device's memory.
 
-    When memory runs out, the batch is halved, and later batches are no larger than the size that fitted. When a batch
-    fails for another reason, each of its rows is tried alone, so that a bad row fails alone. After a CUDA error that
-    leaves the device unusable, all remaining rows fail and ``device_lost`` is set: every further call in this process
-    would fail too, so the owner of the process should end it.
+    ``most`` is the largest size of a batch at first; None is no limit. A batch's size is that of its largest row, to
+    which the others are padded, times its rows. When memory runs out, the batch is halved, and later batches are no
+    larger than the size that fitted. When a batch fails for another reason, each of its rows is tried alone, so that a
+    bad row fails alone. After a CUDA error that leaves the device unusable, all remaining rows fail and ``device_lost``
+    is set: every further call in this process would fail too, so the owner of the process should end it.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, most: int | None = None) -> None:
         self.device = device
-        self.most: int | None = None
+        self.most = most
         self.device_lost = False
 
     def results(
-        self, items: Sequence[_Item], work: Callable[[Sequence[_Item]], Sequence[_Result]]
+        self,
+        items: Sequence[_Item],
+        work: Callable[[Sequence[_Item]], Sequence[_Result]],
+        *,
+        sizes: Sequence[int] | None = None,
     ) -> list[_Result | Mishap]:
         """``work``'s results for all items, in their order. It takes a batch and returns a result for each item.
 
-        A RuntimeError or ValueError of ``work`` is caught; other exceptions are raised.
+        ``sizes`` are those of the items, in a unit of the caller's; without, each is 1. An item that is larger than a
+        batch may be is tried alone. A RuntimeError or ValueError of ``work`` is caught; other exceptions are raised.
         """
         found: list[_Result | Mishap] = []
-        size = self.most or len(items)
+        of_items = [1] * len(items) if sizes is None else sizes
         alone_until = 0
         while len(found) < len(items):
             at = len(found)
-            batch = items[at : at + (1 if at < alone_until else size)]
+            end = at + 1 if at < alone_until else self._end(of_items, at)
+            batch = items[at:end]
             # Retried here and not inside ``except``: there the failed attempt's tensors would still be in memory.
             results, mishap, out_of_memory = self._tried(batch, work)
             if mishap is None:
@@ -68,10 +75,22 @@ class BatchLimit:
             elif len(batch) == 1:
                 found.append(mishap)
             elif out_of_memory:
-                self.most = size = len(batch) // 2
+                self.most = max(of_items[at:end]) * (len(batch) // 2)
             else:
-                alone_until = at + len(batch)
+                alone_until = end
         return found
+
+    def _end(self, sizes: Sequence[int], at: int) -> int:
+        """Where the batch that begins at ``at`` ends."""
+        if self.most is None:
+            return len(sizes)
+        end, largest = at + 1, sizes[at]
+        while end < len(sizes):
+            largest = max(largest, sizes[end])
+            if largest * (end + 1 - at) > self.most:
+                break
+            end += 1
+        return end
 
     def _tried(
         self, batch: Sequence[_Item], work: Callable[[Sequence[_Item]], Sequence[_Result]]

@@ -22,6 +22,7 @@ from malmm.model.checkpoints.resolve import NO_RETRIEVAL, Models, open_models
 from malmm.model.families.instructblip.meta import meta_parts
 from malmm.model.families.instructblip.qformer import OnlineQFormer
 from malmm.model.families.registry import family_of, image_size, row_of, token_shape
+from malmm.model.generation.sizes import kv_bytes
 from malmm.model.memory.positions import table_rows
 from malmm.model.memory.settings import MemorySettings
 from malmm.model.published.catalogue import catalogue, published
@@ -158,11 +159,7 @@ def kv_bytes_a_token(checkpoint: Checkpoint) -> int:
     Raises CheckpointError for a configuration that does not say.
     """
     text = checkpoint.parsed(AutoConfig.for_model(str(checkpoint.config["model_type"])).__class__).text_config
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    kinds = getattr(text, "layer_types", None)
-    layers = kinds.count("full_attention") if kinds else text.num_hidden_layers
-    return int(2 * 2 * layers * heads * width)
+    return kv_bytes(text, number_bytes=2)
 
 
 def work_of(checkpoint: Checkpoint) -> Work:

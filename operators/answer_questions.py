@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,12 +20,16 @@ from malmm.model.checkpoints.resolve import NO_RETRIEVAL, open_models
 from malmm.model.decoding import Decoding
 from malmm.model.families.family import Asked, Encoded, Slots
 from malmm.model.families.registry import family_of
+from malmm.model.generation.engine import Choice, Engine, Request
+from malmm.model.generation.transformers_engine import TransformersEngine
 from malmm.model.memory.settings import MemorySettings
 from malmm.operators.device import choose_device
 from malmm.pipeline.schema.rows import PICKED, TOLD, array_at, carried, rows_table
 from malmm.pipeline.schema.ways_of_watching import Way
 
 __all__ = ["AnswerQuestions"]
+
+_Result = TypeVar("_Result")
 
 # A data set's answers may be of few tokens; the caption of a piece may have so many.
 _NOTE_TOKENS = 60
@@ -67,11 +71,12 @@ class AnswerQuestions:
         self.language: Any = family.load_language(checkpoint, device=chosen)
         self.ways, self.decoding, self.writes_choices = ways, Decoding(**decoding), writes_choices
         self.batches = BatchLimit(chosen)
+        self.engine: Engine = TransformersEngine(self.language, chosen)
 
     @property
     def device_lost(self) -> bool:
         """Whether the GPU stopped answering, so that nothing more can be done in this process."""
-        return self.batches.device_lost
+        return self.batches.device_lost or self.engine.device_lost
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Answer all questions of each clip. A clip whose questions cannot all be answered fails alone."""
@@ -101,12 +106,7 @@ class AnswerQuestions:
             asked = [Asked(*pair) for pair in zip(said, watched.outputs, strict=True)]
         else:
             asked = [Asked(prompt, slots=watched.slots) for prompt in said]
-        texts = self._all(
-            lambda places: self._texts(
-                [asked[place] for place in places], [choices[place] for place in places]
-            ),
-            len(asked),
-        )
+        texts = self._texts(asked, choices)
         return {
             "way": way.watching,
             "texts": texts,
@@ -119,23 +119,19 @@ class AnswerQuestions:
 
     def _all(self, work: Callable[[Sequence[int]], list[Any]], count: int) -> list[Any]:
         """Results of ``work`` for 0 to ``count`` - 1, in batches that fit. Raises _Failed if one of them fails."""
-        found = self.batches.results(list(range(count)), work)
-        for each in found:
-            if isinstance(each, Mishap):
-                raise _Failed(each)
-        return found
+        return _all_there(self.batches.results(list(range(count)), work))
 
     def _texts(self, asked: Sequence[Asked], choices: Sequence[list[str]]) -> list[list[str]]:
         texts: list[list[str]] = [[] for _ in asked]
         scored = [] if self.writes_choices else [place for place, offered in enumerate(choices) if offered]
-        for place in scored:
-            [scores] = self.language.score_labels([asked[place]], choices[place])
+        found = self.engine.scores([Choice(asked[place], tuple(choices[place])) for place in scored])
+        for place, scores in zip(scored, _all_there(found), strict=True):
             order = np.argsort(-np.array(scores.probabilities), kind="stable")
             texts[place] = [choices[place][each] for each in order]
         left = [place for place in range(len(asked)) if place not in set(scored)]
-        drawn = self.language.candidate_texts([asked[place] for place in left], self.decoding)
-        for place, found in zip(left, drawn, strict=True):
-            texts[place] = found
+        drawn = self.engine.texts([Request(asked[place], self.decoding) for place in left])
+        for place, of_question in zip(left, _all_there(drawn), strict=True):
+            texts[place] = of_question
         return texts
 
     def _watched(self, way: Way, clip: _Clip, prompts: list[str]) -> _Watched:
@@ -144,7 +140,7 @@ class AnswerQuestions:
         pieces = clip.pieces(way.pieces)
         seen = [self._seen(piece, [way.describe], way) for piece in pieces]
         said = [Asked(way.describe, each.outputs[0] if each.outputs else None, each.slots) for each in seen]
-        texts = self._all(lambda places: self._described([said[place] for place in places]), len(said))
+        texts = self._described(said)
         captions = " ".join(
             f"From {piece.start_s:.0f} s to {piece.end_s:.0f} s: {text}."
             for piece, text in zip(pieces, texts, strict=True)
@@ -172,7 +168,7 @@ class AnswerQuestions:
     def _described(self, said: Sequence[Asked]) -> list[str]:
         longest = max(_NOTE_TOKENS, self.decoding.max_new_tokens)
         decoding = replace(self.decoding, returned=1, max_new_tokens=longest)
-        return [texts[0] for texts in self.language.candidate_texts(said, decoding)]
+        return [texts[0] for texts in _all_there(self.engine.texts([Request(one, decoding) for one in said]))]
 
     def _budget(self, clip: _Clip, piece: _Watched, way: Way) -> int:
         """How many tokens the bank over the whole clip takes in the language model, from those over a piece."""
@@ -216,6 +212,16 @@ class _Failed(Exception):  # noqa: N818 - it carries the mishap
     def __init__(self, mishap: Mishap) -> None:
         super().__init__(mishap.message)
         self.mishap = mishap
+
+
+def _all_there(found: Sequence[_Result | Mishap]) -> list[_Result]:
+    """The results. Raises _Failed if one of them is missing."""
+    results: list[_Result] = []
+    for each in found:
+        if isinstance(each, Mishap):
+            raise _Failed(each)
+        results.append(each)
+    return results
 
 
 @dataclass(frozen=True, eq=False)

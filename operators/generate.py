@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from typing import Any, Self
@@ -12,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from malmm.model.batch_limit import BatchLimit, Mishap
+from malmm.model.batch_limit import Mishap
 from malmm.model.checkpoints.resolve import NO_RETRIEVAL, open_models
 from malmm.model.decoding import Decoding
-from malmm.model.families.family import Asked, LabelScores, Slots
+from malmm.model.families.family import Asked, Slots
 from malmm.model.families.registry import family_of
-from malmm.model.typed.grammar import Grammar
+from malmm.model.generation.engine import Choice, Engine, Request
+from malmm.model.generation.transformers_engine import TransformersEngine
 from malmm.operators.device import choose_device
 from malmm.operators.metering import IdleMeter, told_to_ray
 from malmm.operators.typed_answers import finished, grammar_for
@@ -32,9 +32,9 @@ __all__ = ["GenerateTexts"]
 class GenerateTexts:
     """An actor that holds the language model. ``ENCODED`` or ``REPLAYED`` to the same rows with texts.
 
-    Captions and answers of all rows and prompts of a batch are generated together. A classification's text is its most
-    likely label, and its score that label's probability. ``on_words``, if set, is called with the words of a single
-    text as they are generated.
+    Captions and answers of all rows and prompts of a batch go to an engine, which decides what is generated together. A
+    classification's text is its most likely label, and its score that label's probability. ``on_words``, if set, is
+    called with the words of a single text as they are generated.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class GenerateTexts:
         settings = TextSettings.from_text(decoding)
         self.decoding, self.system = _decoding(settings, max_new_tokens), settings.system or None
         self.on_words: Callable[[str], None] | None = None
-        self.batches = BatchLimit(chosen)
+        self.engine: Engine = TransformersEngine(self.language, chosen)
         self._meter = IdleMeter(told_to_ray("generate"))
 
     @property
     def device_lost(self) -> bool:
         """Whether the GPU stopped answering, so that nothing more can be done in this process."""
-        return self.batches.device_lost
+        return self.engine.device_lost
 
     def for_prompts(self, prompts: tuple[Prompt, ...], on_words: Callable[[str], None] | None = None) -> Self:
         """A copy of this operator for other prompts, which shares the language model."""
@@ -75,7 +75,7 @@ class GenerateTexts:
     def _answered(self, rows: pa.Table) -> pa.Table:
         held = carried(rows)
         wanted = [
-            (index, place, prompt)
+            (index, place, self.prompts[prompt])
             for index, row in enumerate(held)
             if row.failure is None
             for place, prompt in enumerate(rows["prompts"][index].as_py())
@@ -93,42 +93,19 @@ class GenerateTexts:
         scores: dict[int, list[float | None]] = {index: [None] * len(asked[index]) for index in asked}
         labelled: dict[int, list[list[float] | None]] = {i: [None] * len(of) for i, of in asked.items()}
         failed: dict[int, Mishap] = {}
-        open_ended = [
-            item for item in wanted if not (self.prompts[item[2]].labels or self.prompts[item[2]].schema)
-        ]
-
-        def generate(items: Sequence[tuple[int, int, int]]) -> list[str]:
-            on_words = self.on_words if len(open_ended) == 1 else None
-            # The words of beams are known at the end.
-            streamed = on_words if self.decoding.num_beams == 1 else None
-            made = self.language.generate_texts(
-                [asked[index][place] for index, place, _ in items], self.decoding, on_words=streamed
-            )
-            if on_words is not None and streamed is None:
-                on_words(made[0])
-            return made
-
-        for (index, place, _), text in zip(
-            open_ended, self.batches.results(open_ended, generate), strict=True
+        open_ended = [item for item in wanted if not (item[2].labels or item[2].schema)]
+        requests = [Request(asked[index][place], self.decoding) for index, place, _ in open_ended]
+        for (index, place, _), drawn in zip(
+            open_ended, self.engine.texts(requests, on_words=self.on_words), strict=True
         ):
-            if isinstance(text, Mishap):
-                failed[index] = text
+            if isinstance(drawn, Mishap):
+                failed[index] = drawn
             else:
-                texts[index][place] = text
-
-        failed |= self._typed(rows, held, wanted, asked, texts)
-
-        def score(items: Sequence[tuple[int, int, int]]) -> list[LabelScores]:
-            return [
-                self.language.score_labels([asked[index][place]], self.prompts[prompt].labels)[0]
-                for index, place, prompt in items
-            ]
-
-        for item in wanted:
-            index, place, prompt = item
-            if not self.prompts[prompt].labels or index in failed:
-                continue
-            [result] = self.batches.results([item], score)
+                texts[index][place] = drawn[0]
+        failed |= self._typed(rows, held, [item for item in wanted if item[2].schema], asked, texts)
+        labels = [item for item in wanted if item[2].labels and item[0] not in failed]
+        choices = [Choice(asked[index][place], prompt.labels) for index, place, prompt in labels]
+        for (index, place, _), result in zip(labels, self.engine.scores(choices), strict=True):
             if isinstance(result, Mishap):
                 failed[index] = result
                 continue
@@ -151,33 +128,24 @@ class GenerateTexts:
         self,
         rows: pa.Table,
         held: Sequence[Carried],
-        wanted: Sequence[tuple[int, int, int]],
+        wanted: Sequence[tuple[int, int, Prompt]],
         asked: dict[int, list[Asked]],
         texts: dict[int, list[str]],
     ) -> dict[int, Mishap]:
-        """Write answers that follow a schema into ``texts``; those of one grammar are generated together."""
-        groups: defaultdict[Grammar, list[tuple[int, int, int]]] = defaultdict(list)
-        for item in wanted:
-            if self.prompts[item[2]].schema:
-                groups[grammar_for(self.prompts[item[2]], held[item[0]])].append(item)
+        """Write answers that follow a schema into ``texts``."""
+        requests = [
+            Request(asked[index][place], self.decoding.under(grammar_for(prompt, held[index])))
+            for index, place, prompt in wanted
+        ]
         failed: dict[int, Mishap] = {}
-        for grammar, items in groups.items():
-            decoding = self.decoding.under(grammar)
-
-            def generate(part: Sequence[tuple[int, int, int]], decoding: Decoding = decoding) -> list[str]:
-                made = self.language.generate_texts(
-                    [asked[index][place] for index, place, _ in part], decoding
-                )
-                return [
-                    finished(text, self.prompts[prompt], rows["slots"][index].as_py())
-                    for text, (index, _, prompt) in zip(made, part, strict=True)
-                ]
-
-            for (index, place, _), text in zip(items, self.batches.results(items, generate), strict=True):
-                if isinstance(text, Mishap):
-                    failed[index] = text
-                else:
-                    texts[index][place] = text
+        for (index, place, prompt), drawn in zip(wanted, self.engine.texts(requests), strict=True):
+            if isinstance(drawn, Mishap):
+                failed[index] = drawn
+                continue
+            try:
+                texts[index][place] = finished(drawn[0], prompt, rows["slots"][index].as_py())
+            except ValueError as error:
+                failed[index] = Mishap(type(error).__name__, " ".join(str(error).split()), "")
         return failed
 
     def _joined(self, rows: pa.Table, results: list[dict[str, Any]]) -> pa.Table:

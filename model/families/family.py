@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -142,7 +142,12 @@ class VideoEncoder(Protocol):
 
 
 class LanguagePart(Protocol):
-    """The language part: memory and prompts in, text out."""
+    """The language part: memory and prompts in, text out. ``model`` is transformers' language model."""
+
+    model: Any
+
+    def prompt_tokens(self, asked: Asked) -> int:
+        """Tokens of a request, with those of its memory. Raises ValueError for one that cannot be answered."""
 
     def generate_texts(
         self,

@@ -113,7 +113,7 @@ def test_failures_pass_through_untouched(generate: GenerateTexts, encoded: pa.Ta
     assert carried(generate(rows)) == [failing_row(), BROKEN]
 
 
-@pytest.mark.parametrize("part", ["generate", "classify"])
+@pytest.mark.parametrize("part", ["candidates", "classify"])
 def test_one_bad_row_fails_alone(
     generate: GenerateTexts, encoded: pa.Table, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:

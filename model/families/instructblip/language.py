@@ -100,6 +100,11 @@ class LanguageModel(nn.Module):
         """Token ids of prompts, with the tokens that the tokenizer puts around them."""
         return [list(self.tokenizer(prompt)["input_ids"]) for prompt in prompts]
 
+    def prompt_tokens(self, asked: Asked) -> int:
+        """Tokens of a request: one a query, and those of the prompt. Raises ValueError as ``generate_texts`` does."""
+        outputs_1QD, prompts = _outputs_and_prompts([asked])
+        return outputs_1QD.shape[1] + len(self.prompt_ids(prompts)[0])
+
     def _prefix(self, query_BQD: Tensor, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Input embeddings [B, Q+L, E] and their mask [B, Q+L]: queries, then the prompt's token ids.
 

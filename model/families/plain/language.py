@@ -79,6 +79,10 @@ class PlainLanguage(nn.Module):
             system=asked.system,
         )
 
+    def prompt_tokens(self, asked: Asked) -> int:
+        """Number of ``ids``, of which one stands for each visual token. Raises ValueError as it does."""
+        return len(self.ids(asked))
+
     @torch.inference_mode()
     def generate_texts(
         self,
