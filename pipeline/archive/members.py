@@ -159,8 +159,11 @@ class Members:
         if missing:
 
             def of(member: Member) -> tuple[Member, list[str]]:
+                done = member.reader.completed_among(missing)
+                if not done or not member.elsewhere:
+                    return member, list(done)
                 rows = member.reader.tables.rows(
-                    "segments", is_in("segment_id", missing), ["segment_id", "video_id"]
+                    "segments", is_in("segment_id", done), ["segment_id", "video_id"]
                 )
                 return member, [
                     row["segment_id"] for row in rows.to_pylist() if row["video_id"] not in member.elsewhere

@@ -20,6 +20,8 @@ __all__ = ["TableReader", "read_columns"]
 
 # Largest size of each of the two index caches: LanceDB's and Lance's.
 _INDEX_CACHE_BYTES = 1 << 30
+# The ids of up to so many completed segments are kept (10 MB); of more they are looked up in the table.
+_COMPLETED_KEPT = 50_000
 
 
 def read_columns(dataset: lance.LanceDataset, columns: Sequence[str] | None, **options: Any) -> pa.Table:
@@ -33,11 +35,19 @@ def read_columns(dataset: lance.LanceDataset, columns: Sequence[str] | None, **o
     return rows
 
 
+def _no_rows(dataset: lance.LanceDataset, columns: list[str] | None) -> pa.Table:
+    """An empty table of these columns, without reading."""
+    if columns is None:
+        return read_columns(dataset, None, limit=0)
+    types = {**ADDED_COLUMNS, **{field.name: field.type for field in dataset.schema}}
+    return pa.table({name: pa.array([], types[name]) for name in columns})
+
+
 class TableReader:
     """Reads the tables at an address. Every call reads the latest committed version; no handle is kept.
 
     Caches what no commit changes: at most 1 GiB of indexes and ``layout_cache_bytes`` of file metadata, twice, since
-    LanceDB and Lance have caches of their own.
+    LanceDB and Lance have caches of their own. Keeps the ids of the latest version of ``segments`` where they are few.
     """
 
     def __init__(
@@ -48,10 +58,11 @@ class TableReader:
         self._layout_cache_bytes = layout_cache_bytes
         self._session = session
         self._database: lancedb.DBConnection | None = None
+        self._completed: tuple[object, frozenset[str]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Drop the caches: another process has its own."""
-        return vars(self) | {"_session": None, "_database": None}
+        return vars(self) | {"_session": None, "_database": None, "_completed": None}
 
     @property
     def session(self) -> lance.Session:
@@ -103,7 +114,7 @@ class TableReader:
             if filters is None:
                 return read_columns(dataset, columns)
             parts = [read_columns(dataset, columns, filter=part) for part in filters]
-            return pa.concat_tables(parts) if parts else read_columns(dataset, columns, limit=0)
+            return pa.concat_tables(parts) if parts else _no_rows(dataset, columns)
 
     def ids(self, name: str, column: str, filters: Iterable[str] | None = None) -> set[str]:
         """Distinct values, without null, of a column in the rows that match any of the filters."""
@@ -124,4 +135,14 @@ class TableReader:
 
     def completed_among(self, segment_ids: Iterable[str]) -> set[str]:
         """Return which of the given segments are done."""
-        return self.ids("segments", "segment_id", is_in("segment_id", segment_ids))
+        dataset = self.dataset("segments")
+        if dataset.count_rows() > _COMPLETED_KEPT:
+            return self.ids("segments", "segment_id", is_in("segment_id", segment_ids))
+        kept = self._completed
+        state = (dataset.version, dataset.count_rows())
+        if kept is None or kept[0] != state:
+            with lance_errors(self.uri, "read table 'segments' of"):
+                rows = dataset.to_table(columns=["segment_id"])
+            # Replaced as a whole: several threads may search.
+            self._completed = kept = (state, frozenset(rows["segment_id"].to_pylist()))
+        return set(kept[1].intersection(segment_ids))

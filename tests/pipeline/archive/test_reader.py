@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 
@@ -9,6 +10,8 @@ import pyarrow as pa
 import pytest
 from support.archive_rows import RECIPE, VECTOR_SIZE, rows, segment, tokens, video, video_table
 
+from malmm.pipeline.archive import table_reader
+from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.receipts import write_rows
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema.errors import ArchiveError, ConfigError
@@ -149,3 +152,20 @@ def test_lancedb_alone_reads_it_and_reading_needs_neither_ray_nor_torch(drawn):
     assert read["nearest"][0][1] == pytest.approx(0, abs=1e-2)
     assert all(length > 100 for _, _, length in read["nearest"])
     assert len(read["texts"]) == len(drawn.scenes)
+
+
+@pytest.mark.parametrize("kept", [0, 50_000], ids=["looked up", "kept"])
+def test_a_reader_knows_what_is_done_as_of_the_latest_commit(archive, kept, monkeypatch):
+    monkeypatch.setattr(table_reader, "_COMPLETED_KEPT", kept)
+    wanted = [segment(number) for number in range(4)]
+    reader = ArchiveReader.open(archive.root)
+    assert reader.completed_among(wanted) == set()
+    index(archive, 0, 1)
+    assert reader.completed_among(wanted) == set(wanted[:2])
+    assert reader.completed_among(wanted[1:]) == {wanted[1]}
+    assert reader.completed_among([]) == set()
+    with archive.held():
+        archive.replace_videos({video(0): [segment(1)]})
+    index(archive, 2)
+    assert reader.completed_among(wanted) == set(wanted[1:3])
+    assert pickle.loads(pickle.dumps(reader)).completed_among(wanted) == set(wanted[1:3])  # noqa: S301
