@@ -7,8 +7,9 @@ no room. One actor that holds all models of a run cannot, and it starts torch on
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,20 +23,26 @@ __all__ = ["ModelHost", "ModelStep"]
 @dataclass(frozen=True)
 class ModelStep:
     """A stage with a model: its name, its output's schema, its operator with the constructor's options, and a batch's
-    largest number of rows. An operator given by name is imported by the host alone."""
+    largest number of rows. An operator given by name is imported by the host alone.
+
+    With ``gathers``, batches that wait for the model are put together, up to ``batch_rows``. The operator makes a row
+    of each row, in their order.
+    """
 
     stage: str
     schema: pa.Schema
     operator: type | str
     options: Mapping[str, Any]
     batch_rows: int
+    gathers: bool = False
 
 
 class ModelHost:
     """An actor with the models of a run. It is called by several threads at once.
 
     Each model is made and called in a thread of its own, so it is never called twice at a time: while one batch is in
-    the language model, the next is in the image encoder. CUDA graphs, too, belong to the thread that made them.
+    the language model, the next is in the image encoder. A model that is slower than the one before it gets what has
+    gathered meanwhile in one call. CUDA graphs, too, belong to the thread that made them.
     """
 
     def __init__(self) -> None:
@@ -77,6 +84,9 @@ class _InItsThread:
 
     def __init__(self, step: ModelStep) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"malmm-{step.stage}")
+        self._most = step.batch_rows if step.gathers else 0
+        self._taking = threading.Lock()
+        self._waiting: deque[_Waiting] = deque()
         guarded = guarded_actor(step.stage, step.schema, step.operator)
         self._operator = self._thread.submit(guarded, **step.options).result()
 
@@ -85,5 +95,45 @@ class _InItsThread:
         return bool(self._operator.device_lost)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        made: pa.Table = self._thread.submit(self._operator, rows).result()
-        return made
+        waiting = _Waiting(rows, Future())
+        with self._taking:
+            self._waiting.append(waiting)
+        self._thread.submit(self._answer)
+        return waiting.made.result()
+
+    def _answer(self) -> None:
+        """Call the operator with the first that wait. Does nothing if an earlier call answered all."""
+        with self._taking:
+            together = self._first()
+        if not together:
+            return
+        try:
+            made = self._operator(pa.concat_tables([each.rows for each in together]))
+        except BaseException as error:  # noqa: BLE001 - it belongs to those who wait
+            for each in together:
+                each.made.set_exception(error)
+            return
+        at = 0
+        for each in together:
+            each.made.set_result(made.slice(at, each.rows.num_rows))
+            at += each.rows.num_rows
+
+    def _first(self) -> list[_Waiting]:
+        """Take the first batch that waits, and those behind it that fit and have the same columns."""
+        together: list[_Waiting] = []
+        count = 0
+        while self._waiting:
+            rows = self._waiting[0].rows
+            count += rows.num_rows
+            if together and (count > self._most or rows.schema != together[0].rows.schema):
+                break
+            together.append(self._waiting.popleft())
+        return together
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A batch that waits for a model, and what becomes of it."""
+
+    rows: pa.Table
+    made: Future[pa.Table]

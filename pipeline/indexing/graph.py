@@ -66,6 +66,8 @@ GENERATOR: type | str = "malmm.operators.generate:GenerateTexts"
 REPLAYER: type | str = "malmm.operators.replay:ReplayPrompts"
 TRANSCRIBER: type | str = "malmm.operators.transcribe:TranscribeSpans"
 _FILES_A_BLOCK = 4
+# Rows that the language model is given at once, at most. What it computes together, it chooses by their size in memory.
+_GENERATED_TOGETHER = 64
 # With fewer blocks a decoder, some decoders would be idle while others finish.
 _BLOCKS_A_DECODER = 16
 _ROWS: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
@@ -268,7 +270,7 @@ def describing(decoded: Dataset, wiring: Wiring, hosts: ModelHosts, *, expected:
         batch_size,
     )
     # generate: texts
-    generate = _generator(config, recipe, batch_size)
+    generate = _generator(config, recipe)
     return decoded.map_batches(
         guarded("encode", ANSWERED, through_hosts),
         fn_kwargs={"route": hosts.route((encode, generate), expected=expected)},
@@ -323,7 +325,7 @@ def replaying(
         config.batch_segments,
     )
     # generate, 1:1 on GPUs: texts
-    generate = _generator(config, archive.recipe, 4 * config.batch_segments)
+    generate = _generator(config, archive.recipe)
     return _dataset(work, use=config.cluster, verbose=verbose).map_batches(
         # replay and generate, 1:1 in the run's actors
         guarded("replay", ANSWERED, through_hosts),
@@ -375,11 +377,11 @@ def _regrouped(dataset: Dataset, rows_a_block: int, *, strict: bool = False) -> 
     return dataset
 
 
-def _generator(config: IndexConfig | AnnotateConfig, recipe: Recipe, batch_size: int) -> ModelStep:
+def _generator(config: IndexConfig | AnnotateConfig, recipe: Recipe) -> ModelStep:
     options = {
         "model": config.model,
         "prompts": config.all_prompts,
         "max_new_tokens": config.max_new_tokens,
         "decoding": recipe.decoding,
     }
-    return ModelStep("generate", ANSWERED, GENERATOR, options, batch_size)
+    return ModelStep("generate", ANSWERED, GENERATOR, options, _GENERATED_TOGETHER, gathers=True)

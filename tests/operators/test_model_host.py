@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from support.waiting import until
 
 from malmm.operators import model_host
 from malmm.operators.model_host import ModelHost, ModelStep
@@ -116,3 +118,72 @@ def test_a_device_that_one_model_lost_ends_the_process_with_the_next_call(
     made[name].device_lost = True
     with pytest.raises(Ended):
         host.call(both, rows(1))
+
+
+class Held:
+    """Doubles numbers, and holds the first batch until it is let go."""
+
+    def __init__(self, *, made: list[Held], go: threading.Event) -> None:
+        made.append(self)
+        self.go, self.begun, self.device_lost = go, threading.Event(), False
+        self.batches: list[list[int]] = []
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        self.batches.append(table["id"].to_pylist())
+        self.begun.set()
+        assert self.go.wait(timeout=LIMIT_S)
+        return table.set_column(0, "id", pa.array([2 * number for number in self.batches[-1]]))
+
+
+def holds(queue: Sized, count: int) -> bool:
+    return len(queue) == count
+
+
+@pytest.mark.parametrize(
+    ("gathers", "batches"),
+    [(True, [[0], [1, 2, 3], [4, 5], [9], [6]]), (False, [[0], [1], [2, 3], [4, 5], [9], [6]])],
+)
+def test_batches_that_wait_for_a_model_go_to_it_together(gathers: bool, batches: list[list[int]]) -> None:
+    made: list[Held] = []
+    go = threading.Event()
+    step = ModelStep("generate", SCHEMA, Held, {"made": made, "go": go}, 4, gathers=gathers)
+    host = ModelHost()
+    host.load([step])
+    [model] = made
+    queue = host._models["generate"]._waiting
+    other = rows(1, 9).append_column("more", pa.array([True]))
+    with ThreadPoolExecutor(6) as calls:
+        done = [calls.submit(host.call, [step], rows(1))]
+        assert model.begun.wait(timeout=LIMIT_S)
+        for count, table in enumerate((rows(1, 1), rows(2, 2), rows(2, 4), other, rows(1, 6)), 1):
+            done.append(calls.submit(host.call, [step], table))
+            until(partial(holds, queue, count))
+        go.set()
+        found = [each.result(timeout=LIMIT_S)["id"].to_pylist() for each in done]
+    assert found == [[0], [2], [4, 6], [8, 10], [18], [12]]
+    assert model.batches == batches
+
+
+def test_an_error_reaches_all_whose_batches_were_together() -> None:
+    class Ended(SystemExit):
+        pass
+
+    class Ends(Held):
+        def __call__(self, table: pa.Table) -> pa.Table:
+            if self.begun.is_set():
+                raise Ended
+            return super().__call__(table)
+
+    made: list[Held] = []
+    go = threading.Event()
+    step = ModelStep("generate", SCHEMA, Ends, {"made": made, "go": go}, 4, gathers=True)
+    host = ModelHost()
+    host.load([step])
+    with ThreadPoolExecutor(3) as calls:
+        first = calls.submit(host.call, [step], rows(1))
+        assert made[0].begun.wait(timeout=LIMIT_S)
+        others = [calls.submit(host.call, [step], rows(1, at)) for at in (1, 2)]
+        until(partial(holds, host._models["generate"]._waiting, 2))
+        go.set()
+        assert first.result(timeout=LIMIT_S)["id"].to_pylist() == [0]
+        assert all(isinstance(each.exception(timeout=LIMIT_S), Ended) for each in others)
