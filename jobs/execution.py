@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from malmm.jobs.commands.options import Taker
 from malmm.pipeline.schema.progress import OnProgress
 
-__all__ = ["Kind", "Report", "perform_alone", "perform_told"]
+__all__ = ["Kind", "Report", "perform_alone", "perform_told", "performed"]
 
 
 class Report(Protocol):
@@ -51,6 +51,16 @@ def perform_alone(kind: Any, arguments: argparse.Namespace) -> int:
 
 def perform_told(kind: Any, config: Any, arguments: argparse.Namespace, *, job: str) -> int:
     """Run the job with progress, record it in the archive's history (except a dry run), and print the report."""
+    report = performed(kind, config, arguments, job=job)
+    said = json.dumps(report.to_dict(), indent=2) if arguments.json else kind.summary(report)
+    if said:
+        print(said)
+    sys.stdout.flush()
+    return int(report.exit_code)
+
+
+def performed(kind: Any, config: Any, arguments: argparse.Namespace, *, job: str) -> Any:
+    """Run the job as ``perform_told`` does and return its report, without printing it."""
     from malmm.jobs.run_recorder import recorded
     from malmm.jobs.terminal.progress import progress_shown
     from malmm.pipeline.archive.run_history import RunRecord
@@ -70,8 +80,4 @@ def perform_told(kind: Any, config: Any, arguments: argparse.Namespace, *, job: 
                 report = kind.perform(config, on_progress=tell, verbose=arguments.verbose)
                 recorder.count(report.to_dict())
                 recorder.end(report.exit_code)
-    said = json.dumps(report.to_dict(), indent=2) if arguments.json else kind.summary(report)
-    if said:
-        print(said)
-    sys.stdout.flush()
-    return int(report.exit_code)
+    return report

@@ -16,6 +16,7 @@ from malmm.jobs.files.job import Cluster
 from malmm.jobs.files.loading import LoadedJob
 from malmm.pipeline.archive.location import is_local, resolve
 from malmm.pipeline.schema.errors import ConfigError
+from malmm.pipeline.schema.partition import all_partitions
 
 __all__ = ["cronjob", "rayjob", "to_yaml"]
 
@@ -25,9 +26,12 @@ _LABELS = {"app.kubernetes.io/name": "malmm-ray"}
 
 
 def rayjob(loaded: LoadedJob, sets: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """Return a ConfigMap with the job file and the RayJob that runs it on a new cluster. Raises ConfigError."""
+    """Return a ConfigMap with the job file and the RayJob that runs it on a new cluster. Raises ConfigError.
+
+    A job with partitions has a RayJob, and so a cluster, for each.
+    """
     _check(loaded)
-    return [_config_map(loaded, {"job.yaml": loaded.text}), _rayjob(loaded, sets)]
+    return [_config_map(loaded, {"job.yaml": loaded.text}), *_rayjobs(loaded, sets)]
 
 
 def cronjob(loaded: LoadedJob, sets: tuple[str, ...] = ()) -> list[dict[str, Any]]:
@@ -44,9 +48,11 @@ def cronjob(loaded: LoadedJob, sets: tuple[str, ...] = ()) -> list[dict[str, Any
     if len(schedule.cron.split()) != 5:
         raise ConfigError(f"cron {schedule.cron!r}: Kubernetes has no seconds; write five fields")
     cluster, account = loaded.job.cluster, loaded.job.cluster.service_account
-    made = _rayjob(loaded, sets)
-    # One made by an earlier time may be there still; a name of its own keeps the two apart.
-    made["metadata"]["generateName"] = f"{made['metadata'].pop('name')}-"
+    made = _rayjobs(loaded, sets)
+    for each in made:
+        # One made by an earlier time may be there still; a name of its own keeps the two apart.
+        each["metadata"]["generateName"] = f"{each['metadata'].pop('name')}-"
+    created = made[0] if len(made) == 1 else {"apiVersion": "v1", "kind": "List", "items": made}
     names = {"name": account, "namespace": cluster.namespace, "labels": _LABELS}
     role = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -93,7 +99,7 @@ def cronjob(loaded: LoadedJob, sets: tuple[str, ...] = ()) -> list[dict[str, Any
         "failedJobsHistoryLimit": 3,
         "jobTemplate": {"spec": {"backoffLimit": schedule.retries, "template": {"spec": pod}}},
     }
-    files = {"job.yaml": loaded.text, "rayjob.json": json.dumps(made, indent=2)}
+    files = {"job.yaml": loaded.text, "rayjob.json": json.dumps(created, indent=2)}
     return [
         _config_map(loaded, files),
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": names},
@@ -122,11 +128,25 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
 _Dumper.add_representer(str, _text)
 
 
-def _rayjob(loaded: LoadedJob, sets: tuple[str, ...]) -> dict[str, Any]:
+def _rayjobs(loaded: LoadedJob, sets: tuple[str, ...]) -> list[dict[str, Any]]:
+    if loaded.job.partitions is None:
+        return [_rayjob(loaded, sets)]
+    made = []
+    for each in all_partitions(loaded.job.partitions):
+        one = _rayjob(loaded, sets, "--partition", str(each.index))
+        mark = f"-p{each.index}"
+        # A name of 32 characters is the longest that fits (``Job.name``).
+        one["metadata"]["name"] = f"malmm-{loaded.name[: 32 - len(mark)].rstrip('-')}{mark}"
+        made.append(one)
+    return made
+
+
+def _rayjob(loaded: LoadedJob, sets: tuple[str, ...], *more: str) -> dict[str, Any]:
     cluster = loaded.job.cluster
     schedule = loaded.job.schedule
     options = [option for each in sets for option in ("--set", each)]
     entry = ["python", "-m", "malmm.jobs.cli", "run", f"{_MOUNT}/job.yaml", "--log-format", "json", *options]
+    entry += more
     spec: dict[str, Any] = {
         "entrypoint": shlex.join(entry),
         "shutdownAfterJobFinishes": True,

@@ -14,7 +14,8 @@ __all__ = ["batch_script"]
 def batch_script(loaded: LoadedJob, sets: tuple[str, ...] = ()) -> str:
     """Return the script, with the job file inside. The script reads variables from ``cluster.secrets_file``.
 
-    Raises ConfigError if the job uses variables but names no ``secrets_file``.
+    A job with partitions is an array of jobs, one for each. Raises ConfigError if the job uses variables but names no
+    ``secrets_file``.
     """
     cluster = loaded.job.cluster
     if loaded.variables_needed and not cluster.secrets_file:
@@ -34,6 +35,8 @@ def batch_script(loaded: LoadedJob, sets: tuple[str, ...] = ()) -> str:
         f"#SBATCH --cpus-per-task={cluster.cpus}",
         f"#SBATCH --mem={max(1, round(gigabytes * 1024))}M",
         *([f"#SBATCH --gpus-per-node={cluster.gpus}"] if cluster.gpus else []),
+        # A cluster of its own for each partition.
+        *([f"#SBATCH --array=0-{loaded.job.partitions - 1}"] if loaded.job.partitions else []),
         *([f"#SBATCH --time={max(1, -(-cluster.time_limit_s // 60))}"] if cluster.time_limit_s else []),
         # The batch step gets it a minute before the end, and stores what it has.
         "#SBATCH --signal=B:TERM@60",
@@ -44,6 +47,7 @@ def batch_script(loaded: LoadedJob, sets: tuple[str, ...] = ()) -> str:
     options = [option for each in sets for option in ("--set", each)]
     command = shlex.join(["python", "-m", "malmm.jobs.cli", "run"])
     gpus = f" --num-gpus={cluster.gpus}"
+    partition = ' --partition "$SLURM_ARRAY_TASK_ID"' if loaded.job.partitions else ""
     return "\n".join(
         [
             *head,
@@ -71,7 +75,7 @@ def batch_script(loaded: LoadedJob, sets: tuple[str, ...] = ()) -> str:
             "code=0",
             # A run that began before all nodes have joined would plan for those that have.
             f'{command} --set "cluster.nodes=$SLURM_JOB_NUM_NODES" "$folder/job.yaml" \\',
-            f"    {shlex.join(['--log-format', 'json', *options])} &",
+            f"    {shlex.join(['--log-format', 'json', *options])}{partition} &",
             "job=$!",
             "trap 'kill -TERM \"$job\"' TERM",
             'wait "$job" || code=$?',

@@ -45,12 +45,14 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """List the failures, or retry them."""
+    from malmm.pipeline.archive.partitions import partition_at
     from malmm.pipeline.archive.reader import ArchiveReader
 
     archive = ArchiveReader.open(arguments.archive)
     rows = archive.failures().to_pylist()
     if arguments.retry and rows:
-        return perform_told(index, _config(archive, rows), arguments, job="failures --retry")
+        config = replace(_config(archive, rows), partition=partition_at(archive.uri))
+        return perform_told(index, config, arguments, job="failures --retry")
     if arguments.json:
         print(json.dumps({"archive": archive.uri, "failures": rows}, indent=2, default=str))
     else:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from malmm.jobs.commands import transcribe
 from malmm.jobs.commands.command_parser import Commands, add_command
+from malmm.jobs.commands.index_partitions import add_partitions, index_all, partition_of
 from malmm.jobs.commands.options import (
     Taker,
     add_batching,
@@ -28,7 +29,7 @@ from malmm.pipeline.schema.records import Failure
 
 __all__ = ["add_fields", "add_parser", "configure", "indexed", "perform", "run", "summary"]
 
-_FAILURES_SHOWN = 20
+_FAILURES_SHOWN, _NAMES_SHOWN = 20, 8
 
 
 def add_parser(commands: Commands) -> None:
@@ -44,7 +45,8 @@ def add_parser(commands: Commands) -> None:
         epilog="examples:\n"
         "  malmm index videos/ --archive archive\n"
         "  malmm index 'shows/**/*.mp4' --archive archive --prompt people='Who is in the video?'\n"
-        "  malmm index talk.mp4 --archive archive --model Qwen/Qwen3-VL-8B-Instruct\n\n"
+        "  malmm index talk.mp4 --archive archive --model Qwen/Qwen3-VL-8B-Instruct\n"
+        "  malmm index s3://films/ --archive s3://index/films --partitions 8 --partition 3\n\n"
         "exit codes: 0 all done, 3 some videos failed, 1 nothing could be done, 2 wrong usage, 130 interrupted",
     )
     add_fields(parser)
@@ -159,6 +161,7 @@ def add_fields(parser: Taker) -> None:
         help="also store transcripts: the videos' subtitles, and speech recognised by this Whisper checkpoint; "
         "`subtitles` for the former alone. `malmm transcribe` does the same later",
     )
+    add_partitions(parser)
     parser.add_argument("--limit", type=int, metavar="N", help="begin at most N videos in this run")
     parser.add_argument(
         "--leave-out",
@@ -182,15 +185,19 @@ def add_fields(parser: Taker) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the indexing job with progress and print its summary."""
+    if arguments.partitions is not None and arguments.partition is None:
+        return index_all(sys.modules[__name__], arguments)
     return perform_alone(sys.modules[__name__], arguments)
 
 
 def configure(arguments: argparse.Namespace) -> IndexConfig:
     """Build the job's configuration from parsed options. Raises ConfigError."""
     fps, sampling = _sampling(arguments)
+    archive, partition = partition_of(arguments)
     return IndexConfig(
         sources=tuple(arguments.sources),
-        archive=arguments.archive,
+        archive=archive,
+        partition=partition,
         model=arguments.model,
         retrieval_model=arguments.retrieval_model,
         fps=fps,
@@ -280,6 +287,7 @@ def _done(report: IndexReport) -> list[str]:
         f", {count} {what}"
         for count, what in (
             (report.videos_pruned, "removed, their files being gone"),
+            (report.videos_elsewhere, "of other partitions"),
             (report.videos_left, "left for another run by --limit"),
             (report.videos_forgotten, "left out, being forgotten"),
         )
@@ -296,6 +304,7 @@ def _done(report: IndexReport) -> list[str]:
         f"Rows      {report.memories} memory slots, {report.annotations} texts",
         f"Took      {clock(report.elapsed_s)}",
         *_switched(report),
+        *_kept(report),
     ]
 
 
@@ -310,12 +319,25 @@ def _switched(report: IndexReport) -> list[str]:
     return []
 
 
+def _kept(report: IndexReport) -> list[str]:
+    if not report.videos_kept:
+        return []
+    said = f"{report.videos_kept} videos whose files are gone are not removed yet"
+    if report.not_listed:
+        others = ", ".join(report.not_listed[:_NAMES_SHOWN])
+        more = len(report.not_listed) - _NAMES_SHOWN
+        others += f" and {more} more" if more > 0 else ""
+        said += f": a run with --prune has still to list the same sources for {others}"
+    return [said]
+
+
 def _planned(report: IndexReport, plan: Plan) -> list[str]:
     lines = [
         "Nothing was changed. A run would do this:",
         f"Archive   {printable(report.archive)}",
         *([f"Model     {printable(report.choice)}"] if report.choice else []),
         f"Videos    {plan.videos} to index, {report.videos_unchanged} unchanged, {report.videos_listed} listed"
+        + (f", {report.videos_elsewhere} of other partitions" if report.videos_elsewhere else "")
         + (f", {report.videos_left} left for another run by --limit" if report.videos_left else ""),
         f"Segments  {plan.segments}",
         f"Video     {clock(plan.video_s)} ({plan.video_s / 3600:.1f} hours) in about {plan.frames} frames",

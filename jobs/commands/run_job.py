@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,7 @@ from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.commands.options import add_output
 from malmm.jobs.terminal.text import printable
 from malmm.pipeline.schema.errors import ArchiveError, ConfigError
-from malmm.pipeline.schema.exit_codes import (
-    EXIT_FAILED,
-    EXIT_INTERRUPTED,
-    EXIT_OK,
-    EXIT_SOME_FAILED,
-    EXIT_USAGE,
-)
+from malmm.pipeline.schema.exit_codes import EXIT_OK, EXIT_SOME_FAILED, worst_code
 from malmm.pipeline.schema.progress import Progress
 
 if TYPE_CHECKING:
@@ -28,8 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_file", "add_parser", "run"]
 
-# The first of these that a step exits with is the job's; after the first three the others are not begun.
-_WORST_FIRST = (EXIT_INTERRUPTED, EXIT_USAGE, EXIT_FAILED, EXIT_SOME_FAILED, EXIT_OK)
+# After a step that ends with another code the others are not begun.
 _GOES_ON = (EXIT_OK, EXIT_SOME_FAILED)
 
 
@@ -53,7 +47,8 @@ def add_parser(commands: Commands) -> None:
         run,
         help="do what a job file says",
         description="Do what a job file says, step after step, and keep the run in the archive's history. A step that "
-        "fails altogether ends the job; videos that fail do not.",
+        "fails altogether ends the job; videos that fail do not. Partitions of a job are done one after the other; "
+        "`malmm submit` runs them at the same time.",
         epilog="examples:\n"
         "  malmm init job.yaml && malmm run job.yaml --dry-run\n"
         "  malmm run job.yaml --set archive=s3://bucket/archive --json\n\n"
@@ -62,6 +57,12 @@ def add_parser(commands: Commands) -> None:
     )
     add_file(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would be done; change nothing")
+    parser.add_argument(
+        "--partition",
+        type=int,
+        metavar="K",
+        help="of a job with `partitions: N`, do partition K alone, from 0 to N - 1 (default: all, one after the other)",
+    )
     # What `malmm schedule` tells the runs that it starts.
     parser.add_argument("--scheduled-for", help=argparse.SUPPRESS)
     parser.add_argument("--attempt", type=int, default=1, help=argparse.SUPPRESS)
@@ -72,11 +73,51 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the job's steps with progress and print their summaries."""
     from malmm.jobs.files.loading import load
 
-    loaded = load(arguments.job, sets=arguments.set, dry_run=arguments.dry_run)
-    return _preview(loaded, arguments) if arguments.dry_run else _perform(loaded, arguments)
+    loaded = load(arguments.job, sets=arguments.set, dry_run=arguments.dry_run, partition=arguments.partition)
+    do = _preview if arguments.dry_run else _perform
+    if loaded.job.partitions is None or arguments.partition is not None:
+        done = do(loaded, arguments)
+        _say(done, arguments)
+        return done.code
+    return _each_partition(loaded.job.partitions, do, arguments)
 
 
-def _perform(loaded: LoadedJob, arguments: argparse.Namespace) -> int:
+@dataclass(frozen=True)
+class _Done:
+    """A job that was done, or looked at: its exit code, its content for JSON, and what each step says to a person.
+
+    ``prunes_later`` says that a partition waits for the others' listings before it prunes.
+    """
+
+    code: int
+    content: dict[str, Any]
+    said: list[tuple[str, str]]
+    prunes_later: bool = False
+
+
+def _each_partition(
+    number: int, do: Callable[[LoadedJob, argparse.Namespace], _Done], arguments: argparse.Namespace
+) -> int:
+    from malmm.jobs.files.loading import load
+    from malmm.jobs.partition_turns import Turn, in_turn
+
+    done: dict[int, _Done] = {}
+
+    def perform(index: int) -> Turn:
+        own = load(arguments.job, sets=arguments.set, dry_run=arguments.dry_run, partition=index)
+        done[index] = do(own, arguments)
+        if not arguments.json:
+            _say(done[index], arguments)
+        return Turn(done[index].code, done[index].prunes_later)
+
+    code = in_turn(number, perform)
+    if arguments.json:
+        content = {"partitions": [each.content for each in done.values()], "exit_code": code}
+        print(json.dumps(content, indent=2, default=str), flush=True)
+    return code
+
+
+def _perform(loaded: LoadedJob, arguments: argparse.Namespace) -> _Done:
     from malmm.jobs.run_recorder import recorded
     from malmm.jobs.terminal.progress import progress_shown
     from malmm.pipeline.archive.run_history import RunRecord
@@ -106,8 +147,12 @@ def _perform(loaded: LoadedJob, arguments: argparse.Namespace) -> int:
         "archive": loaded.archive,
         "steps": [{"kind": kind} | report.to_dict() for kind, report in outcomes],
     }
-    _say(content, [(kind, _summary(kind, report)) for kind, report in outcomes], arguments)
-    return code
+    return _Done(
+        code,
+        content,
+        [(kind, _summary(kind, report)) for kind, report in outcomes],
+        prunes_later=any(getattr(report, "videos_kept", 0) for _, report in outcomes),
+    )
 
 
 def _steps(
@@ -126,8 +171,7 @@ def _steps(
         outcomes.append((step.kind, report))
         if report.exit_code not in _GOES_ON:
             break
-    codes = {report.exit_code for _, report in outcomes}
-    return next(code for code in _WORST_FIRST if code in codes)
+    return worst_code(report.exit_code for _, report in outcomes)
 
 
 def _error(outcomes: list[tuple[str, Any]]) -> str | None:
@@ -135,7 +179,7 @@ def _error(outcomes: list[tuple[str, Any]]) -> str | None:
     return failures[0].message if failures else None
 
 
-def _preview(loaded: LoadedJob, arguments: argparse.Namespace) -> int:
+def _preview(loaded: LoadedJob, arguments: argparse.Namespace) -> _Done:
     from malmm.jobs.files.fields import KINDS
     from malmm.jobs.terminal.progress import progress_shown
     from malmm.pipeline.archive.reader import ArchiveReader
@@ -161,9 +205,8 @@ def _preview(loaded: LoadedJob, arguments: argparse.Namespace) -> int:
             report = KINDS[step.kind].perform(step.config, on_progress=display, verbose=arguments.verbose)
             said.append((step.kind, _summary(step.kind, report)))
             steps.append({"kind": step.kind} | report.to_dict())
-            code = next(each for each in _WORST_FIRST if each in (code, report.exit_code))
-    _say({"job": loaded.name, "archive": loaded.archive, "dry_run": True, "steps": steps}, said, arguments)
-    return code
+            code = worst_code((code, report.exit_code))
+    return _Done(code, {"job": loaded.name, "archive": loaded.archive, "dry_run": True, "steps": steps}, said)
 
 
 def _summary(kind: str, report: Any) -> str:
@@ -172,13 +215,13 @@ def _summary(kind: str, report: Any) -> str:
     return str(KINDS[kind].summary(report))
 
 
-def _say(content: dict[str, Any], said: list[tuple[str, str]], arguments: argparse.Namespace) -> None:
+def _say(done: _Done, arguments: argparse.Namespace) -> None:
     if arguments.json:
-        print(json.dumps(content, indent=2, default=str))
-    elif len(said) == 1:
-        print(said[0][1])
+        print(json.dumps(done.content, indent=2, default=str))
+    elif len(done.said) == 1:
+        print(done.said[0][1])
     else:
-        print("\n\n".join(f"{printable(kind)}\n{text}".rstrip() for kind, text in said))
+        print("\n\n".join(f"{printable(kind)}\n{text}".rstrip() for kind, text in done.said))
     sys.stdout.flush()
 
 

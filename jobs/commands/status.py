@@ -33,7 +33,8 @@ def add_parser(commands: Commands) -> None:
         help="show how far an archive is, and what runs on it now",
         description="Show what of an archive is indexed, pending and failed, how many rows its indexes cover, "
         "with how many partitions and since when, what is about to make searches slow, its storage by table, the run "
-        "that is going with its progress, and the one before.",
+        "that is going with its progress, and the one before. Of an archive in partitions: all of them as one, and a "
+        "line for each.",
         epilog="examples:\n  malmm status --archive archive\n  malmm status --archive 'archives/*' --json\n\n"
         f"exit codes: 0 shown, 1 the archive cannot be read, 2 wrong usage, {SEVERAL_CODE}",
     )
@@ -43,7 +44,9 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Show it."""
-    from malmm.pipeline.archive.joined import open_archives
+    from malmm.pipeline.archive.joined import JoinedArchive, open_archives
+    from malmm.pipeline.archive.partition_status import status_of_partitions
+    from malmm.pipeline.archive.partitions import partitions_named
     from malmm.pipeline.archive.status import status
 
     archive = open_archives(arguments.archive)
@@ -51,6 +54,15 @@ def run(arguments: argparse.Namespace) -> int:
         content = status(archive).to_dict()
         print(json.dumps(content, indent=2, default=str) if arguments.json else "\n".join(_lines(content)))
         return 0
+    fixed = partitions_named(arguments.archive)
+    if fixed is not None and isinstance(archive, JoinedArchive):
+        content = status_of_partitions(archive, fixed).to_dict() | {
+            "left_out": content_over(archive)["left_out"]
+        }
+        lines = [json.dumps(content, indent=2, default=str)] if arguments.json else _partitions(content)
+        print("\n".join(lines))
+        tell_left_out(archive)
+        return code_over(archive, 0)
     each = [status(reader).to_dict() for reader in archive.archives]
     if arguments.json:
         over = content_over(archive)
@@ -63,6 +75,25 @@ def run(arguments: argparse.Namespace) -> int:
     return code_over(archive, 0)
 
 
+def _partitions(content: dict[str, Any]) -> list[str]:
+    """All partitions as one, and then a line for each."""
+    lines = [
+        f"Archive   {printable(content['archive'])}, {content['number']} partitions, {printable(content['model'])}",
+        *_counted(content),
+        *(f"Warning   {printable(warning)}" for warning in content["warnings"]),
+        *([f"Hint      {printable(content['hint'])}"] if content["hint"] else []),
+        f"Storage   {size(content['bytes'])}",
+        f"Running   {', '.join(content['running']) or 'nothing'}",
+        "",
+    ]
+    for part in content["partitions"]:
+        videos = part["videos"]
+        said = f"{videos['indexed']} indexed, {videos['pending']} pending, {videos['failed']} failed"
+        run = part["running"] or part["last_run"]
+        lines.append(f"{part['name']} {said}" + (f"; {_run(run)}" if run else ""))
+    return lines
+
+
 def _total(archive: ArchiveReader, each: list[dict[str, Any]]) -> str:
     videos = archive.count("videos")
     twice = sum(content["videos"]["indexed"] for content in each) - videos
@@ -72,15 +103,7 @@ def _total(archive: ArchiveReader, each: list[dict[str, Any]]) -> str:
 
 
 def _lines(content: dict[str, Any]) -> list[str]:
-    videos = content["videos"]
-    failures = ", ".join(f"{count} {kind}" for kind, count in content["failures_by_kind"].items())
-    lines = [
-        f"Archive   {printable(content['archive'])}",
-        f"Videos    {videos['indexed']} indexed ({clock(content['video_s'])}), {videos['pending']} pending, "
-        f"{videos['failed']} failed" + (f" ({printable(failures)})" if failures else ""),
-        f"Rows      {content['rows']['segments']} segments, {content['rows']['memories']} memory slots, "
-        f"{content['rows']['annotations']} texts",
-    ]
+    lines = [f"Archive   {printable(content['archive'])}", *_counted(content)]
     for index in content["indexes"]:
         lines.append(f"Index     {index['table']}.{index['column']}: {_index(index)}")
     lines += [f"Warning   {printable(warning)}" for warning in content["warnings"]]
@@ -95,6 +118,17 @@ def _lines(content: dict[str, Any]) -> list[str]:
     if not content["running"]:
         lines.append("Running   nothing")
     return lines
+
+
+def _counted(content: dict[str, Any]) -> list[str]:
+    videos = content["videos"]
+    failures = ", ".join(f"{count} {kind}" for kind, count in content["failures_by_kind"].items())
+    return [
+        f"Videos    {videos['indexed']} indexed ({clock(content['video_s'])}), {videos['pending']} pending, "
+        f"{videos['failed']} failed" + (f" ({printable(failures)})" if failures else ""),
+        f"Rows      {content['rows']['segments']} segments, {content['rows']['memories']} memory slots, "
+        f"{content['rows']['annotations']} texts",
+    ]
 
 
 def _index(index: dict[str, Any]) -> str:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.commands.options import add_log_format
 from malmm.jobs.commands.run_job import add_file
 from malmm.jobs.terminal.text import printable
 from malmm.pipeline.schema.errors import ConfigError
+from malmm.pipeline.schema.partition import Partition, all_partitions
+
+if TYPE_CHECKING:
+    from malmm.jobs.files.job import Job
 
 __all__ = ["add_parser", "run"]
 
@@ -25,7 +30,8 @@ def add_parser(commands: Commands) -> None:
         description="Send a job file and this package to a Ray cluster's job server, run it there, and follow its "
         "log to the end. The cluster's nodes need this package's dependencies, as an image made with "
         "the Dockerfile has, and paths in the file are theirs. Variables marked in the file are "
-        "read there; --env hands one over.",
+        "read there; --env hands one over. A job with partitions becomes a Ray job for each of them, which run at the "
+        "same time.",
         epilog="examples:\n"
         "  malmm submit job.yaml --address http://127.0.0.1:8265\n"
         "  malmm submit job.yaml --env AWS_PROFILE --set archive=s3://bucket/archive --no-wait\n\n"
@@ -45,6 +51,12 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--wheel", metavar="FILE", help="a wheel of malmm-ray (default: made of what is installed)"
     )
+    parser.add_argument(
+        "--partition",
+        type=int,
+        metavar="K",
+        help="of a job with `partitions: N`, submit partition K alone (default: all, each with an Nth of the share)",
+    )
     parser.add_argument("--no-wait", action="store_true", help="do not follow the log")
     parser.add_argument(
         "--json", action="store_true", help="have the job print its outcome as one JSON object"
@@ -55,7 +67,7 @@ def add_parser(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Submit the job and exit with its exit code."""
     from malmm.jobs.clusters.placeholders import load_unexpanded
-    from malmm.jobs.clusters.submitting import submit
+    from malmm.jobs.clusters.submitting import Submission, submit
 
     loaded = load_unexpanded(arguments.job, sets=arguments.set)
     address = arguments.address or loaded.job.cluster.address
@@ -75,13 +87,28 @@ def run(arguments: argparse.Namespace) -> int:
     _, code = submit(
         Path(arguments.job),
         address,
-        options=options,
+        jobs=[
+            Submission([*options, *each], label) for label, each in _each_job(loaded.job, arguments.partition)
+        ],
         variables=dict(_variable(each) for each in arguments.env),
         wheel=wheel,
         wait=not arguments.no_wait,
         say=say,
     )
     return code
+
+
+def _each_job(job: Job, only: int | None) -> list[tuple[str, list[str]]]:
+    """The label and the options of each Ray job: one, or one for each partition, with its part of the job's share."""
+    if job.partitions is None:
+        if only is not None:
+            raise ConfigError(
+                f"--partition {only}: the job has no partitions; write `partitions: N` in its file"
+            )
+        return [("", [])]
+    chosen = all_partitions(job.partitions) if only is None else [Partition(job.partitions, only)]
+    share = ["--set", f"cluster.share={job.cluster.share / job.partitions:.6g}"]
+    return [(each.name, ["--partition", str(each.index), *share]) for each in chosen]
 
 
 def _variable(option: str) -> tuple[str, str]:

@@ -19,6 +19,9 @@ name: {name}
 # Where the archive is or will be: a directory (seen from where malmm is started) or an s3:// URI.
 archive: {archive}
 
+# For more GPUs than one driver can feed: several archives below that address, filled at once and searched as one.
+# partitions: 8
+
 # What is done, in this order. Every step is safe to repeat: what is there is not made twice.
 steps:
   - index:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from malmm.jobs.answer_schemas import typed_prompt
 from malmm.jobs.commands import annotate, export, index, optimize, transcribe
 from malmm.pipeline.schema.errors import ConfigError
+from malmm.pipeline.schema.partition import Partition
 from malmm.pipeline.schema.prompts import Prompt
 
 __all__ = [
@@ -35,9 +36,12 @@ KINDS: dict[str, ModuleType] = {
     "export": export,
 }
 
-#: The archive is the job's, a dry run the command line's, labels and schemas are each prompt's own, and the rest is
-#: the cluster's.
-NOT_IN_STEPS = ("archive", "dry_run", "labels", "schema", "spans", "share", "nodes", "label")
+#: The archive and its partitions are the job's, a dry run the command line's, labels and schemas are each prompt's own,
+#: and the rest is the cluster's.
+NOT_IN_STEPS = (
+    *("archive", "partitions", "partition", "dry_run", "labels", "schema", "spans"),
+    *("share", "nodes", "label"),
+)
 #: Options that may be repeated are lists or maps in a file, and are called so.
 SPELLED = {"prompt": "prompts", "resource": "resources", "video": "videos"}
 _SETTINGS = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -137,16 +141,27 @@ def step_model(kind: str) -> type[BaseModel]:
 
 
 def arguments_of(
-    kind: str, step: BaseModel, archive: str, cluster: BaseModel, *, dry_run: bool
+    kind: str,
+    step: BaseModel,
+    archive: str,
+    cluster: BaseModel,
+    *,
+    partition: Partition | None = None,
+    dry_run: bool,
 ) -> argparse.Namespace:
     """Convert a step into the command's parsed options. Raises ConfigError for an invalid prompt.
 
-    ``cluster`` is the job's, which holds what all steps may use of a cluster.
+    ``archive`` is the job's, with all its partitions. ``cluster`` is the job's, which holds what all steps may use of a
+    cluster.
     """
     fields: dict[str, Any] = dict.fromkeys(NOT_IN_STEPS)
     for name in Options(KINDS[kind]).declared:
         if name not in NOT_IN_STEPS:
             fields[name] = getattr(step, SPELLED.get(name, name))
+    if partition is not None and kind == "index":
+        fields |= {"partitions": partition.number, "partition": partition.index}
+    elif partition is not None:
+        archive = partition.below(archive)
     fields |= {"archive": archive, "dry_run": dry_run}
     if kind in ("index", "annotate"):
         fields["prompt"] = [prompt_of(name, prompt) for name, prompt in fields["prompt"].items()]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from malmm.jobs.files.fields import KINDS, step_model
+from malmm.pipeline.schema.partition import Partition
 
 __all__ = ["Cluster", "Job", "Schedule", "Secret", "Step", "json_schema"]
 
@@ -157,6 +158,13 @@ class Job(BaseModel):
     archive: str = Field(
         min_length=1, description="where the archive is or will be: a directory or an s3:// URI"
     )
+    partitions: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="divide the videos among so many archives below `archive`, each filled by a run of its own and all "
+        "searched as one",
+    )
     index: _Index = None  # type: ignore[valid-type]
     annotate: _Annotate = None  # type: ignore[valid-type]
     transcribe: _Transcribe = None  # type: ignore[valid-type]
@@ -172,7 +180,20 @@ class Job(BaseModel):
     @model_validator(mode="after")
     def _has_one_kind(self) -> Job:
         _one_of_the_kinds(self, ("steps",))
+        if self.partitions is not None and any(kind == "export" for _, kind, _ in self.each_step()):
+            raise ValueError(
+                f"partitions and a step `export` together: each partition would write the same files; `malmm export "
+                f"--archive {self.archive}` exports all of them as one"
+            )
         return self
+
+    def archive_of(self, partition: int) -> str:
+        """The archive that the steps work on: the job's, or that of a partition, where it has partitions."""
+        return (
+            self.archive
+            if self.partitions is None
+            else Partition(self.partitions, partition).below(self.archive)
+        )
 
     def each_step(self) -> list[tuple[tuple[str | int, ...], str, BaseModel]]:
         """Return each step's place in the file, kind and fields, in order."""

@@ -18,6 +18,7 @@ from malmm.jobs.files.problems import JobFileError, Problem
 from malmm.jobs.files.tree import Tree, parse
 from malmm.jobs.files.wording import worded
 from malmm.pipeline.schema.errors import ConfigError
+from malmm.pipeline.schema.partition import Partition
 
 __all__ = ["LoadedJob", "LoadedStep", "load", "name_of"]
 
@@ -43,11 +44,12 @@ class LoadedJob:
     name: str
     steps: tuple[LoadedStep, ...]
     variables_needed: tuple[str, ...]
+    partition: int = 0
 
     @property
     def archive(self) -> str:
-        """The archive of all steps."""
-        return self.job.archive
+        """The archive of all steps: that of one partition, if the job has partitions."""
+        return self.job.archive_of(self.partition)
 
 
 def load(
@@ -55,11 +57,13 @@ def load(
     *,
     sets: Sequence[str] = (),
     dry_run: bool = False,
+    partition: int | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> LoadedJob:
     """Load a job file. ``sets`` are ``KEY=VALUE`` overrides.
 
-    Raises JobFileError with all errors in the file, and ConfigError if it cannot be read.
+    The steps are those of one ``partition``, if the job has partitions: of the first where none is named. Raises
+    JobFileError with all errors in the file, and ConfigError if it cannot be read or has no such partition.
     """
     try:
         text = Path(path).read_bytes()
@@ -72,11 +76,12 @@ def load(
     problems = list(tree.problems)
     job = _validated(tree, problems)
     steps: list[LoadedStep] = []
+    own = None if job is None else _partition(job, partition)
     if job is not None:
         if job.schedule is not None:
             _check_schedule(job, tree, problems)
         for place, kind, fields in job.each_step():
-            steps += _configured(job, place, kind, fields, dry_run, tree, problems)
+            steps += _configured(job, own, place, kind, fields, dry_run, tree, problems)
     if problems or job is None:
         raise JobFileError(path, problems)
     return LoadedJob(
@@ -86,7 +91,18 @@ def load(
         job.name or name_of(path),
         tuple(steps),
         tuple(sorted(name for name, optional in tree.variables.items() if not optional)),
+        own.index if own is not None else 0,
     )
+
+
+def _partition(job: Job, index: int | None) -> Partition | None:
+    if job.partitions is not None:
+        return Partition(job.partitions, index or 0)
+    if index is not None:
+        raise ConfigError(
+            f"--partition {index}: the job has no partitions; write `partitions: N` in its file"
+        )
+    return None
 
 
 def name_of(path: str) -> str:
@@ -151,6 +167,7 @@ def _check_schedule(job: Job, tree: Tree, problems: list[Problem]) -> None:
 
 def _configured(
     job: Job,
+    partition: Partition | None,
     place: tuple[str | int, ...],
     kind: str,
     fields: BaseModel,
@@ -171,7 +188,7 @@ def _configured(
     if wrong_prompts:
         right = {name: prompt for name, prompt in prompts.items() if name not in wrong_prompts}
         fields = fields.model_copy(update={"prompts": right})
-    arguments = arguments_of(kind, fields, job.archive, job.cluster, dry_run=dry_run)
+    arguments = arguments_of(kind, fields, job.archive, job.cluster, partition=partition, dry_run=dry_run)
     for _ in range(_MOST_FAULTS):
         try:
             return [LoadedStep(kind, KINDS[kind].configure(arguments))]

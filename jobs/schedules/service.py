@@ -91,8 +91,10 @@ class Service:
             lane.stop()
 
     def _catch_up(self, name: str, job: LoadedJob, now: datetime) -> None:
+        # Partitions take turns: a run is over when the last one's is.
+        archive = job.job.archive_of((job.job.partitions or 1) - 1)
         try:
-            since = missed(self._crons[name], read_runs(job.archive, job=name), now)
+            since = missed(self._crons[name], read_runs(archive, job=name), now)
         except ArchiveError as error:
             self._say("no history", level="warning", job=name, reason=str(error))
             return

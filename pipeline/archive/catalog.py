@@ -8,7 +8,8 @@ A catalog is YAML (JSON is a kind of it), with a list of archives, each an addre
         archive: s3://films/south
         media_roots: [s3://films/videos/]
 
-The order counts: a video that is in several archives belongs to the first of them.
+The address of archives in partitions (``archive.partitions``) stands for the catalog in it, which holds also what is
+fixed for all of them. The order counts: a video that is in several archives belongs to the first of them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from malmm.pipeline.archive.location import absolute, is_local, resolve, table_uri
+from malmm.pipeline.archive.partitions import CATALOG_NAME, has_catalog
 from malmm.pipeline.schema.errors import ConfigError
 from malmm.pipeline.sources.backend_errors import classify
 
@@ -59,8 +61,15 @@ def entries_of(given: Sequence[str]) -> list[Entry]:
 
 
 def names_several(given: Sequence[str]) -> bool:
-    """Whether these addresses are meant as several archives: more than one, a glob, or a catalog file."""
-    return len(given) != 1 or _is_catalog(given[0]) or (glob.has_magic(given[0]) and not _is_there(given[0]))
+    """Whether these addresses are meant as several archives: more than one, a glob, a catalog file or its folder.
+
+    Raises ArchiveError if an object store cannot be asked for a catalog.
+    """
+    if len(given) != 1 or _is_catalog(given[0]):
+        return True
+    if glob.has_magic(given[0]) and not _is_there(given[0]):
+        return True
+    return has_catalog(given[0])
 
 
 def _is_there(address: str) -> bool:
@@ -78,7 +87,7 @@ def _is_catalog(address: str) -> bool:
 def _of_address(address: str) -> list[Entry]:
     place = resolve(address)
     if not glob.has_magic(address) or _is_there(address):
-        return [Entry("", place)]
+        return _of_catalog(f"{place}/{CATALOG_NAME}") if has_catalog(place) else [Entry("", place)]
     folders = _globbed(place)
     if not folders:
         raise ConfigError(f"--archive {address!r}: no archive matches this glob")
@@ -108,7 +117,7 @@ def _of_catalog(address: str) -> list[Entry]:
     place = absolute(address)
     content = _read(address, place)
     listed = content.get("archives") if isinstance(content, dict) else None
-    if not isinstance(listed, list) or not listed or set(content) != {"archives"}:
+    if not isinstance(listed, list) or not listed or set(content) - {"partitions"} != {"archives"}:
         raise ConfigError(
             f"{address} is not a catalog of archives: it must hold a list `archives:`, and nothing else"
         )

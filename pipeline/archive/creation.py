@@ -19,29 +19,17 @@ from malmm.pipeline.archive.location import (
     open_dataset,
     resolve,
 )
+from malmm.pipeline.archive.partitions import refuse_partitioned
+from malmm.pipeline.archive.recipe_mismatch import mismatch
 from malmm.pipeline.archive.recipes_table import Generation, beside, in_force, is_generation, record_first
 from malmm.pipeline.archive.run_history import RUNS_TABLE
 from malmm.pipeline.archive.search_indexes import make_words_indexes
 from malmm.pipeline.archive.store_check import check_store
 from malmm.pipeline.schema.config import Recipe
-from malmm.pipeline.schema.errors import ArchiveError, RecipeMismatch
+from malmm.pipeline.schema.errors import ArchiveError
 from malmm.pipeline.schema.tables import LATER_TABLES, memories_schema, of_this_or_before, table_schemas
 
 __all__ = ["address_of_rows", "create_or_load", "load_if_there", "recipe_if_there"]
-
-# The command-line option of each recipe field. The image size comes with the model.
-OPTIONS = {
-    "model_fingerprint": "--model",
-    "retrieval_fingerprint": "--retrieval-model",
-    "fps": "--fps",
-    "sampling": "--sampling",
-    "segment_s": "--segment-s",
-    "min_segment_s": "--min-segment-s",
-    "bank_length": "--bank-length",
-    "merge_policy": "--merge-policy",
-    "tokens": "--tokens",
-    "image_size": "the model's image size",
-}
 
 
 def recipe_if_there(uri: str) -> Recipe | None:
@@ -104,7 +92,8 @@ def create_or_load(
     address = found.address(root)
     if not found.recipe.takes(recipe):
         if not reindex:
-            raise _mismatch(root, found.recipe, recipe)
+            ways_out = "use the stored ones, give another --archive, or recompute all rows with --reindex"
+            raise mismatch(root, found.recipe, recipe, ways_out=ways_out)
         address = beside(root, recipe).address(root)
         own = in_force(address) or _create(address, recipe, vector_size)
         if not own.recipe.takes(recipe):
@@ -150,6 +139,7 @@ def _create_tables(place: str, schemas: dict[str, pa.Schema]) -> None:
 
 def _refuse_strangers(place: str, names: set[str]) -> None:
     """Raise ArchiveError for any unknown file in a directory, or any unknown table under an object store's prefix."""
+    refuse_partitioned(place, "give the run its --partitions")
     names = names | {WRITER_TABLE, RUNS_TABLE, *LATER_TABLES}
     if is_local(place):
         folder = Path(place)
@@ -173,24 +163,3 @@ def _refuse_strangers(place: str, names: set[str]) -> None:
             "give --archive a new or empty directory",
             uri=place,
         )
-
-
-def _mismatch(place: str, stored: Recipe, asked: Recipe) -> RecipeMismatch:
-    differences = stored.differences(asked)
-    said = []
-    for field, before, now in differences:
-        option = OPTIONS.get(field, field)
-        if field.endswith("_fingerprint"):
-            name = "model" if field == "model_fingerprint" else "retrieval_model"
-            was, wanted = str(getattr(stored, name)), str(getattr(asked, name))
-            if was == wanted:
-                said.append(f"{option} {was} has other weights than when the archive was made")
-                continue
-            before, now = was, wanted
-        said.append(f"{option} {before} stored, {now} asked")
-    return RecipeMismatch(
-        f"{place} was made with other options ({'; '.join(said)}): "
-        "use the stored ones, give another --archive, or recompute all rows with --reindex",
-        uri=place,
-        differences=differences,
-    )

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from malmm.pipeline.archive.location import is_local, resolve
 from malmm.pipeline.archive.memories import MEMORY_COLUMNS, SlotReader
+from malmm.pipeline.archive.partitions import refuse_partitioned
 from malmm.pipeline.archive.predicates import equals, is_in
 from malmm.pipeline.archive.recipes_table import in_force
 from malmm.pipeline.archive.table_reader import TableReader
@@ -50,6 +51,9 @@ class ArchiveReader:
             raise ArchiveError(f"{uri} is a file, and an archive is a directory", uri=place)
         found = in_force(place)
         if found is None:
+            refuse_partitioned(
+                place, "name one of them, or all with `malmm run` and a job file with partitions"
+            )
             raise ArchiveError(
                 f"there is no archive at {uri}: make one with `malmm index VIDEOS --archive {uri}`", uri=place
             )

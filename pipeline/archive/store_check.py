@@ -20,7 +20,7 @@ import fsspec
 from malmm.pipeline.archive.location import is_local, lance_errors, table_uri
 from malmm.pipeline.schema.errors import ArchiveError
 
-__all__ = ["check_store", "store_name"]
+__all__ = ["check_store", "s3_filesystem", "store_name"]
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
 _REFUSED = {409, 412}
@@ -44,7 +44,7 @@ def store_name(archive_uri: str) -> str:
     if not archive_uri.startswith("s3://") or endpoint is None:
         return f"{archive_uri} at its usual place"
     with lance_errors(archive_uri, "read"):
-        dates = [found["LastModified"] for found in _filesystem().find(oldest, detail=True).values()]
+        dates = [found["LastModified"] for found in s3_filesystem().find(oldest, detail=True).values()]
     return f"{archive_uri} at {endpoint}, since {min(dates, default=None)}"
 
 
@@ -81,7 +81,7 @@ def _check_links(folder: Path) -> None:
 def _check_condition(archive_uri: str) -> None:
     bucket, _, prefix = archive_uri.removeprefix("s3://").partition("/")
     key = f"{prefix}/.malmm-probe-{secrets.token_hex(8)}".lstrip("/")
-    filesystem = _filesystem()
+    filesystem = s3_filesystem()
     with lance_errors(archive_uri, "write to"):
         try:
             _put_if_new(filesystem, bucket, key)
@@ -109,8 +109,8 @@ def _endpoint() -> str | None:
     return next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), None)
 
 
-def _filesystem() -> Any:
-    """The store that Lance writes to, whatever a profile says of others."""
+def s3_filesystem() -> Any:
+    """S3 or its imitation, the one that Lance writes to, whatever a profile says of others."""
     return fsspec.filesystem(
         "s3",
         endpoint_url=_endpoint(),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from malmm.pipeline.schema.errors import SourceError
+from malmm.pipeline.schema.partition import Partition
 from malmm.pipeline.sources.listing import SourceFile, list_sources
 
 __all__ = ["BackgroundListing"]
@@ -17,14 +18,19 @@ _WAKE_S = 0.5
 class BackgroundListing:
     """Lists sources into ``found``, in order: files, and a SourceError for each source that cannot be listed.
 
-    Files whose URI is in ``leave_out`` are counted in ``left_out`` and not in ``found``.
-    ``has_file`` says whether ``found`` has a file, ``ended`` whether the listing is complete. Any other exception of
-    the listing is raised by ``ended`` and ``wait``.
+    Files whose URI is in ``leave_out`` are counted in ``left_out`` and not in ``found``. Files that do not belong to
+    the run's ``partition`` are counted in ``elsewhere`` and not in ``found``. ``has_file`` says whether a file was
+    listed, of this partition or another, and ``ended`` whether the listing is complete. Any other exception of the
+    listing is raised by ``ended`` and ``wait``.
     """
 
-    def __init__(self, sources: Sequence[str], leave_out: Collection[str] = ()) -> None:
+    def __init__(
+        self, sources: Sequence[str], leave_out: Collection[str] = (), partition: Partition | None = None
+    ) -> None:
         self.leave_out = leave_out
+        self.partition = partition
         self.left_out = 0
+        self.elsewhere = 0
         self.found: list[SourceFile | SourceError] = []
         self.has_file = False
         self._error: BaseException | None = None
@@ -67,8 +73,12 @@ class BackgroundListing:
                 if found.uri in self.leave_out:
                     self.left_out += 1
                     continue
+                is_file = isinstance(found, SourceFile)
+                self.has_file = self.has_file or is_file
+                if is_file and self.partition is not None and not self.partition.holds(found.uri):
+                    self.elsewhere += 1
+                    continue
                 self.found.append(found)
-                self.has_file = self.has_file or isinstance(found, SourceFile)
                 with self._changed:
                     self._changed.notify_all()
         except BaseException as error:  # noqa: BLE001 - raised again by whoever waits

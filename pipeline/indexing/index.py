@@ -19,6 +19,7 @@ from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.indexing.background_listing import BackgroundListing
 from malmm.pipeline.indexing.missing_annotations import something_missing
 from malmm.pipeline.indexing.model_choice import chosen_model
+from malmm.pipeline.indexing.partition_run import partition_run
 from malmm.pipeline.indexing.pending_work import PendingWork
 from malmm.pipeline.indexing.run_reports import IndexReport
 from malmm.pipeline.indexing.typed_prompts import check_vocabulary
@@ -76,7 +77,8 @@ def index(
     report = IndexReport(archive=config.archive, model=config.model)
     tell(Progress("listing"))
     left_out = read_left_out(config.leave_out).whole if config.leave_out else ()
-    with BackgroundListing(config.sources, left_out).running() as listing:
+    share = partition_run(config, left_out)
+    with BackgroundListing(config.sources, left_out, config.partition).running() as listing:
         listing.wait(lambda: listing.has_file)
         _refuse_nothing(listing)
         if not config.dry_run:
@@ -87,6 +89,8 @@ def index(
         report.notice = models.notice
         check_vocabulary(models.checkpoint, config.prompts)
         recipe, vector_size = make_recipe(config, models), vectors_length(models)
+        if share is not None:
+            share.fix(recipe, vector_size, dry_run=config.dry_run)
         archive = Archive.open_if_there(config.archive, recipe, vector_size, reindex=config.reindex)
         if archive is not None:
             recipe = replace(recipe, indexed_with=archive.recipe.indexed_with)
@@ -96,6 +100,8 @@ def index(
         listing.wait(lambda: work.look() and not whole)
         work.look()
         vanished = work.vanished() if config.prune else {}
+        if share is not None and config.prune and not config.dry_run:
+            vanished = share.prunable(vanished)
         run: Any = None
         if config.dry_run or work.files or vanished or work.relabelled or _lacks_texts(config, archive):
             from malmm.pipeline.indexing.driver import Run
@@ -110,7 +116,9 @@ def index(
                 report.interrupted = True
         report.videos_listed, report.videos_unchanged = work.listed, work.unchanged
         report.videos_left, report.videos_given_up = work.left, len(work.given_up)
-        report.videos_forgotten = work.forgotten
+        report.videos_forgotten, report.videos_elsewhere = work.forgotten, listing.elsewhere
+        if share is not None:
+            share.finish(archive, report)
         report.failures = work.failures() + (run.ledger.standing() if run is not None else [])
     if config.transcribe and not (config.dry_run or report.interrupted):
         # Loads decoders, which other runs need not wait for.

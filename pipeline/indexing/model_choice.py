@@ -21,6 +21,8 @@ from malmm.model.checkpoints.resolve import (
 from malmm.model.published.catalogue import published
 from malmm.model.published.choice import choose
 from malmm.pipeline.archive.creation import recipe_if_there
+from malmm.pipeline.archive.location import resolve
+from malmm.pipeline.archive.partitions import partitioned_at
 from malmm.pipeline.cluster.equipment import Equipment, workers_equipment
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.progress import OnProgress, Progress
@@ -53,7 +55,7 @@ def chosen_model(config: IndexConfig, tell: OnProgress, *, verbose: bool = False
         named = replace(config, model=_pinned(name, tell))
         _announce_retrieval(named, tell)
         return ChosenModel(named)
-    recipe = recipe_if_there(config.archive)
+    recipe = _fixed_recipe(config)
     if recipe is not None:
         try:
             return ChosenModel(_of_archive(config, recipe, tell))
@@ -70,6 +72,15 @@ def chosen_model(config: IndexConfig, tell: OnProgress, *, verbose: bool = False
     if named.retrieval_model is None:
         named = replace(named, retrieval_model=_pinned(CHOSEN_TOWER, tell))
     return ChosenModel(named, why)
+
+
+def _fixed_recipe(config: IndexConfig) -> Recipe | None:
+    """The recipe of the archive, or of all partitions if it is one of them; None where nothing is fixed yet."""
+    if config.partition is not None:
+        found = partitioned_at(config.partition.parent_of(resolve(config.archive)))
+        if found is not None:
+            return found.recipe
+    return recipe_if_there(config.archive)
 
 
 def _announce_retrieval(config: IndexConfig, tell: OnProgress) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from malmm.pipeline.schema.exit_codes import exit_code_of
+from malmm.pipeline.schema.partition import Partition
 from malmm.pipeline.schema.records import Failure
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Plan:
 class IndexReport:
     """Result of an indexing run. Counts are of this run, except ``videos_unchanged``.
 
+    ``partition`` is the run's partition, and ``videos_elsewhere`` are listed and belong to others. ``videos_kept`` were
+    to be pruned and are not yet, because the partitions ``not_listed`` have not listed all sources.
     ``videos_left`` were left for later by a limit, ``videos_forgotten`` were to be forgotten by `malmm forget`.
     ``videos_given_up`` failed permanently before, have not changed and were not tried again; ``failures`` includes
     theirs. ``switched``: the rows of a new recipe replaced those of the old one; ``videos_not_reindexed``: how many
@@ -57,6 +60,10 @@ class IndexReport:
     videos_forgotten: int = 0
     videos_given_up: int = 0
     videos_pruned: int = 0
+    videos_elsewhere: int = 0
+    videos_kept: int = 0
+    not_listed: list[str] = field(default_factory=list)
+    partition: Partition | None = None
     videos_not_reindexed: int = 0
     switched: bool = False
     videos_indexed: int = 0

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from malmm.pipeline.schema.cluster_use import WHOLE_CLUSTER, ClusterUse
 from malmm.pipeline.schema.decoding import TextSettings
 from malmm.pipeline.schema.errors import ConfigError
+from malmm.pipeline.schema.partition import Partition
 from malmm.pipeline.schema.prompts import CAPTION, Prompt
 from malmm.pipeline.schema.stable_ids import stable_id
 
@@ -150,8 +151,9 @@ class IndexConfig:
     with ``prune`` they are deleted. ``transcribe`` is a Whisper checkpoint with which what is said is stored too,
     after the subtitles that videos come with, or ``subtitles`` for these alone. ``compile`` compiles the vision
     encoder, which changes speed and rounding (as another device does) but not the recipe. ``texts`` are the settings
-    of generation. ``resources`` are (name, value) pairs with names from ``RESOURCES``; they override what is chosen
-    from the cluster's size. ``cluster`` is what the run may use of it.
+    of generation. ``partition`` is the share of the sources that the run indexes, into an archive of its own below the
+    address of all partitions. ``resources`` are (name, value) pairs with names from ``RESOURCES``; they override what
+    is chosen from the cluster's size. ``cluster`` is what the run may use of it.
     """
 
     sources: tuple[str, ...]
@@ -181,12 +183,19 @@ class IndexConfig:
     reindex: bool = False
     transcribe: str = ""
     leave_out: str | None = None
+    partition: Partition | None = None
 
     def __post_init__(self) -> None:
         if not self.sources:
             raise ConfigError("no sources: name at least one video, directory or glob")
         if not self.archive:
             raise ConfigError("no archive: give --archive a directory or an s3:// URI")
+        if self.partition is not None:
+            self.partition.parent_of(self.archive)
+            if self.reindex:
+                raise ConfigError(
+                    "--reindex: the recipe of an archive in partitions is fixed; index into another --archive"
+                )
         if not (math.isfinite(self.fps) and 0 < self.fps <= 1000):
             raise ConfigError(f"--fps {self.fps:g}: sampled frames a second must be above 0 and at most 1000")
         if not (math.isfinite(self.segment_s) and self.segment_s > 0):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from malmm.pipeline.schema.errors import ConfigError
 
 __all__ = [
@@ -13,6 +15,7 @@ __all__ = [
     "EXIT_USAGE",
     "exit_code_of",
     "exit_code_of_error",
+    "worst_code",
 ]
 
 EXIT_OK = 0
@@ -21,6 +24,9 @@ EXIT_USAGE = 2
 EXIT_SOME_FAILED = 3
 EXIT_NOT_FOUND = 4
 EXIT_INTERRUPTED = 130
+# The worst first; a program that was ended in another way has failed.
+_RANKS = {EXIT_INTERRUPTED: 0, EXIT_USAGE: 1, EXIT_FAILED: 2, EXIT_SOME_FAILED: 4, EXIT_OK: 5}
+_RANK_OF_OTHERS = 3
 
 
 def exit_code_of(*, interrupted: bool, failed: bool, done: bool) -> int:
@@ -32,6 +38,11 @@ def exit_code_of(*, interrupted: bool, failed: bool, done: bool) -> int:
     if not failed:
         return EXIT_OK
     return EXIT_SOME_FAILED if done else EXIT_FAILED
+
+
+def worst_code(codes: Iterable[int]) -> int:
+    """The exit code of a whole whose parts ended with these, one at least."""
+    return min(codes, key=lambda code: _RANKS.get(code, _RANK_OF_OTHERS))
 
 
 def exit_code_of_error(error: BaseException) -> int:

@@ -14,8 +14,10 @@ from support.archive_rows import RECIPE, VECTOR_SIZE, video
 
 from malmm.jobs.cli import main
 from malmm.jobs.commands.serve import ready_lines
+from malmm.pipeline.archive.partitions import fix_partitions
 from malmm.pipeline.archive.run_history import RunRecord, write_run
 from malmm.pipeline.archive.writer import Archive
+from malmm.pipeline.schema.partition import all_partitions
 from malmm.pipeline.schema.progress import Progress
 from malmm.pipeline.schema.rows import Failure
 from malmm.pipeline.web.settings import ServeConfig
@@ -86,3 +88,18 @@ def test_the_prompt_and_several_archives_say_it_too(
         == 0
     )
     assert "all 2 archives are empty: run `malmm index VIDEOS --archive " in capsys.readouterr().out
+
+
+def test_of_partitions_it_names_all_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = str(tmp_path / "films")
+    fix_partitions(place, 2, RECIPE)
+    parts = [Archive.create_or_open(each.below(place), RECIPE, VECTOR_SIZE) for each in all_partitions(2)]
+    assert main(["status", "--archive", place]) == 0
+    hint = f"all 2 archives are empty: run `malmm index VIDEOS --archive {place} --partitions 2`"
+    assert f"Hint      {hint}\n" in capsys.readouterr().out
+    assert main(["search", "a car", "--signals", "text", "--archive", place]) == 0
+    assert capsys.readouterr().out == f"Nothing found: {hint}\n"
+    failed(parts[1])
+    assert main(["status", "--archive", place, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert f"1 file failed: `malmm failures --archive {place}/part-0001`" in shown["hint"]

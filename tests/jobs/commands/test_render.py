@@ -216,3 +216,29 @@ def test_what_could_not_run_there_is_refused(job: Path, capsys: pytest.CaptureFi
         job.write_text(wrong)
         assert main(["render", str(job), "--target", target]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_job_with_partitions_has_a_cluster_for_each(
+    job: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("--set", "partitions=12", "--set", f"name={'n' * 32}")
+    config, *made = yaml.safe_load_all(rendered(capsys, job, "kuberay", *names))
+    assert config["metadata"]["name"] == f"malmm-{'n' * 32}"
+    for index, each in enumerate(made):
+        check_rayjob(each)
+        assert each["spec"]["entrypoint"].endswith(f"--partition {index}")
+        # KubeRay's longest is 47, and a CronJob puts a dash and five letters behind it.
+        assert len(each["metadata"]["name"]) <= 41
+    assert len({each["metadata"]["name"] for each in made}) == 12
+    documents = list(yaml.safe_load_all(rendered(capsys, job, "cronjob", "--set", "partitions=2")))
+    created = json.loads(documents[0]["data"]["rayjob.json"])
+    assert (created["kind"], len(created["items"])) == ("List", 2)
+    for each in created["items"]:
+        check_rayjob(each)
+        assert "name" not in each["metadata"]
+    script = tmp_path / "job.sh"
+    script.write_text(rendered(capsys, job, "slurm", "--set", "partitions=2"))
+    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+    assert "#SBATCH --array=0-1\n" in script.read_text()
+    assert ' --partition "$SLURM_ARRAY_TASK_ID" &\n' in script.read_text()
+    assert "ARRAY" not in rendered(capsys, job, "slurm")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from support.split_rows import Library
 
 from malmm.jobs.cli import main
+from malmm.pipeline.archive.partitions import fix_partitions
 
 LIBRARY = Library(videos=4, segments=2, slots=2)
 
@@ -119,3 +121,49 @@ def test_a_wrong_catalog_is_one_sentence(
     assert err.startswith("error: ")
     assert problem in err
     assert err.count("\n") == 1
+
+
+def test_partitions_are_shown_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "films"
+    fix_partitions(str(place), 3, LIBRARY.recipe)
+    for index, videos in enumerate([(0, 1), (2,), (3,)]):
+        LIBRARY.put(str(place / f"part-000{index}"), videos)
+    code, out, err = said(capsys, "status", "--archive", str(place))
+    lines = out.splitlines()
+    assert (code, err) == (0, "")
+    assert lines[0] == f"Archive   {place}, 3 partitions, {LIBRARY.recipe.model}"
+    assert lines[1].startswith("Videos    4 indexed")
+    assert [line.split(",")[0] for line in lines[-3:]] == [
+        "part-0000 2 indexed",
+        "part-0001 1 indexed",
+        "part-0002 1 indexed",
+    ]
+    code, out, _ = said(capsys, "status", "--archive", str(place / "catalog.yaml"), "--json")
+    shown = json.loads(out)
+    assert (shown["number"], shown["videos"]["indexed"], shown["left_out"]) == (3, 4, [])
+    assert shown["rows"]["memories"] == LIBRARY.tables["memories"].num_rows
+    assert [(each["name"], each["videos"]["indexed"]) for each in shown["partitions"]] == [
+        ("part-0000", 2),
+        ("part-0001", 1),
+        ("part-0002", 1),
+    ]
+    assert shown["bytes"] == sum(
+        table["bytes"] for each in shown["partitions"] for table in each["storage"].values()
+    )
+    # Whatever takes several archives takes the address of all partitions.
+    asked = ("search", "red car dog star river", "--signals", "text", "-k", "50", "--json")
+    code, out, _ = said(capsys, *asked, "--archive", str(place))
+    assert (code, {each["archive"] for each in json.loads(out)["moments"]}) == (
+        0,
+        {"part-0000", "part-0001", "part-0002"},
+    )
+    code, out, _ = said(capsys, "export", "--archive", str(place), "--format", "jsonl")
+    assert (code, len(out.splitlines())) == (0, LIBRARY.tables["annotations"].num_rows)
+    code, _, err = said(capsys, "runs", "--archive", str(place))
+    assert code == 1
+    assert "holds several, which catalog.yaml lists: name one of them" in err
+    shutil.rmtree(place / "part-0001")
+    code, out, err = said(capsys, "status", "--archive", str(place))
+    assert code == 3
+    assert "left out: part-0001" in err
+    assert out.splitlines()[1].startswith("Videos    3 indexed")

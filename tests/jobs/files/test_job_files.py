@@ -19,6 +19,7 @@ from malmm.jobs.files.problems import JobFileError
 from malmm.pipeline.schema.cluster_use import ClusterUse
 from malmm.pipeline.schema.config import AnnotateConfig, ExportConfig, IndexConfig, OptimizeConfig, Prompt
 from malmm.pipeline.schema.errors import ConfigError
+from malmm.pipeline.schema.partition import Partition
 
 
 def loaded(folder: Path, text: str, *sets: str, **environment: str) -> LoadedJob:
@@ -348,3 +349,29 @@ def test_faults_are_a_line_each_on_the_command_line(
     assert main(["run", "job.yaml", "--log-format", "json"]) == 2
     said = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [each["event"] for each in said] == ["error"] * 3
+
+
+def test_partitions_have_archives_of_their_own(tmp_path: Path) -> None:
+    text = (
+        "archive: a/\npartitions: 8\nsteps:\n  - index: {sources: v}\n  - annotate: {prompts: {q: 'Who?'}}\n"
+    )
+    path = tmp_path / "job.yaml"
+    path.write_text(f"{text}  - optimize:\n")
+    for chosen, index in ((None, 0), (0, 0), (7, 7)):
+        job = load(str(path), partition=chosen)
+        indexed, annotated, optimized = (step.config for step in job.steps)
+        assert (indexed.archive, indexed.partition) == (f"a/part-000{index}", Partition(8, index))
+        assert {job.archive, annotated.archive, optimized.archive} == {indexed.archive}
+    assert job.job.archive_of(3) == "a/part-0003"
+    with pytest.raises(ConfigError, match=r"--partition 8: from 0 to 7"):
+        load(str(path), partition=8)
+    path.write_text("archive: a\nindex: {sources: v}\n")
+    with pytest.raises(ConfigError, match=r"--partition 0: the job has no partitions"):
+        load(str(path), partition=0)
+    assert faults(tmp_path, "archive: a\npartitions: 0\nindex: {sources: v}\n") == [
+        (2, "partitions is 0: input should be greater than or equal to 1")
+    ]
+    [(_, said)] = faults(tmp_path, "archive: a\npartitions: 2\nexport: {format: csv}\n")
+    assert "`malmm export --archive a` exports all of them as one" in said
+    [(line, said)] = faults(tmp_path, "archive: a\npartitions: 2\nindex:\n  sources: v\n  reindex: true\n")
+    assert (line, "is fixed" in said) == (5, True)

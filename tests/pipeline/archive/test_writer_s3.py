@@ -8,9 +8,14 @@ import pytest
 from support.archive_rows import RECIPE, VECTOR_SIZE, rows, segment, tokens, video, video_table
 from support.object_store import running
 
+from malmm.pipeline.archive.joined import open_archives
+from malmm.pipeline.archive.partition_listings import PartitionListings
+from malmm.pipeline.archive.partitions import fix_partitions, has_catalog
 from malmm.pipeline.archive.receipts import write_rows
+from malmm.pipeline.archive.small_files import publish_once
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema.errors import ArchiveError
+from malmm.pipeline.schema.partition import Partition, all_partitions
 
 
 @pytest.fixture
@@ -69,3 +74,25 @@ def test_files_that_nobody_committed_are_deleted(bucket):
         archive.sweep()
     assert files() == kept
     assert archive.memory_rows([segment(0)]).num_rows == 3
+
+
+def test_partitions_in_an_object_store(bucket):
+    place = f"{bucket}/divided"
+    assert not has_catalog(place)
+    assert fix_partitions(place, 2, RECIPE)
+    assert not publish_once(f"{place}/catalog.yaml", b"another run's")
+    assert not fix_partitions(place, 2, RECIPE)
+    assert has_catalog(place)
+    with pytest.raises(ArchiveError, match="holds several"):
+        Archive.create_or_open(place, RECIPE, VECTOR_SIZE)
+    for each in all_partitions(2):
+        Archive.create_or_open(each.below(place), RECIPE, VECTOR_SIZE)
+        PartitionListings(place, each, "sources").record()
+    assert PartitionListings(place, Partition(2, 0), "sources").missing() == []
+    assert [reader.root for reader in open_archives(place).archives] == [
+        f"{place}/part-0000",
+        f"{place}/part-0001",
+    ]
+    assert not has_catalog(f"{place}/part-0000")
+    with pytest.raises(ArchiveError, match="an archive without partitions"):
+        fix_partitions(f"{place}/part-0000", 2, RECIPE)
