@@ -75,12 +75,10 @@ class TableReader:
 
     def table(self, name: str) -> lancedb.table.Table:
         """Open the LanceDB table at its latest version. A handle does not see later commits."""
-        # Loads a REST client, for seconds of CPU. Only search needs it, and making indexes.
-        import lancedb
-
         with lance_errors(self.uri, f"open table {name!r} of"):
             if self._database is None:
-                # For programs that ask for its tables: what is read here is read by Lance, which loads faster.
+                # For programs that ask for its tables. All else is done by Lance: LanceDB loads a REST client, for
+                # seconds of CPU.
                 import lancedb
 
                 kept = lancedb.Session(
