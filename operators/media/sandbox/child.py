@@ -16,6 +16,7 @@ from typing import Any
 __all__ = ["Child", "ChildDied", "ChildTimedOut"]
 
 _LENGTH = struct.Struct(">Q")
+_EXITING_S = 1.0
 
 
 class ChildDied(Exception):  # noqa: N818 - it says what happened
@@ -69,15 +70,21 @@ class Child:
             answer = json.loads(self._receive(length, deadline))
             return answer, self._receive(answer.get("bytes", 0), deadline)
         except (BrokenPipeError, EOFError) as error:
-            raise ChildDied(self.end()) from error
+            raise ChildDied(self.end(is_exiting=True)) from error
         except TimeoutError as error:
             self.end()
             raise ChildTimedOut from error
 
-    def end(self) -> str:
-        """Kill the process, unless it is already exiting, and return how it ended."""
-        if self._alive():
-            self._process.kill()
+    def end(self, *, is_exiting: bool = False) -> str:
+        """Kill the process and return how it ended. One that ``is_exiting`` gets a second to do so by itself.
+
+        After end of file on its pipe a process is exiting: its own exit code or signal is the reason.
+        """
+        if is_exiting:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=_EXITING_S)
+        # Does nothing to a process that has ended.
+        self._process.kill()
         code = self._process.wait()
         self._ready.close()
         self._from.close()
@@ -86,14 +93,6 @@ class Child:
         if code < 0:
             return f"signal {signal.Signals(-code).name}"
         return f"exit code {code}"
-
-    def _alive(self) -> bool:
-        # After end of file on its pipe the process is exiting; wait for it, to report its own exit code or signal.
-        try:
-            self._process.wait(timeout=1.0)
-        except subprocess.TimeoutExpired:
-            return True
-        return False
 
     def _receive(self, count: int, deadline: float) -> bytearray:
         data = bytearray(count)
