@@ -106,6 +106,8 @@ def open_dataset(
     ``session`` caches what does not change between versions: indexes and file metadata.
     """
     with lance_errors(archive_uri, f"read table {name!r} of"):
+        if is_local(archive_uri) and not _is_there(Path(table_uri(archive_uri, name))):
+            return None
         try:
             return lance.dataset(table_uri(archive_uri, name), session=session)
         except ValueError as error:
@@ -113,6 +115,15 @@ def open_dataset(
             if _NOT_FOUND.match(str(error)):
                 return None
             raise
+
+
+def _is_there(path: Path) -> bool:
+    """Whether something is at a local path. Lance itself tries for seconds where the path leads through a file."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def create_dataset(archive_uri: str, name: str, rows: pa.Table) -> lance.LanceDataset:

@@ -103,3 +103,10 @@ def test_a_table_whose_creation_was_killed_can_be_changed(
     found = open_dataset(str(tmp_path), "table")
     assert found is not None
     assert found.to_table().column("writer").to_pylist() == [1]
+
+
+@pytest.mark.parametrize("place", ["empty", "nowhere", "file", "file/below"])
+def test_where_there_is_no_table_there_is_none_to_open(tmp_path: Path, place: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    assert open_dataset(str(tmp_path / place), "segments") is None
