@@ -147,8 +147,8 @@ def _timed(work: Callable[[], Iterator[_Row]]) -> Iterator[_Row]:
 
 
 def _free() -> None:
-    gc.collect()
     if torch.cuda.is_available():
+        gc.collect()
         torch.cuda.empty_cache()
 
 
