@@ -7,10 +7,10 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from support.answering import answering
 
 from malmm.jobs.run_recorder import recorded
 from malmm.jobs.telemetry import stages_of, tell_of
@@ -51,15 +51,12 @@ def received(monkeypatch: pytest.MonkeyPatch) -> Iterator[Received]:
         def log_message(self, format: str, *values: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Taking) as server:
-        serving = Thread(target=server.serve_forever)
-        serving.start()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Taking)
+    with answering(server):
         address = f"http://127.0.0.1:{server.server_port}"
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address)
         monkeypatch.setenv("OPENLINEAGE_URL", address)
         yield found
-        server.shutdown()
-        serving.join()
 
 
 def test_a_run_is_a_trace_of_its_stages_and_one_event_of_lineage(received: Received) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import quote, unquote
 
+from support.answering import answering
+
 __all__ = ["Reply", "WebServer", "serving"]
 
 
@@ -79,15 +81,11 @@ def serving() -> Iterator[WebServer]:
     server.daemon_threads = True
     web = WebServer(f"http://127.0.0.1:{server.server_port}")
     server.web = web  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
-        yield web
-    finally:
-        web.ended.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with answering(server):
+        try:
+            yield web
+        finally:
+            web.ended.set()
 
 
 class _Server(ThreadingHTTPServer):

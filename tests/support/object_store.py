@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import http.client
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import boto3
 from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
+
+from support.answering import answering
 
 __all__ = ["ObjectStore", "running"]
 
@@ -58,34 +62,42 @@ class ObjectStore:
 
 @contextmanager
 def running(bucket: str = "films") -> Iterator[ObjectStore]:
-    """A server with an empty bucket."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    behind = server.get_host_and_port()
+    """A store with such a bucket. What is in it outlives the block, as in a store."""
+    behind = _server()
     # A file system that s3fs keeps for the next one who asks would still go to the store of an earlier test.
     S3FileSystem.clear_instance_cache()
     proxy = ThreadingHTTPServer(("127.0.0.1", 0), _Proxy)
     store = ObjectStore(f"http://127.0.0.1:{proxy.server_port}", behind)
     proxy.store = store  # type: ignore[attr-defined]
-    thread = threading.Thread(target=proxy.serve_forever, daemon=True)
-    thread.start()
+    _make_bucket(bucket)
     try:
-        client = boto3.client(
-            "s3",
-            endpoint_url=f"http://{behind[0]}:{behind[1]}",
-            aws_access_key_id="test",
-            aws_secret_access_key="test",  # noqa: S106
-            region_name="us-east-1",
-        )
-        client.create_bucket(Bucket=bucket)
-        client.close()
-        yield store
+        with answering(proxy):
+            yield store
     finally:
-        proxy.shutdown()
-        proxy.server_close()
-        thread.join()
-        server.stop()
         S3FileSystem.clear_instance_cache()
+
+
+@cache
+def _server() -> tuple[str, int]:
+    """The server of this process, which keeps its objects in memory: it ends with the process."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    atexit.register(server.stop)
+    return server.get_host_and_port()
+
+
+@cache
+def _make_bucket(name: str) -> None:
+    host, port = _server()
+    client = boto3.client(
+        "s3",
+        endpoint_url=f"http://{host}:{port}",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",  # noqa: S106
+        region_name="us-east-1",
+    )
+    client.create_bucket(Bucket=name)
+    client.close()
 
 
 class _Proxy(BaseHTTPRequestHandler):

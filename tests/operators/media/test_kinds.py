@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 import pytest
+from support.answering import answering
 from support.media import VideoSpec, cut, make_video, run_ffmpeg
 
 from malmm.operators.media.probe import probe
@@ -43,14 +43,9 @@ class _Status(BaseHTTPRequestHandler):
 @contextmanager
 def server() -> Iterator[str]:
     """A server whose every answer is the status that its address begins with."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Status) as served:
-        thread = threading.Thread(target=served.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{served.server_port}"
-        finally:
-            served.shutdown()
-            thread.join()
+    served = ThreadingHTTPServer(("127.0.0.1", 0), _Status)
+    with answering(served):
+        yield f"http://127.0.0.1:{served.server_port}"
 
 
 def missing(folder: Path) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import http.server
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
+from support.answering import answering
 
 from malmm.pipeline.schema.errors import MediaError
 from malmm.pipeline.web.checked_http import CheckedHttp, is_allowed
@@ -55,13 +55,10 @@ def site() -> Iterator[Site]:
         def log_message(self, format: str, *arguments: object) -> None:
             """Say nothing."""
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        made = Site(server.server_address[1])
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    made = Site(server.server_port)
+    with answering(server):
         yield made
-        server.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize("status", [200, 206])
