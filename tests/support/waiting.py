@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -9,8 +10,8 @@ from typing import TypeVar
 __all__ = ["until"]
 
 T = TypeVar("T")
-# What is waited for needs the processor more.
-_PAUSE_S = 0.2
+# What is waited for needs the processor more, and most of it comes soon.
+_PAUSES_S = (0.01, 0.02, 0.05, 0.1, 0.2)
 
 
 def until(
@@ -26,7 +27,7 @@ def until(
     Raises AssertionError with the reason, and TimeoutError at the limit.
     """
     limit = time.monotonic() + within_s
-    while True:
+    for pause_s in itertools.chain(_PAUSES_S, itertools.repeat(_PAUSES_S[-1])):
         # Asked first: what ended may have fulfilled the condition before.
         over = going() if going is not None else None
         if found := condition():
@@ -34,4 +35,5 @@ def until(
         assert over is None, over
         if time.monotonic() > limit:
             raise TimeoutError(f"waited {within_s:g} s in vain")
-        time.sleep(_PAUSE_S)
+        time.sleep(pause_s)
+    raise AssertionError("endless")
