@@ -1,12 +1,8 @@
 from __future__ import annotations
 
-import os
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from support.waiting import until
 
 from malmm.pipeline.cluster import connection as cluster
 from malmm.pipeline.cluster import placement
@@ -29,38 +25,6 @@ def test_a_cluster_that_does_not_start_is_one_sentence(
         cluster.connected(),
     ):
         pass
-
-
-def test_workers_of_light_tasks_are_kept_between_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of idle workers Ray ends those beyond the limit that a run sets. By itself it keeps one a CPU."""
-    import ray
-
-    cpus = os.cpu_count() or 1
-    kept = cpus + 4
-    assert cluster._KEPT_WORKERS["num_workers_soft_limit"] > kept
-    monkeypatch.setattr(cluster, "_KEPT_WORKERS", {"num_workers_soft_limit": kept})
-
-    def at_once(count: int) -> set[int]:
-        """The workers of so many tasks that run at the same time."""
-        folder = tmp_path / str(count)
-        folder.mkdir()
-
-        @ray.remote(num_cpus=0.01)
-        def pid() -> int:
-            (folder / str(os.getpid())).touch()
-            while len(list(folder.iterdir())) < count:
-                time.sleep(0.1)
-            return os.getpid()
-
-        return set(ray.get([pid.remote() for _ in range(count)]))
-
-    with cluster.connected():
-        started = at_once(kept + 1)
-        assert len(started) == kept + 1
-        until(lambda: any(not Path(f"/proc/{each}").exists() for each in started))
-        assert len(at_once(kept) & started) > cpus
 
 
 def test_what_a_user_wants_of_the_cluster_goes_before_what_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ SCRIPT = """
 import json, os
 import ray
 from ray.cluster_utils import Cluster
-from malmm.pipeline.cluster import starvation
+from malmm.pipeline.cluster import placement, starvation
 from malmm.pipeline.cluster.connection import connected
 from malmm.pipeline.schema.progress import Progress
 from support.waiting import until
@@ -51,6 +51,7 @@ from support.waiting import until
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
 os.environ["RAY_ADDRESS"] = cluster.address
 notes = []
+placement.SAY_AFTER_S = 0.0
 
 def add_a_node(progress: Progress) -> None:
     if progress.note and not notes:
