@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.archive_rows import RECIPE, VECTOR_SIZE
-from support.processes import run_cli
+from support.processes import run_cli, run_here
 
 from malmm.jobs.cli import main
 from malmm.pipeline.archive.writer import Archive
@@ -42,14 +42,14 @@ def test_help_teaches() -> None:
 
 @pytest.mark.parametrize("command", ["index", "show", "demo-videos"])
 def test_the_help_of_a_command_has_an_example(command: str) -> None:
-    done = run_cli(command, "--help")
+    done = run_here(command, "--help")
     assert done.returncode == 0
     assert f"malmm {command} " in done.stdout.partition("example")[2]
     assert done.stderr == ""
 
 
 def test_the_help_of_index_says_its_exit_codes() -> None:
-    said = run_cli("index", "--help").stdout
+    said = run_here("index", "--help").stdout
     assert "0 all done, 3 some videos failed, 1 nothing could be done, 2 wrong usage, 130 interrupted" in said
 
 

@@ -103,40 +103,43 @@ def test_a_compiler_that_works_is_no_problem() -> None:
     assert try_compiler(torch.device("cpu")) is None
 
 
-@pytest.mark.parametrize(
-    ("compiler", "said"),
-    [
-        (None, "--compile needs a C++ compiler, and "),
-        ("echo 'a.cpp:2: fatal error: no Python.h' >&2; exit 1", "a.cpp:2: fatal error: no Python.h; "),
-    ],
-)
-def test_a_compiler_that_is_missing_or_broken_is_one_sentence_with_the_way_out(
-    tmp_path: Path, opened: Callable[..., Checkpoint], compiler: str | None, said: str
-) -> None:
-    path = tmp_path / "g++"
-    if compiler is not None:
-        path.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "g++ 13.0.0" && exit 0\n{compiler}\n')
+# A compiler that says what it is and compiles nothing.
+BROKEN = """#!/bin/sh
+[ "$1" = --version ] && echo "g++ 13.0.0" && exit 0
+echo 'a.cpp:2: fatal error: no Python.h' >&2
+exit 1
+"""
+TRIED = """
+import os, sys, torch
+from pathlib import Path
+from malmm.model.families.instructblip.compiled_vision import *
+from malmm.model.families.instructblip.encoder import Encoder
+from malmm.model.checkpoints.checkpoint import Checkpoint
+checkpoint = Checkpoint.open(sys.argv[1], model_types=('instructblip',))
+for content in (None, sys.argv[2]):
+    if content is not None:
+        path = Path(os.environ["CXX"])
+        path.write_text(content)
         path.chmod(0o755)
-    script = (
-        "import sys, torch; from malmm.model.families.instructblip.compiled_vision import *\n"
-        "from malmm.model.families.instructblip.encoder import Encoder\n"
-        "from malmm.model.checkpoints.checkpoint import Checkpoint\n"
-        "print(try_compiler(torch.device('cpu')))\n"
-        "checkpoint = Checkpoint.open(sys.argv[1], model_types=('instructblip',))\n"
-        "try: Encoder.load(checkpoint, compile_vision=True)\n"
-        "except CompileError as error: print(error)\n"
-    )
-    # Which compiler there is is remembered by the process, and what it made in a folder.
-    own = {"CXX": str(path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    print(try_compiler(torch.device('cpu')))
+    try: Encoder.load(checkpoint, compile_vision=True)
+    except CompileError as error: print(error)
+"""
+
+
+def test_a_compiler_that_is_missing_or_broken_is_one_sentence_with_the_way_out(
+    tmp_path: Path, opened: Callable[..., Checkpoint]
+) -> None:
+    """In a process that has found no compiler before: which one there is, torch remembers."""
+    own = {"CXX": str(tmp_path / "g++"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     done = subprocess.run(
-        [sys.executable, "-c", script, str(opened().directory)],
+        [sys.executable, "-c", TRIED, str(opened().directory), BROKEN],
         capture_output=True,
         text=True,
         check=True,
         env=os.environ | own,
     )
-    tried, loaded = done.stdout.splitlines()
-    assert said in tried
-    assert said in loaded
-    assert tried.endswith("or run without --compile")
-    assert loaded.endswith("or run without --compile")
+    missing, broken = "--compile needs a C++ compiler, and ", "a.cpp:2: fatal error: no Python.h; "
+    for said, line in zip((missing, missing, broken, broken), done.stdout.splitlines(), strict=True):
+        assert said in line
+        assert line.endswith("or run without --compile")
