@@ -1,112 +1,42 @@
-"""Time of a page of results over many slots, without encoding the query.
+"""Time of a page of results over many slots, and searches of several clients next to the floor of their parts.
 
-A synthetic archive with real tables: clustered unit vectors, captions, thumbnails and the indexes that a run makes.
+    python benchmarks/page.py build/page --slots 100000 [--clients 8]
 
-    python benchmarks/page.py build/page --slots 100000
+A synthetic archive with real tables and the indexes that a run makes, and the demo model's text tower. First one
+client: a page of 24 results, its pictures, and the page after it. Then several clients at once, each of which searches
+as soon as it is answered, over HTTP. The floor is what a search cannot do without, called directly by as many threads:
+encoding the text, looking at the index, looking up the words, and reading the rows of the results. CPU is that of this
+process, which serves; the clients are a process of their own. The ratios are those of a search over HTTP to the floor.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
+import contextlib
 import json
+import subprocess
+import sys
+import threading
 import time
-from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
+import uvicorn
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from page_clients import PAGE
+from synthetic_archive import WORDS, SyntheticArchive
 
-from malmm.pipeline.archive.receipts import write_rows
-from malmm.pipeline.archive.writer import Archive
-from malmm.pipeline.schema import ids, tables
-from malmm.pipeline.schema.config import CAPTION, Recipe
-from malmm.pipeline.web.api.events import Event
+from malmm.pipeline import Archive, Searcher
+from malmm.pipeline.archive.scope import Scope
+from malmm.pipeline.searching.candidates import Candidates
+from malmm.pipeline.searching.query import SearchQuery
 from malmm.pipeline.web.app import make_app
 from malmm.pipeline.web.settings import ServeConfig
 
-SIZE, VECTORS, SLOTS, SEGMENTS = 64, 16, 20, 36
-RECIPE = Recipe("synthetic", "a", "synthetic", "b", 1.0, 100.0, SLOTS, "token", 56)
-WORDS = (
-    "red",
-    "blue",
-    "green",
-    "white",
-    "circle",
-    "square",
-    "star",
-    "moving",
-    "left",
-    "right",
-    "then",
-    "up",
-    "down",
-)
-WHEN = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-class KnownVectors:
-    """Queries that are encoded already."""
-
-    def __init__(self, centres: np.ndarray) -> None:
-        self.centres = centres
-
-    async def vector(self, text: str) -> np.ndarray | None:
-        """A vector [V] near one of the clusters, the same for the same text."""
-        rng = np.random.default_rng(list(text.encode()))
-        return unit(self.centres[rng.integers(len(self.centres))] + 0.05 * rng.standard_normal(SIZE))
-
-    async def ask(
-        self, question: str, video_ids: Sequence[str] | None, k: int, where: str | None = None
-    ) -> AsyncIterator[Event]:
-        """Nothing is asked here."""
-        return
-        yield
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors of unit length."""
-    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
-
-
-def fill(archive: Archive, number: int, centres: np.ndarray) -> dict[str, object]:
-    """Store a video of ``SEGMENTS`` segments; return its row of ``videos``."""
-    rng = np.random.default_rng(number)
-    video = ids.video_id(f"/films/{number}.mp4")
-    segments, texts, memories = [], [], []
-    for index in range(SEGMENTS):
-        start_s = 100.0 * index
-        key = ids.segment_id(video, "x", RECIPE.recipe_id, start_s, start_s + 100)
-        span = {"video_id": video, "segment_id": key, "start_s": start_s, "end_s": start_s + 100}
-        segments.append(span | {"index": index, "frame_count": 100, "recipe_id": RECIPE.recipe_id})
-        texts.append(span | {
-            "annotation_id": ids.annotation_id(key, CAPTION.version, "synthetic", "online"), "task": "caption",
-            "prompt_name": CAPTION.name, "prompt": CAPTION.text, "prompt_version": CAPTION.version,
-            "text": " ".join(rng.choice(WORDS, 12)), "score": None, "label_scores": None, "mode": "online",
-            "model": "synthetic", "created_at": WHEN,
-        })  # fmt: skip
-        chosen = centres[rng.integers(len(centres), size=(SLOTS, 1))]
-        vectors = unit(chosen + 0.1 * rng.standard_normal((SLOTS, VECTORS, SIZE))).astype(np.float16)
-        for slot in range(SLOTS):
-            memories.append({
-                "memory_id": ids.memory_id(key, slot), "segment_id": key, "video_id": video, "slot": slot,
-                "start_s": start_s + 5 * slot, "end_s": start_s + 5 * slot + 5, "timestamp_s": start_s + 5 * slot + 2,
-                "frame_count": 5, "vectors": vectors[slot].tolist(), "tokens": b"", "token_shape": [0, 0], "sizes": [],
-                "thumbnail": rng.bytes(1500),
-            })  # fmt: skip
-    written = {
-        "memories": pa.Table.from_pylist(memories, schema=tables.memories_schema(SIZE)),
-        "annotations": pa.Table.from_pylist(texts, schema=tables.ANNOTATIONS),
-        "segments": pa.Table.from_pylist(segments, schema=tables.SEGMENTS),
-    }
-    archive.commit(write_rows(archive.uri, written))
-    return {
-        "video_id": video, "uri": f"/films/{number}.mp4", "fingerprint": "x", "start_s": 0.0,
-        "duration_s": 100.0 * SEGMENTS, "fps": 25.0, "width": 64, "height": 48, "codec": "h264", "metadata": "",
-        "cuts": [], "recipe_id": RECIPE.recipe_id, "indexed_at": WHEN,
-    }  # fmt: skip
+SIZE, VECTORS = 64, 16
 
 
 def main() -> None:
@@ -114,46 +44,140 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="where the archive is kept, and found again")
     parser.add_argument("--slots", type=int, default=100_000)
-    parser.add_argument("--queries", type=int, default=50)
-    arguments = parser.parse_args()
-    place = str(arguments.folder / f"archive-{arguments.slots}")
-    centres = unit(np.random.default_rng(1).standard_normal((500, SIZE)))
+    parser.add_argument("--queries", type=int, default=50, help="of the one client (%(default)s)")
+    parser.add_argument("--clients", type=int, default=8, help="at once (%(default)s)")
+    parser.add_argument("--searches", type=int, default=50, help="of each of the clients (%(default)s)")
+    options = parser.parse_args()
+    place = str(options.folder / f"archive-{options.slots}")
     if not Path(place).exists():
-        began = time.perf_counter()
-        archive = Archive.create_or_open(place, RECIPE, SIZE)
-        rows = [fill(archive, n, centres) for n in range(max(1, arguments.slots // (SLOTS * SEGMENTS)))]
-        archive.put_videos(pa.Table.from_pylist(rows, schema=tables.VIDEOS))
-        written = time.perf_counter()
+        made = SyntheticArchive(place, VECTORS, SIZE, options.slots, np.random.default_rng(0))
+        made.grow(options.slots)
         # As a run leaves it: small files merged, and indexes up to date.
-        archive.compact(at_least=2)
-        archive.update_indexes(at_once=True)
-        print(f"written in {written - began:.0f} s, indexed in {time.perf_counter() - written:.0f} s")
-    encoder = KnownVectors(centres)
-    asyncio.run(encoder.vector("warm"))
-    pages, pictures, following = [], [], []
-    with TestClient(make_app(ServeConfig(place), encoder), base_url="http://localhost") as client:
-        for number in range(arguments.queries + 3):
-            query = {"text": f"a {WORDS[number % 4]} {WORDS[4 + number % 3]} {number}", "limit": "24"}
-            began = time.perf_counter()
+        Archive.open(place).compact(at_least=2)
+        Archive.open(place).update_indexes(at_once=True)
+    chance = np.random.default_rng(1)
+    count = options.clients * options.searches
+    texts = [" ".join(chance.choice(WORDS, 3)) for _ in range(options.queries + 3 + 2 * count)]
+    alone(place, texts[: options.queries + 3])
+    floor = of_parts(place, texts[-count:], options.clients)
+    report("floor of the parts", *floor)
+    with served(make_app(ServeConfig(place))) as address:
+        clients = [
+            sys.executable,
+            str(Path(__file__).with_name("page_clients.py")),
+            address,
+            str(options.clients),
+        ]
+
+        def search(some: Sequence[str]) -> dict[str, list[float]]:
+            ended = subprocess.run(clients, input="\n".join(some), check=True, capture_output=True, text=True)
+            return dict(json.loads(ended.stdout))
+
+        # The first searches load the tower.
+        search(texts[: options.clients])
+        began = time.process_time()
+        said = search(texts[-2 * count : -count])
+        spent_s = time.process_time() - began
+    whole = (said["took_s"], said["all_s"], spent_s)
+    report("the page's search", *whole)  # type: ignore[arg-type]
+    (took, all_s, cpu_s), (floor_took, floor_s, floor_cpu_s) = whole, floor
+    ratios = (np.median(took) / np.median(floor_took), high(took) / high(floor_took))
+    print(
+        f"| ratio | {floor_s / all_s:.2f} | {ratios[0]:.2f} | {ratios[1]:.2f} | {cpu_s / floor_cpu_s:.2f} |"  # type: ignore[operator]
+    )
+
+
+def alone(place: str, texts: Sequence[str]) -> None:
+    """Print times of one client's pages; the first three searches open what is kept."""
+    times: dict[str, list[float]] = {"page": [], "its pictures": [], "the page after": []}
+    with TestClient(make_app(ServeConfig(place)), base_url="http://localhost") as client:
+        for number, text in enumerate(texts):
+            query = {"text": text, "limit": str(PAGE), "explain": "true"}
+            marks = [time.perf_counter()]
             page = client.get("/api/search", params=query).json()
-            found = time.perf_counter()
+            marks.append(time.perf_counter())
             for card in page["moments"]:
                 if card["thumbnail"]:
-                    assert client.get("/" + card["thumbnail"]).status_code == 200
-            shown = time.perf_counter()
+                    client.get("/" + card["thumbnail"]).raise_for_status()
+            marks.append(time.perf_counter())
             client.get("/api/search", params=query | {"cursor": page["next"]}).raise_for_status()
+            marks.append(time.perf_counter())
             if number >= 3:
-                pages.append(found - began)
-                pictures.append(shown - found)
-                following.append(time.perf_counter() - shown)
-    times = {"page": pages, "its pictures": pictures, "the page after": following}
-    shown_ms = {
-        name: {f"p{q}": round(1000 * float(np.percentile(values, q))) for q in (50, 95)}
-        for name, values in times.items()
-    }
-    print(json.dumps({"slots": arguments.slots, "milliseconds": shown_ms}))
+                for values, took_s in zip(times.values(), np.diff(marks).tolist(), strict=True):
+                    values.append(took_s)
+    print("| one client | p50 ms | p95 ms |\n|---|---|---|")
+    for name, values in times.items():
+        print(f"| {name} | {1000 * np.median(values):.0f} | {1000 * high(values):.0f} |")
+    print(flush=True)
+
+
+def of_parts(place: str, texts: Sequence[str], threads: int) -> tuple[list[float], float, float]:
+    """Seconds of each search made of the parts alone, by several threads, of all together, and of CPU."""
+    searcher = Searcher(place)
+    candidates = Candidates(searcher.archive)
+    encoding = threading.Lock()
+    spent: dict[str, float] = {}
+
+    def timed(name: str, part: Callable[[], object]) -> None:
+        began = time.process_time()
+        part()
+        spent[name] = spent.get(name, 0.0) + time.process_time() - began
+
+    def one(text: str) -> float:
+        began = time.perf_counter()
+        with encoding:
+            [vector] = searcher.text_vectors([text])
+        candidates.slots(vector, 100, Scope())
+        candidates.hits(text, 100, Scope())
+        searcher.shown(moments, thumbnails=False)
+        return time.perf_counter() - began
+
+    moments = searcher.ranked(SearchQuery(text=texts[0]))[:PAGE]
+    for text in texts[:20]:
+        [vector] = searcher.text_vectors([text])
+        timed("encoding", lambda text=text: searcher.text_vectors([text]))  # type: ignore[misc]
+        timed("index", lambda vector=vector: candidates.slots(vector, 100, Scope()))  # type: ignore[misc]
+        timed("texts", lambda text=text: candidates.hits(text, 100, Scope()))  # type: ignore[misc]
+        timed("rows", lambda: searcher.shown(moments, thumbnails=False))
+    print("CPU ms of each part, alone: " + ", ".join(f"{name} {50 * s:.0f}" for name, s in spent.items()))
+    print(
+        f"\n| {threads} at once | searches a second | p50 ms | p95 ms | CPU ms of a search |\n|---|---|---|---|---|"
+    )
+    began, cpu = time.perf_counter(), time.process_time()
+    with ThreadPoolExecutor(threads) as workers:
+        took = list(workers.map(one, texts))
+    return took, time.perf_counter() - began, time.process_time() - cpu
+
+
+@contextlib.contextmanager
+def served(app: FastAPI) -> Iterator[str]:
+    """The application on a free port, in a thread. Yields its address."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", access_log=False))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started and thread.is_alive():
+            time.sleep(0.02)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def report(name: str, took: Sequence[float], all_s: float, cpu_s: float) -> None:
+    """Print a row of the table of several clients."""
+    print(
+        f"| {name} | {len(took) / all_s:.1f} | {1000 * np.median(took):.0f} | {1000 * high(took):.0f} "
+        f"| {1000 * cpu_s / len(took):.0f} |",
+        flush=True,
+    )
+
+
+def high(times: Sequence[float]) -> float:
+    """The 95th percentile."""
+    return float(np.percentile(times, 95))
 
 
 if __name__ == "__main__":
