@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,9 +14,6 @@ from malmm.pipeline.archive.search_indexes import INDEXED_TABLES
 from malmm.pipeline.archive.table_reader import TableReader
 
 __all__ = ["IndexState", "index_states", "index_warnings"]
-
-# Lance's statistics come without megabytes of centroids then, and without a warning that they soon will.
-os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")
 
 # What LanceDB calls a kind that has another name in Lance.
 _KINDS = {"Inverted": "FTS"}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import lance
 import pyarrow as pa
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import lancedb
 
 __all__ = ["TableReader", "read_columns"]
+
+T = TypeVar("T")
 
 # Largest size of each of the two index caches: LanceDB's and Lance's.
 _INDEX_CACHE_BYTES = 1 << 30
@@ -35,6 +37,10 @@ def read_columns(dataset: lance.LanceDataset, columns: Sequence[str] | None, **o
     return rows
 
 
+def _segment_ids(dataset: lance.LanceDataset) -> frozenset[str]:
+    return frozenset(dataset.to_table(columns=["segment_id"])["segment_id"].to_pylist())
+
+
 def _no_rows(dataset: lance.LanceDataset, columns: list[str] | None) -> pa.Table:
     """An empty table of these columns, without reading."""
     if columns is None:
@@ -47,7 +53,7 @@ class TableReader:
     """Reads the tables at an address. Every call reads the latest committed version; no handle is kept.
 
     Caches what no commit changes: at most 1 GiB of indexes and ``layout_cache_bytes`` of file metadata, twice, since
-    LanceDB and Lance have caches of their own. Keeps the ids of the latest version of ``segments`` where they are few.
+    LanceDB and Lance have caches of their own. ``of_version`` keeps what was read of a table's latest version.
     """
 
     def __init__(
@@ -58,11 +64,11 @@ class TableReader:
         self._layout_cache_bytes = layout_cache_bytes
         self._session = session
         self._database: lancedb.DBConnection | None = None
-        self._completed: tuple[object, frozenset[str]] | None = None
+        self._of_version: dict[tuple[str, object], tuple[object, Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Drop the caches: another process has its own."""
-        return vars(self) | {"_session": None, "_database": None, "_completed": None}
+        return vars(self) | {"_session": None, "_database": None, "_of_version": {}}
 
     @property
     def session(self) -> lance.Session:
@@ -136,11 +142,20 @@ class TableReader:
         dataset = self.dataset("segments")
         if dataset.count_rows() > _COMPLETED_KEPT:
             return self.ids("segments", "segment_id", is_in("segment_id", segment_ids))
-        kept = self._completed
+        return set(self.of_version("segments", dataset, _segment_ids).intersection(segment_ids))
+
+    def of_version(
+        self, name: str, dataset: lance.LanceDataset, read: Callable[[lance.LanceDataset], T]
+    ) -> T:
+        """``read(dataset)`` of a table's latest version, from memory as long as nothing is committed to the table.
+
+        ``read`` is a function that returns something small, the same for the same version.
+        """
         state = (dataset.version, dataset.count_rows())
+        kept = self._of_version.get((name, read))
         if kept is None or kept[0] != state:
-            with lance_errors(self.uri, "read table 'segments' of"):
-                rows = dataset.to_table(columns=["segment_id"])
-            # Replaced as a whole: several threads may search.
-            self._completed = kept = (state, frozenset(rows["segment_id"].to_pylist()))
-        return set(kept[1].intersection(segment_ids))
+            with lance_errors(self.uri, f"read table {name!r} of"):
+                # Replaced as a whole: several threads may search.
+                kept = self._of_version[name, read] = (state, read(dataset))
+        found: T = kept[1]
+        return found

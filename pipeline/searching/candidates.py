@@ -42,15 +42,13 @@ class Candidates:
 
     def slots(self, query: np.ndarray, count: int, within: Scope, *, exact: bool = False) -> list[Slot]:
         """The slots of a scope nearest to unit vectors [V] or [Q, V], nearest first."""
-        dataset = self._archive.tables.dataset("memories")
-        approximate = not exact and vector_index.has_parts(dataset)
+        tables = self._archive.tables
+        dataset = tables.dataset("memories")
+        probes = None if exact else tables.of_version("memories", dataset, vector_index.probes_of)
+        approximate = probes is not None
         nearest: dict[str, Any] = {"column": "vectors", "q": query.astype(np.float32), "metric": "cosine"}
         # docs/retrieval.md has the measurements.
-        nearest |= (
-            {"nprobes": vector_index.PROBES, "refine_factor": _REFINE}
-            if approximate
-            else {"use_index": False}
-        )
+        nearest |= {"nprobes": probes, "refine_factor": _REFINE} if approximate else {"use_index": False}
 
         def find(limit: int, where: str | None) -> list[Row]:
             found = read_columns(

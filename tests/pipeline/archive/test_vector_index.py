@@ -23,7 +23,15 @@ from malmm.pipeline.archive import search_indexes, vector_index
 from malmm.pipeline.archive.index_states import IndexState, index_states, index_warnings
 from malmm.pipeline.archive.location import open_dataset
 from malmm.pipeline.archive.optimize import optimize
-from malmm.pipeline.archive.vector_index import GROWTH, KIND, Part, build_piece, partitions_for, plan
+from malmm.pipeline.archive.vector_index import (
+    GROWTH,
+    KIND,
+    Part,
+    build_piece,
+    partitions_for,
+    plan,
+    probes_of,
+)
 from malmm.pipeline.schema.config import OptimizeConfig
 
 FEW = 300
@@ -163,6 +171,26 @@ def test_what_an_index_does_not_cover_is_warned_of_before_search_is_slow(tmp_pat
     behind = dataclasses.replace(vectors, rows_unindexed=5001)
     [warning] = index_warnings(growing.archive.tables, [state, behind])
     assert "memories.vectors does not cover 5001 of 100000 rows" in warning
+
+
+def test_of_many_partitions_half_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    growing = Growing(str(tmp_path / "archive"), seed=3)
+    tables = growing.archive.tables
+
+    def looked_at() -> int | None:
+        return tables.of_version("memories", tables.dataset("memories"), probes_of)
+
+    growing.add(FEW)
+    assert looked_at() is None
+    monkeypatch.setattr(vector_index, "PROBES", 4)
+    monkeypatch.setattr(vector_index, "partitions_for", lambda vectors: 13 if vectors > 200 else 5)
+    growing.archive.update_indexes()
+    growing.add(20)
+    growing.archive.update_indexes(at_once=True)
+    assert (sorted(vector_states(growing)[0].partitions), looked_at()) == ([5, 13], 7)
+    monkeypatch.setattr(vector_index, "PROBES", 40)
+    growing.add(20)
+    assert looked_at() == 40
 
 
 def test_very_many_rows_are_indexed_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
