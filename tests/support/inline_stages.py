@@ -27,7 +27,7 @@ from malmm.pipeline.cluster.resources import Node, choose_resources
 from malmm.pipeline.indexing import block_stream, driver, graph, model_hosts, replay_commits, run_loop
 from malmm.pipeline.indexing.file_queue import FileQueue
 from malmm.pipeline.indexing.graph import Wiring
-from malmm.pipeline.schema.cluster_use import ClusterUse
+from malmm.pipeline.schema.cluster_use import WHOLE_CLUSTER, ClusterUse
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.rows import (
     ANSWERED,
@@ -58,13 +58,13 @@ _write: Any = guarded("write", RECEIPTS, write_segments)
 Mishap = Callable[[Carried], str | None]
 
 
-class _NoHosts:
+class NoHosts:
     """Stands in for ``ModelHosts``: this process has the models."""
 
-    def __init__(self, resources: Any, use: ClusterUse) -> None:
+    def __init__(self, resources: Any = None, use: ClusterUse = WHOLE_CLUSTER) -> None:
         pass
 
-    def __enter__(self) -> _NoHosts:
+    def __enter__(self) -> NoHosts:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -94,7 +94,7 @@ class InlineStages:
             "RemoteFileQueue": FileQueue,
             "rewriting_on_workers": lambda uri, table, **_: None,
             "connected": lambda **_: contextlib.nullcontext(choose_resources([Node(2)])),
-            "ModelHosts": _NoHosts,
+            "ModelHosts": NoHosts,
         }
         # Both where they are used and where a run that starts Ray late finds them.
         for module in (driver, run_loop, replay_commits, graph, connection, block_stream, model_hosts):
@@ -145,7 +145,7 @@ class InlineStages:
         self,
         planned: Iterator[pa.Table | None],
         wiring: Wiring,
-        hosts: _NoHosts,
+        hosts: NoHosts,
         archive: str,
         memories: pa.Schema,
         *,
@@ -199,7 +199,7 @@ class InlineStages:
         work: Sequence[pa.Table],
         config: IndexConfig,
         archive: Archive,
-        hosts: _NoHosts,
+        hosts: NoHosts,
         *,
         verbose: bool,
     ) -> Iterator[pa.Table]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,6 +13,7 @@ import pytest
 import ray
 from support.flow_rows import video_at
 from support.growing_archive import Growing
+from support.inline_stages import InlineStages, NoHosts
 from support.logical_gpus import ray_with_two_gpus
 from support.media import VideoSpec, make_video
 
@@ -146,7 +147,7 @@ def probing() -> Any:
 @ON_RAY
 @pytest.mark.usefixtures("doubles")
 @pytest.mark.parametrize(
-    ("together", "resources"), [(1, SHARED), (4, SHARED), (4, APART)], ids=["alone", "together", "apart"]
+    ("together", "resources"), [(1, SHARED), (4, APART)], ids=["alone, in one actor", "together, in two"]
 )
 def test_indexing_runs_on_gpus(together: int, resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
     """Videos of nine and of two segments, in blocks of one and of four, the second listed after the first came out."""
@@ -326,25 +327,43 @@ def test_frames_are_read_where_rays_object_store_has_them(
 @ON_RAY
 @pytest.mark.usefixtures("ray_with_gpus")
 def test_segments_that_go_together_are_stored_as_those_that_go_alone(tmp_path: Path) -> None:
-    """Ten segments of one video and three of another."""
+    """Ten segments of one video and three of another; those that go alone do so in this process, one by one."""
     config = IndexConfig((str(tmp_path),), "none", model="debug", segment_s=1.0, fps=4.0, batch_segments=4)
     recipe = make_recipe(config, open_models("debug"))
     files, planned = listing(tmp_path, recipe, 10.0, 3.0)
     assert len(planned) == 13
-    stored, blocks = {}, {}
-    for together in (1, 4):
-        archive = Archive.create_or_open(str(tmp_path / f"archive-{together}"), recipe, 32)
-        found = blocks_of(files, Wiring(config, recipe, RESOURCES, together), archive)
-        blocks[together] = sorted(block.num_rows for block in found)
+
+    def stored(name: str, blocks_into: Callable[[Archive], list[pa.Table]]) -> tuple[list[int], list[Any]]:
+        archive = Archive.create_or_open(str(tmp_path / name), recipe, 32)
+        found = blocks_into(archive)
         archive.commit(Receipt(**text) for block in found for text in block["receipt"].to_pylist())
         assert archive.completed_segments() == planned
         memories = archive.table("memories").to_arrow().drop(["tokens"])
-        stored[together] = memories.sort_by("memory_id").to_pylist()
-    assert blocks[1] == [1] * 13
+        return sorted(block.num_rows for block in found), memories.sort_by("memory_id").to_pylist()
+
+    def one_by_one(archive: Archive) -> list[pa.Table]:
+        stages, wiring = InlineStages(), Wiring(config, recipe, RESOURCES)
+        segments = [
+            Carried(row.video, segment, None)
+            for row in carried(probe_files(files))
+            if row.video is not None
+            for segment in segments_of(row.video, recipe.recipe_id, recipe.segment_s, recipe.fps)
+        ]
+        before = stages.planned_before(segments, use=config.cluster, verbose=False)
+        made = stages.indexing(
+            before, wiring, NoHosts(), archive.uri, archive.schema("memories"), expected=13
+        )
+        return [block for block in made if block is not None]
+
+    alone, rows_alone = stored("alone", one_by_one)
+    together, rows = stored(
+        "together", lambda archive: blocks_of(files, Wiring(config, recipe, RESOURCES, 4), archive)
+    )
+    assert alone == [1] * 13
     # What does not fill a block goes alone or with another, whichever comes first.
-    assert blocks[4] in ([1, 4, 4, 4], [4, 4, 5])
-    assert len(stored[1]) == 13 * 4
-    assert stored[1] == stored[4]
+    assert together in ([1, 4, 4, 4], [4, 4, 5])
+    assert len(rows) == 13 * 4
+    assert rows == rows_alone
 
 
 @ON_RAY

@@ -136,23 +136,18 @@ def test_a_retry_of_one_segment_and_descriptions_load_no_model_again(log: Path) 
 
 
 def test_a_process_that_dies_is_replaced_and_its_rows_go_to_another(log: Path) -> None:
+    """A row that kills its process again fails, and takes no other with it: also not those in the same process."""
+
+    def failures(found: list[Carried]) -> list[tuple[int, str]]:
+        assert sorted(row.segment.index for row in found if row.segment) == list(range(8))
+        return [(row.segment.index, row.failure.kind) for row in found if row.segment and row.failure]
+
     (log / "kill generate 0").touch()
     with ModelHosts(RESOURCES) as hosts:
-        found = indexed(hosts, ROWS)
-    assert sorted(row.segment.index for row in found if row.segment) == list(range(8))
-    assert not [row.failure for row in found if row.failure]
-    assert len([name for name, _ in made(log) if name == "generate"]) >= 2
-
-
-def test_a_row_that_kills_its_process_fails_and_takes_no_other_with_it(log: Path) -> None:
-    """Also not those that were in the same process."""
-    (log / "kill encode at 3").touch()
-    with ModelHosts(RESOURCES) as hosts:
-        found = indexed(hosts, ROWS)
-    assert sorted(row.segment.index for row in found if row.segment) == list(range(8))
-    assert [(row.segment.index, row.failure.kind) for row in found if row.segment and row.failure] == [
-        (3, "worker_lost")
-    ]
+        assert failures(indexed(hosts, ROWS)) == []
+        assert len([name for name, _ in made(log) if name == "generate"]) >= 2
+        (log / "kill encode at 3").touch()
+        assert failures(indexed(hosts, ROWS)) == [(3, "worker_lost")]
 
 
 def test_a_dataset_that_is_left_while_a_model_works_ends_at_once(log: Path) -> None:
