@@ -113,9 +113,12 @@ class Session:
                 found.append(int(entry.name))
         return found
 
-    def end(self, within_s: float = 60) -> list[int]:
-        """Wait for the session's processes to end by themselves; kill the rest and give their ids."""
-        # A worker of Ray that was just starting looks for its cluster for 25 seconds before it gives up.
+    def end(self, within_s: float = 600) -> list[int]:
+        """Wait for the session's processes to end by themselves; kill the rest and give their ids.
+
+        The limit is no measure of speed: a worker of Ray that was just starting looks for its cluster for 25 seconds
+        before it gives up, and a busy machine takes its time.
+        """
         until = time.monotonic() + within_s
         while (left := self.members()) and time.monotonic() < until:
             time.sleep(0.1)
