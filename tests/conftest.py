@@ -24,6 +24,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray lets its workers yield to all other programs (niceness 15), so that on a busy machine they would starve.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
+# Nothing is told to Ray's makers, for which each cluster would have a process.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
 # Shells start jobs in the background with SIGINT ignored, and all that tests start would inherit it: Ctrl-C would do
 # nothing there.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

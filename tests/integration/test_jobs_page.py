@@ -8,15 +8,17 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from socket import socket
+from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
 from support.held_run import Gate
+from support.inline_stages import InlineStages
 from support.job_server import JobServer, serving
-from support.processes import run_cli
+from support.processes import Session, command, run_here
 from support.waiting import until
 
 from malmm.pipeline.archive.reader import ArchiveReader
@@ -25,7 +27,7 @@ from malmm.pipeline.indexing.metrics import METRICS
 
 ROOT = Path(__file__).parents[2]
 PAGE = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("jobs.md", "clusters.md"))
-SMALL = "{model: debug, segment_s: 4, fps: 1, bank_length: 2, max_new_tokens: 4}"
+SMALL = "{model: '${env:MALMM_MODEL}', segment_s: 4, fps: 1, bank_length: 2, max_new_tokens: 4}"
 
 
 def blocks() -> list[tuple[str, str]]:
@@ -46,69 +48,63 @@ def first_scheduled(place: Path, job: str) -> RunRecord | None:
     return min(runs, key=lambda run: run.started, default=None)
 
 
-def shell(line: str, folder: Path, given: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["bash", "-c", line], cwd=folder, env=given, capture_output=True, text=True, check=False
-    )
+def lines() -> Iterator[tuple[str, str]]:
+    """The page's files and its commands, with the model that is in the environment."""
+    for kind, block in blocks():
+        for line in [block] if kind == "yaml" else block.splitlines():
+            yield kind, line.replace("${MALMM_MODEL:-demo}", "debug")
 
 
-def on_path(folder: Path, program: Sequence[str], given: dict[str, str]) -> dict[str, str]:
-    """The environment with a command `malmm` that runs this program."""
-    folder.mkdir()
-    command = folder / "malmm"
-    command.write_text(f'#!/bin/sh\nexec {shlex.join(program)} "$@"\n')
-    command.chmod(0o755)
-    return given | {"PATH": f"{folder}:{given['PATH']}"}
+def stopped(service: Session) -> list[str]:
+    """End a service, and give what it said."""
+    service.process.send_signal(signal.SIGTERM)
+    assert service.wait() == 0, service.errors.read_text()
+    assert service.end() == []
+    said = service.errors.read_text().splitlines()
+    assert "stopped" in said[-1]
+    return said
 
 
-def test_the_page_goes_from_nothing_to_a_schedule(tmp_path: Path, server: JobServer) -> None:
-    """Every line as a process. Jobs run their stages in it, but for the one that is submitted to a cluster."""
-    archive, gate = tmp_path / "archive", Gate(tmp_path)
+def scheduled(line: str, folder: Path, archive: Path) -> None:
+    """The service as a process, stopped in the middle of its first run and started again."""
+    # Whoever waits for it shall not wait ten seconds.
+    options = shlex.split(line.replace("*/10", "*"))[1:]
+    notes, gate = folder / "notes", Gate(folder)
+    notes.mkdir()
+    service = Session(gate.command(*options, ray=False), notes)
+    until(gate.is_reached, going=service.ended)
+    stopped(service)
+    [cut] = read_runs(str(archive), job="nightly")
+    assert (cut.status, cut.exit_code, cut.trigger) == ("interrupted", 130, "schedule")
     gate.open()
-    given = server.environment | {"MALMM_MODEL": "debug"}
-    running = on_path(tmp_path / "bin", gate.command(ray=False), given)
-    said = {}
-    lines = [
-        (kind, line)
-        for kind, block in blocks()
-        for line in ([block] if kind == "yaml" else block.splitlines())
-    ]
-    assert sum(line.startswith("malmm ") for _, line in lines) > 12
-    for kind, line in lines:
+    again = Session(gate.command(*options, ray=False), notes)
+    run = until(lambda: first_scheduled(archive, "nightly"), going=again.ended)
+    assert any("catching up" in each for each in stopped(again))
+    assert run.kinds == ("index", "annotate", "optimize")
+    assert (run.counts["videos_indexed"], run.counts["videos_unchanged"]) == (1, 2)
+    # Two prompts for a segment and the whole of each of three videos.
+    assert run.counts["texts"] == 12
+
+
+def test_the_page_goes_from_nothing_to_a_schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every line but the one that submits. Jobs run their stages in this process, but for those of the service."""
+    archive, said = tmp_path / "archive", {}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MALMM_MODEL", "debug")
+    InlineStages().install(monkeypatch)
+    assert sum(line.startswith("malmm ") for _, line in lines()) > 12
+    for kind, line in lines():
         if kind == "yaml":
-            (tmp_path / "job.yaml").write_text(line)
+            Path("job.yaml").write_text(line)
         elif line.startswith("malmm schedule"):
-            with subprocess.Popen(
-                ["bash", "-c", f"exec {line}"],
-                cwd=tmp_path,
-                env=running,
-                stderr=subprocess.PIPE,
-                text=True,
-            ) as service:
-                run = until(
-                    lambda: first_scheduled(archive, "nightly"),
-                    going=lambda: None if service.poll() is None else f"it ended with {service.returncode}",
-                )
-                service.send_signal(signal.SIGTERM)
-                _, errors = service.communicate(timeout=900)
-            assert service.returncode == 0, errors
-            assert run is not None
-            assert "stopped" in errors.splitlines()[-1]
-            assert run.kinds == ("index", "annotate", "optimize")
-            assert (run.counts["videos_indexed"], run.counts["videos_unchanged"]) == (1, 2)
-            # Two prompts for a segment and the whole of each of three videos.
-            assert run.counts["texts"] == 12
-        elif line.startswith("malmm submit"):
-            # On the cluster, paths are the cluster's.
-            there = line.replace("http://127.0.0.1:8265", server.address)
-            there += f" --set archive={archive} --set steps.0.index.sources={tmp_path / 'videos'} --env MALMM_MODEL"
-            done = shell(there, tmp_path, given)
-            assert done.returncode == 0, done.stdout + done.stderr
-            assert "3 unchanged, 3 listed" in done.stdout
+            scheduled(line, tmp_path, archive)
+        elif line.startswith("malmm "):
+            if not line.startswith("malmm submit"):
+                done = run_here(*shlex.split(line)[1:])
+                assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
+                said[line] = done.stdout
         else:
-            done = shell(line, tmp_path, running if line.startswith("malmm run ") else given)
-            assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
-            said[line] = done.stdout
+            subprocess.run(["bash", "-ec", line], check=True)
     reader = ArchiveReader.open(str(archive))
     assert len(reader.completed_videos()) == 3
     texts = reader.annotations().to_pylist()
@@ -120,27 +116,62 @@ def test_the_page_goes_from_nothing_to_a_schedule(tmp_path: Path, server: JobSer
     assert "schedule" in said["malmm runs --archive archive --job nightly"]
     assert "2 indexed" in said["malmm status --archive archive"]
     assert "colour" in said["malmm export --archive archive --format jsonl --prompt colour"]
-    assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
+    assert Path("report.html").read_text().startswith("<!doctype html>")
 
 
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+    """A submission to a head whose agent has no port. Ray answers it after ten seconds, for which nobody need wait."""
+    job = tmp_path_factory.mktemp("refused") / "job.yaml"
+    job.write_text("archive: a\noptimize:\n")
+    # In a process of its own, since Ray looks for a token once.
+    program = (
+        "import sys, pathlib; from malmm.jobs.clusters import submitting; submitting._AGENTS_WITHIN_S = 0.0;"
+        "submitting.submit(pathlib.Path(sys.argv[1]), sys.argv[2], say=print)"
+    )
+    with socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        with (
+            serving(cpus=0, agent=taken.getsockname()[1]) as server,
+            subprocess.Popen(
+                [sys.executable, "-c", program, str(job), server.address],
+                env=server.environment,
+                stderr=subprocess.PIPE,
+                text=True,
+            ) as process,
+        ):
+            yield process
+
+
+@pytest.mark.usefixtures("refused")
 def test_a_submitted_job_exits_as_it_ended_and_is_measured(tmp_path: Path, server: JobServer) -> None:
-    assert run_cli("demo-videos", tmp_path / "videos", "--count", "1", "--minutes", "0.2").returncode == 0
+    """The page's line, with paths of the cluster's."""
+    assert run_here("demo-videos", tmp_path / "videos", "--count", "1", "--minutes", "0.1").returncode == 0
     (tmp_path / "videos" / "broken.mp4").write_bytes(b"no video")
-    job = tmp_path / "job.yaml"
-    job.write_text(f"archive: {tmp_path / 'archive'}\nindex: {SMALL}\n")
+    (tmp_path / "job.yaml").write_text(f"archive: {tmp_path / 'archive'}\nindex: {SMALL}\n")
+    [line] = [line for _, line in lines() if line.startswith("malmm submit")]
+    words = shlex.split(line.replace("http://127.0.0.1:8265", server.address))[1:]
+    words += ["--json", "--env", "MALMM_MODEL", "--set", f"index.sources={tmp_path / 'videos'}"]
     wanted = {f"ray_{name}" for name in METRICS}
     seen: set[str] = set()
     with subprocess.Popen(
-        [sys.executable, "-m", "malmm.jobs.cli", "submit", str(job), "--address", server.address, "--json",
-         "--set", f"index.sources={tmp_path / 'videos'}", "--set", "index.segment_s=1"],
-        env=server.environment, stdout=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
+        command(*words, "--set", "index.segment_s=1"),
+        cwd=tmp_path,
+        env=server.environment | {"MALMM_MODEL": "debug"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
 
         def looked_at_the_end() -> bool:
             """Read the page once more. A gauge is on it once for each time that it is set."""
             ended = process.poll() is not None
-            with urlopen(server.metrics, timeout=60) as answer:  # noqa: S310 - our own server
-                page = answer.read().decode()
+            try:
+                with urlopen(server.metrics, timeout=60) as answer:  # noqa: S310 - our own server
+                    page = answer.read().decode()
+            except URLError:
+                # The head's agent, whose page it is, comes up after its job server.
+                page = ""
             seen.update(name for name in wanted if name in page)
             return ended
 
@@ -165,31 +196,17 @@ def test_a_submitted_job_exits_as_it_ended_and_is_measured(tmp_path: Path, serve
     assert asked != set()
 
 
-def test_a_head_whose_agent_has_no_port_is_told_how_to_get_one(tmp_path: Path) -> None:
-    job = tmp_path / "job.yaml"
-    job.write_text("archive: a\noptimize:\n")
-    # In a process of its own, since Ray looks for a token once.
-    program = (
-        "import sys, pathlib; from malmm.jobs.clusters import submitting; submitting._AGENTS_WITHIN_S = 0.0;"
-        "submitting.submit(pathlib.Path(sys.argv[1]), sys.argv[2], say=print)"
-    )
-    with socket() as taken:
-        taken.bind(("", 0))
-        taken.listen()
-        with serving(agent=taken.getsockname()[1]) as server:
-            done = subprocess.run(
-                [sys.executable, "-c", program, job, server.address],
-                env=server.environment, capture_output=True, text=True, check=False,
-            )  # fmt: skip
-    said = done.stderr.splitlines()[-1]
-    assert re.search(r"no job agent .* --dashboard-agent-listen-port", said), done.stderr
+def test_a_head_whose_agent_has_no_port_is_told_how_to_get_one(refused: subprocess.Popen[str]) -> None:
+    _, errors = refused.communicate()
+    assert refused.returncode == 1
+    assert re.search(r"no job agent .* --dashboard-agent-listen-port", errors.splitlines()[-1]), errors
 
 
 def test_a_submission_that_cannot_be_is_one_sentence(tmp_path: Path) -> None:
     job = tmp_path / "job.yaml"
     job.write_text("archive: a\noptimize:\n")
-    done = run_cli("submit", job, "--address", "http://127.0.0.1:9")
+    done = run_here("submit", job, "--address", "http://127.0.0.1:9")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "cannot submit to http://127.0.0.1:9" in done.stderr
-    assert run_cli("submit", job).returncode == 2
+    assert run_here("submit", job).returncode == 2

@@ -1,4 +1,4 @@
-"""The scheduler as a service: real processes, schedules of seconds, and signals in the middle."""
+"""The scheduler as a service: real processes and schedules of seconds. In test_jobs_page it is stopped in a run."""
 
 from __future__ import annotations
 
@@ -9,27 +9,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from support.archive_contents import contents
 from support.archive_rows import RECIPE, VECTOR_SIZE
-from support.held_run import Gate
-from support.media import VideoSpec, make_video
 from support.processes import Session, command, run_here
-from support.small_runs import SETTINGS, committed
 from support.waiting import until
 
-from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.run_history import RunRecord, read_runs
 from malmm.pipeline.archive.writer import Archive
 
-SEGMENTS = 12
 
-
-def serve(folder: Path, *jobs: Path, gate: Gate | None = None) -> Session:
-    """`malmm schedule` as a process; with a gate, its runs go through it and run all stages in their own process."""
+def serve(folder: Path, *jobs: Path) -> Session:
+    """`malmm schedule` as a process."""
     notes = folder / f"notes-{time.monotonic_ns()}"
     notes.mkdir()
-    options: tuple[str | Path, ...] = ("schedule", *jobs, "--log-format", "json")
-    return Session(command(*options) if gate is None else gate.command(*options, ray=False), notes)
+    return Session(command("schedule", *jobs, "--log-format", "json"), notes)
 
 
 def stopped(session: Session) -> None:
@@ -66,45 +58,6 @@ def test_jobs_of_one_archive_never_run_at_once(tmp_path: Path) -> None:
         assert before.ended <= after.started
     assert {run.trigger for run in runs} == {"schedule"}
     assert all(run.scheduled_for is not None for run in runs)
-
-
-def test_stopped_in_the_middle_it_goes_on_when_started_again(tmp_path: Path) -> None:
-    videos, place = tmp_path / "videos", tmp_path / "archive"
-    videos.mkdir()
-    make_video(videos, VideoSpec("a.mp4", rate="12", duration_s=float(SEGMENTS), width=64, height=48))
-    fields = ", ".join(f"{name}: {value}" for name, value in SETTINGS.items())
-    job = tmp_path / "job.yaml"
-
-    def write(cron: str) -> None:
-        job.write_text(
-            f"archive: {place}\nindex: {{sources: ['{videos}'], {fields}}}\n"
-            f"schedule: {{cron: '{cron}', backoff_s: 1}}\n"
-        )
-
-    write("*/2 * * * * *")
-    gate = Gate(tmp_path)
-    gate.allow(3)
-    session = serve(tmp_path, job, gate=gate)
-    until(lambda: committed(place) > 0, going=session.ended)
-    stopped(session)
-    run = read_runs(str(place), job="job")[0]
-    assert (run.status, run.exit_code) == ("interrupted", 130)
-    stored = committed(place)
-    assert stored < SEGMENTS
-    gate.open()
-    # Due but once a year: only what was stopped in the middle is a reason to run.
-    write("0 0 1 1 *")
-    again = serve(tmp_path, job, gate=gate)
-    until(lambda: len(ended(place, "job")) == 2, going=again.ended)
-    stopped(again)
-    assert [each["event"] for each in events(again)][:2] == ["catching up", "scheduled"]
-    last = ended(place, "job")[0]
-    assert (last.status, last.trigger) == ("done", "schedule")
-    assert last.counts["segments_resumed"] >= stored
-    reader = ArchiveReader.open(str(place))
-    # Raises for rows that are there twice.
-    assert len(contents(reader)["segments"]) == SEGMENTS
-    assert len(reader.completed_videos()) == 1
 
 
 def test_a_run_that_fails_is_tried_again_and_one_told_wrongly_is_not(tmp_path: Path) -> None:

@@ -104,14 +104,15 @@ def _main(gate: str, *options: str) -> int:
 
     from malmm.jobs.cli import main
 
-    _hold_decoders(gate)
     with pytest.MonkeyPatch.context() as patch:
-        if options[0] == _WITHOUT_RAY:
-            how, options = options[:1], options[1:]
-            _without_ray(gate, patch)
+        how, options = (options[:1], options[1:]) if options[0] == _WITHOUT_RAY else ((), options)
+        if options[0] == "schedule":
+            # Has no work of its own, and need not load what works.
             _hold_scheduled((gate, *how), patch)
         else:
-            _hold_scheduled((gate,), patch)
+            _hold_decoders(gate)
+            if how:
+                _without_ray(gate, patch)
         return main(options)
 
 

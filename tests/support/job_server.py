@@ -44,7 +44,7 @@ def _free_ports(count: int) -> list[int]:
 
 @contextmanager
 def serving(cpus: int = 2, agent: int | None = None) -> Iterator[JobServer]:
-    """A head of so many CPUs, whose agent listens where it is told or on a free port."""
+    """A head of so many CPUs, whose agent listens on a free port, or where it is told, then with old metrics."""
     folder = Path(tempfile.mkdtemp(prefix="ray-"))
     gcs, dashboard, metrics, client, free = _free_ports(5)
     bin_folder = str(Path(sys.executable).parent)
@@ -55,7 +55,7 @@ def serving(cpus: int = 2, agent: int | None = None) -> Iterator[JobServer]:
         # The agent that installs a job's packages runs `pip` by that name.
         "PATH": f"{bin_folder}:{os.environ['PATH']}",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_metrics_report_interval_ms": "500",
+        "RAY_metrics_report_interval_ms": "500" if agent is None else "10000",
         # As docs/jobs.md says for small nodes: idle workers are kept.
         "RAY_num_workers_soft_limit": "10",
         "HF_HUB_OFFLINE": "1",
