@@ -2,7 +2,7 @@
 
     python benchmarks/store.py ARCHIVE [--segments 30]
 
-ARCHIVE was made by `malmm index` with the demo model, and is only read. Writing: memory rows of its segments are
+ARCHIVE was made by `malmm index` with a demo model, and is only read. Writing: memory rows of its segments are
 written by `write_rows`, as workers do, into a scratch archive, and committed; the baseline writes and flushes the same
 bytes to a plain file, in turns. Storage: bytes of each table's files, and of each part of a memory slot, for an hour of
 video, and bytes on disk of the same slots in float16 and in 8 bits. The last table shows how many answers from 8 bits
@@ -25,9 +25,10 @@ import pyarrow.compute as pc
 import torch
 
 from malmm.model.checkpoints.resolve import NO_RETRIEVAL, open_models
-from malmm.model.families.instructblip.encoder import Encoder
-from malmm.model.families.instructblip.language import LanguageModel
-from malmm.model.families.instructblip.qformer import MemorySettings
+from malmm.model.decoding import Decoding
+from malmm.model.families.family import Asked, Slots
+from malmm.model.families.registry import family_of
+from malmm.model.memory.settings import MemorySettings
 from malmm.model.memory.slots import Memory
 from malmm.pipeline import Archive, ArchiveReader
 from malmm.pipeline.archive.receipts import write_rows
@@ -169,20 +170,29 @@ def halves(archive: ArchiveReader, ids: list[str]) -> None:
 def answers(archive: ArchiveReader, ids: list[str]) -> None:
     """Answers from tokens of 8 bits that are those from 16."""
     recipe = archive.recipe
-    checkpoint = open_models(recipe.model, NO_RETRIEVAL).instructblip
-    encoder = Encoder.load(checkpoint, with_vision=False)
-    language = LanguageModel.load(checkpoint)
+    checkpoint = open_models(recipe.model, NO_RETRIEVAL).checkpoint
+    family = family_of(checkpoint)
+    encoder = family.load_encoder(checkpoint, with_vision=False)
+    language = family.load_language(checkpoint)
     settings = MemorySettings(recipe.bank_length, recipe.merge_policy)
     frames = archive.frame_counts(ids)
+    slots = archive.memory_rows(ids, ("segment_id", "timestamp_s", "end_s")).to_pylist()
     same = dict.fromkeys(QUESTIONS, 0)
     for segment, tokens, sizes in archive.memory_tokens(ids):
+        times = [slot["timestamp_s"] for slot in slots if slot["segment_id"] == segment]
+        end_s = max(slot["end_s"] for slot in slots if slot["segment_id"] == segment)
         texts = []
         for kept in (tokens, dequantized(*quantized(tokens))):
             memory = Memory.stored(
                 torch.from_numpy(kept.astype(np.float32)), torch.from_numpy(sizes.copy()), frames[segment]
             )
-            output = encoder.replay([memory], [list(QUESTIONS)], settings)[0]
-            texts.append(language.generate(output, QUESTIONS))
+            [output] = encoder.replay([memory], [list(QUESTIONS)], settings)
+            if output is None:
+                read = Slots(memory.tokens.to(torch.float16), tuple(times), end_s)
+                asked = [Asked(question, slots=read) for question in QUESTIONS]
+            else:
+                asked = [Asked(question, own) for question, own in zip(QUESTIONS, output, strict=True)]
+            texts.append(language.generate_texts(asked, Decoding()))
         for question, a, b in zip(QUESTIONS, *texts, strict=True):
             same[question] += a == b
     print("| question | asked | same answer from 8 bits |\n|---|---|---|")

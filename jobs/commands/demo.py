@@ -47,7 +47,7 @@ def add_parser(commands: Commands) -> None:
         "--model",
         default="demo",
         metavar="ID|DIR",
-        help="an InstructBLIP checkpoint (default: the one that comes with the package)",
+        help="a checkpoint of any family; demo and demo-smolvlm come with the package (default: demo)",
     )
     parser.add_argument("--videos", type=int, default=3, help="how many (%(default)s)")
     parser.add_argument("--seconds", type=float, default=60, help="seconds each (%(default)g)")

@@ -1,4 +1,4 @@
-"""Resolve the name of a model (a directory, a hub id, ``demo`` or ``debug``) to its checkpoints, with the retrieval
+"""Resolve the name of a model (a directory, a hub id, or one of ``BUILT_IN``) to its checkpoints, with the retrieval
 companion."""
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from malmm.model.families.registry import row_of
 from malmm.model.towers.registry import open_tower, refuse_unfit
 
 __all__ = [
+    "BUILT_IN",
     "DEBUG",
     "DEBUG_NOTICE",
     "DEMO",
     "DEMO_NOTICE",
+    "DEMO_SMOLVLM",
     "NO_RETRIEVAL",
     "PUBLISHED_RETRIEVAL",
     "Models",
@@ -35,9 +37,13 @@ __all__ = [
 ]
 
 DEMO = "demo"
+DEMO_SMOLVLM = "demo-smolvlm"
 _REAL = "For real video give --model another, which `malmm models` lists, or none."
 DEMO_NOTICE = f"The demo model knows only drawn shapes: of anything else its words mean nothing. {_REAL}"
 DEBUG = "debug"
+BUILT_IN = (DEMO, DEMO_SMOLVLM, DEBUG)
+"""Names of models that come with the package or are made by it, so that nothing is downloaded."""
+_DEMO_FOLDERS = {DEMO: "weights", DEMO_SMOLVLM: "smolvlm_weights"}
 DEBUG_NOTICE = f"The debug model has random weights: its words mean nothing. {_REAL}"
 _DEBUG_VERSION = 2
 NO_RETRIEVAL = "none"
@@ -67,11 +73,7 @@ def open_models(model: str, retrieval_model: str | None = None) -> Models:
     or for InstructBLIP the published one for published image encoders; ``none`` goes without, and so does a checkpoint
     of another family without that folder.
     """
-    name = model
-    if model == DEMO:
-        name = str(demo_checkpoint())
-    elif model == DEBUG:
-        name = str(debug_checkpoint())
+    name = model if model not in BUILT_IN else str(_built_in(model))
     notice = notice_of(model)
     checkpoint = _whole(name, model)
     if retrieval_model == NO_RETRIEVAL:
@@ -118,7 +120,7 @@ def _own_retrieval(checkpoint: Checkpoint, model: str) -> str | None:
 
 def open_retrieval(name: str) -> Checkpoint:
     """Open a retrieval model by directory or hub id, or that of ``demo`` or ``debug``. Raises CheckpointError."""
-    name = companion_of(name) or name if name in (DEMO, DEBUG) else name
+    name = companion_of(name) or name if name in BUILT_IN else name
     return open_tower(name)
 
 
@@ -127,10 +129,8 @@ def companion_of(model: str) -> str | None:
 
     From the hub, downloads only that folder. Raises CheckpointError if the hub has no such model.
     """
-    if model == DEMO:
-        folder = demo_checkpoint()
-    elif model == DEBUG:
-        folder = debug_checkpoint()
+    if model in BUILT_IN:
+        folder = _built_in(model)
     elif Path(model).expanduser().is_dir():
         folder = Path(model).expanduser()
     elif is_hub_id(model):
@@ -142,13 +142,17 @@ def companion_of(model: str) -> str | None:
 
 
 def notice_of(model: str) -> str | None:
-    """The warning about texts of the demo or debug model, which know nothing of real video; None for others."""
-    return {DEMO: DEMO_NOTICE, DEBUG: DEBUG_NOTICE}.get(model)
+    """The warning about texts of a built-in model, which knows nothing of real video; None for others."""
+    return DEBUG_NOTICE if model == DEBUG else DEMO_NOTICE if model in _DEMO_FOLDERS else None
 
 
-def demo_checkpoint() -> Path:
-    """The demo checkpoint that comes with the package. Raises CheckpointError if it is not installed."""
-    directory = Path(__file__).parents[1] / "demo" / "weights"
+def _built_in(model: str) -> Path:
+    return debug_checkpoint() if model == DEBUG else demo_checkpoint(model)
+
+
+def demo_checkpoint(model: str = DEMO) -> Path:
+    """A demo checkpoint that comes with the package. Raises CheckpointError if it is not installed."""
+    directory = Path(__file__).parents[1] / "demo" / _DEMO_FOLDERS[model]
     if not (directory / "config.json").is_file():
         raise CheckpointError(f"the demo model is not installed: {directory} is missing")
     return directory

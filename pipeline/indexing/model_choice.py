@@ -12,8 +12,7 @@ from pathlib import Path
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
 from malmm.model.checkpoints.hub import WANTED_FILES, fetched, is_hub_id, look_up
 from malmm.model.checkpoints.resolve import (
-    DEBUG,
-    DEMO,
+    BUILT_IN,
     NO_RETRIEVAL,
     companion_of,
     retrieval_of,
@@ -89,9 +88,9 @@ def _announce_retrieval(config: IndexConfig, tell: OnProgress) -> None:
     The run and its recipe keep its name as it is, since archives have it so.
     """
     tower = config.retrieval_model
-    if tower is None and config.model not in (DEMO, DEBUG):
+    if tower is None and config.model not in BUILT_IN:
         tower = retrieval_of(config.model)
-    if tower not in (None, DEMO, DEBUG, NO_RETRIEVAL):
+    if tower not in (None, *BUILT_IN, NO_RETRIEVAL):
         _pinned(tower, tell)
 
 
@@ -111,7 +110,7 @@ def _of_archive(config: IndexConfig, recipe: Recipe, tell: OnProgress) -> IndexC
 
 
 def _pinned(name: str, tell: OnProgress) -> str:
-    """A hub id with its commit, its files downloaded; a directory, ``demo`` or ``debug`` as it is."""
+    """A hub id with its commit, its files downloaded; a directory or a built-in model as it is."""
     if not is_hub_id(name) or Path(name).expanduser().is_dir():
         return name
     found = look_up(name)

@@ -37,7 +37,8 @@ def test_the_wheel_is_what_runs_here_and_needs_nothing(tmp_path: Path) -> None:
         "malmm/pipeline/py.typed",
         "malmm/operators/media/__init__.py",
     } <= names
-    assert any(name.startswith("malmm/model/demo/weights/") for name in names)
+    for folder in ("weights", "smolvlm_weights"):
+        assert any(name.startswith(f"malmm/model/demo/{folder}/") for name in names)
     assert not any("__pycache__" in name for name in names)
 
 

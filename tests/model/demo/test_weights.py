@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 
-import numpy as np
 import pytest
+from support.drawn_frames import frames_of
 
 from malmm.model.checkpoints.checkpoint import CheckpointError
 from malmm.model.checkpoints.resolve import DEMO_NOTICE, demo_checkpoint, open_models
 from malmm.model.checkpoints.verify import verify_models
 from malmm.model.decoding import Decoding
-from malmm.model.demo.drawing import draw_scene
 from malmm.model.demo.questions import questions
 from malmm.model.demo.world import plan_scenes
 from malmm.model.families.instructblip.encoder import Encoder
@@ -33,22 +32,14 @@ def test_it_is_small_and_says_what_it_is(models):
 
 
 def test_it_is_right_about_most_of_what_is_drawn(models):
-    from PIL import Image
-
     encoder, language = Encoder.load(models.instructblip), LanguageModel.load(models.instructblip)
-    side = encoder.vision.image_size
     right = total = 0
     for number in range(3):
         scenes = plan_scenes(30, (77_000, number))
-        noise = np.random.default_rng(number)
-        frames = []
-        for second in range(30):
-            scene = next(s for s in scenes if s.start_s <= second < s.end_s)
-            picture = Image.fromarray(draw_scene(scene, second + 0.0, noise))
-            frames.append(np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC)))
+        frames = frames_of(scenes, 30, encoder.vision.image_size, number)
         asked = questions(scenes)
         prompts = [question.prompt for question in asked]
-        encoded = encoder.encode([np.stack(frames)], [prompts], MemorySettings(10))[0]
+        encoded = encoder.encode([frames], [prompts], MemorySettings(10))[0]
         said = language.generate(encoded.query_output, prompts, Decoding(100))
         right += sum(text == question.answer for text, question in zip(said, asked, strict=True))
         total += len(asked)
