@@ -93,10 +93,15 @@ class PendingWork:
         return left_out | which_are_gone({identity: uri for identity, uri in addresses if uri not in listed})
 
     def failures(self) -> list[Failure]:
-        """Failures of sources that could not be listed, and of files given up before."""
+        """Failures of sources that could not be listed, and of files given up before.
+
+        Of partitions, which all list the same sources, that one has a source's failure to which its address belongs.
+        """
+        partition = self.config.partition
         refused = [
             Failure(video_id(error.uri), None, error.uri, "list", "source", str(error))
             for error in self.refused
+            if partition is None or partition.holds(error.uri)
         ]
         return refused + self.given_up
 

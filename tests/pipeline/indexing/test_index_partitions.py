@@ -120,6 +120,18 @@ def test_a_dry_run_makes_nothing(share: Share, videos: dict[str, Path], place: s
         share(1, videos["two"], fps=2.0, dry_run=True)
 
 
+def test_a_source_that_cannot_be_listed_is_one_partitions_failure(
+    share: Share, videos: dict[str, Path], tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone.mp4"
+    reports = [share(index, videos["two"], gone) for index in range(NUMBER)]
+    found = [[failure.uri for failure in report.failures] for report in reports]
+    home = partition_index(str(gone), NUMBER)
+    assert found == [[str(gone)] if index == home else [] for index in range(NUMBER)]
+    assert {report.exit_code for report in reports} <= {0, 1, 3}
+    assert reports[home].exit_code != 0
+
+
 def test_pruning_waits_for_the_listings_of_all(share: Share, folder: Path, place: str) -> None:
     gone = str(folder / "0.mp4")
     home = partition_index(gone, NUMBER)
