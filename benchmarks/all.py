@@ -31,6 +31,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "qformer": ["--rounds", "1"],
         "vision": [],
         "language": [],
+        "generation": [],
         "decode": videos[:1],
         "throughput": videos,
         "plain": [],

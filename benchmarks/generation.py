@@ -1,18 +1,20 @@
 """Texts of mixed lengths at SmolLM2-135M's size: batches by size, against a call a text and continuous batching.
 
-    python benchmarks/generation.py [--texts 32] [--tokens 48] [--prompt 16 256] [--rounds 3] [--size 135m]
+    python benchmarks/generation.py [--texts 32] [--tokens 48] [--prompt 16 256] [--rounds 3] [--threads 2]
 
 Weights are random, in float32. Prompts have random lengths, and a text ends with one of many random tokens, so that
 most end early and some run to the limit. Prompts are ids, since transformers' continuous batching takes no embeddings.
 The ways: transformers' `generate` once a text; `generate` of all texts at once, padded; `generate_batch`, which is
 transformers' continuous batching; and the engine that indexing uses. The last column is the number of texts that differ
-from those of the first way. Tokens a second count the texts' tokens.
+from those of the first way. Tokens a second count the texts' tokens. Ratios are of the process's CPU seconds, which
+other work on the machine changes less than it does seconds; with one thread, none of them are spent waiting.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -69,7 +71,9 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3, help="(%(default)s)")
     parser.add_argument("--size", choices=sorted(SIZES), default="135m", help="(%(default)s)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(%(default)s)")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     language = random_model(options.size)
     generator = torch.Generator().manual_seed(1)
     vocabulary = SIZES[options.size]["vocab_size"]
@@ -122,13 +126,15 @@ def measure(language: LanguageModel, prompts: list[list[int]], options: argparse
         "continuous batching": lambda: texts_of(continuous(language, prompts, config)),
         "engine": ours,
     }
-    took: dict[str, list[float]] = {name: [] for name in ways}
+    took: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     texts: dict[str, list[str]] = {}
-    for _ in range(options.rounds):
+    for number in range(options.rounds):
         for name, way in ways.items():
-            began = time.perf_counter()
+            began = time.perf_counter(), time.process_time()
             texts[name] = way()
-            took[name].append(time.perf_counter() - began)
+            s, cpu_s = time.perf_counter() - began[0], time.process_time() - began[1]
+            took[name].append((s, cpu_s))
+            print(f"round {number + 1}, {name}: {s:.1f} s, {cpu_s:.1f} CPU s", file=sys.stderr, flush=True)
     parameters = sum(parameter.numel() for parameter in language.model.parameters())
     lengths = sorted(len(text.split()) for text in texts["a call a text"])
     print(
@@ -136,12 +142,17 @@ def measure(language: LanguageModel, prompts: list[list[int]], options: argparse
         f"{min(map(len, prompts))} to {max(map(len, prompts))} ids, texts of {lengths[0]} to {lengths[-1]} tokens, "
         f"{lengths[len(lengths) // 2]} in the middle; medians of {options.rounds} rounds\n"
     )
-    print("| way | s | tokens/s | of a call a text | texts that differ |\n|---|---|---|---|---|")
-    base = statistics.median(took["a call a text"])
-    for name in ways:
-        s = statistics.median(took[name])
+    print(
+        "| way | s | CPU s | tokens a CPU s | of a call a text | texts that differ |\n|---|---|---|---|---|---|"
+    )
+    medians = {name: [statistics.median(column) for column in zip(*took[name], strict=True)] for name in ways}
+    base = medians["a call a text"][1]
+    for name, (s, cpu_s) in medians.items():
         differ = sum(a != b for a, b in zip(texts[name], texts["a call a text"], strict=True))
-        print(f"| {name} | {s:.1f} | {sum(lengths) / s:.1f} | {base / s:.2f} | {differ} |", flush=True)
+        print(
+            f"| {name} | {s:.1f} | {cpu_s:.1f} | {sum(lengths) / cpu_s:.1f} | {base / cpu_s:.2f} | {differ} |",
+            flush=True,
+        )
 
 
 def padded(language: LanguageModel, prompts: list[list[int]], config: GenerationConfig) -> list[list[int]]:
