@@ -107,7 +107,7 @@ def _each_job(job: Job, only: int | None) -> list[tuple[str, list[str]]]:
             )
         return [("", [])]
     chosen = all_partitions(job.partitions) if only is None else [Partition(job.partitions, only)]
-    share = ["--set", f"cluster.share={job.cluster.share / job.partitions:.6g}"]
+    share = ["--set", f"cluster.share={job.cluster.share / job.partitions!r}"]
     return [(each.name, ["--partition", str(each.index), *share]) for each in chosen]
 
 

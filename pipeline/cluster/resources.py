@@ -141,11 +141,16 @@ def _chosen(nodes: Sequence[Node], actors: Sequence[int], *, on_gpus: bool) -> R
 
 def share_of(resources: Resources, share: float) -> Resources:
     """A share of the workers, at least one of each stage."""
+
+    def part(workers: int) -> int:
+        # A third of six, computed, may be less than two.
+        return max(1, int(share * workers + 1e-9))
+
     return replace(
         resources,
-        decode_workers=max(1, int(share * resources.decode_workers)),
-        encode_workers=max(1, int(share * resources.encode_workers)),
-        generate_workers=max(1, int(share * resources.generate_workers)),
+        decode_workers=part(resources.decode_workers),
+        encode_workers=part(resources.encode_workers),
+        generate_workers=part(resources.generate_workers),
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from malmm.pipeline.cluster.fit import refuse_unfit
 from malmm.pipeline.cluster.placement import Want, wants_of
-from malmm.pipeline.cluster.resources import Node, choose_resources, share_of
+from malmm.pipeline.cluster.resources import Node, Resources, choose_resources, share_of
 from malmm.pipeline.schema.errors import ConfigError
 
 DECODE = ("decode", 1.0, 0.0)
@@ -62,6 +64,13 @@ def test_what_is_too_large_for_every_node_waits_where_a_larger_one_may_come() ->
 )
 def test_what_is_chosen_for_nodes_fits_them(nodes: list[Node]) -> None:
     refuse_unfit(wants_of(choose_resources(nodes)), nodes, may_grow=False)
+
+
+def test_equal_shares_leave_no_worker_out() -> None:
+    for parts, each in itertools.product(range(1, 200), (1, 2, 3)):
+        whole = Resources(each * parts, 1.0, each * parts, 0.25, 0.6, each * parts, 0.25, 0.4)
+        part = share_of(whole, 1.0 / parts)
+        assert (part.decode_workers, part.encode_workers, part.generate_workers) == (each, each, each), parts
 
 
 @pytest.mark.parametrize(("share", "gpus"), [(1.0, 8), (0.5, 4), (0.3, 2), (0.01, 1)])
