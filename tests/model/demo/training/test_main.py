@@ -14,7 +14,7 @@ from malmm.model.towers.blip2 import RetrievalModel
 
 def test_training_ends_in_a_checkpoint_and_goes_on_where_it_was(tmp_path, capsys):
     """All stages for a few steps each; then the last ones again, as after a stop."""
-    Stages(tmp_path, 0.002).run()
+    Stages(tmp_path, 0.001).run()
     directory = tmp_path / "checkpoint"
     models = open_models(str(directory))
     encoder = Encoder.load(models.instructblip)
@@ -31,7 +31,7 @@ def test_training_ends_in_a_checkpoint_and_goes_on_where_it_was(tmp_path, capsys
     for name in ("watching-2", "matching"):
         (tmp_path / "work" / f"{name}.safetensors").unlink()
     capsys.readouterr()
-    Stages(tmp_path, 0.002).run()
+    Stages(tmp_path, 0.001).run()
     after = load_file(directory / "model.safetensors")
     assert set(before) == set(after)
     assert all(torch.equal(before[key], after[key]) for key in before)
