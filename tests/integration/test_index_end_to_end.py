@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
+import runpy
 import shutil
-import signal
 import sys
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,19 +14,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-import ray
-import ray.data
 import torch
 from support.archive_contents import contents, versions
+from support.calling_program import Program
 from support.flow_rows import picture
 from support.inline_evaluation import InlineEvaluation
+from support.inline_stages import InlineStages
 from support.media import VideoSpec, make_video
 from support.mixed_folder import BROKEN, FPS, LENGTH, NAMES, PROMPTS, SEGMENT_S, SPECS, go, good, make_folder
+from support.object_store import ObjectStore, reached, running
 from support.processes import run_here
+from support.small_ray import small_ray
 
 from malmm.model.checkpoints.resolve import open_models
 from malmm.model.decoding import Decoding
-from malmm.model.demo.questions import questions
+from malmm.model.demo.questions import description, questions
 from malmm.model.demo.videos import draw_video
 from malmm.model.families.instructblip.encoder import Encoder
 from malmm.model.families.instructblip.language import LanguageModel
@@ -53,6 +53,9 @@ from malmm.pipeline.schema.progress import Progress
 # Ray warns of settings of its own.
 pytestmark = pytest.mark.filterwarnings("ignore:`use_\\w+` is deprecated:DeprecationWarning:ray.data.context")
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "own_stage.py"
+VIDEOS, PLACE = "s3://films/for-workers", "s3://films/by-workers"
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -60,59 +63,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def _cluster(_own_cache: None) -> Iterator[None]:
-    """One small Ray for all tests of this file."""
-    with warnings.catch_warnings():
-        # Ray starts new programs; nothing of Lance is used between fork and exec.
-        warnings.filterwarnings("ignore", message=r".*(lance is not fork-safe|lancedb fork support)")
-        ray.init(
-            num_cpus=2,
-            include_dashboard=False,
-            object_store_memory=300_000_000,
-            log_to_driver=False,
-            # As in a cluster that a run starts itself: workers that rest for a second are kept.
-            _system_config={"num_workers_soft_limit": 10},
-        )
-    yield
-    ray.shutdown()
+def store() -> Iterator[ObjectStore]:
+    with running() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def _cluster(_own_cache: None, store: ObjectStore) -> Iterator[None]:
+    """One Ray for all tests of this file, whose workers find the store."""
+    with small_ray(store.environment):
+        yield
 
 
 @pytest.fixture(scope="module")
 def told() -> list[Progress]:
     return []
-
-
-class Program:
-    """The program that calls the library: its settings before and after the call, and a dataset of its own."""
-
-    def __init__(self) -> None:
-        self.before: dict[str, Any] = {}
-        self.after: dict[str, Any] = {}
-        # Nothing of its 50 blocks waits for a CPU; only some fit between the workers and the reader at once.
-        rows = ray.data.from_items([{"n": n} for n in range(50)], override_num_blocks=50)
-        self._batches = iter(rows.map_batches(lambda batch: batch, num_cpus=0).iter_batches(batch_size=1))
-        self._numbers = [int(next(self._batches)["n"][0])]
-
-    @staticmethod
-    def settings() -> dict[str, Any]:
-        """What belongs to the process and not to a call."""
-        ray_logger = logging.getLogger("ray")
-        return {
-            "environment": dict(os.environ),
-            "folder": Path.cwd(),
-            "standard error": (os.fstat(2).st_dev, os.fstat(2).st_ino),
-            "streams": (sys.stdout, sys.stderr),
-            "warnings": list(warnings.filters),
-            "loggers": [(it.level, list(it.handlers), it.propagate) for it in (logging.root, ray_logger)],
-            "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
-            "hooks": (sys.excepthook, sys.unraisablehook, sys.displayhook),
-            "Ray Data": repr(sorted(vars(ray.data.DataContext.get_current()).items(), key=str)),
-            "torch": (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()),
-        }
-
-    def go_on(self) -> list[int]:
-        """The numbers of all rows of the program's own dataset, those before the call first."""
-        return sorted([*self._numbers, *(int(batch["n"][0]) for batch in self._batches)])
 
 
 @pytest.fixture(scope="module")
@@ -376,6 +341,42 @@ def test_one_more_video_is_indexed_alone(copied: Path, folder: Path, tmp_path: P
     new = {row["video_id"] for key, row in after["memories"].items() if key not in before["memories"]}
     assert new == {video_id(str(extra))}
     assert len(after["annotations"]) - len(before["annotations"]) == 3 * len(NAMES)
+
+
+@pytest.mark.usefixtures("_cluster")
+def test_workers_read_from_a_store_and_write_to_it(store: ObjectStore, folder: Path, tmp_path: Path) -> None:
+    with reached(store):
+        for name in ("constant.mp4", "turned.mp4", "text.mp4"):
+            store.put(f"for-workers/{name}", folder / name)
+        # So that no batch depends on which segment came late.
+        one_by_one: dict[str, Any] = {"batch_segments": 1}
+        with pytest.MonkeyPatch.context() as patch:
+            InlineStages().install(patch)
+            assert go(tmp_path / "clean", VIDEOS, **one_by_one).exit_code == 3
+        clean = contents(ArchiveReader.open(str(tmp_path / "clean")))
+        report = go(PLACE, VIDEOS, **one_by_one)
+        assert (report.exit_code, report.videos_indexed, report.segments_indexed) == (3, 2, 4)
+        assert [failure.kind for failure in report.failures] == ["not_a_video"]
+        assert contents(ArchiveReader.open(PLACE)) == clean
+        again = go(PLACE, VIDEOS, **one_by_one)
+        assert (again.exit_code, again.videos_unchanged, again.videos_given_up) == (3, 2, 1)
+        assert again.segments_indexed == 0
+
+
+@pytest.mark.usefixtures("_cluster")
+def test_a_stage_of_ones_own_between_decode_and_encode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The example as it is, run as a program is."""
+    scenes = draw_video(tmp_path / "drawn.mp4", seconds=20, seed=(9, 1))
+    (tmp_path / "text.mp4").write_text("no video")
+    drawn, text, archive = (str(tmp_path / name) for name in ("drawn.mp4", "text.mp4", "archive"))
+    monkeypatch.setattr(sys, "argv", ["own_stage.py", archive, drawn, text])
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith(f"{text}: ") for line in lines)
+    assert f"{video_id(drawn)} 0-20 s: {description(scenes)}" in lines
+    assert ArchiveReader.open(archive).recipe.stages == "no dark frames, 1"
 
 
 @pytest.mark.usefixtures("_cluster")

@@ -47,7 +47,7 @@ def good(folder: Path) -> list[Path]:
     return [folder / spec.name for spec in SPECS]
 
 
-def go(archive: Path, *sources: Path, **changes: Any) -> IndexReport:
+def go(archive: str | Path, *sources: str | Path, **changes: Any) -> IndexReport:
     """Index sources with the debug model, three segments at a time."""
     options: dict[str, Any] = {
         "sources": tuple(map(str, sources)),

@@ -7,17 +7,21 @@ import http.client
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
 import boto3
+import pytest
 from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
 from support.answering import answering
+from support.processes import end_decoding_process
 
-__all__ = ["ObjectStore", "running"]
+__all__ = ["ObjectStore", "reached", "running"]
 
 #: What becomes of a request, by its method and path: ``ok``, a status, ``cut`` in the middle, or ``slow``.
 Fault = Callable[[str, str], str]
@@ -52,6 +56,12 @@ class ObjectStore:
             # The client's own patience comes on top of ours.
             "AWS_MAX_ATTEMPTS": "1",
         }
+
+    def put(self, key: str, content: bytes | Path, bucket: str = "films") -> None:
+        """Make an object, past the proxy."""
+        with closing(_client()) as client:
+            body = content if isinstance(content, bytes) else content.read_bytes()
+            client.put_object(Bucket=bucket, Key=key, Body=body)
 
     def forget(self) -> None:
         """Begin to count anew."""
@@ -88,16 +98,32 @@ def _server() -> tuple[str, int]:
 
 @cache
 def _make_bucket(name: str) -> None:
+    with closing(_client()) as client:
+        client.create_bucket(Bucket=name)
+
+
+def _client() -> Any:
     host, port = _server()
-    client = boto3.client(
+    return boto3.client(
         "s3",
         endpoint_url=f"http://{host}:{port}",
         aws_access_key_id="test",
         aws_secret_access_key="test",  # noqa: S106
         region_name="us-east-1",
     )
-    client.create_bucket(Bucket=name)
-    client.close()
+
+
+@contextmanager
+def reached(store: ObjectStore) -> Iterator[None]:
+    """Have this process, and the one that decodes for it, find the store, well again."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in store.environment.items():
+            patch.setenv(name, value)
+        end_decoding_process()
+        store.fault = lambda method, path: "ok"
+        store.forget()
+        yield
+    end_decoding_process()
 
 
 class _Proxy(BaseHTTPRequestHandler):
