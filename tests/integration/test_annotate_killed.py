@@ -1,7 +1,8 @@
-"""An annotate run that is killed half-way and run again asks nothing twice."""
+"""An annotate run that is killed somewhere on its way and run again asks nothing twice."""
 
 from __future__ import annotations
 
+import random
 import shutil
 import signal
 from pathlib import Path
@@ -33,8 +34,9 @@ def texts(place: Path) -> list[str]:
     return [row["annotation_id"] for row in rows if row["prompt_name"] != "caption"]
 
 
+@pytest.mark.faults
 def test_what_was_answered_is_not_asked_again(
-    many: Drawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    many: Drawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault_seed: int
 ) -> None:
     place, gate = tmp_path / "archive", Gate(tmp_path)
     shutil.copytree(many.place, place)
@@ -42,7 +44,7 @@ def test_what_was_answered_is_not_asked_again(
     options += ["--scope", "segment"]
     for prompt in PROMPTS:
         options += ["--prompt", f"{prompt.name}={prompt.text}"]
-    gate.allow(3)
+    gate.allow(random.Random(fault_seed).randint(1, 7))
     session = Session(gate.command(*options, ray=False), tmp_path)
     until(lambda: texts(place), going=session.ended)
     session.signal_group(signal.SIGKILL)

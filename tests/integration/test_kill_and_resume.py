@@ -64,23 +64,37 @@ def kill(session: Session) -> None:
     assert session.end() == []
 
 
+def check_interrupted(session: Session, place: Path, stored: int) -> None:
+    """A run that was told to stop committed what was ready, says so, and left nothing running."""
+    assert session.wait() == 130, session.errors.read_text()
+    assert session.end() == []
+    errors = session.errors.read_text()
+    assert "Traceback" not in errors
+    assert "Error" not in errors
+    report = json.loads(session.output.read_text())
+    assert report["interrupted"]
+    assert report["exit_code"] == 130
+    assert report["failures"] == []
+    assert stored <= committed(place) < SEGMENTS
+
+
 def test_rows_are_those_of_a_clean_run(folder: Path, clean: dict[str, Any], tmp_path: Path) -> None:
     place, gate = tmp_path / "archive", Gate(tmp_path)
 
-    # Killed when the archive is made and nothing is in it.
+    # While nothing is stored yet, a second run is told who writes. Then the first is killed with some segments
+    # committed, one on its way and most still to come.
     session = start(folder, place, *OPTIONS, gate=gate, ray=False)
     until(gate.is_reached, going=session.ended)
-    kill(session)
     assert is_made(place)
     assert committed(place) == 0
-
-    # Killed with some segments committed, others on their way and most still to come.
+    second = run_here(*options(folder, place, *OPTIONS))
+    assert second.returncode == 1
+    assert f"is being written by process {session.process.pid} on " in second.stderr
     gate.allow(3)
-    session = start(folder, place, *OPTIONS, gate=gate)
     until_more_is_committed(session, place)
     kill(session)
 
-    # Told to stop: what is ready is committed, and it says so. Ctrl-C also reaches the workers of a local cluster.
+    # Told to stop, also on Ray, where Ctrl-C reaches the workers of a local cluster as well.
     for number, allowed, ray in ((signal.SIGINT, 6, True), (signal.SIGTERM, 9, False)):
         gate.allow(allowed)
         session = start(folder, place, *OPTIONS, gate=gate, ray=ray)
@@ -90,16 +104,7 @@ def test_rows_are_those_of_a_clean_run(folder: Path, clean: dict[str, Any], tmp_
             session.signal_group(number)
         else:
             session.process.send_signal(number)
-        assert session.wait() == 130, session.errors.read_text()
-        assert session.end() == []
-        errors = session.errors.read_text()
-        assert "Traceback" not in errors
-        assert "Error" not in errors
-        report = json.loads(session.output.read_text())
-        assert report["interrupted"]
-        assert report["exit_code"] == 130
-        assert report["failures"] == []
-        assert stored <= committed(place) < SEGMENTS
+        check_interrupted(session, place, stored)
 
     found = indexed_here(folder, place)
     assert len(clean["segments"]) == SEGMENTS
@@ -108,19 +113,20 @@ def test_rows_are_those_of_a_clean_run(folder: Path, clean: dict[str, Any], tmp_
     assert found == clean
 
 
-def test_a_second_run_is_told_who_writes_and_changes_nothing(
-    folder: Path, clean: dict[str, Any], tmp_path: Path
+@pytest.mark.faults
+def test_a_run_on_ray_that_is_killed_leaves_nothing_running_and_costs_no_row(
+    folder: Path, clean: dict[str, Any], tmp_path: Path, fault_seed: int
 ) -> None:
-    place, gate = tmp_path / "archive", Gate(tmp_path)
-    first = start(folder, place, *OPTIONS, gate=gate, ray=False)
-    until(gate.is_reached, going=first.ended)
-    second = run_here(*options(folder, place, *OPTIONS))
-    assert second.returncode == 1
-    assert f"is being written by process {first.process.pid} on " in second.stderr
-    gate.open()
-    assert first.wait() == 0, first.errors.read_text()
-    assert first.end() == []
-    assert contents(ArchiveReader.open(str(place))) == clean
+    """Killed with its cluster, once or more often, when it has got past a random place."""
+    chance, place, gate = random.Random(fault_seed), tmp_path / "archive", Gate(tmp_path)
+    allowed = 0
+    for _ in range(chance.randint(1, 2)):
+        allowed += chance.randint(1, 3)
+        gate.allow(allowed)
+        session = start(folder, place, *OPTIONS, gate=gate)
+        until_more_is_committed(session, place)
+        kill(session)
+    assert indexed_here(folder, place) == clean
 
 
 @pytest.mark.faults
