@@ -63,10 +63,11 @@ cluster.shutdown()
 
 
 class SleepingEncoder(EncodeSegments):
-    """Sleeps ``frame_s`` seconds a frame and writes to ``log`` when it did so."""
+    """Sleeps ``frame_s`` seconds a frame and writes to ``log`` when it did so. Its one slot has zeros of ``shape``."""
 
     frame_s = 0.0
     log = ""
+    shape: tuple[int, ...] = (1, 8)
 
     def __init__(self, **options: Any) -> None:
         self.prompts = options["prompts"]
@@ -102,8 +103,8 @@ class SleepingEncoder(EncodeSegments):
         }
         return with_arrays(
             columns,
-            tokens=np.zeros((1, 1, 8), np.float16),
-            sizes=np.full((1, 1), count, np.int32),
+            tokens=np.zeros((1, *self.shape), np.float16),
+            sizes=np.full((1, self.shape[0]), count, np.int32),
             query_output=np.zeros(self.queries, np.float32),
         )
 

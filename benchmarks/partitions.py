@@ -31,6 +31,8 @@ from archive_flaws import Flaws, compared, count, rows_of
 from ray import cloudpickle
 
 from malmm.jobs.cli import main as malmm
+from malmm.model.checkpoints.resolve import open_models
+from malmm.model.families.registry import token_shape
 from malmm.pipeline import ArchiveReader
 from malmm.pipeline.archive.joined import JoinedArchive, open_archives
 from malmm.pipeline.archive.partition_status import status_of_partitions
@@ -249,6 +251,8 @@ def drive(frame_s: float, arguments: list[str]) -> int:
     cloudpickle.register_pickle_by_value(nodes)
     nodes.SleepingEncoder.frame_s = frame_s
     nodes.SleepingEncoder.log = os.devnull
+    # Texts of whole videos are made from what is stored.
+    nodes.SleepingEncoder.shape = token_shape(open_models("debug", "none").checkpoint)
     stages.ENCODER = nodes.SleepingEncoder
     return malmm(arguments)
 
