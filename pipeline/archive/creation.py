@@ -127,6 +127,9 @@ def _create_tables(place: str, schemas: dict[str, pa.Schema]) -> None:
             continue
         found = ensure_dataset(place, name, schema.empty_table())
         if found.count_rows():
+            if in_force(place) is not None:
+                # Another run has made the archive meanwhile, and begun to write.
+                return
             raise ArchiveError(
                 f"{place} holds a table {name!r} with rows but no recipe, so it is not an "
                 "archive of malmm-ray: give another --archive",

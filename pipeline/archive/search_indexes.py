@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import lance
+from lance.commit import CommitConflictError
 
 from malmm.pipeline.archive import vector_index
 from malmm.pipeline.archive.location import lance_errors
@@ -34,6 +35,7 @@ INDEXED_TABLES = ("memories", "annotations", "segments", "videos")
 
 # An index of keys or words is updated once so many rows, or this share of the table, are not in it.
 _MANY_ROWS, _MANY_SHARE = 5000, 0.1
+_TRIES = 5
 
 
 class _Wanted(NamedTuple):
@@ -48,6 +50,10 @@ class _Wanted(NamedTuple):
     @property
     def what(self) -> str:
         return f"{self.table}.{self.column}"
+
+    def is_made(self, dataset: lance.LanceDataset) -> bool:
+        """Whether the table has the index."""
+        return any(each.field_names == [self.column] for each in dataset.describe_indices())
 
     def make(self, dataset: lance.LanceDataset) -> None:
         """Create the index of a table, in the place of one that is there."""
@@ -88,7 +94,16 @@ def make_words_indexes(archive_uri: str) -> None:
     with lance_errors(archive_uri, "index the texts of"):
         tables = TableReader(archive_uri)
         for words in _WORDS:
-            words.make(tables.dataset(words.table))
+            for attempt in range(_TRIES):
+                dataset = tables.dataset(words.table)
+                if words.is_made(dataset):
+                    break
+                try:
+                    words.make(dataset)
+                except CommitConflictError:
+                    # Another run that makes the archive at the same moment has made the index.
+                    if attempt == _TRIES - 1:
+                        raise
 
 
 def remake_indexes(archive_uri: str, changes: TableWriter, *, tell: Callable[[str], None]) -> None:
@@ -99,7 +114,7 @@ def remake_indexes(archive_uri: str, changes: TableWriter, *, tell: Callable[[st
     """
     for wanted in _WANTED:
         with changes.changing(wanted.table, f"index {wanted.what} of") as dataset:
-            if any(each.field_names == [wanted.column] for each in dataset.describe_indices()):
+            if wanted.is_made(dataset):
                 tell(wanted.what)
                 wanted.make(dataset)
     with changes.changing("memories", "index memories.vectors of") as dataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -12,12 +11,9 @@ from malmm.pipeline.archive.partitions import fix_partitions, partitioned_at, re
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.indexing.run_reports import IndexReport
 from malmm.pipeline.schema.config import IndexConfig, Recipe
-from malmm.pipeline.schema.errors import ArchiveError, RecipeMismatch
 from malmm.pipeline.schema.partition import Partition, all_partitions
 
 __all__ = ["PartitionRun", "partition_run"]
-
-_TRIES, _PAUSE_S = 5, 1.0
 
 
 @dataclass
@@ -42,7 +38,7 @@ class PartitionRun:
         made = fix_partitions(self.address, self.partition.number, recipe)
         # Whoever makes the catalog makes all archives, so that readers find each of them from the beginning.
         for each in all_partitions(self.partition.number) if made else [self.partition]:
-            _make(each.below(self.address), recipe, vector_size)
+            Archive.create_or_open(each.below(self.address), recipe, vector_size)
 
     def prunable(self, vanished: dict[str, str]) -> dict[str, str]:
         """Record the run's complete listing. Returns what may be pruned now; the rest is ``kept`` for ``finish``."""
@@ -66,21 +62,6 @@ class PartitionRun:
                 for identity in self.kept:
                     archive.remove_video(identity)
             report.videos_pruned += len(self.kept)
-
-
-def _make(archive: str, recipe: Recipe, vector_size: int) -> None:
-    """Make an archive if it is missing. Its own run and the one that made the catalog may do so at the same moment."""
-    for attempt in range(_TRIES):
-        try:
-            Archive.create_or_open(archive, recipe, vector_size)
-            return
-        except RecipeMismatch:
-            raise
-        except ArchiveError:
-            # The two meet in an index, which Lance lets only one of them make.
-            if attempt == _TRIES - 1:
-                raise
-            time.sleep(_PAUSE_S)
 
 
 def partition_run(config: IndexConfig, left_out: Collection[str]) -> PartitionRun | None:

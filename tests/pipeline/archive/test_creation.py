@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import lance
 import pyarrow as pa
@@ -31,6 +33,25 @@ class TestCreation:
         commit_rows(archive, 0)
         again = Archive.create_or_open(archive.uri, RECIPE, VECTOR_SIZE)
         assert again.completed_segments() == {segment(0)}
+
+    def test_several_runs_that_begin_at_once_make_one_archive(self, tmp_path):
+        for turn in range(4):
+            place, together = str(tmp_path / f"archive{turn}"), Barrier(4)
+
+            def begin(number, place=place, together=together):
+                together.wait()
+                return Archive.create_or_open(place, RECIPE, VECTOR_SIZE).recipe
+
+            with ThreadPoolExecutor(4) as runs:
+                assert list(runs.map(begin, range(4))) == [RECIPE] * 4
+            archive = Archive.open(place)
+            indexed = {
+                each.field_names[0] for each in archive.table("annotations").to_lance().describe_indices()
+            }
+            assert indexed == {"text", "text_grams"}
+            with archive.held():
+                commit_rows(archive, 0)
+            assert archive.completed_segments() == {segment(0)}
 
     def test_a_moved_checkpoint_is_the_same_recipe(self, archive):
         moved = dataclasses.replace(RECIPE, model="/elsewhere/debug")
