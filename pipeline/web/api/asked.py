@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated
 
 from fastapi import Query
@@ -11,6 +10,7 @@ from pydantic import Field
 
 from malmm.pipeline.schema.errors import ConfigError
 from malmm.pipeline.searching.query import SearchQuery
+from malmm.pipeline.web.api.written_times import WrittenTime
 from malmm.pipeline.web.state.shared_state import Site
 from malmm.pipeline.web.state.videos import Chosen
 
@@ -45,8 +45,8 @@ class Asked:
 def asked_of(
     text: Annotated[str, Query(min_length=1, max_length=500, description="what to look for")],
     video: Annotated[list[VideoId], Query(max_length=_MOST_VIDEOS, description="only in these videos")] = [],  # noqa: B006 - FastAPI copies it
-    since: Annotated[datetime | None, Query(description="only in videos indexed then or later")] = None,
-    until: Annotated[datetime | None, Query(description="only in videos indexed before")] = None,
+    since: Annotated[WrittenTime | None, Query(description="only in videos indexed then or later")] = None,
+    until: Annotated[WrittenTime | None, Query(description="only in videos indexed before")] = None,
     where: Annotated[
         str | None, Query(min_length=1, max_length=2000, description="a filter, as docs/filters.md describes")
     ] = None,

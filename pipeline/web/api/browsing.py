@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any
 
 import pyarrow.compute as pc
@@ -25,6 +24,7 @@ from malmm.pipeline.web.api.response_models import (
     VideoPage,
     VideoRow,
 )
+from malmm.pipeline.web.api.written_times import WrittenTime
 from malmm.pipeline.web.display_names import name_of
 from malmm.pipeline.web.media import media_response, open_source
 from malmm.pipeline.web.settings import MOST_RESULTS
@@ -57,8 +57,8 @@ def browsing_routes(site: Site) -> APIRouter:
     @routes.get("/videos", tags=["videos"])
     def list_videos(
         text: Annotated[str, Query(max_length=200, description="part of the name")] = "",
-        since: Annotated[datetime | None, Query(description="indexed then or later")] = None,
-        until: Annotated[datetime | None, Query(description="indexed before")] = None,
+        since: Annotated[WrittenTime | None, Query(description="indexed then or later")] = None,
+        until: Annotated[WrittenTime | None, Query(description="indexed before")] = None,
         where: Annotated[
             str | None,
             Query(min_length=1, max_length=2000, description="a filter, as docs/filters.md describes"),

@@ -195,6 +195,8 @@ def test_what_the_archive_does_not_show_is_not_answered(client: TestClient, draw
         ("GET", "search?text=a&video=x'%20OR%201=1", None, 422),
         ("GET", f"search?text={'a' * 501}", None, 422),
         ("GET", "search?text=a&since=soon", None, 422),
+        ("GET", "search?text=a&since=1700000000", None, 422),
+        ("GET", "videos?until=-9.6e-189", None, 422),
         ("GET", "search?text=a&cursor=../etc", None, 422),
         ("GET", f"videos/{'0' * 24}", None, 404),
         ("GET", f"videos/{'0' * 24}/memories", None, 404),
