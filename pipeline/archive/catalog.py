@@ -23,8 +23,10 @@ from typing import Any
 
 from malmm.pipeline.archive.location import absolute, is_local, resolve, table_uri
 from malmm.pipeline.archive.partitions import CATALOG_NAME, has_catalog
+from malmm.pipeline.archive.store_calls import steadily
 from malmm.pipeline.schema.errors import ConfigError
 from malmm.pipeline.sources.backend_errors import classify
+from malmm.pipeline.sources.backends import BackendFailure
 
 __all__ = ["CATALOG_ENDINGS", "Entry", "entries_of", "names_several"]
 
@@ -105,11 +107,9 @@ def _globbed(pattern: str) -> list[str]:
     scheme = pattern.partition("://")[0]
     try:
         filesystem, path = fsspec.core.url_to_fs(tables)
-        matches = filesystem.glob(path)
+        matches = steadily(lambda: filesystem.glob(path))
     except Exception as error:
-        raise ConfigError(
-            f"--archive {pattern!r}: cannot list what matches: {classify(error).reason}"
-        ) from error
+        raise ConfigError(f"--archive {pattern!r}: cannot list what matches: {_reason(error)}") from error
     return sorted(f"{scheme}://{match.rpartition('/')[0]}" for match in matches)
 
 
@@ -161,16 +161,23 @@ def _beside(roots: Iterable[str], folder: str) -> Iterable[str]:
         yield root if "://" in root or root.startswith(("/", "~")) else f"{folder}/{root}"
 
 
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, BackendFailure) else classify(error).reason
+
+
 def _read(address: str, place: str) -> Any:
     # Only for catalogs: most commands have one archive.
     import fsspec
     import yaml
 
-    try:
+    def read() -> bytes:
         with fsspec.open(place, "rb") as file:
-            content = file.read()
+            return bytes(file.read())
+
+    try:
+        content = steadily(read)
     except Exception as error:
-        raise ConfigError(f"cannot read the catalog {address}: {classify(error).reason}") from error
+        raise ConfigError(f"cannot read the catalog {address}: {_reason(error)}") from error
     try:
         return yaml.safe_load(content)
     except (yaml.YAMLError, UnicodeDecodeError) as error:

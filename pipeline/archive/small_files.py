@@ -14,9 +14,11 @@ from typing import Any
 import fsspec
 
 from malmm.pipeline.archive.location import is_local
+from malmm.pipeline.archive.store_calls import steadily
 from malmm.pipeline.archive.store_check import s3_filesystem
 from malmm.pipeline.schema.errors import ArchiveError
-from malmm.pipeline.sources.backend_errors import classify
+from malmm.pipeline.sources.backend_errors import Cause, classify
+from malmm.pipeline.sources.backends import BackendFailure
 
 __all__ = ["publish_once", "read_file", "write_file"]
 
@@ -27,9 +29,9 @@ def read_file(address: str) -> bytes | None:
         if is_local(address):
             return Path(address).read_bytes()
         filesystem, path = _opened(address)
-        return bytes(filesystem.cat_file(path))
+        return steadily(lambda: bytes(filesystem.cat_file(path)))
     except Exception as error:
-        cause = classify(error)
+        cause = _cause(error)
         if cause.kind == "missing" or isinstance(error, NotADirectoryError):
             return None
         raise ArchiveError(f"cannot read {address}: {cause.reason}", uri=address) from error
@@ -44,12 +46,12 @@ def publish_once(address: str, content: bytes) -> bool:
         if is_local(address):
             return _linked(Path(address), content)
         filesystem, path = _opened(address)
-        filesystem.pipe_file(path, content, mode="create")
+        steadily(lambda: filesystem.pipe_file(path, content, mode="create"))
     except Exception as error:
         # Each store's library says in its own way that the file is there; one that was slow may have written it.
         if read_file(address) is not None:
             return False
-        raise ArchiveError(f"cannot write {address}: {classify(error).reason}", uri=address) from error
+        raise ArchiveError(f"cannot write {address}: {_cause(error).reason}", uri=address) from error
     return True
 
 
@@ -61,9 +63,13 @@ def write_file(address: str, content: bytes) -> None:
             made.replace(address)
         else:
             filesystem, path = _opened(address)
-            filesystem.pipe_file(path, content)
+            steadily(lambda: filesystem.pipe_file(path, content))
     except Exception as error:
-        raise ArchiveError(f"cannot write {address}: {classify(error).reason}", uri=address) from error
+        raise ArchiveError(f"cannot write {address}: {_cause(error).reason}", uri=address) from error
+
+
+def _cause(error: Exception) -> Cause:
+    return error.cause if isinstance(error, BackendFailure) else classify(error)
 
 
 def _opened(address: str) -> tuple[Any, str]:

@@ -11,17 +11,21 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 
 from malmm.pipeline.archive.location import is_local, lance_errors, table_uri
+from malmm.pipeline.archive.store_calls import steadily
 from malmm.pipeline.schema.errors import ArchiveError
+from malmm.pipeline.sources.backends import BackendFailure
 
 __all__ = ["check_store", "s3_filesystem", "store_name"]
 
+T = TypeVar("T")
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
 _REFUSED = {409, 412}
 # Where Lance looks for the address of an imitation of S3, the first that is set. Unlike botocore it reads no profile.
@@ -44,7 +48,8 @@ def store_name(archive_uri: str) -> str:
     if not archive_uri.startswith("s3://") or endpoint is None:
         return f"{archive_uri} at its usual place"
     with lance_errors(archive_uri, "read"):
-        dates = [found["LastModified"] for found in s3_filesystem().find(oldest, detail=True).values()]
+        files = _called(lambda: s3_filesystem().find(oldest, detail=True)).values()
+        dates = [found["LastModified"] for found in files]
     return f"{archive_uri} at {endpoint}, since {min(dates, default=None)}"
 
 
@@ -84,18 +89,11 @@ def _check_condition(archive_uri: str) -> None:
     filesystem = s3_filesystem()
     with lance_errors(archive_uri, "write to"):
         try:
-            _put_if_new(filesystem, bucket, key)
-            try:
-                _put_if_new(filesystem, bucket, key)
-            except OSError as error:
-                if _status(error) in _REFUSED:
-                    return
-                raise
-            finally:
-                filesystem.call_s3("delete_object", Bucket=bucket, Key=key)
-        except OSError as error:
-            if _status(error) != 501:  # not implemented
-                raise
+            outcomes = [_called(lambda: _put_if_new(filesystem, bucket, key)) for _ in range(2)]
+        finally:
+            _called(lambda: filesystem.call_s3("delete_object", Bucket=bucket, Key=key))
+    if outcomes[1] == "refused":
+        return
     raise ArchiveError(
         f"the object store of {archive_uri} overwrites an object that was to be made only if it is not there yet (it "
         "ignores If-None-Match), so that two writers could spoil an archive: give --archive a store that supports "
@@ -120,8 +118,25 @@ def s3_filesystem() -> Any:
     )
 
 
-def _put_if_new(filesystem: Any, bucket: str, key: str) -> None:
-    filesystem.call_s3("put_object", Bucket=bucket, Key=key, Body=b"probe", IfNoneMatch="*")
+def _put_if_new(filesystem: Any, bucket: str, key: str) -> str:
+    """``made``; ``refused``, since it is there; or ``unknown``, where the store does not know the condition."""
+    try:
+        filesystem.call_s3("put_object", Bucket=bucket, Key=key, Body=b"probe", IfNoneMatch="*")
+    except OSError as error:
+        status = _status(error)
+        if status in _REFUSED:
+            return "refused"
+        if status == 501:
+            return "unknown"
+        raise
+    return "made"
+
+
+def _called(action: Callable[[], T]) -> T:
+    try:
+        return steadily(action)
+    except BackendFailure as failure:
+        raise OSError(failure.cause.reason) from failure
 
 
 def _status(error: BaseException) -> int | None:

@@ -14,12 +14,16 @@ from support.archive_rows import RECIPE, VECTOR_SIZE, rows, segment, video_table
 from support.object_store import ObjectStore, running
 from support.waiting import until
 
+from malmm.pipeline.archive.joined import open_archives
 from malmm.pipeline.archive.lease import Lease
+from malmm.pipeline.archive.partition_listings import PartitionListings
+from malmm.pipeline.archive.partitions import fix_partitions
 from malmm.pipeline.archive.receipts import write_rows
 from malmm.pipeline.archive.status import status
 from malmm.pipeline.archive.store_check import store_name
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema.errors import ArchiveError
+from malmm.pipeline.schema.partition import all_partitions
 
 
 @pytest.fixture
@@ -107,6 +111,28 @@ def test_a_store_that_does_not_know_conditions_is_refused(store: ObjectStore) ->
     store.fault = lambda method, path: "501" if method == "PUT" and "probe" in path else "ok"
     with pytest.raises(ArchiveError, match="ignores If-None-Match"):
         Archive.create_or_open("s3://films/new", RECIPE, VECTOR_SIZE)
+
+
+def test_a_store_that_stumbles_is_asked_again(store: ObjectStore) -> None:
+    """Each request for the probe and for the small files beside archives fails once."""
+    failed = set()
+
+    def stumble(method: str, path: str) -> str:
+        name = path.partition("?")[0]
+        if (method, name) in failed or not ("probe" in name or name.endswith((".yaml", ".json"))):
+            return "ok"
+        failed.add((method, name))
+        return "503"
+
+    store.fault = stumble
+    place = "s3://films/stumbling"
+    assert fix_partitions(place, 1, RECIPE)
+    [only] = all_partitions(1)
+    Archive.create_or_open(only.below(place), RECIPE, VECTOR_SIZE)
+    PartitionListings(place, only, "sources").record()
+    assert PartitionListings(place, only, "sources").missing() == []
+    assert [reader.root for reader in open_archives(place).archives] == [only.below(place)]
+    assert {method for method, _ in failed} >= {"PUT", "DELETE", "GET"}
 
 
 def test_a_store_that_refuses_the_probe_says_why(store: ObjectStore) -> None:
