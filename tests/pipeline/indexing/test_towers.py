@@ -58,7 +58,8 @@ def test_slots_are_found_by_the_frames_that_they_hold(tmp_path: Path) -> None:
     [word] = text_vectors_of(checkpoint).vectors(["a red circle"])
     found = searcher.search("a red circle", signals=("vectors",))
     similarities = np.concatenate(expected)[:, 0].astype(np.float32) @ word
-    assert found[0].similarity == pytest.approx(float(similarities.max()), abs=1e-4)
+    # Lance compares in the stored type, float16.
+    assert found[0].similarity == pytest.approx(float(similarities.max()), abs=1e-3)
 
     picture = tmp_path / "frame.png"
     Image.fromarray(span.frames[0]).resize((video["width"], video["height"])).save(picture)
