@@ -57,9 +57,13 @@ def test_slots_are_found_by_the_frames_that_they_hold(tmp_path: Path) -> None:
     searcher = Searcher(archive)
     [word] = text_vectors_of(checkpoint).vectors(["a red circle"])
     found = searcher.search("a red circle", signals=("vectors",))
-    similarities = np.concatenate(expected)[:, 0].astype(np.float32) @ word
-    # Lance compares in the stored type, float16.
-    assert found[0].similarity == pytest.approx(float(similarities.max()), abs=1e-3)
+    # Lance takes the cosine of the stored vectors and of the query in their type, float16.
+    vectors, query = (
+        np.concatenate(expected)[:, 0].astype(np.float64),
+        word.astype(np.float16).astype(np.float64),
+    )
+    similarities = vectors @ query / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query)
+    assert found[0].similarity == pytest.approx(float(similarities.max()), abs=1e-6)
 
     picture = tmp_path / "frame.png"
     Image.fromarray(span.frames[0]).resize((video["width"], video["height"])).save(picture)
