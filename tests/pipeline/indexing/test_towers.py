@@ -58,11 +58,9 @@ def test_slots_are_found_by_the_frames_that_they_hold(tmp_path: Path) -> None:
     [word] = text_vectors_of(checkpoint).vectors(["a red circle"])
     found = searcher.search("a red circle", signals=("vectors",))
     # Lance takes the cosine of the stored vectors and of the query in their type, float16.
-    vectors, query = (
-        np.concatenate(expected)[:, 0].astype(np.float64),
-        word.astype(np.float16).astype(np.float64),
-    )
-    similarities = vectors @ query / np.linalg.norm(vectors, axis=1) / np.linalg.norm(query)
+    held = np.concatenate(expected)[:, 0].astype(np.float64)
+    query = word.astype(np.float16).astype(np.float64)
+    similarities = held @ query / np.linalg.norm(held, axis=1) / np.linalg.norm(query)
     assert found[0].similarity == pytest.approx(float(similarities.max()), abs=1e-6)
 
     picture = tmp_path / "frame.png"
