@@ -34,7 +34,7 @@ def test_it_is_small_and_says_what_it_is(models):
 def test_it_is_right_about_most_of_what_is_drawn(models):
     encoder, language = Encoder.load(models.instructblip), LanguageModel.load(models.instructblip)
     right = total = 0
-    for number in range(3):
+    for number in range(6):
         scenes = plan_scenes(30, (77_000, number))
         frames = frames_of(scenes, 30, encoder.vision.image_size, number)
         asked = questions(scenes)

@@ -16,7 +16,7 @@ from malmm.pipeline.web.app import make_app
 from malmm.pipeline.web.settings import ServeConfig
 
 EXAMPLES = settings(
-    max_examples=6,
+    max_examples=10,
     deadline=None,
     derandomize=True,
     database=None,
