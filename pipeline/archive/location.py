@@ -39,6 +39,12 @@ __all__ = [
     "table_uri",
 ]
 
+# Of a machine's cores Lance keeps two for reading and writing, which leaves one of two or three for all searches of a
+# process at once. Read when Lance first computes something.
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+if _CORES < 4:
+    os.environ.setdefault("LANCE_CPU_THREADS", str(_CORES))
+
 # From 2.2 on Lance turns a blob column into an extension type of its own, so that a table's schema is no
 # longer the one it was made with and each fragment gets a second file. 2.1 keeps both as they are.
 STORAGE_VERSION = "2.1"
