@@ -58,9 +58,10 @@ def run(folder: Path, options: argparse.Namespace) -> None:
         f"{options.queries} queries\n"
     )
     print(
-        "| searched | vectors p50 ms | p95 ms | CPU ms | with texts p50 ms | p95 ms | CPU ms | recall@10 | recall@100 |"
+        "| searched | vectors, first time p95 ms | p50 ms | p95 ms | CPU ms "
+        "| with texts, first time p95 ms | p50 ms | p95 ms | CPU ms | recall@10 | recall@100 |"
     )
-    print("|---" * 9 + "|", flush=True)
+    print("|---" * 11 + "|", flush=True)
     measure("as one", [str(place) for place in places], queries, options)
     measure("the first alone", [str(places[0])], queries, options)
     if not options.without_one:
@@ -97,18 +98,14 @@ def measure(name: str, places: list[str], queries: np.ndarray, options: argparse
     texts = [" ".join(chance.choice(WORDS, 3)) for _ in queries]
     cells = [name]
     for signals in (("vectors",), ("vectors", "text")):
-        took, cpu = [], []
-        for text, vector in [(texts[0], queries[0]), *zip(texts, queries, strict=True)]:
-            began, spent = time.perf_counter(), time.process_time()
-            found = searcher.ranked(SearchQuery(text=text, signals=signals), vector)
-            searcher.shown(found[:10], thumbnails=False)
-            took.append(1000 * (time.perf_counter() - began))
-            cpu.append(1000 * (time.process_time() - spent))
+        rounds = [asked(searcher, signals, texts, queries) for _ in range(2)]
         # The first opens the tables.
+        cells.append(f"{np.quantile(rounds[0][0][1:], 0.95):.0f}")
+        took, cpu = rounds[1]
         cells += [
-            f"{statistics.median(took[1:]):.0f}",
-            f"{np.quantile(took[1:], 0.95):.0f}",
-            f"{statistics.mean(cpu[1:]):.0f}",
+            f"{statistics.median(took):.0f}",
+            f"{np.quantile(took, 0.95):.0f}",
+            f"{statistics.mean(cpu):.0f}",
         ]
     candidates = candidates_of(searcher.archive)
     for count in (10, 100):
@@ -125,6 +122,20 @@ def measure(name: str, places: list[str], queries: np.ndarray, options: argparse
             shares.append(len(exact & approximate) / len(exact))
         cells.append(f"{statistics.mean(shares):.3f}")
     print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def asked(
+    searcher: Searcher, signals: tuple[str, ...], texts: Sequence[str], queries: np.ndarray
+) -> tuple[list[float], list[float]]:
+    """Milliseconds of each query, by the clock and of CPU."""
+    took, cpu = [], []
+    for text, vector in zip(texts, queries, strict=True):
+        began, spent = time.perf_counter(), time.process_time()
+        found = searcher.ranked(SearchQuery(text=text, signals=signals), vector)
+        searcher.shown(found[:10], thumbnails=False)
+        took.append(1000 * (time.perf_counter() - began))
+        cpu.append(1000 * (time.process_time() - spent))
+    return took, cpu
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from malmm.model.families.instructblip.qformer import MemorySettings
 from malmm.operators.media.reader import SpanRequest, decode_span
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.searching.asker import Asker
-from malmm.pipeline.searching.relevance import BACKGROUND_FILE, Background, balanced_threshold
+from malmm.pipeline.searching.relevance import Relevance, balanced_threshold, relevance_of
 from malmm.pipeline.searching.searcher import Searcher
 
 Span = tuple[str, float, float]
@@ -221,9 +221,7 @@ def relevance(archive: ArchiveReader, truth: dict[str, list[Scene]]) -> None:
     half of the videos and tested on the other.
     """
     searcher = Searcher(archive)
-    retrieval = searcher.models().retrieval
-    assert retrieval is not None
-    background = Background.load(retrieval.directory / BACKGROUND_FILE)
+    relevant = relevance_of(archive, searcher.models().retrieval, searcher.text_vectors)
     looks = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
     half_of = {video: place < len(truth) // 2 for place, video in enumerate(sorted(truth))}
     halves: list[tuple[bool, np.ndarray]] = []
@@ -243,45 +241,75 @@ def relevance(archive: ArchiveReader, truth: dict[str, list[Scene]]) -> None:
     # What is seen for a moment only, at a segment's edge, is neither there nor not.
     there, gone = np.array(seen_s) >= 3, np.array(seen_s) == 0
     slots = len(halves[0][1])
-    rows = []
+    rows, shipped = [], []
     for name, form in (("a phrase", "a {x}"), ("a question", PROMPTS["motion"][0])):
-        known, strange = (contrasts(searcher, background, form, some, halves) for some in (looks, UNHEARD_OF))
+        (known, known_over), (strange, strange_over) = (
+            contrasts(searcher, relevant, form, some, [vectors for _, vectors in halves])
+            for some in (looks, UNHEARD_OF)
+        )
         for scope in ("a segment", "half of the archive"):
-            own: dict[bool, np.ndarray] = {}
-            others: dict[bool, np.ndarray] = {}
-            unheard: dict[bool, np.ndarray] = {}
-            for half in (True, False):
-                of_half, odd = known[first == half], strange[first == half]
-                is_there, is_gone = there[first == half], gone[first == half]
-                if scope == "a segment":
-                    own[half], others[half], unheard[half] = of_half[is_there], of_half[is_gone], odd.ravel()
-                else:
-                    own[half] = of_half.max(0)[is_there.any(0)]
-                    others[half] = np.where(is_gone, of_half, -np.inf).max(0)
-                    unheard[half] = odd.max(0)
-            wanted = balanced_threshold(own[True], others[True])
-            count = slots if scope == "a segment" else slots * int((~first).sum())
-            cells = [f"{wanted:.2f}", f"{len(own[False])}", percent((own[False] >= wanted).mean())]
-            cells += [f"{len(others[False])}", percent((others[False] < wanted).mean())]
-            cells += [f"{len(unheard[False])}", percent((unheard[False] < wanted).mean())]
-            rows.append([scope, str(count), name, *cells])
-    heads = ["searched", "slots", "asked as", "contrast", "there", "found"]
-    heads += ["not there", "said so", "unheard of", "said so"]
-    table("3. Is it there? Contrast from one half of the videos, measured on the other", heads, rows)
+            whole = scope != "a segment"
+            count = slots * int((~first).sum()) if whole else slots
+            by_half = {
+                half: best_of(known, strange, there, gone, first == half, whole) for half in (True, False)
+            }
+            wanted = balanced_threshold(*by_half[True][:2])
+            rows.append([scope, str(count), name, f"{wanted:.2f}", *shares(by_half[False], wanted)])
+            over = [known_over(count), strange_over(count)]
+            both = [best_of(*over, there, gone, first == half, whole) for half in (True, False)]
+            shipped.append(
+                [
+                    scope,
+                    str(count),
+                    name,
+                    *shares([np.concatenate(part) for part in zip(*both, strict=True)], 0.0),
+                ]
+            )
+    heads = ["there", "found", "not there", "said so", "unheard of", "said so"]
+    searched = ["searched", "slots", "asked as"]
+    title = "3. Is it there? Contrast from one half of the videos, measured on the other"
+    table(title, [*searched, "contrast", *heads], rows)
+    table("3b. The same as it ships, in both halves", [*searched, *heads], shipped)
+
+
+def best_of(
+    known: np.ndarray, strange: np.ndarray, there: np.ndarray, gone: np.ndarray, half: np.ndarray, whole: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How far the best slots of what is there, is not there and is unheard of stand out, in half of the segments.
+
+    All are [segments, things], ``half`` [segments] says which segments; with ``whole`` these are searched as one.
+    """
+    known, strange, there, gone = known[half], strange[half], there[half], gone[half]
+    if not whole:
+        return known[there], known[gone], strange.ravel()
+    return known.max(0)[there.any(0)], np.where(gone, known, -np.inf).max(0), strange.max(0)
+
+
+def shares(stand_out: Sequence[np.ndarray], wanted: float) -> list[str]:
+    """Cells: how many are there, not there and unheard of, and the shares that are rightly found and not found."""
+    own, others, unheard = stand_out
+    cells = [str(len(own)), percent((own >= wanted).mean())]
+    for some in (others, unheard):
+        cells += [str(len(some)), percent((some < wanted).mean())]
+    return cells
 
 
 def contrasts(
-    searcher: Searcher,
-    background: Background,
-    form: str,
-    things: Sequence[str],
-    segments: Sequence[tuple[bool, np.ndarray]],
-) -> np.ndarray:
-    """By how many standard deviations each segment's best slot stands out, for each thing: [segments, things]."""
+    searcher: Searcher, relevant: Relevance, form: str, things: Sequence[str], segments: Sequence[np.ndarray]
+) -> tuple[np.ndarray, Callable[[int], np.ndarray]]:
+    """By how many standard deviations each segment's best slot stands out, for each thing: [segments, things].
+
+    And by how much its cosine exceeds what the shipped rule asks of the best of so many slots.
+    """
+    assert relevant.background is not None
     words = searcher.text_vectors([form.format(x=thing) for thing in things])
-    best = np.stack([np.einsum("bv,sqv->bsq", words, vectors).max(axis=(1, 2)) for _, vectors in segments])
-    mean, deviation = np.array([background.level(word) for word in words]).T
-    return (best - mean) / deviation
+    best = np.stack([np.einsum("bv,sqv->bsq", words, vectors).max(axis=(1, 2)) for vectors in segments])
+    mean, deviation = np.array([relevant.background.level(word) for word in words]).T
+
+    def over(count: int) -> np.ndarray:
+        return best - np.array([relevant.cosine(word, count) for word in words])
+
+    return (best - mean) / deviation, over
 
 
 def answers(archive: ArchiveReader, truth: dict[str, list[Scene]]) -> None:
