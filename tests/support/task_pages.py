@@ -7,13 +7,16 @@ right after commands holds lines that the last of them printed ("…" stands for
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -26,6 +29,7 @@ __all__ = ["DOCS", "Block", "Walk", "blocks_of", "continued", "steps_of", "walk"
 DOCS = Path(__file__).parents[2] / "docs"
 _BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"cat > (\S+) <<'(\w+)'\n(.*?)\n\2\n", re.DOTALL)
+_ASSIGNMENT = re.compile(r"[A-Z_]+=")
 _AFTER = re.compile(r"^<!-- continues: (\S+) -->")
 
 
@@ -121,12 +125,15 @@ def _command(line: str) -> Ended:
     """Run a line: ours in this process, others in a shell. Only a line with ``||`` may end with another code than 0."""
     command, _, otherwise = line.partition(" || ")
     words = shlex.split(command)
+    given = dict(word.split("=", 1) for word in takewhile(_ASSIGNMENT.match, words))
+    words = words[len(given) :]
     if words[0] != "malmm":
         done = subprocess.run(["bash", "-ec", line], capture_output=True, text=True, check=False)
         ended = Ended(done.returncode, done.stdout, done.stderr)
     else:
         *words, output = (*words[:-2], words[-1]) if ">" in words[-2:-1] else (*words, "")
-        ended = run_here(*words[1:])
+        with mock.patch.dict(os.environ, given):
+            ended = run_here(*words[1:])
         if output:
             Path(output).write_text(ended.stdout, encoding="utf-8")
     assert ended.returncode == 0 or otherwise, f"{line}: {ended.returncode} {ended.stdout}{ended.stderr}"
