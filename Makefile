@@ -7,7 +7,7 @@ DEMO ?= build/demo
 SAMPLE ?= 20
 SEED ?= 0
 
-.PHONY: demo test test-docs test-faults docs install links format lint types wheel bench train score check clean help
+.PHONY: demo test test-docs test-faults docs install links format lint types wheel bench train score notebook screenshots check clean help
 
 help:            ## say what each target does
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' Makefile | sed -E 's/:.*##/ -/'
@@ -20,9 +20,10 @@ demo: $(VENV)/.installed  ## draw videos, index them, ask, compare the answers w
 test: $(VENV)/.installed-dev  ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not faults"
 
-test-docs: $(VENV)/.installed-dev  ## run every command, file and line of Python of the task pages
+test-docs: $(VENV)/.installed-dev  ## run all of the task pages, the examples and the notebook
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/integration/test_task_pages.py \
-		tests/integration/test_talks_page.py tests/integration/test_jobs_page.py tests/integration/test_finetune_pages.py
+		tests/integration/test_talks_page.py tests/integration/test_jobs_page.py tests/integration/test_finetune_pages.py \
+		tests/integration/test_examples.py tests/integration/test_notebook.py
 
 # Rounds are independent, and any of them can be had again: `make test-faults SAMPLE=1 SEED=17`.
 test-faults: $(VENV)/.installed-dev  ## let things fail at random places, SAMPLE rounds from SEED on
@@ -69,9 +70,11 @@ types: $(VENV)/.installed-dev links  ## check types, and that editors find every
 	$(BIN)/basedpyright --level error build/every_package.py
 
 # The wheel is tried in an environment of its own, which sees the dependencies but not the source tree.
+# From the source distribution, so that this is tried as well. Other Pythons that are here take the wheel without its
+# dependencies, and compile all of it.
 wheel: $(VENV)/.installed-dev  ## build the wheel and try it
-	rm -rf build/lib build/wheel dist
-	$(BIN)/python -m build --wheel --outdir dist .
+	rm -rf build/lib build/wheel build/wheel-3.* dist
+	$(BIN)/python -m build --outdir dist .
 	$(PYTHON) -m venv --without-pip build/wheel
 	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" \
 		> "$$(build/wheel/bin/python -c 'import site; print(site.getsitepackages()[0])')/dependencies.pth"
@@ -80,10 +83,23 @@ wheel: $(VENV)/.installed-dev  ## build the wheel and try it
 		&& ./bin/malmm index videos --archive archive --model demo --json > report.json \
 		&& ./bin/malmm show --archive archive \
 		&& ./bin/python -c "import malmm.pipeline.indexing.index as m; assert 'site-packages' in m.__file__, m.__file__"
+	for version in 3.11 3.12 3.13; do \
+		python$$version -c "" 2>/dev/null || { echo "no python$$version here: the wheel was not tried on it"; continue; }; \
+		python$$version -m venv --without-pip build/wheel-$$version \
+			&& $(BIN)/pip --python build/wheel-$$version/bin/python install --quiet --no-deps dist/*.whl \
+			&& build/wheel-$$version/bin/python -W error -m compileall -q build/wheel-$$version/lib \
+			&& echo "python$$version takes the wheel" || exit 1; \
+	done
 
 # Broken links, anchors and missing pages are errors.
 docs: $(VENV)/.installed-dev links  ## build the documentation as a site: build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+screenshots: $(VENV)/.installed-dev  ## take the pictures of the page anew, which needs Chromium
+	$(BIN)/python docs/take_screenshots.py
+
+notebook: $(VENV)/.installed-dev  ## run the notebook and keep what its cells show
+	PYTHONPATH=tests $(BIN)/python -m support.notebooks examples/memory.ipynb
 
 bench: $(VENV)/.installed-dev  ## run all benchmarks (hours): build/bench/benchmarks.md
 	$(BIN)/python benchmarks/all.py build/bench

@@ -5,6 +5,8 @@ MkDocs calls the functions that begin with ``on_`` (``hooks:`` in mkdocs.yml).
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from mkdocs.structure.pages import Page
 from malmm.jobs.cli import help_texts
 from malmm.jobs.files.job import json_schema
 
-__all__ = ["generated", "on_files", "on_page_markdown"]
+__all__ = ["generated", "notebook", "on_files", "on_page_markdown"]
 
 ROOT = Path(__file__).parents[1]
 #: Files beside ``docs/`` that are pages of the site, and under which names.
@@ -29,6 +31,7 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
     "THIRD_PARTY.md": "third-party.md",
+    "examples/memory.ipynb": "notebook.md",
 }
 #: The packages and modules of the Python reference, by page.
 MODULES = {
@@ -49,7 +52,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, text in generated().items():
         files.append(File.generated(config, name, content=text))
     for source, name in PAGES.items():
-        files.append(File.generated(config, name, content=(ROOT / source).read_text(encoding="utf-8")))
+        text = (ROOT / source).read_text(encoding="utf-8")
+        if source.endswith(".ipynb"):
+            text, pictures = notebook(json.loads(text))
+            for picture, content in pictures.items():
+                files.append(File.generated(config, picture, content=content))
+        files.append(File.generated(config, name, content=text))
     linked = {path for file in list(files) if file.is_documentation_page() for path in _linked(file)}
     for path in sorted(linked):
         files.append(File.generated(config, _copied(path), content=(ROOT / path).read_bytes()))
@@ -87,6 +95,23 @@ def generated() -> dict[str, str]:
         "reference/job-file.md": "\n".join(_job_file()),
         **{f"reference/{name}.md": "\n".join(_python(name, modules)) for name, modules in MODULES.items()},
     }
+
+
+def notebook(content: dict[str, Any]) -> tuple[str, dict[str, bytes]]:
+    """Return a notebook as a page, with what its cells printed and showed; and its pictures by name."""
+    parts: list[str] = []
+    pictures: dict[str, bytes] = {}
+    for cell in content["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", ()):
+            if output["output_type"] == "stream":
+                parts.append(f"```text\n{''.join(output['text']).rstrip()}\n```")
+            else:
+                name = f"figures/notebook-{len(pictures)}.jpg"
+                pictures[name] = base64.b64decode(output["data"]["image/jpeg"])
+                parts.append(f"![What the cell shows]({name})")
+    return "\n\n".join(parts) + "\n", pictures
 
 
 def _command_line() -> Iterator[str]:
