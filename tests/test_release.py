@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -16,6 +17,29 @@ def test_the_citation_is_of_this_version() -> None:
     assert citation["version"] == PROJECT["project"]["version"]
     assert citation["license"] == PROJECT["project"]["license"]
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    version = PROJECT["project"]["version"]
+    for name in ("deploy/Dockerfile", "jobs/files/job.py", "jobs/files/example.py"):
+        assert re.findall(r"malmm-ray:([0-9.]+)", (ROOT / name).read_text(encoding="utf-8")) == [version]
+    newest = re.search(
+        r"^## (\S+) \((\S+)\)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert newest is not None
+    assert newest[1] == version
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert newest[2] == str(citation["date-released"])
+
+
+def test_the_image_is_built_from_all_that_the_package_needs() -> None:
+    copied = re.findall(
+        r"^COPY (.*) \S+$", (ROOT / "deploy/Dockerfile").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    there = {name for line in copied for name in line.split()}
+    project = PROJECT["project"]
+    folders = {path.partition("/")[0] for path in PROJECT["tool"]["setuptools"]["package-dir"].values()}
+    assert {"pyproject.toml", project["readme"], *project["license-files"], *folders} <= there
 
 
 def test_data_in_the_wheel_is_listed_with_its_licence() -> None:

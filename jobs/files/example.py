@@ -55,7 +55,7 @@ steps:
 # Where `malmm submit {file}` and `malmm render {file}` have it run:
 # cluster:
 #   address: http://127.0.0.1:8265
-#   image: registry.example.com/malmm-ray:0.1.0
+#   image: registry.example.com/malmm-ray:0.2.0
 #   workers: 4
 #   gpus: 1
 #   secrets:

@@ -111,7 +111,7 @@ class Cluster(BaseModel):
 
     address: str | None = Field(None, description="of Ray's job server, for `malmm submit`: http://HOST:8265")
     image: str = Field(
-        "malmm-ray:0.1.0", min_length=1, description="the container image, with malmm-ray in it"
+        "malmm-ray:0.2.0", min_length=1, description="the container image, with malmm-ray in it"
     )
     namespace: str = Field("default", pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", description="of Kubernetes")
     workers: int = Field(1, ge=1, le=10_000, description="worker nodes")
