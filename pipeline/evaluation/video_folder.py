@@ -29,6 +29,8 @@ class VideoFolder:
                 f"{place} is not a folder: --videos is the folder of the videos or of their extracted frames",
                 path=str(place),
             )
+        # Workers, and the processes that decode for them, may be in another folder than the driver.
+        place = place.absolute()
         self.place = place
         self._frames: dict[str, str] = {}
         self._files: dict[str, str] = {}
