@@ -48,7 +48,7 @@ from malmm.jobs.terminal.text import printable
 from malmm.pipeline.schema.errors import MalmmError
 from malmm.pipeline.schema.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, exit_code_of_error
 
-__all__ = ["help_texts", "main"]
+__all__ = ["help_texts", "main", "make_parser"]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -105,6 +105,11 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     return parser, commands.choices
 
 
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    return _parsers()[0]
+
+
 def help_texts() -> dict[str, str]:
     """Return what ``malmm --help`` and each ``malmm COMMAND --help`` print, by what is typed before ``--help``."""
     parser, commands = _parsers()
@@ -115,7 +120,7 @@ def help_texts() -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code. Print errors as one sentence on standard error."""
-    arguments = _parsers()[0].parse_args(argv)
+    arguments = make_parser().parse_args(argv)
     # A scheduler stops a job with SIGTERM: end as cleanly as on Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
