@@ -91,9 +91,9 @@ wheel: $(VENV)/.installed-dev  ## build the wheel and try it
 			&& echo "python$$version takes the wheel" || exit 1; \
 	done
 
-# Broken links, anchors and missing pages are errors.
+# Broken links, anchors and missing pages are errors. Not --quiet: what is not said is not counted either.
 docs: $(VENV)/.installed-dev links  ## build the documentation as a site: build/site
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 screenshots: $(VENV)/.installed-dev  ## take the pictures of the page anew, which needs Chromium
 	$(BIN)/python docs/take_screenshots.py
