@@ -44,6 +44,8 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "driver": [],
         "ray_driver": [],
         "nodes": ["--segments-a-node", "40"],
+        "placement": [],
+        "simulation": [],
         "thousand": [],
         "kills": [],
         "retrieval": [str(folder / "retrieval")],

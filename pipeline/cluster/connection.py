@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,10 +17,10 @@ import ray
 from malmm.pipeline.cluster.discovery import listens, recorded_head
 from malmm.pipeline.cluster.fit import refuse_unfit
 from malmm.pipeline.cluster.placement import alive_nodes, wait_for_nodes, wait_for_room, wants_of
+from malmm.pipeline.cluster.plan import ClusterPlan
 from malmm.pipeline.cluster.process_state import ProcessState
-from malmm.pipeline.cluster.resources import Resources, choose_resources, share_of, with_wishes
+from malmm.pipeline.cluster.resources import Resources
 from malmm.pipeline.cluster.session_folder import session_folder
-from malmm.pipeline.schema.cluster_use import WHOLE_CLUSTER, ClusterUse
 from malmm.pipeline.schema.errors import WorkerError
 from malmm.pipeline.schema.progress import OnProgress, Progress
 
@@ -33,26 +33,24 @@ _LOCAL_OBJECT_STORE_BYTES = 1 << 30
 # Lance. On a small machine the light stages and decoding together have more workers than CPUs, so more are kept.
 _KEPT_WORKERS = {"num_workers_soft_limit": (os.cpu_count() or 1) + 8}
 _REACHABLE_WITHIN_S = 10.0
+_ANY = ClusterPlan()
 
 
 @contextmanager
 def connected(
+    plan: ClusterPlan = _ANY,
     *,
     verbose: bool = False,
-    wanted: Sequence[tuple[str, float]] = (),
-    use: ClusterUse = WHOLE_CLUSTER,
-    weights_bytes: int = 0,
     tell: OnProgress = lambda progress: None,
 ) -> Iterator[Resources]:
-    """Connect as ``connection`` does, and yield the resources of a run; ``wanted`` overrides some of them,
-    ``use`` says what the run may have of the cluster, and ``weights_bytes`` how large its model is in half precision.
+    """Connect as ``connection`` does, and yield the resources that a run has by its ``plan``.
 
     Waits until the cluster has room for a worker of each stage, and reports through ``tell`` what it waits for.
     Raises WorkerError if no cluster can be reached or started, or no worker can be started, and ConfigError if what is
     wanted cannot run on the nodes that are there.
     """
     with connection(verbose=verbose, tell=tell):
-        yield _room(wanted, use, weights_bytes, tell)
+        yield _room(plan, tell)
 
 
 @contextmanager
@@ -78,16 +76,13 @@ def connection(*, verbose: bool = False, tell: OnProgress = lambda progress: Non
         process.put_back()
 
 
-def _room(
-    wanted: Sequence[tuple[str, float]], use: ClusterUse, weights_bytes: int, tell: OnProgress
-) -> Resources:
-    if any(name.endswith("_gpus") for name, _ in wanted):
-        # Where it is computed, and what that takes, is the user's choice.
-        weights_bytes = 0
-    nodes = wait_for_nodes(tell, use, weights_bytes=weights_bytes)
-    resources = with_wishes(share_of(choose_resources(nodes, weights_bytes), use.share), wanted)
+def _room(plan: ClusterPlan, tell: OnProgress) -> Resources:
+    nodes = wait_for_nodes(tell, plan.use, weights_bytes=plan.bytes_to_load)
+    resources = plan.resources(nodes)
     refuse_unfit(wants_of(resources), nodes, may_grow=len(alive_nodes()) > 1)
-    wait_for_room(resources, tell, use.labels)
+    if plan.appetite is not None and (note := plan.appetite.note(resources, nodes)):
+        tell(Progress("starting", note=note))
+    wait_for_room(resources, tell, plan.use.labels)
     return resources
 
 

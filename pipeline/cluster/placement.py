@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ __all__ = [
     "asked_and_there",
     "counted",
     "lacking",
+    "lost_nodes",
+    "node_ids",
     "room_note",
     "wait_for_nodes",
     "wait_for_room",
@@ -44,6 +46,8 @@ _LOOK_EVERY_S = 0.5
 _STAGE = "waiting for workers"
 # Weights of about four billion parameters in half precision. On CPUs a segment takes minutes.
 _HEAVY_BYTES = 8_000_000_000
+# A node with GPUs has a resource whose name is this and that of its cards.
+_CARD = "accelerator_type:"
 
 
 def alive_nodes(labels: Labels = ()) -> list[Node]:
@@ -53,7 +57,24 @@ def alive_nodes(labels: Labels = ()) -> list[Node]:
         for node in ray.nodes()
         if node["Alive"] and all(node.get("Labels", {}).get(name) == value for name, value in labels)
     ]
-    return [Node(each.get("CPU", 0.0), each.get("GPU", 0.0), each.get("memory", math.inf)) for each in found]
+    return [
+        Node(each.get("CPU", 0.0), each.get("GPU", 0.0), each.get("memory", math.inf), _card(each))
+        for each in found
+    ]
+
+
+def _card(resources: Mapping[str, float]) -> str:
+    return next((name.removeprefix(_CARD) for name in resources if name.startswith(_CARD)), "")
+
+
+def node_ids() -> frozenset[str]:
+    """Ray's names of the machines that are there now."""
+    return frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
+
+
+def lost_nodes() -> int:
+    """How many machines the cluster has lost so far."""
+    return sum(not node["Alive"] for node in ray.nodes())
 
 
 def wait_for_nodes(

@@ -84,11 +84,12 @@ class Resources:
 
 @dataclass(frozen=True)
 class Node:
-    """What Ray may use of one machine."""
+    """What Ray may use of one machine. ``card`` is Ray's name of its GPUs, such as ``A100``; empty if not known."""
 
     cpus: float
     gpus: float = 0.0
     memory_bytes: float = math.inf
+    card: str = ""
 
 
 def choose_resources(nodes: Sequence[Node], weights_bytes: int = 0) -> Resources:

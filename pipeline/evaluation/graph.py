@@ -62,12 +62,14 @@ def asking(clips: Sequence[pa.Table], stages: Stages) -> Iterator[pa.Table | str
     from malmm.operators.guard import guarded, guarded_actor
     from malmm.operators.pick_frames import pick_frames
     from malmm.pipeline.cluster.connection import connected
+    from malmm.pipeline.cluster.plan import ClusterPlan
     from malmm.pipeline.cluster.starvation import RoomWatch
     from malmm.pipeline.indexing.block_stream import received
     from malmm.pipeline.schema.rows import PICKED, TOLD
 
     config = stages.config
-    with connected(verbose=stages.verbose, wanted=config.resources, tell=stages.tell) as resources:
+    plan = ClusterPlan(tuple(config.resources))
+    with connected(plan, verbose=stages.verbose, tell=stages.tell) as resources:
         answer_gpus = min(1.0, resources.encode_gpus + resources.generate_gpus)
         # Not from_arrow, which runs a task for each table before anything starts.
         dataset = ray.data.from_blocks(list(clips))

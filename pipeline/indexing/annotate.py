@@ -111,24 +111,20 @@ def _run(
     tell(Progress("starting"))
     # Ray takes seconds to load, which a run without work need not wait for.
     from malmm.pipeline.cluster.connection import connected
+    from malmm.pipeline.cluster.plan import ClusterPlan
     from malmm.pipeline.cluster.starvation import RoomWatch
     from malmm.pipeline.indexing.graph import replaying
     from malmm.pipeline.indexing.model_hosts import ModelHosts
     from malmm.pipeline.indexing.replay_commits import ReplayCommits
 
+    plan = ClusterPlan(config.resources, config.cluster, weights_bytes)
     ledger = Ledger()
     replay = ReplayCommits(archive, config.prompts, ledger, tell, archive.count("failures") > 0)
     with archive.held():
         try:
             with (
-                connected(
-                    verbose=verbose,
-                    wanted=config.resources,
-                    use=config.cluster,
-                    weights_bytes=weights_bytes,
-                    tell=tell,
-                ) as resources,
-                ModelHosts(resources, config.cluster) as replay.hosts,
+                connected(plan, verbose=verbose, tell=tell) as resources,
+                ModelHosts(resources, plan) as replay.hosts,
             ):
                 replay.room = RoomWatch(resources)
                 replay.go(replaying(work, config, archive, replay.hosts, verbose=verbose), of=work)

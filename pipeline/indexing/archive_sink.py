@@ -28,6 +28,7 @@ from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.connection import connected
 from malmm.pipeline.indexing.background_listing import BackgroundListing
 from malmm.pipeline.indexing.block_stream import received
+from malmm.pipeline.indexing.cluster_plan import cluster_plan
 from malmm.pipeline.indexing.graph import Wiring, decoding, describing, writing
 from malmm.pipeline.indexing.index import make_recipe, vectors_length
 from malmm.pipeline.indexing.ledger import Ledger
@@ -107,7 +108,7 @@ class ArchiveSink:
             self.report.videos_listed, self.report.videos_unchanged = self._work.listed, self._work.unchanged
             self._commits.archive = self.archive
             self._commits.had_failures = self.archive.count("failures") > 0
-            self._weights_bytes = models.checkpoint.half_bytes
+            self._plan = cluster_plan(config, self.recipe, models.checkpoint)
             self._stack = self._stack.pop_all()
         return self
 
@@ -126,12 +127,8 @@ class ArchiveSink:
 
         Connects to a Ray cluster, or starts one, for the rest of the block. Raises WorkerError if it cannot.
         """
-        resources = self._stack.enter_context(
-            connected(
-                wanted=self.config.resources, use=self.config.cluster, weights_bytes=self._weights_bytes
-            )
-        )
-        self._hosts = self._stack.enter_context(ModelHosts(resources, self.config.cluster))
+        resources = self._stack.enter_context(connected(self._plan))
+        self._hosts = self._stack.enter_context(ModelHosts(resources, self._plan))
         self._wiring = Wiring(self.config, self.recipe, resources)
         files = [{name: getattr(file, name) for name in FILES.names} for file in self._work.files]
         blocks = [

@@ -19,6 +19,7 @@ from malmm.pipeline.cluster.connection import connected
 from malmm.pipeline.cluster.resources import Resources
 from malmm.pipeline.cluster.starvation import RoomWatch
 from malmm.pipeline.indexing.block_stream import received
+from malmm.pipeline.indexing.cluster_plan import cluster_plan, frame_flop
 from malmm.pipeline.indexing.compiler_check import check_compilers
 from malmm.pipeline.indexing.estimate import estimated
 from malmm.pipeline.indexing.graph import LIGHT_STAGES, Wiring, replaying, segments_a_block, surveying
@@ -60,6 +61,7 @@ class Run:
     verbose: bool = False
 
     def __post_init__(self) -> None:
+        self._plan = cluster_plan(self.config, self.recipe, self.models.checkpoint)
         self.ledger = Ledger()
         self.progress = RunProgress(self.tell, self.ledger, self.report)
         self.commits = SegmentCommits(self.ledger, self.report, self._rewriting)
@@ -77,7 +79,7 @@ class Run:
             try:
                 with (
                     self._connected() as resources,
-                    ModelHosts(resources, self.config.cluster) as hosts,
+                    ModelHosts(resources, self._plan) as hosts,
                 ):
                     self.report.encoders = resources.encode_workers
                     self.report.gpus = resources.encode_workers * resources.encode_gpus
@@ -97,7 +99,6 @@ class Run:
     def preview(self, archive: Archive | None, work: PendingWork) -> None:
         """Fill ``report.plan`` with what ``go`` would do. Reads the headers of new files and writes nothing."""
         # Loads torch, which a run does without.
-        from malmm.model.families.registry import family_of
         from malmm.model.footprint import slot_bytes
 
         encoders, on_gpus = 0, False
@@ -111,10 +112,10 @@ class Run:
             for segment in self.ledger.open_segments()
         ]
         slots = sum(min(self.recipe.bank_length, count) for count in frames)
-        frame_flop = family_of(self.models.checkpoint).frame_flop(self.models.checkpoint)
+        flop = frame_flop(self.models.checkpoint)
         # Other options may be faster or slower.
         runs = [] if archive is None or self.config.reindex else read_runs(self.config.archive)
-        time = estimated(sum(frames), frame_flop, encoders=encoders, on_gpus=on_gpus, runs=runs)
+        time = estimated(sum(frames), flop, encoders=encoders, on_gpus=on_gpus, runs=runs)
         self.report.plan = Plan(
             videos=self.ledger.videos_total,
             segments=len(frames),
@@ -131,13 +132,7 @@ class Run:
         )
 
     def _connected(self) -> AbstractContextManager[Resources]:
-        return connected(
-            verbose=self.verbose,
-            wanted=self.config.resources,
-            use=self.config.cluster,
-            weights_bytes=self.models.checkpoint.half_bytes,
-            tell=self.tell,
-        )
+        return connected(self._plan, verbose=self.verbose, tell=self.tell)
 
     def _survey(self, archive: Archive | None, work: PendingWork, resources: Resources) -> None:
         """Plan all files without indexing any."""

@@ -283,7 +283,7 @@ def writing(
     described: Dataset, wiring: Wiring, hosts: ModelHosts, archive: str, memories: pa.Schema
 ) -> Dataset:
     """Texts and memory to receipts, 1:1: fragments to the store, a receipt to the driver."""
-    return described.map_batches(
+    written = described.map_batches(
         guarded("write", RECEIPTS, write_segments),
         fn_kwargs={
             "archive": archive,
@@ -294,6 +294,7 @@ def writing(
         batch_size=None,
         **_waiting(hosts),
     )
+    return hosts.sizes.apply_to(written)
 
 
 def _waiting(hosts: ModelHosts) -> dict[str, Any]:
@@ -326,7 +327,7 @@ def replaying(
     )
     # generate, 1:1 on GPUs: texts
     generate = _generator(config, archive.recipe)
-    return _dataset(work, use=config.cluster, verbose=verbose).map_batches(
+    replayed = _dataset(work, use=config.cluster, verbose=verbose).map_batches(
         # replay and generate, 1:1 in the run's actors
         guarded("replay", ANSWERED, through_hosts),
         fn_kwargs={"route": hosts.route((replay, generate), expected=expected)},
@@ -335,6 +336,7 @@ def replaying(
         compute=TaskPoolStrategy(size=hosts.batches),
         **_ROWS,
     )
+    return hosts.sizes.apply_to(replayed)
 
 
 def transcribing(

@@ -24,8 +24,8 @@ __all__ = ["BATCHES_A_HOST", "HostDesk", "RemoteHostDesk"]
 #: Batches that a host has at a time.
 BATCHES_A_HOST = 3
 _PAUSES_S = (0.005, 0.02, 0.05, 0.1, 0.2)
-# A task whose process died never returns its place. After so long its place is given away: at worst a host has a batch
-# more, which waits there.
+# A task whose process died never returns its place; only the loss of a whole node is noticed. After so long its place
+# is given away: at worst a host has a batch more, which waits there.
 _FORGOTTEN_AFTER_S = 600.0
 # A task that waits to have a host alone asks several times a second. One that does not ask any more has died.
 _GONE_AFTER_S = 30.0
@@ -55,10 +55,21 @@ class HostDesk:
             self._held.pop(key, None)
             self._alone.pop(key, None)
 
+    def keep_nodes(self, nodes: frozenset[str]) -> None:
+        """Forget tasks on other nodes than these: they died with their node, and never return their places."""
+        with self._lock:
+            for held in self._held.values():
+                for holder in [holder for holder in held if _node_of(holder) not in nodes]:
+                    del held[holder]
+            for key, (holder, _) in list(self._alone.items()):
+                if _node_of(holder) not in nodes:
+                    del self._alone[key]
+
     def take(self, group: str, holder: str, *, alone: bool = False) -> tuple[str, Any] | None:
         """The host of a group with the fewest batches, and its key; None while all have enough.
 
-        With ``alone``, a host without any. One that has some gets no more until it is without.
+        ``holder`` is the name of the one that asks: its node, a slash, and what tells it from others there. With
+        ``alone``, a host without any batch. One that has some gets no more until it is without.
         """
         now_s = time.monotonic()
         with self._lock:
@@ -123,10 +134,14 @@ class RemoteHostDesk:
         """As ``HostDesk``."""
         self._ask("remove", key)
 
+    def keep_nodes(self, nodes: frozenset[str]) -> None:
+        """As ``HostDesk``."""
+        self._ask("keep_nodes", nodes)
+
     @contextmanager
     def taken(self, group: str, *, alone: bool = False) -> Iterator[tuple[str, Any]]:
         """Wait for a host of this group, and have it for a batch, or ``alone``: its key and itself."""
-        holder = secrets.token_hex(8)
+        holder = f"{ray.get_runtime_context().get_node_id()}/{secrets.token_hex(8)}"
         for pause_s in _endless():
             if (found := self._ask("take", group, holder, alone=alone)) is not None:
                 break
@@ -149,6 +164,10 @@ class RemoteHostDesk:
             except ActorUnavailableError:
                 time.sleep(pause_s)
         raise AssertionError("endless")
+
+
+def _node_of(holder: str) -> str:
+    return holder.partition("/")[0]
 
 
 def _endless() -> itertools.chain[float]:

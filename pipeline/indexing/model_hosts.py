@@ -9,25 +9,31 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import pyarrow as pa
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 
+from malmm.operators.decode import decode_segments
 from malmm.operators.model_host import ModelHost, ModelStep
+from malmm.pipeline.cluster.placement import alive_nodes, lost_nodes, node_ids
+from malmm.pipeline.cluster.plan import ClusterPlan
 from malmm.pipeline.cluster.resources import Resources
 from malmm.pipeline.indexing.block_stream import worker_error
 from malmm.pipeline.indexing.host_desk import BATCHES_A_HOST, RemoteHostDesk
-from malmm.pipeline.schema.cluster_use import WHOLE_CLUSTER, ClusterUse
+from malmm.pipeline.indexing.stage_sizes import StageSizes
+from malmm.pipeline.schema.errors import ConfigError
 from malmm.pipeline.schema.rows import carried, rows_table
 
-__all__ = ["HostGroup", "ModelHosts", "Route", "Stop", "groups_of", "through_hosts"]
+__all__ = ["NODES_EVERY_S", "HostGroup", "ModelHosts", "Route", "Stop", "groups_of", "through_hosts"]
 
 # Calls that a host answers at once: its batches, and the driver's.
 _CALLS_A_HOST = BATCHES_A_HOST + 3
 _LOOK_EVERY_S = 0.5
+#: Seconds between two looks for nodes that have joined or left the cluster.
+NODES_EVERY_S = 5.0
 _MOST_DEATHS_AT_LOADING = 3
 _WORKER_LOST = "the worker that held it died: run again to retry, with -v to see why"
 _Blocks = Iterator[pa.Table | None]
@@ -43,6 +49,10 @@ class HostGroup:
     cpus: float
     gpus: float
     memory_bytes: int
+
+    def is_like(self, other: HostGroup) -> bool:
+        """Whether both are the same models, on GPUs or on CPUs."""
+        return self.name == other.name and bool(self.gpus) == bool(other.gpus)
 
 
 def groups_of(resources: Resources) -> tuple[HostGroup, ...]:
@@ -135,23 +145,40 @@ def _sent(rows: pa.Table, desk: RemoteHostDesk, stop: Stop, *, alone: bool = Fal
 
 @dataclass
 class _Host:
-    """A host as the driver knows it. ``calls`` are those of its own that are not answered."""
+    """A host as the driver knows it.
+
+    ``calls`` are those of its own that are not answered, and ``lost_nodes`` is how many nodes the cluster had lost when
+    it was started.
+    """
 
     group: HostGroup
     actor: Any
     calls: list[Any]
+    lost_nodes: int
     has_joined: bool = False
+
+
+def _larger(group: HostGroup, planned: HostGroup) -> HostGroup:
+    """What is planned now, with no fewer hosts than before; the group as it is if its GPUs are gone."""
+    if group.is_like(planned):
+        return replace(planned, most=max(group.most, planned.most))
+    return planned if planned.gpus else group
 
 
 class ModelHosts:
     """The hosts of a run, on the driver's side. A context manager that ends them all.
 
-    The first work starts as many as it has use for, and ``want`` more; ``watched`` replaces those that die.
+    The first work starts as many as it has use for, and ``want`` more; ``watched`` replaces those that die. With the
+    run's ``plan`` it also uses nodes that come later: ``sizes`` are then what stages that run may grow to.
     """
 
-    def __init__(self, resources: Resources, use: ClusterUse = WHOLE_CLUSTER) -> None:
-        self._labels = dict(use.labels)
+    def __init__(self, resources: Resources, plan: ClusterPlan | None = None) -> None:
+        self._plan = plan
+        self._labels = dict(plan.use.labels) if plan is not None else {}
         self._groups = groups_of(resources)
+        self.sizes = StageSizes()
+        self._saw_nodes_s = time.monotonic()
+        self._lost_nodes = 0
         self._desk: RemoteHostDesk | None = None
         self._hosts: dict[str, _Host] = {}
         self._steps: dict[str, Any] = {}
@@ -197,7 +224,7 @@ class ModelHosts:
         """Have a host for each of so many batches, as far as there may be so many. Hosts are never ended early."""
         self._wanted = max(self._wanted, batches, 1)
         for group in self._groups:
-            there = sum(host.group is group for host in self._hosts.values())
+            there = sum(host.group.is_like(group) for host in self._hosts.values())
             for _ in range(min(group.most, self._wanted) - there):
                 self._start(group)
 
@@ -210,7 +237,48 @@ class ModelHosts:
             if time.monotonic() - self._looked_s >= _LOOK_EVERY_S:
                 self._look()
                 self._looked_s = time.monotonic()
+            if time.monotonic() - self._saw_nodes_s >= NODES_EVERY_S:
+                self._see_nodes()
+                self._saw_nodes_s = time.monotonic()
             yield block
+
+    def _see_nodes(self) -> None:
+        """Take note of nodes that have joined or left."""
+        lost = lost_nodes()
+        if lost != self._lost_nodes and self._desk is not None:
+            self._lost_nodes = lost
+            self._desk.keep_nodes(node_ids())
+        if self._plan is not None:
+            self._grow(self._plan)
+
+    def _grow(self, plan: ClusterPlan) -> None:
+        """Have as many hosts and tasks as the nodes that are there now have room for, and never fewer than before.
+
+        A node that was lost stays counted: what waits for its place has the autoscaler replace it. Hosts on CPUs stay
+        when the first GPUs come, beside those that are started there.
+        """
+        try:
+            resources = plan.resources(alive_nodes(plan.use.labels))
+        except ConfigError:
+            # None of those that are left can hold the model: others may come.
+            return
+        planned = {group.name: group for group in groups_of(resources)}
+        if planned.keys() != {group.name for group in self._groups}:
+            return
+        self._groups = tuple(_larger(group, planned[group.name]) for group in self._groups)
+        self._reshape()
+        self.sizes.grow(through_hosts.__name__, self.batches)
+        self.sizes.grow(decode_segments.__name__, resources.decode_workers)
+        self.want(0)
+
+    def _reshape(self) -> None:
+        """End hosts that wait for a place, or load, and reserve more than a host does now: they may find no place."""
+        for key, host in list(self._hosts.items()):
+            now = next((group for group in self._groups if group.is_like(host.group)), host.group)
+            larger = host.group.cpus > now.cpus or host.group.memory_bytes > now.memory_bytes
+            if larger and not host.has_joined:
+                ray.kill(host.actor)
+                del self._hosts[key]
 
     def _start(self, group: HostGroup) -> None:
         options: dict[str, Any] = {
@@ -227,7 +295,7 @@ class ModelHosts:
             options["label_selector"] = self._labels
         actor: Any = ray.remote(**options)(ModelHost).remote()
         loading = actor.load.remote(self._steps[group.name])
-        self._hosts[f"{group.name}-{next(self._numbers)}"] = _Host(group, actor, [loading])
+        self._hosts[f"{group.name}-{next(self._numbers)}"] = _Host(group, actor, [loading], lost_nodes())
 
     def _look(self) -> None:
         calls = {call: key for key, host in self._hosts.items() for call in host.calls}
@@ -245,7 +313,8 @@ class ModelHosts:
             except (RayActorError, OutOfMemoryError) as error:
                 self._desk.remove(key)
                 del self._hosts[key]
-                self._deaths += not host.has_joined
+                # One that went away with its node says nothing of the model.
+                self._deaths += not host.has_joined and lost_nodes() == host.lost_nodes
                 if self._deaths >= _MOST_DEATHS_AT_LOADING:
                     raise worker_error(error) from error
             except RayError as error:

@@ -118,12 +118,13 @@ def _recognise(
     tell(Progress("starting"))
     # Ray takes seconds to load, which a run without sound to hear need not wait for.
     from malmm.pipeline.cluster.connection import connected
+    from malmm.pipeline.cluster.plan import ClusterPlan
     from malmm.pipeline.cluster.starvation import RoomWatch
     from malmm.pipeline.indexing.block_stream import received
     from malmm.pipeline.indexing.graph import transcribing
 
     began = time.monotonic()
-    with connected(verbose=verbose, wanted=config.resources, tell=tell) as resources:
+    with connected(ClusterPlan(config.resources), verbose=verbose, tell=tell) as resources:
         room = RoomWatch(resources)
 
         def shown(done: int, failed: int) -> None:

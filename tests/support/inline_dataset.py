@@ -46,6 +46,7 @@ class InlineHosts:
 
     def __init__(self, *_: Any) -> None:
         self._host = ModelHost()
+        self.sizes = SimpleNamespace(apply_to=lambda dataset: dataset)
 
     def __enter__(self) -> InlineHosts:
         return self

@@ -27,7 +27,7 @@ from malmm.pipeline.cluster.resources import Node, choose_resources
 from malmm.pipeline.indexing import block_stream, driver, graph, model_hosts, replay_commits, run_loop
 from malmm.pipeline.indexing.file_queue import FileQueue
 from malmm.pipeline.indexing.graph import Wiring
-from malmm.pipeline.schema.cluster_use import WHOLE_CLUSTER, ClusterUse
+from malmm.pipeline.schema.cluster_use import ClusterUse
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.rows import (
     ANSWERED,
@@ -61,7 +61,7 @@ Mishap = Callable[[Carried], str | None]
 class NoHosts:
     """Stands in for ``ModelHosts``: this process has the models."""
 
-    def __init__(self, resources: Any = None, use: ClusterUse = WHOLE_CLUSTER) -> None:
+    def __init__(self, *_: Any) -> None:
         pass
 
     def __enter__(self) -> NoHosts:
@@ -93,7 +93,7 @@ class InlineStages:
         stand_ins: dict[str, Any] = {name: getattr(self, name) for name in names} | {
             "RemoteFileQueue": FileQueue,
             "rewriting_on_workers": lambda uri, table, **_: None,
-            "connected": lambda **_: contextlib.nullcontext(choose_resources([Node(2)])),
+            "connected": lambda *_, **__: contextlib.nullcontext(choose_resources([Node(2)])),
             "ModelHosts": NoHosts,
         }
         # Both where they are used and where a run that starts Ray late finds them.

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError, quiet_transformers
 from malmm.model.checkpoints.resolve import open_models
+from malmm.model.families.family import half_precision
 from malmm.model.families.registry import FAMILIES as ROWS
 from malmm.model.families.registry import family_of, image_size, row_of, token_shape
 from malmm.model.footprint import plain_footprints
@@ -32,6 +33,16 @@ def saved(tmp_path_factory):
         return made[family, tied]
 
     return make
+
+
+@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_cards_that_emulate_bfloat16_take_float16(native, dtype, monkeypatch):
+    """As T4 and V100, of which there is none here."""
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation
+    )
+    assert half_precision(torch.device("cuda")) == dtype
+    assert half_precision(torch.device("cpu")) == torch.float32
 
 
 def opened(directory):

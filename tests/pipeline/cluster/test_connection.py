@@ -6,6 +6,7 @@ import pytest
 
 from malmm.pipeline.cluster import connection as cluster
 from malmm.pipeline.cluster import placement
+from malmm.pipeline.cluster.plan import ClusterPlan
 from malmm.pipeline.cluster.resources import Node, choose_resources
 from malmm.pipeline.schema.errors import WorkerError
 
@@ -33,6 +34,6 @@ def test_what_a_user_wants_of_the_cluster_goes_before_what_is_chosen(monkeypatch
     monkeypatch.setattr(placement.ray, "nodes", lambda: [alive, lost])
     monkeypatch.setattr(cluster, "wait_for_room", lambda *_: None)
     monkeypatch.setattr(cluster.ray, "is_initialized", lambda: True)
-    with cluster.connected(wanted=[("decode_workers", 5.0), ("encode_gpus", 0.25)]) as chosen:
+    with cluster.connected(ClusterPlan((("decode_workers", 5.0), ("encode_gpus", 0.25)))) as chosen:
         pass
     assert chosen == replace(choose_resources([Node(8, 2)]), decode_workers=5, encode_gpus=0.25)

@@ -37,7 +37,7 @@ def _without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive_sink, "ModelHosts", inline_dataset.InlineHosts)
     monkeypatch.setattr(graph, "through_hosts", inline_dataset.through_hosts)
     monkeypatch.setattr(
-        archive_sink, "connected", lambda **_: contextlib.nullcontext(choose_resources([Node(2)]))
+        archive_sink, "connected", lambda *_: contextlib.nullcontext(choose_resources([Node(2)]))
     )
 
 

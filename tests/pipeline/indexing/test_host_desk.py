@@ -108,6 +108,21 @@ def test_who_dies_while_it_wants_a_host_alone_does_not_keep_it(
     assert one.take("models", "other") == ("a", "A")
 
 
+def test_tasks_that_died_with_their_node_give_their_places_back() -> None:
+    both = desk("a", "b")
+    for number in range(2 * BATCHES_A_HOST):
+        both.take("models", f"{'lost' if number % 3 else 'there'}/{number}")
+    assert both.take("models", "there/new", alone=True) is None
+    assert both.take("models", "lost/new", alone=True) is None
+    both.keep_nodes(frozenset({"there"}))
+    # One of the two that are there has no host to itself yet, but the one that is gone reserves none any more.
+    assert both.take("models", "there/another") is not None
+    for number in range(0, 2 * BATCHES_A_HOST, 3):
+        for key in "ab":
+            both.give_back(key, f"there/{number}")
+    assert both.take("models", "there/new", alone=True) is not None
+
+
 GPUS = choose_resources([Node(8, 2)])
 
 

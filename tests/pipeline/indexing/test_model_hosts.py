@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,13 +15,16 @@ from typing import Any, cast
 import pyarrow as pa
 import pytest
 import ray
+from ray.cluster_utils import Cluster
 from support.flow_rows import video_at
-from support.logical_gpus import ray_with_two_gpus
+from support.logical_gpus import cluster_with_two_gpus
+from support.waiting import until
 
 from malmm.operators.plan_segments import segments_of
 from malmm.pipeline.archive.writer import Archive
+from malmm.pipeline.cluster.plan import ClusterPlan
 from malmm.pipeline.cluster.resources import Node, choose_resources
-from malmm.pipeline.indexing import graph
+from malmm.pipeline.indexing import graph, model_hosts
 from malmm.pipeline.indexing.block_stream import received
 from malmm.pipeline.indexing.graph import Wiring, indexing, planned_before, replaying
 from malmm.pipeline.indexing.model_hosts import ModelHosts
@@ -48,16 +53,16 @@ ROWS = [Carried(VIDEO, span, None) for span in segments_of(VIDEO, RECIPE.recipe_
 
 
 @pytest.fixture(scope="module", autouse=True)
-def ray_with_gpus() -> Iterator[None]:
-    """A Ray with two GPUs, which a machine without any may claim to have."""
-    with ray_with_two_gpus():
-        yield
+def cluster() -> Iterator[Cluster]:
+    """A cluster with two GPUs, which a machine without any may claim to have."""
+    with cluster_with_two_gpus() as started:
+        yield started
 
 
 @pytest.fixture(autouse=True)
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Have operators with a model write down where they are made, and end their process where a file says so: once, or
-    at a segment; or wait for ever."""
+    at a segment; or wait for ever, or as long as the file is there, and write down who does."""
     folder = tmp_path / "log"
     folder.mkdir()
 
@@ -85,6 +90,9 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                     with contextlib.suppress(FileNotFoundError):
                         (folder / f"kill {name} 0").unlink()
                         os._exit(1)
+                if (folder / f"hold {name}").exists():
+                    (folder / f"holds {name} {os.getpid()}").touch()
+                    until(lambda: not (folder / f"hold {name}").exists())
                 if (folder / f"wait {name}").exists():
                     (folder / f"waits {name}").touch()
                     threading.Event().wait()
@@ -102,7 +110,9 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def made(log: Path) -> list[tuple[str, int]]:
     """The models that were loaded, each with its process."""
-    names = [path.name.split() for path in log.iterdir() if not path.name.startswith(("kill", "wait"))]
+    names = [
+        path.name.split() for path in log.iterdir() if not path.name.startswith(("kill", "wait", "hold"))
+    ]
     return sorted((name, int(pid)) for name, _, pid in names)
 
 
@@ -148,6 +158,40 @@ def test_a_process_that_dies_is_replaced_and_its_rows_go_to_another(log: Path) -
         assert len([name for name, _ in made(log) if name == "generate"]) >= 2
         (log / "kill encode at 3").touch()
         assert failures(indexed(hosts, ROWS)) == [(3, "worker_lost")]
+
+
+def test_nodes_that_come_are_used_and_processes_of_those_that_leave_are_replaced(
+    cluster: Cluster, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nine batches are on their way once a third GPU is there, three for each: also stages may have more tasks."""
+    monkeypatch.setattr(model_hosts, "NODES_EVERY_S", 0.0)
+    (log / "hold encode").touch()
+
+    def held() -> int:
+        return len(list(log.glob("holds encode *")))
+
+    rows = [*ROWS, Carried(VIDEO, replace(ROWS[0].segment, segment_id="9"), None)]
+    found: list[Carried] = []
+    nodes = []
+    with ModelHosts(RESOURCES, ClusterPlan()) as hosts:
+        dataset = indexing(
+            planned_before(rows), Wiring(CONFIG, RECIPE, RESOURCES), hosts, "none", pa.schema([]), expected=9
+        )
+        for block in hosts.watched(received(dataset, every_s=0.05)):
+            found += carried(block) if block is not None else []
+            if not nodes and held() == 2:
+                nodes.append(cluster.add_node(num_cpus=2, num_gpus=1, object_store_memory=80_000_000))
+            if len(nodes) == 1 and held() == 3:
+                # The third has work: what it held goes to the other ones, or to the fourth.
+                cluster.remove_node(nodes[0])
+                nodes.append(cluster.add_node(num_cpus=2, num_gpus=1, object_store_memory=80_000_000))
+            if len(nodes) == 2 and held() == 4:
+                (log / "hold encode").unlink(missing_ok=True)
+        assert hosts.batches == 9
+    assert len(found) == 9
+    assert [row.failure for row in found if row.failure] == []
+    assert Counter(name for name, _ in made(log)) == {"encode": 4, "generate": 4}
+    cluster.remove_node(nodes[1])
 
 
 def test_a_dataset_that_is_left_while_a_model_works_ends_at_once(log: Path) -> None:
