@@ -257,8 +257,9 @@ class ModelHosts:
         A node that was lost stays counted: what waits for its place has the autoscaler replace it. Hosts on CPUs stay
         when the first GPUs come, beside those that are started there.
         """
+        nodes = alive_nodes(plan.use.labels)
         try:
-            resources = plan.resources(alive_nodes(plan.use.labels))
+            resources = plan.resources(nodes)
         except ConfigError:
             # None of those that are left can hold the model: others may come.
             return
@@ -269,6 +270,8 @@ class ModelHosts:
         self._reshape()
         self.sizes.grow(through_hosts.__name__, self.batches)
         self.sizes.grow(decode_segments.__name__, resources.decode_workers)
+        if plan.use.share < 1:
+            self.sizes.cpus = plan.use.share * sum(node.cpus for node in nodes)
         self.want(0)
 
     def _reshape(self) -> None:

@@ -2,8 +2,9 @@
 
 Ray Data takes the largest number of a stage's tasks when the dataset begins, and offers nothing to change it later. Its
 executor calls back at each of its steps; there the number is changed where Ray Data looks it up (version 2.60: in the
-operator, for shares of the cluster, and in the policy that caps concurrency). On a version that keeps it elsewhere
-the stages stay as large as they began: new nodes then have models, and decoding is as fast as before.
+operator, for shares of the cluster, and in the policy that caps concurrency), and so is the part of a shared cluster
+that the dataset may take. On a version that keeps them elsewhere the stages stay as large as they began: new nodes then
+have models, and decoding is as fast as before.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ __all__ = ["StageSizes"]
 class StageSizes:
     """The largest numbers of tasks of stages, by the name of a stage's function. A number never gets smaller.
 
-    Datasets carry it in their settings. Workers get an empty one with them, and do not look at it.
+    ``cpus`` is what a dataset that has a part of the cluster may take of it; 0 if nothing was said of it. Datasets
+    carry all this in their settings. Workers get an empty one with them, and do not look at it.
     """
 
     def __init__(self) -> None:
         self._sizes: dict[str, int] = {}
+        self.cpus = 0.0
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return StageSizes, ()
@@ -52,6 +55,9 @@ class StageSizes:
 def _following(sizes: StageSizes) -> type[ExecutionCallback]:
     class Following(ExecutionCallback):
         def on_execution_step(self, executor: StreamingExecutor) -> None:
+            options = getattr(executor, "_options", None)
+            if options is not None and options.resource_limits.cpu < sizes.cpus:
+                options.resource_limits = options.resource_limits.copy(cpu=sizes.cpus)
             for operator in getattr(executor, "_topology", None) or ():
                 size = sizes.of(operator.name)
                 now = getattr(operator, "_max_concurrency", None)
