@@ -48,9 +48,9 @@ MOST_NODES, MOST_RUNS = 3, 2
 STORE_BYTES = 80_000_000
 NODES_EVERY_S, PAUSE_S = 0.3, 0.05
 SYSTEM = {
-    "health_check_initial_delay_ms": 500,
-    "health_check_period_ms": 500,
-    "health_check_failure_threshold": 4,
+    "health_check_initial_delay_ms": 5000,
+    "health_check_period_ms": 1000,
+    "health_check_failure_threshold": 5,
     "num_workers_soft_limit": 4,
 }
 
@@ -132,7 +132,7 @@ class Shared:
         found: dict[Place, set[str]] = {}
         for path in self.folder.iterdir():
             run, stage, node, gpu, pid = path.name.split()
-            if Path(f"/proc/{pid}").exists():
+            if lives(int(pid)):
                 found.setdefault(Place(run, node, gpu, int(pid)), set()).add(stage)
         return [place for place, stages in found.items() if stages == set(STAGES)]
 
@@ -157,6 +157,8 @@ class Shared:
         place = self.chance.choice(sorted(self.places(), key=lambda place: place.pid))
         with contextlib.suppress(ProcessLookupError):
             os.kill(place.pid, signal.SIGKILL)
+        while lives(place.pid):
+            time.sleep(PAUSE_S)
 
     def _lose(self) -> None:
         node = self.nodes.pop(self.chance.randrange(len(self.nodes)))
@@ -202,6 +204,15 @@ class Shared:
         if lacking and empty:
             return f"{empty} GPUs are empty, and runs have {lacking} processes"
         return None
+
+
+def lives(pid: int) -> bool:
+    """Whether the process is there and has not ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
 @contextmanager

@@ -115,7 +115,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*lance is not fork-safe")
     # Workers get functions and classes themselves: they could not import these files.
     cloudpickle.register_pickle_by_value(ray_driver)
-    stages.probe_files, stages.write_segments = ray_driver.probe, ray_driver.write  # type: ignore[assignment]
+    stages.probe_files, stages.write_segments = ray_driver.probe, ray_driver.write
     stages.decode_segments = decode  # type: ignore[assignment]
     stages.ENCODER, stages.GENERATOR = SleepingEncoder, ray_driver.Generate
     driving.segments_a_block = lambda *_: options.together
@@ -211,8 +211,8 @@ def said(
     """Print the tables."""
     batches = defaultdict[int, list[tuple[float, float]]](list)
     for line in Path(SleepingEncoder.log).read_text().splitlines():
-        pid, began, ended = line.split()
-        batches[int(pid)].append((float(began), float(ended)))
+        pid, *times = line.split()
+        batches[int(pid)].append((float(times[0]), float(times[1])))
     began = min(each[0][0] for each in batches.values())
     last = max(each[-1][1] for each in batches.values())
     # From the end of its first batch to its last one.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,7 +18,6 @@ import ray
 from ray.cluster_utils import Cluster
 from support.flow_rows import video_at
 from support.logical_gpus import cluster_with_two_gpus
-from support.waiting import until
 
 from malmm.operators.plan_segments import segments_of
 from malmm.pipeline.archive.writer import Archive
@@ -92,7 +91,8 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                         os._exit(1)
                 if (folder / f"hold {name}").exists():
                     (folder / f"holds {name} {os.getpid()}").touch()
-                    until(lambda: not (folder / f"hold {name}").exists())
+                    while (folder / f"hold {name}").exists():
+                        time.sleep(0.02)
                 if (folder / f"wait {name}").exists():
                     (folder / f"waits {name}").touch()
                     threading.Event().wait()
@@ -170,9 +170,10 @@ def test_nodes_that_come_are_used_and_processes_of_those_that_leave_are_replaced
     def held() -> int:
         return len(list(log.glob("holds encode *")))
 
-    rows = [*ROWS, Carried(VIDEO, replace(ROWS[0].segment, segment_id="9"), None)]
+    video = video_at(duration_s=9.0)
+    rows = [Carried(video, span, None) for span in segments_of(video, RECIPE.recipe_id, 1.0, 1.0)]
     found: list[Carried] = []
-    nodes = []
+    nodes: list[Any] = []
     with ModelHosts(RESOURCES, ClusterPlan()) as hosts:
         dataset = indexing(
             planned_before(rows), Wiring(CONFIG, RECIPE, RESOURCES), hosts, "none", pa.schema([]), expected=9
