@@ -21,7 +21,7 @@ from malmm.pipeline.searching.text_scores import (
     Statistics,
     TextStatistics,
     pooled,
-    score,
+    scores,
     words_of,
     words_of_each,
 )
@@ -113,7 +113,9 @@ class SeveralCandidates(Candidates):
 
         parts = self._members.each(of)
         of_all = pooled([statistics for _, statistics in parts])
-        rows = [row | {"_score": score(asked, text, of_all)} for held, _ in parts for row, text in held]
+        held = [each for of_member, _ in parts for each in of_member]
+        scored = scores(asked, [text for _, text in held], of_all)
+        rows = [row | {"_score": value} for (row, _), value in zip(held, scored, strict=True)]
         rows.sort(key=lambda row: (-row["_score"], row["annotation_id"]))
         return rows[:count]
 

@@ -22,7 +22,7 @@ from malmm.pipeline.archive.location import lance_errors
 from malmm.pipeline.archive.predicates import IDS_PER_FILTER, is_in
 from malmm.pipeline.archive.reader import ArchiveReader
 
-__all__ = ["Statistics", "TextStatistics", "pooled", "score", "words_of", "words_of_each"]
+__all__ = ["Statistics", "TextStatistics", "pooled", "scores", "words_of", "words_of_each"]
 
 _K1, _B = 1.2, 0.75
 # The mean length is that of so many texts at most: it changes a score little.
@@ -79,17 +79,20 @@ def pooled(parts: Sequence[Statistics]) -> Statistics:
     return Statistics(sum(part.texts for part in parts), sum(part.length for part in parts), with_word)
 
 
-def score(asked: Sequence[str], text: Sequence[str], statistics: Statistics) -> float:
-    """How well the words of a text match those that are asked for."""
-    times = Counter(text)
-    mean = statistics.length / max(1, statistics.texts)
-    worn = _K1 * (1 - _B + _B * len(text) / max(mean, 1e-9))
-    # Lance computes with 32 bits: what it takes for equal is to be equal here.
-    return float(
-        np.float32(
-            sum(statistics.weight(word) * times[word] * (_K1 + 1) / (times[word] + worn) for word in asked)
-        )
-    )
+def scores(asked: Sequence[str], texts: Sequence[Sequence[str]], statistics: Statistics) -> list[float]:
+    """How well the words of each text match those that are asked for."""
+    weights = [(word, statistics.weight(word)) for word in asked]
+    mean = max(statistics.length / max(1, statistics.texts), 1e-9)
+    found = []
+    for text in texts:
+        worn = _K1 * (1 - _B + _B * len(text) / mean)
+        total = 0.0
+        for word, weight in weights:
+            if times := text.count(word):
+                total += weight * times * (_K1 + 1) / (times + worn)
+        # Lance computes with 32 bits: what it takes for equal is to be equal here.
+        found.append(float(np.float32(total)))
+    return found
 
 
 class TextStatistics:
