@@ -112,9 +112,13 @@ def _frames(row: Mapping[str, Any], fps: float) -> dict[str, int]:
 
 
 def _by_video(texts: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Texts by video. What a segment and a whole video of one segment say alike is one text to a person."""
     found: dict[str, list[Mapping[str, Any]]] = {}
+    there: set[Key] = set()
     for row in texts:
-        found.setdefault(row["video_id"], []).append(row)
+        if (key := key_of(row)) not in there:
+            there.add(key)
+            found.setdefault(row["video_id"], []).append(row)
     return found
 
 

@@ -26,6 +26,7 @@ class ReturnedReviews:
         for row in rows:
             self._by_prompt[row["video_id"], row["prompt_name"]].append(row)
         self._newest: dict[Key, Review] = newest_reviews(archive)
+        self._changed: set[Key] = set()
 
     def of(
         self, label: Mapping[str, Any], video_id: str, span_s: tuple[float, float], text: str, reviewer: str
@@ -45,7 +46,14 @@ class ReturnedReviews:
         return Review.of(row, "right" if same else "wrong", None if same else text, reviewer)
 
     def is_new(self, review: Review) -> bool:
-        """Whether the newest review of the text says something else. Counts this one as the newest from then on."""
+        """Whether the newest review of the text says something else. Counts this one as the newest from then on.
+
+        A label that was left as it is takes back no correction of the same text by another label of the same file.
+        """
+        if review.verdict == "wrong":
+            self._changed.add(review.key)
+        elif review.key in self._changed:
+            return False
         before = self._newest.get(review.key)
         if before is not None and (before.verdict, before.correction) == (review.verdict, review.correction):
             return False

@@ -9,6 +9,8 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import lance
+import pyarrow as pa
 import pytest
 from support.old_archive import unpacked
 
@@ -17,6 +19,7 @@ from malmm.pipeline.archive.import_annotations import ImportConfig, import_annot
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.review_queue import review_queue
 from malmm.pipeline.archive.reviews import Review, add_reviews, newest_reviews
+from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema.config import ExportConfig
 from malmm.pipeline.schema.errors import ConfigError
 
@@ -94,6 +97,40 @@ def test_label_studio_and_back(place: str, tmp_path: Path, new_ids: bool) -> Non
     again = import_annotations(ImportConfig(place, str(back)))
     assert (again.reviews, again.new, again.unchanged) == (count, 0, 1)
     assert len(newest_reviews(ArchiveReader.open(place))) == count
+
+
+def test_texts_that_are_alike_are_one_to_a_person(place: str, tmp_path: Path) -> None:
+    archive = Archive.open(place)
+    [text, *_] = [
+        row for row in archive.tables.dataset("annotations").to_table().to_pylist() if row["segment_id"]
+    ]
+    # As what is said of a whole video of one segment.
+    twin = text | {"annotation_id": "f" * 24, "segment_id": None}
+    dataset = archive.tables.dataset("annotations")
+    lance.write_dataset(pa.Table.from_pylist([twin], schema=dataset.schema), dataset, mode="append")
+    name = text["prompt_name"]
+    [tasks, labels] = [
+        json.loads(export(ExportConfig(place, format, prompts=(name,))).text or "")
+        for format in ("label-studio", "fiftyone")
+    ]
+    said = [label["label"] for some in labels["labels"].values() for label in some]
+    assert said.count(text["text"]) == 1
+    assert sum(text["text"] in str(task["predictions"]) for task in tasks) == 1
+    # Exports of releases before this one have both.
+    [back] = [task for task in label_studio(json.dumps(tasks)) if text["text"] in str(task)]
+    results = back["annotations"][0]["result"]
+    own = [each for each in results if each["id"] in (text["annotation_id"], twin["annotation_id"])]
+    results += [each | {"id": twin["annotation_id"]} for each in own if each["id"] == text["annotation_id"]]
+    next(each for each in own if each["type"] == "textarea")["value"] = {
+        "ranges": [{"start": 1, "end": 2}],
+        "text": ["a whale"],
+    }
+    path = tmp_path / "back.json"
+    path.write_text(json.dumps([back]))
+    import_annotations(ImportConfig(place, str(path)))
+    assert [each.correction for each in newest_reviews(ArchiveReader.open(place)).values()].count(
+        "a whale"
+    ) == 1
 
 
 def test_fiftyone_and_back(place: str, tmp_path: Path) -> None:
