@@ -4,7 +4,7 @@
 
 Driver, stages, processes with models, and commits to a real archive are those of a run, on Ray nodes on this machine
 with logical GPUs. What decoders, models and writers do is invented (`benchmarks/ray_driver.py`): a decoder makes frames
-of 16x16 pixels, and an encoder sleeps. Time is stretched by the size of a batch: so many segments go together that two
+of 8x8 pixels, and an encoder sleeps. Time is stretched by the size of a batch: so many segments go together that two
 cores can do all that is not asleep. At a third of the segments a node is killed, at half of them one joins.
 
 An encoder's idle share is the part of the time from its first batch to its last, or to the death of its node, that it
@@ -49,7 +49,7 @@ from malmm.pipeline.indexing.run_reports import IndexReport
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.rows import DECODED, ENCODED, carried, rows_table, with_arrays
 
-FRAMES, SIDE, REAL_SIDE = 100, 16, 224
+FRAMES, SIDE, REAL_SIDE = 100, 8, 224
 STORE_BYTES = 300_000_000
 A100_FRAMES_S = 229
 KILL_AT, JOIN_AT = 1 / 3, 1 / 2
@@ -76,8 +76,8 @@ cluster.shutdown()
 """
 
 
-def decode(rows: pa.Table, **_: Any) -> pa.Table:
-    """In the place of ``decode_segments``: small frames."""
+def decode_segments(rows: pa.Table, **_: Any) -> pa.Table:
+    """In the place of the operator of this name, by which a run lets the stage grow: small frames."""
     frames = np.zeros((FRAMES, SIDE, SIDE, 3), np.uint8)
     return rows_table([with_arrays(row.columns(), frames=frames) for row in carried(rows)], DECODED)
 
@@ -116,7 +116,7 @@ def main() -> None:
     # Workers get functions and classes themselves: they could not import these files.
     cloudpickle.register_pickle_by_value(ray_driver)
     stages.probe_files, stages.write_segments = ray_driver.probe, ray_driver.write
-    stages.decode_segments = decode  # type: ignore[assignment]
+    stages.decode_segments = decode_segments  # type: ignore[assignment]
     stages.ENCODER, stages.GENERATOR = SleepingEncoder, ray_driver.Generate
     driving.segments_a_block = lambda *_: options.together
     SleepingEncoder.segment_s = options.batch_s / options.together
@@ -250,6 +250,6 @@ if __name__ == "__main__":
         # Ray reads these when it is imported; a folder of their own keeps others out of the cluster.
         with tempfile.TemporaryDirectory(prefix="ray-") as home:
             apart = {"RAY_TMPDIR": home, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-            apart |= {"RAY_num_workers_soft_limit": "24", "RAY_health_check_period_ms": "1000"}
+            apart |= {"RAY_num_workers_soft_limit": "24"}
             sys.exit(subprocess.call([sys.executable, *sys.argv], env=os.environ | apart))
     main()
