@@ -31,6 +31,8 @@ from malmm.pipeline.schema.tables import LATER_TABLES, memories_schema, of_this_
 
 __all__ = ["address_of_rows", "create_or_load", "load_if_there", "recipe_if_there"]
 
+_TRIES = 8
+
 
 def recipe_if_there(uri: str) -> Recipe | None:
     """The recipe of the archive in force; None where there is none but one could be made.
@@ -118,7 +120,28 @@ def _create(place: str, recipe: Recipe, vector_size: int) -> Generation:
     check_store(place)
     _create_tables(place, schemas)
     make_words_indexes(place)
-    return record_first(place, recipe)
+    recorded = record_first(place, recipe)
+    if recorded.recipe.takes(recipe):
+        _settle(place, schemas["memories"])
+    return recorded
+
+
+def _settle(place: str, memories: pa.Schema) -> None:
+    """See that ``memories`` has the columns that the recorded recipe asks for, and that no other run can change them.
+
+    A run with another model that began at the same moment may have changed them before the recipe was there, or be
+    about to: after this commit, or once there are rows, it no longer can.
+    """
+    for attempt in range(_TRIES):
+        found = ensure_dataset(place, "memories", memories.empty_table())
+        if found.count_rows():
+            return
+        try:
+            change_columns(found, memories, place)
+            return
+        except ArchiveError:
+            if attempt == _TRIES - 1:
+                raise
 
 
 def _create_tables(place: str, schemas: dict[str, pa.Schema]) -> None:
@@ -136,8 +159,15 @@ def _create_tables(place: str, schemas: dict[str, pa.Schema]) -> None:
                 uri=place,
             )
         if not found.schema.equals(schema):
-            # An empty table of a creation for another model, killed before it recorded its recipe.
-            change_columns(found, schema, place)
+            # An empty table of a creation for another model: killed before it recorded its recipe, or at work now.
+            if in_force(place) is not None:
+                return
+            try:
+                change_columns(found, schema, place)
+            except ArchiveError:
+                if in_force(place) is None:
+                    raise
+                return
 
 
 def _refuse_strangers(place: str, names: set[str]) -> None:

@@ -17,6 +17,7 @@ from support.archive_rows import (
     segment,
 )
 
+from malmm.pipeline.archive import creation
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema import tables
 from malmm.pipeline.schema.errors import ArchiveError, RecipeMismatch
@@ -52,6 +53,45 @@ class TestCreation:
             with archive.held():
                 commit_rows(archive, 0)
             assert archive.completed_segments() == {segment(0)}
+
+    @pytest.mark.parametrize("moment", ["record_first", "change_columns"])
+    def test_of_two_models_that_begin_at_once_one_has_the_archive(self, tmp_path, monkeypatch, moment):
+        """Another run is let through whole, or up to its error, at one moment of the first one's creation."""
+        place, size = str(tmp_path / "archive"), VECTOR_SIZE * 2
+        other = dataclasses.replace(RECIPE, model="big", model_fingerprint="cccc")
+        # A table of a creation that was killed, so that both have columns to change.
+        [memories] = [tables.table_schemas(VECTOR_SIZE * 4)["memories"]]
+        lance.write_dataset(memories.empty_table(), f"{place}/memories.lance")
+        real = getattr(creation, moment)
+
+        def held(*arguments):
+            monkeypatch.setattr(creation, moment, real)
+            began.append(Archive.create_or_open(place, other, size))
+            return real(*arguments)
+
+        began = []
+        monkeypatch.setattr(creation, moment, held)
+        with pytest.raises(RecipeMismatch, match="--model big stored, debug asked"):
+            Archive.create_or_open(place, RECIPE, VECTOR_SIZE)
+        [archive] = began
+        assert archive.recipe == Archive.open(place).recipe == other
+        wanted = tables.table_schemas(size)["memories"]
+        assert Archive.open(place).schema("memories").equals(wanted)
+        Archive.create_or_open(place, other, size)
+
+    def test_columns_changed_by_another_model_are_put_back(self, tmp_path, monkeypatch):
+        place, real = str(tmp_path / "archive"), creation.record_first
+
+        def recorded(address, recipe):
+            found = lance.dataset(f"{address}/memories.lance")
+            creation.change_columns(found, tables.table_schemas(VECTOR_SIZE * 2)["memories"], address)
+            return real(address, recipe)
+
+        monkeypatch.setattr(creation, "record_first", recorded)
+        archive = Archive.create_or_open(place, RECIPE, VECTOR_SIZE)
+        with archive.held():
+            commit_rows(archive, 0)
+        assert archive.completed_segments() == {segment(0)}
 
     def test_a_moved_checkpoint_is_the_same_recipe(self, archive):
         moved = dataclasses.replace(RECIPE, model="/elsewhere/debug")
