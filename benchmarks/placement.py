@@ -46,7 +46,7 @@ from malmm.pipeline.schema.cluster_use import ClusterUse
 STAGES = ("encode", "generate")
 MOST_NODES, MOST_RUNS = 3, 2
 STORE_BYTES = 80_000_000
-NODES_EVERY_S, PAUSE_S = 0.3, 0.05
+NODES_EVERY_S, PAUSE_S = 0.5, 0.2
 # So many times longer than a GPU may stay empty, a process may load.
 LOADING = 10
 SYSTEM = {
@@ -121,12 +121,14 @@ class Shared:
         return name
 
     def _possible(self) -> list[tuple[str, bool]]:
+        # Without a run, nothing could go wrong.
+        some = bool(self.runs)
         return [
             ("start", len(self.runs) < MOST_RUNS),
-            ("end", bool(self.runs)),
-            ("kill", bool(self.places())),
-            ("lose", len(self.nodes) > 1),
-            ("join", len(self.nodes) < MOST_NODES),
+            ("end", some),
+            ("kill", some and bool(self.places())),
+            ("lose", some and len(self.nodes) > 1),
+            ("join", some and len(self.nodes) < MOST_NODES),
         ]
 
     def places(self) -> list[Place]:
