@@ -69,6 +69,8 @@ function chart(points) {
   const last = Date.parse(points.at(-1).at);
   const x = (point) => (last > first ? (600 * (Date.parse(point.at) - first)) / (last - first) : 0);
   const y = (point) => 150 - (140 * point.hours) / most;
+  // At one moment nothing has grown.
+  if (first === last) return h("p", {}, `${counted(points.at(-1).videos, "video")}, ${number(most, 2)} hours, indexed ${when(points[0].at)}`);
   let path = `M0 ${y(points[0]).toFixed(1)}`;
   for (const point of points) path += ` H${x(point).toFixed(1)} V${y(point).toFixed(1)}`;
   path += " H600";

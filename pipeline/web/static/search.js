@@ -16,7 +16,7 @@ export function searchPage(parameters) {
   const since = h("input", { class: "field slim", id: "since", type: "date" });
   const until = h("input", { class: "field slim", id: "until", type: "date" });
   const where = h("input", { class: "field slim wide", id: "where", placeholder: "camera = 'north' and start_s < 600", autocomplete: "off", spellcheck: "false", maxlength: 2000 });
-  const by = h("select", { class: "slim", id: "by" }, h("option", { value: "" }, "moments"), h("option", { value: "video" }, "videos"));
+  const by = h("select", { class: "field slim", id: "by" }, h("option", { value: "" }, "moments"), h("option", { value: "video" }, "videos"));
   const wrong = h("p", { class: "note bad", role: "alert", hidden: true });
   const clear = h("button", { type: "button", class: "quiet", hidden: true, onclick: () => go({ q: query.value }) }, "Clear filters");
   const found = h("section", { class: "stack", "aria-label": "Results" });

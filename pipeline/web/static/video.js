@@ -2,7 +2,7 @@
 
 import { asking } from "./answers.js";
 import { get } from "./api.js";
-import { clock, counted, covers, h, span, when } from "./dom.js";
+import { clock, counted, covers, h, number, span, when } from "./dom.js";
 import { player } from "./player.js";
 import { speech } from "./speech.js";
 import { failure, panelsComing, state } from "./states.js";
@@ -67,8 +67,8 @@ function filled(row, segments, slots, texts, failures, transcripts) {
   const wrong = failures.length ? h("section", { class: "near", "aria-label": "Failures" }, failures.map((each) =>
     h("p", { class: "note bad" }, `${each.stage}: ${each.message}`))) : null;
   const memory = h("section", { class: "panel near", "aria-labelledby": "memory" },
-    h("div", { class: "row" }, h("h2", { id: "memory" }, "Memory"), h("span", { class: "muted small" }, counted(slots.length, "slot"))),
-    line.view, slots.length ? strip.view : h("p", { class: "muted" }, "Nothing is remembered of this video."));
+    h("div", { class: "row" }, h("h2", { id: "memory" }, "Memory"), h("span", { class: "muted small" }, held(slots))),
+    line.view, slots.length ? bank(slots, start, length) : null, slots.length ? strip.view : h("p", { class: "muted" }, "Nothing is remembered of this video."));
   const said = h("section", { class: "panel near", "aria-labelledby": "captions" }, h("h2", { id: "captions" }, "Captions"),
     segments.length ? times.view : h("p", { class: "muted" }, "No captions."));
   const left = h("div", { class: "stack" }, screen.view, memory, spoken?.view,
@@ -95,13 +95,27 @@ function timeLine(segments, start, length, go) {
   } };
 }
 
+/** How much the slots hold. */
+function held(slots) {
+  const frames = slots.reduce((sum, slot) => sum + slot.frame_count, 0);
+  const merged = slots.filter((slot) => slot.frame_count > 1).length;
+  return `${counted(slots.length, "slot")} of ${counted(frames, "frame")}${merged ? `, ${number(merged)} merged of several` : ""}`;
+}
+
+/** The slots along the video, each as wide as the time that it covers; merged ones are dark. */
+function bank(slots, start, length) {
+  const parts = slots.flatMap((slot) => (slot.spans ?? [slot]).map((part) => h("div", { class: slot.frame_count > 1 ? "merged" : null, title: `${span(slot, start)}: ${counted(slot.frame_count, "frame")}`,
+    style: { left: `${(100 * (part.start_s - start)) / length}%`, width: `${(100 * (part.end_s - part.start_s)) / length}%` } })));
+  return h("div", { class: "bank", "aria-hidden": "true" }, parts);
+}
+
 /** Memory slots in a row; the arrows move along it. */
 function memoryStrip(slots, start, go) {
   const buttons = slots.map((slot, place) => h("button", { type: "button", tabindex: place ? "-1" : "0",
     "aria-label": `${span(slot, start)}, holds ${counted(slot.frame_count, "frame")}`, onclick: () => go(slot.start_s) },
     h("img", { src: slot.thumbnail, alt: "", loading: "lazy", width: 112, height: 84, onerror: (event) => { event.target.style.visibility = "hidden"; } }),
     h("span", {}, (slot.spans ?? [slot]).map((part) => `${clock(part.start_s - start)} – ${clock(part.end_s - start)}`).join(", ")),
-    h("span", { class: "muted" }, counted(slot.frame_count, "frame"))));
+    h("span", { class: "muted" }, counted(slot.frame_count, "frame"), slot.frame_count > 1 ? ", merged" : "")));
   const view = h("div", { class: "strip", role: "group", "aria-label": "Memory slots: the arrow keys move along them" }, buttons);
   view.addEventListener("keydown", (event) => {
     const place = buttons.indexOf(document.activeElement);
