@@ -29,6 +29,8 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 
 # Nothing is told to Ray's makers, for which each cluster would have a process.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# And none reads every five seconds what each of Ray's processes takes.
+os.environ.setdefault("REPORTER_UPDATE_INTERVAL_MS", "600000")
 
 # Shells start jobs in the background with SIGINT ignored, and all that tests start would inherit it: Ctrl-C would do
 # nothing there.

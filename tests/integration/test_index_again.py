@@ -65,6 +65,21 @@ def test_a_rerun_does_nothing(first: ArchiveReader, folder: Path) -> None:
     assert contents(first) == before_rows
 
 
+def test_one_more_video_is_indexed_alone(copied: Path, folder: Path, tmp_path: Path) -> None:
+    extra = make_video(tmp_path, VideoSpec("extra.mp4", duration_s=7.0))
+    archive = ArchiveReader.open(str(copied))
+    before = contents(archive)
+    report = go(copied, *good(folder), extra)
+    assert report.exit_code == 0
+    assert (report.videos_unchanged, report.videos_indexed, report.segments_indexed) == (len(SPECS), 1, 2)
+    after = contents(archive)
+    for name, rows in before.items():
+        assert rows.items() <= after[name].items(), name
+    new = {row["video_id"] for key, row in after["memories"].items() if key not in before["memories"]}
+    assert new == {video_id(str(extra))}
+    assert len(after["annotations"]) - len(before["annotations"]) == 3 * len(NAMES)
+
+
 @pytest.mark.parametrize("retry", [False, True])
 def test_what_failed_is_tried_again_when_asked_for_and_nothing_else_is_touched(
     copied: Path, folder: Path, retry: bool

@@ -20,7 +20,6 @@ from support.calling_program import Program
 from support.flow_rows import picture
 from support.inline_evaluation import InlineEvaluation
 from support.inline_stages import InlineStages
-from support.media import VideoSpec, make_video
 from support.mixed_folder import BROKEN, FPS, LENGTH, NAMES, PROMPTS, SEGMENT_S, SPECS, go, good, make_folder
 from support.object_store import ObjectStore, reached, running
 from support.processes import run_here
@@ -326,21 +325,6 @@ def test_without_a_compiler_a_run_says_so_and_begins_nothing(
     assert "--compile needs a C++ compiler, and " in done.stderr
     assert done.stderr.strip().endswith("or run without --compile")
     assert not archive.exists()
-
-
-def test_one_more_video_is_indexed_alone(copied: Path, folder: Path, tmp_path: Path) -> None:
-    extra = make_video(tmp_path, VideoSpec("extra.mp4", duration_s=7.0))
-    archive = ArchiveReader.open(str(copied))
-    before = contents(archive)
-    report = go(copied, *good(folder), extra)
-    assert report.exit_code == 0
-    assert (report.videos_unchanged, report.videos_indexed, report.segments_indexed) == (len(SPECS), 1, 2)
-    after = contents(archive)
-    for name, rows in before.items():
-        assert rows.items() <= after[name].items(), name
-    new = {row["video_id"] for key, row in after["memories"].items() if key not in before["memories"]}
-    assert new == {video_id(str(extra))}
-    assert len(after["annotations"]) - len(before["annotations"]) == 3 * len(NAMES)
 
 
 @pytest.mark.usefixtures("_cluster")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 from pathlib import Path
@@ -19,8 +20,10 @@ from support.small_runs import SETTINGS, committed, is_made, options, start, unt
 from support.waiting import until
 
 from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.indexing import segment_commits
 from malmm.pipeline.indexing.index import index
 from malmm.pipeline.schema.config import IndexConfig, Prompt
+from malmm.pipeline.schema.rows import Carried
 
 PEOPLE = Prompt("people", "How many people are there?")
 OPTIONS = ("--prompt", f"{PEOPLE.name}={PEOPLE.text}", "--resource", "decode_workers=1")
@@ -64,14 +67,11 @@ def kill(session: Session) -> None:
     assert session.end() == []
 
 
-def check_interrupted(session: Session, place: Path, stored: int) -> None:
-    """A run that was told to stop committed what was ready, says so, and left nothing running."""
-    assert session.wait() == 130, session.errors.read_text()
-    assert session.end() == []
-    errors = session.errors.read_text()
+def check_interrupted(output: str, errors: str, place: Path, stored: int) -> None:
+    """A run that was told to stop committed what was ready, and says so."""
     assert "Traceback" not in errors
     assert "Error" not in errors
-    report = json.loads(session.output.read_text())
+    report = json.loads(output)
     assert report["interrupted"]
     assert report["exit_code"] == 130
     assert report["failures"] == []
@@ -94,17 +94,30 @@ def test_rows_are_those_of_a_clean_run(folder: Path, clean: dict[str, Any], tmp_
     until_more_is_committed(session, place)
     kill(session)
 
-    # Told to stop, also on Ray, where Ctrl-C reaches the workers of a local cluster as well.
-    for number, allowed, ray in ((signal.SIGINT, 6, True), (signal.SIGTERM, 9, False)):
-        gate.allow(allowed)
-        session = start(folder, place, *OPTIONS, gate=gate, ray=ray)
-        stored = until_more_is_committed(session, place)
-        assert stored < SEGMENTS
-        if number == signal.SIGINT:
-            session.signal_group(number)
-        else:
-            session.process.send_signal(number)
-        check_interrupted(session, place, stored)
+    # Told to stop on Ray, where Ctrl-C reaches the workers of a local cluster as well.
+    gate.allow(6)
+    session = start(folder, place, *OPTIONS, gate=gate)
+    stored = until_more_is_committed(session, place)
+    session.signal_group(signal.SIGINT)
+    assert session.wait() == 130, session.errors.read_text()
+    assert session.end() == []
+    check_interrupted(session.output.read_text(), session.errors.read_text(), place, stored)
+
+    # And by a scheduler, whose signal goes to one process: this one.
+    stored = committed(place)
+    stages = InlineStages()
+
+    def told_to_stop(row: Carried) -> None:
+        if committed(place) > stored:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    stages.mishap = told_to_stop
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segment_commits, "COMMIT_EVERY_S", 0.0)
+        stages.install(patch)
+        done = run_here(*options(folder, place, *OPTIONS))
+    assert done.returncode == 130, done.stderr
+    check_interrupted(done.stdout, done.stderr, place, stored + 1)
 
     found = indexed_here(folder, place)
     assert len(clean["segments"]) == SEGMENTS

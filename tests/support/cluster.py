@@ -155,7 +155,10 @@ def _send(pid: int, number: int) -> None:
 
 def _serve(nodes: int, cpus: int) -> None:
     """Start the nodes, say where they are, and wait for the end: they do not outlive this process."""
-    import ray.cluster_utils  # not in the process of the tests
+    # Not in the process of the tests.
+    import ray.cluster_utils
+
+    from support.lean_ray import lean
 
     head = {
         "num_cpus": 0,
@@ -163,8 +166,9 @@ def _serve(nodes: int, cpus: int) -> None:
         "include_dashboard": False,
         "_system_config": _SYSTEM,
     }
-    cluster = ray.cluster_utils.Cluster(initialize_head=True, head_node_args=head)
-    started = [cluster.add_node(num_cpus=cpus, object_store_memory=_STORE_BYTES) for _ in range(nodes)]
+    with lean():
+        cluster = ray.cluster_utils.Cluster(initialize_head=True, head_node_args=head)
+        started = [cluster.add_node(num_cpus=cpus, object_store_memory=_STORE_BYTES) for _ in range(nodes)]
     raylets = [node.all_processes["raylet"][0].process.pid for node in started]
     print(json.dumps({"address": cluster.address, "nodes": raylets}), flush=True)
     signal.pause()

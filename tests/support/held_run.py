@@ -113,6 +113,11 @@ def _main(gate: str, *options: str) -> int:
             _hold_decoders(gate)
             if how:
                 _without_ray(gate, patch)
+            else:
+                from support.lean_ray import lean
+
+                with lean():
+                    return main(options)
         return main(options)
 
 

@@ -12,6 +12,8 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from support.lean_ray import lean
+
 __all__ = ["cluster_with_two_gpus", "ray_with_two_gpus"]
 
 # Idle workers are kept: starting one anew costs seconds.
@@ -24,16 +26,17 @@ def ray_with_two_gpus() -> Iterator[None]:
     """Start Ray with four CPUs and two logical GPUs for the time of a block."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
-        ray.init(
-            address="local",
-            num_cpus=4,
-            num_gpus=2,
-            include_dashboard=False,
-            object_store_memory=_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _system_config=_KEPT,
-        )
+        with lean():
+            ray.init(
+                address="local",
+                num_cpus=4,
+                num_gpus=2,
+                include_dashboard=False,
+                object_store_memory=_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _system_config=_KEPT,
+            )
         try:
             yield
         finally:
@@ -51,6 +54,7 @@ def cluster_with_two_gpus() -> Iterator[Cluster]:
     with (
         tempfile.TemporaryDirectory(prefix="m", dir="/tmp", ignore_cleanup_errors=True) as folder,
         pytest.MonkeyPatch.context() as patch,
+        lean(),
     ):
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setenv("RAY_TMPDIR", folder)

@@ -9,13 +9,15 @@ from contextlib import contextmanager
 import pytest
 import ray
 
+from support.lean_ray import lean
+
 __all__ = ["small_ray"]
 
 
 @contextmanager
 def small_ray(environment: Mapping[str, str]) -> Iterator[None]:
     """Start Ray with two CPUs for the time of a block. The environment is its workers', and not this process's."""
-    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch, lean():
         for name, value in environment.items():
             patch.setenv(name, value)
         # Ray starts new programs; nothing of Lance is used between fork and exec.

@@ -46,9 +46,11 @@ from ray.cluster_utils import Cluster
 from malmm.pipeline.cluster import placement, starvation
 from malmm.pipeline.cluster.connection import connected
 from malmm.pipeline.schema.progress import Progress
+from support.lean_ray import lean
 from support.waiting import until
 
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+with lean():
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
 os.environ["RAY_ADDRESS"] = cluster.address
 notes = []
 placement.SAY_AFTER_S = 0.0
@@ -56,7 +58,8 @@ placement.SAY_AFTER_S = 0.0
 def add_a_node(progress: Progress) -> None:
     if progress.note and not notes:
         notes.append(progress.note)
-        cluster.add_node(num_cpus=1)
+        with lean():
+            cluster.add_node(num_cpus=1)
 
 with connected(tell=add_a_node) as resources:
     decoders = resources.decode_workers

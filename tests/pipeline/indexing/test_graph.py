@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import ray
+from ray.data import Dataset
 from support.flow_rows import video_at
 from support.growing_archive import Growing
 from support.inline_stages import InlineStages, NoHosts
@@ -259,14 +260,19 @@ def listing(tmp_path: Path, recipe: Recipe, *lengths_s: float) -> tuple[pa.Table
     return files, planned
 
 
-def blocks_of(files: pa.Table, wiring: Wiring, archive: Archive) -> list[pa.Table]:
-    """The blocks that come out of the whole wiring, the files having been listed before."""
+def survey_of(files: pa.Table, wiring: Wiring, archive: Archive) -> Dataset:
+    """The segments that are to be done, the files having been listed before."""
     positions = positions_for(files.num_rows)
     queue = RemoteFileQueue(positions)
     queue.offer(files)
     queue.close()
     queue.admit()
-    surveyed = surveying(wiring, queue, positions, committed_ids(archive))
+    return surveying(wiring, queue, positions, committed_ids(archive))
+
+
+def blocks_of(files: pa.Table, wiring: Wiring, archive: Archive) -> list[pa.Table]:
+    """The blocks that come out of the whole wiring."""
+    surveyed = survey_of(files, wiring, archive)
     with ModelHosts(wiring.resources) as hosts:
         made = indexing(surveyed, wiring, hosts, archive.uri, archive.schema("memories"))
         return [block for block in hosts.watched(received(made)) if block is not None and block.num_rows]
@@ -364,6 +370,9 @@ def test_segments_that_go_together_are_stored_as_those_that_go_alone(tmp_path: P
     assert together in ([1, 4, 4, 4], [4, 4, 5])
     assert len(rows) == 13 * 4
     assert rows == rows_alone
+    # What is stored is not done again.
+    left = survey_of(files, Wiring(config, recipe, RESOURCES, 4), Archive.open(str(tmp_path / "together")))
+    assert sum(block.num_rows for block in received(left) if block is not None) == 0
 
 
 @ON_RAY
