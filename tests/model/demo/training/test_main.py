@@ -5,6 +5,7 @@ from safetensors.torch import load_file
 
 from malmm.model.checkpoints.resolve import open_models
 from malmm.model.decoding import Decoding
+from malmm.model.demo.training import __main__ as training
 from malmm.model.demo.training.__main__ import Stages
 from malmm.model.families.instructblip.encoder import Encoder
 from malmm.model.families.instructblip.language import LanguageModel
@@ -12,8 +13,9 @@ from malmm.model.families.instructblip.qformer import MemorySettings
 from malmm.model.towers.blip2 import RetrievalModel
 
 
-def test_training_ends_in_a_checkpoint_and_goes_on_where_it_was(tmp_path, capsys):
+def test_training_ends_in_a_checkpoint_and_goes_on_where_it_was(tmp_path, capsys, monkeypatch):
     """All stages for a few steps each; then the last ones again, as after a stop."""
+    monkeypatch.setattr(training, "BACKGROUND_SLOTS", 16)
     Stages(tmp_path, 0.001).run()
     directory = tmp_path / "checkpoint"
     models = open_models(str(directory))
