@@ -15,10 +15,11 @@ help:            ## say what each target does
 demo: $(VENV)/.installed  ## draw videos, index them, ask, compare the answers with the truth
 	$(BIN)/malmm demo $(DEMO)
 
-# Two at once: tests that start clusters wait for processes more than they compute. A file's tests share what it makes.
-# In the order of the files, so that the long ones of tests/integration come first and short ones fill both to the end.
+# Three at once, which two cores do in less time than two: tests that start clusters wait for processes more than they
+# compute. A file's tests share what it makes. In the order of the files, so that the long ones of tests/integration
+# come first and short ones fill all three to the end.
 test: $(VENV)/.installed-dev  ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not faults"
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not faults"
 
 test-docs: $(VENV)/.installed-dev  ## run all of the task pages, the examples and the notebook
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/integration/test_task_pages.py \
