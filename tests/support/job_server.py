@@ -56,6 +56,8 @@ def serving(cpus: int = 2, agent: int | None = None) -> Iterator[JobServer]:
         "PATH": f"{bin_folder}:{os.environ['PATH']}",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_metrics_report_interval_ms": "500" if agent is None else "10000",
+        # Ray's own, and not that of the other tests.
+        "REPORTER_UPDATE_INTERVAL_MS": "5000",
         # As docs/jobs.md says for small nodes: idle workers are kept.
         "RAY_num_workers_soft_limit": "10",
         "HF_HUB_OFFLINE": "1",
