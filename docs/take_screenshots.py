@@ -83,6 +83,10 @@ def _of_an_archive(browser: Browser, address: str) -> None:
         page.press("#query", "Enter")
         return page.locator(".ghost")
 
+    def measured(page: Page) -> Locator:
+        expect(page.locator(".tile dd").last).not_to_have_text("…")
+        return page.get_by_text("done")
+
     _take(browser, address, "search", _QUERY, cards)
     _take(browser, address, "dark", _QUERY, cards, scheme="dark")
     _take(browser, address, "phone", _QUERY, cards, size=PHONE)
@@ -92,7 +96,7 @@ def _of_an_archive(browser: Browser, address: str) -> None:
     _take(browser, address, "video-phone", f"{video}?t=40", played, size=(390, 1300))
     _take(browser, address, "ask", "#/ask", asked)
     _take(browser, address, "review", "#/review?prompt=caption", lambda page: page.locator(".reviews li"))
-    _take(browser, address, "archive", "#/archive", lambda page: page.get_by_text("done"))
+    _take(browser, address, "archive", "#/archive", measured)
     _take(
         browser,
         address,
