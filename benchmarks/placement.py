@@ -267,12 +267,18 @@ def main() -> None:
         "--within-s", type=float, default=60.0, help="that a GPU may stay empty (%(default)s)"
     )
     options = parser.parse_args()
-    with shared_cluster(random.Random(options.seed), within_s=options.within_s) as shared:
-        for number in range(options.rounds):
-            name = shared.round()
-            print(
-                f"{number:4d} {name:6s} {shared.waits_s[-1] if shared.waits_s else 0:5.1f} s", file=sys.stderr
-            )
+    with (
+        # Ray prints the last words of nodes that are killed.
+        contextlib.redirect_stdout(sys.stderr),
+        shared_cluster(random.Random(options.seed), within_s=options.within_s) as shared,
+    ):
+        # Interrupted, it says what was found so far.
+        with contextlib.suppress(KeyboardInterrupt):
+            for number in range(options.rounds):
+                before = len(shared.faults)
+                name = shared.round()
+                said = shared.faults[-1] if len(shared.faults) > before else f"{shared.waits_s[-1]:5.1f} s"
+                print(f"{number:4d} {name:6s} {said}", file=sys.stderr)
         done, waits_s = shared.done, sorted(shared.waits_s)
         processes = len({path.name.split()[-1] for path in shared.folder.iterdir()})
     print(
@@ -282,7 +288,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     counts = " | ".join(str(done[name]) for name in ("start", "end", "kill", "lose", "join"))
     longest_s = waits_s[-1] if waits_s else 0.0
-    print(f"| {options.rounds} | {counts} | {processes} | {longest_s:.1f} | {len(shared.faults)} |")
+    print(f"| {done.total()} | {counts} | {processes} | {longest_s:.1f} | {len(shared.faults)} |")
     for fault in shared.faults:
         print(fault)
     sys.exit(bool(shared.faults))
