@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from malmm.model.checkpoints.resolve import NO_RETRIEVAL, notice_of
+from malmm.pipeline.archive.partitions import partition_at
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.recipe_models import archive_models
 from malmm.pipeline.archive.video_selection import select_videos
@@ -70,7 +71,8 @@ def annotate(
     began = time.monotonic()
     tell = on_progress or (lambda progress: None)
     archive = Archive.open(config.archive)
-    if archive.count("segments") == 0:
+    # By chance, a partition may have no video.
+    if archive.count("segments") == 0 and partition_at(config.archive) is None:
         raise ArchiveError(f"{archive.root} is empty: index videos first", uri=archive.root)
     if not config.new_versions:
         _check_versions(archive, config.prompts)

@@ -16,7 +16,9 @@ from support.inline_stages import InlineStages
 from malmm.jobs.cli import main
 from malmm.pipeline.archive.joined import members_of, open_archives
 from malmm.pipeline.archive.run_history import read_runs
+from malmm.pipeline.indexing.annotate import annotate
 from malmm.pipeline.indexing.run_reports import IndexReport
+from malmm.pipeline.schema.config import AnnotateConfig, Prompt
 from malmm.pipeline.schema.errors import ConfigError, RecipeMismatch, SourceError
 from malmm.pipeline.schema.partition import Partition, all_partitions, partition_index
 from malmm.pipeline.searching.searcher import Searcher
@@ -85,6 +87,8 @@ def test_partitions_without_videos_are_archives_too(
     first = (home + 1) % NUMBER
     report = share(first, videos["two"])
     assert (report.exit_code, report.videos_listed, report.videos_elsewhere) == (0, 0, 1)
+    asked = annotate(AnnotateConfig(Partition(NUMBER, first).below(place), (Prompt("count", "How many?"),)))
+    assert (asked.exit_code, asked.missing, asked.texts) == (0, 0, 0)
     with pytest.raises(SourceError):
         share(home, videos["two"].parent / "gone.mp4")
     archive = open_archives(place)
