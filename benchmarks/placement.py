@@ -52,7 +52,8 @@ LOADING = 10
 SYSTEM = {
     "health_check_initial_delay_ms": 5000,
     "health_check_period_ms": 1000,
-    "health_check_failure_threshold": 5,
+    # On a busy machine the head itself may not answer for seconds, and all its processes would be taken for lost.
+    "health_check_failure_threshold": 20,
     "num_workers_soft_limit": 4,
 }
 
