@@ -255,8 +255,8 @@ def relevance(archive: ArchiveReader, truth: dict[str, list[Scene]]) -> None:
             }
             wanted = balanced_threshold(*by_half[True][:2])
             rows.append([scope, str(count), name, f"{wanted:.2f}", *shares(by_half[False], wanted)])
-            over = [known_over(count), strange_over(count)]
-            both = [best_of(*over, there, gone, first == half, whole) for half in (True, False)]
+            over, odd_over = known_over(count), strange_over(count)
+            both = [best_of(over, odd_over, there, gone, first == half, whole) for half in (True, False)]
             shipped.append(
                 [
                     scope,
