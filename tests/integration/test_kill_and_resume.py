@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from support import dying_run
 from support.archive_contents import contents
@@ -112,10 +113,13 @@ def test_rows_are_those_of_a_clean_run(folder: Path, clean: dict[str, Any], tmp_
             os.kill(os.getpid(), signal.SIGTERM)
 
     stages.mishap = told_to_stop
+    before = set(psutil.Process().children(recursive=True))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(segment_commits, "COMMIT_EVERY_S", 0.0)
         stages.install(patch)
         done = run_here(*options(folder, place, *OPTIONS))
+    # It left nothing running.
+    until(lambda: set(psutil.Process().children(recursive=True)) <= before, within_s=60.0)
     assert done.returncode == 130, done.stderr
     check_interrupted(done.stdout, done.stderr, place, stored + 1)
 
