@@ -1,8 +1,8 @@
 """The desk at which a run's tasks ask for a model host that has time for them.
 
 A host takes a few batches at a time: one for each of its models, and one that is ready for the first. Tasks beyond that
-wait, so that hosts which come later get their share. What was with a host that died goes to another one alone: if that
-one dies too, it is known what it died of. The desk never blocks: callers poll.
+wait, so that hosts which come later get their share. A batch of a host that died goes to another one alone: if that one
+dies too, it is known what it died of. The desk never blocks: callers poll.
 """
 
 from __future__ import annotations

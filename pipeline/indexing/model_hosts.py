@@ -112,23 +112,23 @@ class Route:
 def through_hosts(rows: pa.Table, *, route: Route) -> pa.Table:
     """Send a batch through the models of a run. Runs in a task.
 
-    When a host dies, what it had goes to another one, row by row and each alone. A row with which a second host dies
-    fails.
+    When a host dies, what it had goes to another one, each batch alone: it may have died of another batch, or with its
+    node. With the batch that a second host dies of, it is done row by row. A row alone of which a host dies fails.
     """
     for stop in route.stops:
         made = _sent(rows, route.desk, stop)
-        if made is None:
-            parts = [rows.slice(index, 1) for index in range(rows.num_rows)]
-            made = pa.concat_tables([_sent_alone(part, route.desk, stop) for part in parts])
-        rows = made
+        rows = made if made is not None else _sent_alone(rows, route.desk, stop)
     return rows
 
 
-def _sent_alone(row: pa.Table, desk: RemoteHostDesk, stop: Stop) -> pa.Table:
-    made = _sent(row, desk, stop, alone=True)
+def _sent_alone(rows: pa.Table, desk: RemoteHostDesk, stop: Stop) -> pa.Table:
+    made = _sent(rows, desk, stop, alone=True)
     if made is not None:
         return made
-    failed = [each.failed(stop.stage, "worker_lost", _WORKER_LOST).columns() for each in carried(row)]
+    if rows.num_rows > 1:
+        parts = [rows.slice(index, 1) for index in range(rows.num_rows)]
+        return pa.concat_tables([_sent_alone(part, desk, stop) for part in parts])
+    failed = [each.failed(stop.stage, "worker_lost", _WORKER_LOST).columns() for each in carried(rows)]
     return rows_table(failed, stop.schema)
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -78,11 +79,9 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 (folder / f"{name} {gpu} {os.getpid()}").touch()
 
             def __call__(self, rows: pa.Table) -> pa.Table:
-                if any(
-                    (folder / f"kill {name} at {row.segment.index}").exists()
-                    for row in carried(rows)
-                    if row.segment
-                ):
+                here = [row.segment.index for row in carried(rows) if row.segment]
+                (folder / f"rows {name} {'-'.join(map(str, here))} {os.getpid()}").touch()
+                if any((folder / f"kill {name} at {index}").exists() for index in here):
                     os._exit(1)
                 if (folder / f"kill {name} 0").exists():
                     # Another process may have taken it.
@@ -111,15 +110,18 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def made(log: Path) -> list[tuple[str, int]]:
     """The models that were loaded, each with its process."""
     names = [
-        path.name.split() for path in log.iterdir() if not path.name.startswith(("kill", "wait", "hold"))
+        path.name.split()
+        for path in log.iterdir()
+        if not path.name.startswith(("kill", "wait", "hold", "rows"))
     ]
     return sorted((name, int(pid)) for name, _, pid in names)
 
 
-def indexed(hosts: ModelHosts, rows: list[Carried]) -> list[Carried]:
+def indexed(hosts: ModelHosts, rows: list[Carried], together: int = 1) -> list[Carried]:
+    config = replace(CONFIG, batch_segments=together)
     dataset = indexing(
         planned_before(rows),
-        Wiring(CONFIG, RECIPE, RESOURCES),
+        Wiring(config, RECIPE, RESOURCES),
         hosts,
         "none",
         pa.schema([]),
@@ -146,7 +148,10 @@ def test_a_retry_of_one_segment_and_descriptions_load_no_model_again(log: Path) 
 
 
 def test_a_process_that_dies_is_replaced_and_its_rows_go_to_another(log: Path) -> None:
-    """A row that kills its process again fails, and takes no other with it: also not those in the same process."""
+    """A row that kills its process alone fails, and takes no other with it: also not those in the same process.
+
+    A batch stays together until it is known that its process dies of it.
+    """
 
     def failures(found: list[Carried]) -> list[tuple[int, str]]:
         assert sorted(row.segment.index for row in found if row.segment) == list(range(8))
@@ -156,8 +161,14 @@ def test_a_process_that_dies_is_replaced_and_its_rows_go_to_another(log: Path) -
     with ModelHosts(RESOURCES) as hosts:
         assert failures(indexed(hosts, ROWS)) == []
         assert len([name for name, _ in made(log) if name == "generate"]) >= 2
+        for path in log.glob("rows *"):
+            path.unlink()
         (log / "kill encode at 3").touch()
-        assert failures(indexed(hosts, ROWS)) == [(3, "worker_lost")]
+        assert failures(indexed(hosts, ROWS, together=4)) == [(3, "worker_lost")]
+    began = Counter(path.name.split()[2] for path in log.glob("rows encode *"))
+    # The other batch may have been in a process that died, but was never taken apart.
+    assert began.pop("4-5-6-7") <= 3
+    assert began == {"0-1-2-3": 2, "0": 1, "1": 1, "2": 1, "3": 1}
 
 
 def test_nodes_that_come_are_used_and_processes_of_those_that_leave_are_replaced(
