@@ -18,10 +18,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import json
 import logging
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -34,7 +36,6 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.cluster_utils import Cluster
 
 from malmm.operators.model_host import ModelStep
 from malmm.pipeline.cluster.placement import alive_nodes
@@ -56,6 +57,31 @@ SYSTEM = {
     "health_check_failure_threshold": 20,
     "num_workers_soft_limit": 4,
 }
+# A separate program, as starting a node forks: connections of a driver that did so may break, and Ray then takes its
+# processes for left by it. It obeys lines, ``join CPUS GPUS`` and ``lose NUMBER``, and answers each; it ends with its
+# input.
+CLUSTER = """
+import json, os, sys
+
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # what Ray prints
+from ray.cluster_utils import Cluster
+
+store = int(sys.argv[1])
+head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": store}
+cluster = Cluster(initialize_head=True, head_node_args=head | {"_system_config": json.loads(sys.argv[2])})
+nodes = []
+print(cluster.address, file=answers, flush=True)
+for line in sys.stdin:
+    name, *numbers = line.split()
+    if name == "join":
+        cpus, gpus = map(int, numbers)
+        nodes.append(cluster.add_node(num_cpus=cpus, num_gpus=gpus, object_store_memory=store))
+    else:
+        cluster.remove_node(nodes.pop(int(numbers[0])), allow_graceful=False)
+    print("done", file=answers, flush=True)
+cluster.shutdown()
+"""
 
 
 class Model:
@@ -101,11 +127,11 @@ class Tenant:
 class Shared:
     """A cluster, its nodes and its runs, and what happens to them."""
 
-    cluster: Cluster
+    cluster: subprocess.Popen[str]
     folder: Path
     chance: random.Random
     within_s: float
-    nodes: list[Any] = field(default_factory=list)
+    nodes: int = 0
     runs: list[Tenant] = field(default_factory=list)
     done: Counter[str] = field(default_factory=Counter)
     waits_s: list[float] = field(default_factory=list)
@@ -128,8 +154,8 @@ class Shared:
             ("start", len(self.runs) < MOST_RUNS),
             ("end", some),
             ("kill", some and bool(self.places())),
-            ("lose", some and len(self.nodes) > 1),
-            ("join", some and len(self.nodes) < MOST_NODES),
+            ("lose", some and self.nodes > 1),
+            ("join", some and self.nodes < MOST_NODES),
         ]
 
     def places(self) -> list[Place]:
@@ -166,14 +192,20 @@ class Shared:
             time.sleep(PAUSE_S)
 
     def _lose(self) -> None:
-        node = self.nodes.pop(self.chance.randrange(len(self.nodes)))
-        self.cluster.remove_node(node, allow_graceful=False)
+        self._have("lose", self.chance.randrange(self.nodes))
+        self.nodes -= 1
 
     def _join(self) -> None:
-        cpus, gpus = self.chance.choice([(1, 1), (2, 1), (1, 2), (4, 2), (2, 3)])
-        self.nodes.append(
-            self.cluster.add_node(num_cpus=cpus, num_gpus=gpus, object_store_memory=STORE_BYTES)
-        )
+        self._have("join", *self.chance.choice([(1, 1), (2, 1), (1, 2), (4, 2), (2, 3)]))
+        self.nodes += 1
+
+    def _have(self, *what: object) -> None:
+        assert self.cluster.stdin is not None
+        assert self.cluster.stdout is not None
+        self.cluster.stdin.write(f"{' '.join(map(str, what))}\n")
+        self.cluster.stdin.flush()
+        if self.cluster.stdout.readline().strip() != "done":
+            raise SystemExit(f"the cluster's program ended at {what}: the machine may be too busy")
 
     def _rest(self, after: str) -> None:
         began = stranded_since = time.monotonic()
@@ -196,7 +228,7 @@ class Shared:
     def _unrest(self) -> str | None:
         """What is not as it should be; None if all is."""
         alive = {node["NodeID"]: node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]}
-        if sum(1 for gpus in alive.values() if gpus) != len(self.nodes):
+        if sum(1 for gpus in alive.values() if gpus) != self.nodes:
             return "the cluster has not missed its node yet"
         names = {run.name for run in self.runs}
         places = [place for place in self.places() if place.node in alive]
@@ -227,18 +259,28 @@ def lives(pid: int) -> bool:
 def shared_cluster(chance: random.Random, *, within_s: float) -> Iterator[Shared]:
     """A cluster with one node."""
     nodes_every_s = model_hosts.NODES_EVERY_S
-    address, folder_of_ray = os.environ.pop("RAY_ADDRESS", None), os.environ.get("RAY_TMPDIR")
-    handler = signal.getsignal(signal.SIGTERM)
     # Ray's paths must be short, and the cluster's address must be where no other run looks for it.
     with (
         tempfile.TemporaryDirectory(prefix="mp-", dir="/tmp", ignore_cleanup_errors=True) as home,
         tempfile.TemporaryDirectory(prefix="malmm-placement-") as folder,
     ):
-        os.environ["RAY_TMPDIR"] = home
-        head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE_BYTES}
-        cluster = Cluster(initialize_head=True, head_node_args=head | {"_system_config": SYSTEM})
+        apart = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {
+            "RAY_TMPDIR": home
+        }
+        cluster = subprocess.Popen(
+            [sys.executable, "-c", CLUSTER, str(STORE_BYTES), json.dumps(SYSTEM)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=apart,
+            start_new_session=True,
+        )
         try:
-            ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+            assert cluster.stdout is not None
+            address = cluster.stdout.readline().strip()
+            if not address:
+                raise SystemExit("the cluster did not start: the machine may be too busy")
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             model_hosts.NODES_EVERY_S = NODES_EVERY_S
             shared = Shared(cluster, Path(folder), chance, within_s)
             shared._join()
@@ -248,13 +290,7 @@ def shared_cluster(chance: random.Random, *, within_s: float) -> Iterator[Shared
         finally:
             model_hosts.NODES_EVERY_S = nodes_every_s
             ray.shutdown()
-            cluster.shutdown()
-            del os.environ["RAY_TMPDIR"]
-            if folder_of_ray is not None:
-                os.environ["RAY_TMPDIR"] = folder_of_ray
-            if address is not None:
-                os.environ["RAY_ADDRESS"] = address
-            signal.signal(signal.SIGTERM, handler)
+            cluster.communicate()
 
 
 def main() -> None:
@@ -268,11 +304,7 @@ def main() -> None:
         "--within-s", type=float, default=60.0, help="that a GPU may stay empty (%(default)s)"
     )
     options = parser.parse_args()
-    with (
-        # Ray prints the last words of nodes that are killed.
-        contextlib.redirect_stdout(sys.stderr),
-        shared_cluster(random.Random(options.seed), within_s=options.within_s) as shared,
-    ):
+    with shared_cluster(random.Random(options.seed), within_s=options.within_s) as shared:
         # Interrupted, it says what was found so far.
         with contextlib.suppress(KeyboardInterrupt):
             for number in range(options.rounds):
