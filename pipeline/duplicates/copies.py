@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.duplicates.groups import LeftOut, Member, grouped, left_out
+from malmm.pipeline.duplicates.implied import with_implied
 from malmm.pipeline.duplicates.matching import common_slots, mutual_pairs
-from malmm.pipeline.duplicates.runs import Limits, Run, find_runs
+from malmm.pipeline.duplicates.runs import Limits, Run, find_runs, verified
 from malmm.pipeline.duplicates.slot_vectors import VideoRow, read_slots
 from malmm.pipeline.schema.errors import ConfigError
 
@@ -119,6 +120,7 @@ class Copies:
                     )
                 }
                 | {"rate": run.rate, "score": run.score, "similarity": run.similarity, "moving": run.moving}
+                | {"via": None if run.via is None else self._about(run.via)}
                 for run in runs
             ],
         }
@@ -152,5 +154,5 @@ def find_copies(
         left_out=common_slots(slots.vectors, slots.video, least=limits.similar, most=_MOST_VIDEOS),
     )
     tell(f"looking for runs among {len(pairs)} pairs")
-    runs = find_runs(slots, pairs, limits)
+    runs = with_implied(find_runs(slots, pairs, limits), lambda run: verified(run, slots, limits))
     return Copies(tuple(archive.root for archive in archives), tuple(videos), len(slots), tuple(runs))

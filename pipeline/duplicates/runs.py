@@ -17,7 +17,7 @@ import numpy as np
 
 from malmm.pipeline.duplicates.matching import Pairs
 
-__all__ = ["Limits", "Line", "Run", "Slots", "find_runs"]
+__all__ = ["Limits", "Line", "Run", "Slots", "find_runs", "verified"]
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,14 @@ class Slots:
 class Limits:
     """What counts as a copy.
 
-    ``similar`` is the least cosine of two slots, ``score`` the least score of a run, ``pairs`` the fewest slots of a
-    run, ``least_s`` its least length in seconds, and ``rate`` the largest change of speed (0.15 is 15 per cent).
+    ``similar`` is the least cosine of two slots, ``score`` the least score of a run, ``implied`` that of one that
+    follows from two others, ``pairs`` the fewest slots of a run, ``least_s`` its least length in seconds, and ``rate``
+    the largest change of speed (0.15 is 15 per cent).
     """
 
     similar: float = 0.5
     score: float = 0.65
+    implied: float = 0.4
     pairs: int = 3
     least_s: float = 10.0
     rate: float = 0.15
@@ -85,7 +87,7 @@ class Run:
 
     ``rate`` is how many seconds of the second pass in one of the first. ``similarity`` is the mean cosine of its slots
     and ``moving`` the correlation of their changes. Within one video, ``first`` is ``second``: a passage that comes
-    again.
+    again. ``via`` is the video from which it follows (``implied.with_implied``); None for a run that was seen itself.
     """
 
     first: int
@@ -95,6 +97,7 @@ class Run:
     rate: float
     similarity: float
     moving: float
+    via: int | None = None
 
     @property
     def is_repeat(self) -> bool:
@@ -156,6 +159,19 @@ def find_runs(slots: Slots, pairs: Pairs, limits: Limits) -> list[Run]:
     for begin, end in zip(starts, [*starts[1:], len(key)], strict=True):
         found += _runs_of_two(slots, pairs.of(np.arange(begin, end)), limits, gap_s, first_of)
     return found
+
+
+def verified(run: Run, slots: Slots, limits: Limits) -> Run | None:
+    """A run that follows from others, as the slots have it; None where its score is below ``limits.implied``."""
+    first, second = (
+        slice(*np.searchsorted(slots.video, (number, number + 1)).tolist())
+        for number in (run.first, run.second)
+    )
+    line = Line(run.rate, run.second_span[0] - run.rate * run.first_span[0])
+    if not max(1 / line.rate, line.rate) <= 1 + limits.rate:
+        return None
+    found = _verified(slots, (first, second), line, run.first_span, replace(limits, score=limits.implied))
+    return None if found is None else replace(found, via=run.via)
 
 
 def supported(

@@ -15,6 +15,7 @@ from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.duplicates import slot_vectors
 from malmm.pipeline.duplicates.copies import Copies, find_copies
+from malmm.pipeline.duplicates.runs import Limits
 from malmm.pipeline.duplicates.slot_vectors import averaged, read_slots
 from malmm.pipeline.schema.errors import ArchiveError, ConfigError
 
@@ -146,3 +147,30 @@ def test_archives_of_two_retrieval_models_are_refused(archive: Archive, tmp_path
         ArchiveError, match=r"has vectors of siglip and .* those of debug, which cannot be compared"
     ):
         find_copies([archive, ArchiveReader.open(made.root)])
+
+
+def test_a_cut_too_unlike_another_copy_is_found_by_what_both_are_of(tmp_path: Path) -> None:
+    faint = {
+        "/videos/cut.mp4": sampled(SHOWN[int(80 / FRAME_S) : int(140 / FRAME_S)], seed=1, noise=0.8),
+        "/videos/original.mp4": sampled(SHOWN, seed=2),
+        "/videos/faster.mp4": sampled(SHOWN, 1.05, seed=3, noise=0.8),
+        "/videos/other.mp4": sampled(film(2, 300), seed=4),
+    }
+    archive = archive_of(tmp_path / "archive", faint)
+    [group] = find_copies([archive]).to_dict()["groups"]
+    runs = {
+        tuple(sorted(Path(run[side]["uri"]).stem for side in ("first", "second"))): run
+        for run in group["runs"]
+    }
+    assert runs.keys() == {("cut", "original"), ("faster", "original"), ("cut", "faster")}
+    assert [key for key, run in runs.items() if run["via"]] == [("cut", "faster")]
+    found = runs["cut", "faster"]
+    assert Path(found["via"]["uri"]).stem == "original"
+    cut, faster = (
+        (side["start_s"], side["end_s"])
+        for side in sorted((found["first"], found["second"]), key=lambda side: side["uri"])
+    )
+    assert faster == pytest.approx(tuple((80 + second) / 1.05 for second in cut), abs=SLOT_S)
+    # Where the two are compared more strictly, only what was seen itself is left.
+    strict = find_copies([archive], Limits(implied=0.65))
+    assert len(strict.runs) == 2
