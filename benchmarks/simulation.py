@@ -1,6 +1,6 @@
 """A run of 100,000 segments on 16 encoders that sleep, while a node with four of them is killed and another one joins.
 
-    python benchmarks/simulation.py [--segments 100000] [--nodes 4] [--gpus 4] [--together 32] [--batch-s 3.0]
+    python benchmarks/simulation.py [--segments 100000] [--nodes 4] [--gpus 4] [--together 96] [--batch-s 12]
 
 Driver, stages, processes with models, and commits to a real archive are those of a run, on Ray nodes on this machine
 with logical GPUs. What decoders, models and writers do is invented (`benchmarks/ray_driver.py`): a decoder makes frames
@@ -108,8 +108,8 @@ def main() -> None:
     parser.add_argument("--segments", type=int, default=100_000, help="(%(default)s)")
     parser.add_argument("--nodes", type=int, default=4, help="(%(default)s)")
     parser.add_argument("--gpus", type=int, default=4, help="logical GPUs of a node (%(default)s)")
-    parser.add_argument("--together", type=int, default=32, help="segments of a block (%(default)s)")
-    parser.add_argument("--batch-s", type=float, default=3.0, help="that encoding them sleeps (%(default)s)")
+    parser.add_argument("--together", type=int, default=96, help="segments of a block (%(default)s)")
+    parser.add_argument("--batch-s", type=float, default=12.0, help="that encoding them sleeps (%(default)s)")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*lancedb fork support")
     warnings.filterwarnings("ignore", message=".*lance is not fork-safe")
