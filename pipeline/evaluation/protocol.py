@@ -50,8 +50,11 @@ class Protocol:
             raise ConfigError(f"--min-length {self.min_length}: from 0 to --max-length, {self.max_length}")
         if not 1 <= self.returned <= self.beams:
             raise ConfigError(f"--beams {self.beams}: at least {max(1, self.returned)}")
-        if self.template.count("{}") != 1:
-            raise ConfigError(f"--template {self.template!r}: has {{}} once, where the question goes")
+        around = self.template.split("{}")
+        if len(around) != 2 or {"{", "}"} & set("".join(around)):
+            raise ConfigError(
+                f"--template {self.template!r}: has {{}} once, where the question goes, and no other braces"
+            )
         if self.choosing not in CHOOSING:
             raise ConfigError(f"--choose-by {self.choosing!r}: one of {', '.join(CHOOSING)}")
         # Checks the rest as the archive's texts are checked.

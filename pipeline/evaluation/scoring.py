@@ -10,7 +10,7 @@ import numpy as np
 
 from malmm.pipeline.evaluation.catalogue import Kind
 from malmm.pipeline.evaluation.metrics.captions import bleu_of, bleu_parts, cider, rouge_l
-from malmm.pipeline.evaluation.metrics.matching import chosen, matches
+from malmm.pipeline.evaluation.metrics.matching import chosen, digits, matches
 from malmm.pipeline.evaluation.metrics.meteor import coco_words, meteor, missing_for_meteor
 from malmm.pipeline.evaluation.metrics.resampling import Figure, figure_of
 from malmm.pipeline.evaluation.metrics.words import words
@@ -49,7 +49,7 @@ def score(kind: Kind, answered: Sequence[Answered], *, seed: int = 0) -> Scores:
 
 
 def _matched(kind: Kind, answered: Sequence[Answered], seed: int) -> Scores:
-    hits = [_hits(each, first_word=kind.scoring == "first_word") for each in answered]
+    hits = [_hits(each, kind.scoring) for each in answered]
     groups = [each.question.group for each in answered]
     tasks = [each.question.task for each in answered]
     strata = tasks if kind.by_task else None
@@ -69,12 +69,13 @@ def _matched(kind: Kind, answered: Sequence[Answered], seed: int) -> Scores:
     return Scores(tuple(figures), by_task, marks)
 
 
-def _hits(each: Answered, *, first_word: bool) -> list[bool]:
-    texts = each.texts or ("",)
-    choices = each.question.choices
-    if choices:
-        texts = tuple(chosen(text, choices) for text in texts)
-    return matches(texts, each.question.answers[0], first_word=first_word and not choices)
+def _hits(each: Answered, scoring: str) -> list[bool]:
+    texts, answer = each.texts or ("",), each.question.answers[0]
+    if choices := each.question.choices:
+        return matches([chosen(text, choices) for text in texts], answer)
+    if scoring == "digits":
+        texts = tuple(digits(text) for text in texts)
+    return matches(texts, answer, first_word=scoring == "first_word")
 
 
 def _captions(answered: Sequence[Answered], seed: int) -> Scores:

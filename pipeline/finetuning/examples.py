@@ -165,7 +165,7 @@ def _found(data: str, rows: list[_Row], videos: str | None) -> dict[str, str]:
         if "://" in row.video:
             found[row.video] = row.video
             continue
-        folder = folder or VideoFolder(Path(place))
+        folder = folder or VideoFolder(Path(place), (each.video for each in rows))
         path = Path(row.video).expanduser()
         source = str(path) if path.is_absolute() and path.exists() else folder.find(row.video)
         if source is None:

@@ -117,6 +117,23 @@ def _open_questions(world: World, place: Path) -> None:
     _write(place / "qa_ans2label.json", answers)
 
 
+def _activitynet(world: World, place: Path) -> None:
+    """Kinds of questions are numbers, and there is no list of answers."""
+    content: dict[str, Any] = {}
+    for video in world.scenes:
+        for number, each in enumerate(world.asked(video), 1):
+            name = f"v_{video}_{number}"
+            content[name] = {
+                "answer": each.answer,
+                "answer_type": number,
+                "question": each.prompt,
+                "question_id": name,
+                "video": video,
+                "frame_length": FRAMES,
+            }
+    _write(place / "qa_test.json", content)
+
+
 def _video_captions(world: World, place: Path) -> None:
     content: dict[str, Any] = {}
     references: list[dict[str, Any]] = []
@@ -220,11 +237,15 @@ def _video_mme(world: World, place: Path) -> None:
 
 
 def video_mme_nested(world: World, place: Path) -> None:
-    """The form in which answers are handed in: questions below their video."""
-    own = ("question_id", "task_type", "question", "options", "answer")
+    """The form of the authors' repository: questions below their video, and two keys by other names."""
+    own = ("question_id", "task_type", "question", "answer")
     content = [
-        {key: value for key, value in row.items() if key not in own}
-        | {"questions": [{key: row[key] for key in own}]}
+        {
+            "video_id": row["video_id"],
+            "videoID": row["videoID"],
+            "duration_category": row["duration"],
+            "questions": [{key: row[key] for key in own} | {"choices": row["options"]}],
+        }
         for row in _video_mme_rows(world)
     ]
     _write(place / "video_mme.json", content)
@@ -315,7 +336,7 @@ STAND_INS: dict[str, tuple[Callable[[World, Path], None], str]] = {
     "coin": (_coin, ""),
     "msrvtt-qa": (_open_questions, ""),
     "msvd-qa": (_open_questions, ""),
-    "activitynet-qa": (_open_questions, ""),
+    "activitynet-qa": (_activitynet, ""),
     "msrvtt-caption": (_video_captions, ""),
     "msvd-caption": (_video_captions, ""),
     "youcook2": (_segment_captions, ""),

@@ -49,6 +49,11 @@ def read_coin(source: Source) -> Reading:
     file = AnnotationFile.find(source.annotations, "COIN.json", _COIN)
     questions = []
     for entry in file.named():
+        if entry.key == "database":
+            raise file.wrong(
+                "it is COIN's own file, which has neither their labels nor frame counts, and theirs is not in their "
+                "repository: without it, ask a table of your own with --dataset own"
+            )
         subset = entry.get("subset", str)
         if subset != source.split or entry.key in _NOT_COIN or "num_frames_actual" not in entry.values:
             continue

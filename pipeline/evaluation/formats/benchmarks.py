@@ -1,8 +1,11 @@
 """MLVU, Video-MME, EgoSchema and OVO-Bench: questions with choices, in the forms that their authors publish.
 
-Sources: JUNJIE99/MLVU (``video``, ``question``, ``candidates``, ``answer``), the Video-MME evaluation form and its
-parquet (``options``, ``answer`` as a letter), egoschema/EgoSchema (``questions.json``, ``subset_answers.json``) and
-JoeLeelyf/OVO-Bench (``utils/OVOBench.py``: ``realtime``, ``options``, ``gt``, ``test_info``).
+Sources: JUNJIE99/MLVU and FlagOpen/FlagEmbedding, ``research/MLVU/data`` (``video``, ``question``, ``candidates``,
+``answer``); BradyFU/Video-MME, ``evaluation/output_test_template.json`` (``choices``), and its parquet (``options``),
+both with ``answer`` as a letter; egoschema/EgoSchema (``questions.json``, ``subset_answers.json``); JoeLeelyf/OVO-Bench
+(``utils/OVOBench.py``: ``realtime``, ``options``, ``gt``, ``test_info``).
+
+Some published questions have two choices of one text: the one that the annotations mean counts, in MLVU the first.
 """
 
 from __future__ import annotations
@@ -30,7 +33,10 @@ _YES_NO = ("Yes", "No")
 
 
 def read_mlvu(source: Source) -> Reading:
-    """MLVU's tasks with choices: all ``*.json`` of the directory. Tasks of free text are left out, with a note."""
+    """MLVU's tasks with choices: all ``*.json`` of the directory. Tasks of free text are left out, with a note.
+
+    Videos of different tasks share names and lie in folders named like the files, which are part of the names here.
+    """
     place = source.annotations
     paths = [place] if place.is_file() else sorted(place.glob("*.json"))
     if not paths:
@@ -45,9 +51,12 @@ def read_mlvu(source: Source) -> Reading:
                 continue
             choices = _texts(entry, "candidates")
             task = str(entry.values.get("question_type", path.stem))
-            clip = Clip(entry.get("video", str), count=source.frames)
-            name = f"{path.stem}/{number}"
-            questions.append(_question(entry, name, clip, choices, entry.get("answer", str), task, source))
+            clip = Clip(f"{path.stem}/{entry.get('video', str)}", count=source.frames)
+            answer = entry.get("answer", str)
+            if answer not in choices:
+                raise entry.wrong(f"its choices lack the answer {answer!r}")
+            name, right = f"{path.stem}/{number}", choices.index(answer)
+            questions.append(_question(entry, name, clip, choices, right, task, source))
     if not questions:
         raise AnnotationFile(paths[0], _MLVU).wrong("no entry has candidates")
     notes = (f"{without} questions of free text have no choices: they are left out.",) if without else ()
@@ -65,13 +74,14 @@ def read_video_mme(source: Source) -> Reading:
     questions = []
     for path in paths:
         for video, entry in _video_mme(AnnotationFile(path, _VIDEO_MME)):
-            choices = tuple(_LETTER.sub("", option) for option in _texts(entry, "options"))
-            answer = _lettered(entry, entry.get("answer", str), choices)
+            key = "choices" if "choices" in entry.values else "options"
+            choices = tuple(_LETTER.sub("", option) for option in _texts(entry, key))
+            right = _place_of(entry, entry.get("answer", str), choices)
             name = video.values.get("videoID") or video.get("video_id", str)
             clip = Clip(str(name), count=source.frames)
-            task = str(video.values.get("duration", ""))
+            task = str(video.values.get("duration") or video.values.get("duration_category", ""))
             questions.append(
-                _question(entry, entry.get("question_id", str), clip, choices, answer, task, source)
+                _question(entry, entry.get("question_id", str), clip, choices, right, task, source)
             )
     if not questions:
         raise AnnotationFile(paths[0], _VIDEO_MME).wrong("it has no question")
@@ -116,7 +126,7 @@ def read_egoschema(source: Source) -> Reading:
         if not isinstance(place, int) or not 0 <= place < len(choices):
             raise told.wrong(f"the answer to {uid!r} is {place!r}, not the number of an option")
         clip = Clip(uid, count=source.frames)
-        questions.append(_question(entry, uid, clip, choices, choices[place], "", source))
+        questions.append(_question(entry, uid, clip, choices, place, "", source))
     if not questions:
         raise told.wrong(f"it answers no question of {file.path}")
     return Reading(of_tasks(questions, source), (file.path, told.path))
@@ -128,7 +138,8 @@ def read_ovo_bench(source: Source) -> Reading:
     Backward and real-time tasks have options. Of the forward tasks, SSR and CRR are answered by yes or no at each of
     their times, REC by a number.
     """
-    file = AnnotationFile.find(source.annotations, "ovo_bench.json", _OVO)
+    new = source.annotations / "ovo_bench_new.json"
+    file = AnnotationFile.find(new if new.is_file() else source.annotations, "ovo_bench.json", _OVO)
     questions = []
     for entry in file.listed():
         task, video = entry.get("task", str), entry.get("video", str)
@@ -138,7 +149,7 @@ def read_ovo_bench(source: Source) -> Reading:
             if not 0 <= place < len(choices):
                 raise entry.wrong(f"gt is {place} and there are {len(choices)} options")
             clip = Clip(video, count=source.frames, end_s=float(entry.get("realtime", float)))
-            questions.append(_question(entry, name, clip, choices, choices[place], task, source))
+            questions.append(_question(entry, name, clip, choices, place, task, source))
             continue
         for number, values in enumerate(entry.get("test_info", list)):
             if not isinstance(values, dict):
@@ -172,22 +183,20 @@ def _forward(entry: Entry, moment: Entry, name: str, clip: Clip, task: str, sour
 
 def _texts(entry: Entry, key: str) -> tuple[str, ...]:
     choices = tuple(str(choice) for choice in entry.get(key, list))
-    if len(set(choices)) != len(choices) or len(choices) < 2:
-        raise entry.wrong(f"{key!r} has {len(choices)} choices, which have to be two or more and differ")
+    if len(set(choices)) < 2:
+        raise entry.wrong(f"{key!r} lacks two choices that differ")
     return choices
 
 
-def _lettered(entry: Entry, letter: str, choices: tuple[str, ...]) -> str:
+def _place_of(entry: Entry, letter: str, choices: tuple[str, ...]) -> int:
     place = ord(letter) - ord("A") if len(letter) == 1 else -1
     if not 0 <= place < len(choices):
         raise entry.wrong(f"the answer {letter!r} is not the letter of one of {len(choices)} options")
-    return choices[place]
+    return place
 
 
 def _question(
-    entry: Entry, name: str, clip: Clip, choices: tuple[str, ...], answer: str, task: str, source: Source
+    entry: Entry, name: str, clip: Clip, choices: tuple[str, ...], right: int, task: str, source: Source
 ) -> Question:
-    if answer not in choices:
-        raise entry.wrong(f"its choices lack the answer {answer!r}")
-    prompt, offered = with_choices(entry.get("question", str), choices, source)
-    return Question(name, clip, prompt, (offered[choices.index(answer)],), offered, task)
+    prompt, offered, answer = with_choices(entry.get("question", str), choices, right, source)
+    return Question(name, clip, prompt, (answer,), offered, task)

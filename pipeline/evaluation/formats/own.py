@@ -55,14 +55,15 @@ def _question(entry: Entry, number: int, source: Source) -> Question:
     if not answers:
         raise entry.wrong("it has no answer")
     choices = _several(row.get("choices"))
-    prompt, offered = source.template.format(entry.get("question", str)), choices
+    asked = entry.get("question", str)
+    prompt, offered = source.template.format(asked), choices
     if choices:
         if answers[0] not in choices:
             raise entry.wrong(f"its choices lack the answer {answers[0]!r}")
         if len(set(choices)) != len(choices):
             raise entry.wrong("two of its choices are the same")
-        prompt, offered = with_choices(entry.get("question", str), choices, source)
-        answers = (offered[choices.index(answers[0])],)
+        prompt, offered, right = with_choices(asked, choices, choices.index(answers[0]), source)
+        answers = (right,)
     start_s, end_s = _seconds(entry, "start_s", 0.0), _seconds(entry, "end_s", math.inf)
     if not 0 <= start_s < end_s:
         raise entry.wrong(f"its span is from {start_s:g} s to {end_s:g} s")
@@ -78,7 +79,10 @@ def _rows(file: AnnotationFile) -> list[dict[str, Any]]:
     except (OSError, UnicodeError) as error:
         raise file.wrong(f"it cannot be read as text ({error})") from error
     if _is_csv(file.path):
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        try:
+            rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        except csv.Error as error:
+            raise file.wrong(f"it cannot be read as a CSV file ({error})") from error
         lacking = {"video", "question"} - set(rows[0] if rows else ())
         if lacking:
             raise file.wrong(f"it has no column {min(lacking)!r}")

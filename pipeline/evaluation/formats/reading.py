@@ -56,11 +56,15 @@ def of_tasks(questions: Iterable[Question], source: Source) -> tuple[Question, .
     return chosen
 
 
-def with_choices(question: str, choices: tuple[str, ...], source: Source) -> tuple[str, tuple[str, ...]]:
-    """The prompt of a question with choices, and the options of the model: the texts, or their letters."""
+def with_choices(
+    question: str, choices: tuple[str, ...], right: int, source: Source
+) -> tuple[str, tuple[str, ...], str]:
+    """The prompt of a question with choices, the options of the model, which are the texts or their letters, and the
+    right one, which is that of the choice number ``right``. Of choices with one text, the text is one option.
+    """
     if source.choosing == "text":
-        return source.template.format(question), choices
+        return source.template.format(question), tuple(dict.fromkeys(choices)), choices[right]
     letters = tuple(chr(ord("A") + place) for place in range(len(choices)))
     listed = "\n".join(f"({letter}) {choice}" for letter, choice in zip(letters, choices, strict=True))
     said = f"Question: {question}\nOptions:\n{listed}\nAnswer with the letter of the best option only."
-    return source.template.format(said), letters
+    return source.template.format(said), letters, letters[right]

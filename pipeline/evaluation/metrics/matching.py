@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["chosen", "matches"]
+__all__ = ["chosen", "digits", "matches"]
 
 
 def matches(texts: Sequence[str], answer: str, *, first_word: bool = False) -> list[bool]:
@@ -29,3 +29,8 @@ def chosen(text: str, choices: Sequence[str]) -> str:
             return found[1]
     begun = [choice for choice in choices if text.lower().startswith(choice.lower())]
     return max(begun, key=len) if begun else text
+
+
+def digits(text: str) -> str:
+    """The digits of a text, one behind the other, as OVO-Bench reads a counted number."""
+    return "".join(re.findall(r"[0-9]", text))

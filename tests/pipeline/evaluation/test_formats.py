@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -45,7 +45,8 @@ def test_every_data_set_has_a_stand_in() -> None:
 def test_a_stand_in_is_read(name: str, world: World, tmp_path: Path) -> None:
     reading = read(name, write(name, world, tmp_path))
     assert len({question.question_id for question in reading.questions}) == len(reading.questions)
-    assert {question.clip.video.removesuffix(".mp4") for question in reading.questions} == world.scenes.keys()
+    named = {PurePosixPath(question.clip.video).name for question in reading.questions}
+    assert {name.removesuffix(".mp4") for name in named} == world.scenes.keys()
     assert all(question.prompt and question.answers for question in reading.questions)
     assert all(question.answers[0] in question.choices for question in reading.questions if question.choices)
     assert leaked_videos(reading) == []
@@ -122,6 +123,37 @@ def test_video_mme_is_read_in_all_its_forms(world: World, tmp_path: Path) -> Non
     assert [each.task for each in nested.questions] == ["short", "medium", "long"]
 
 
+def test_videos_of_mlvu_have_their_tasks_folder(world: World, tmp_path: Path) -> None:
+    place = write("mlvu", world, tmp_path)
+    rows = json.loads((place / "1_plotQA.json").read_text())
+    # Another video of this name, of another task.
+    (place / "2_needle.json").write_text(json.dumps([rows[0] | {"question_type": "findNeedle"}]))
+    reading = read("mlvu", place)
+    videos = [each.clip.video for each in reading.questions]
+    assert videos == [*(f"1_plotQA/{row['video']}" for row in rows), f"2_needle/{rows[0]['video']}"]
+    assert len(by_clip(reading.questions)) == len(rows) + 1
+
+
+def test_choices_of_one_text_are_told_apart_by_their_place(world: World, tmp_path: Path) -> None:
+    """Five published questions of MLVU have such choices; the first with the answer's text counts."""
+    texts, said = ["Six", "Three", "Three", "Eight"], "Three"
+    mlvu = edit(
+        write("mlvu", world, tmp_path / "mlvu"),
+        "1_plotQA.json",
+        lambda rows: [row | {"candidates": texts, "answer": said} for row in rows],
+    )
+    ovo = edit(
+        write("ovo-bench", world, tmp_path / "ovo"),
+        "ovo_bench.json",
+        lambda rows: [row | ({"options": texts, "gt": 2} if "gt" in row else {}) for row in rows],
+    )
+    for name, place, letter in (("mlvu", mlvu, "B"), ("ovo-bench", ovo, "C")):
+        lettered, plain = read(name, place).questions[0], read(name, place, choosing="text").questions[0]
+        assert (lettered.choices, lettered.answers) == (("A", "B", "C", "D"), (letter,))
+        assert "(B) Three\n(C) Three\n" in lettered.prompt
+        assert (plain.choices, plain.answers) == (("Six", "Three", "Eight"), (said,))
+
+
 def test_ovo_bench_asks_of_the_video_up_to_a_time(world: World, tmp_path: Path) -> None:
     found = {
         each.question_id: each for each in read("ovo-bench", write("ovo-bench", world, tmp_path)).questions
@@ -130,6 +162,9 @@ def test_ovo_bench_asks_of_the_video_up_to_a_time(world: World, tmp_path: Path) 
     assert [found[f"SSR/90/{number}"].answers for number in range(2)] == [("Yes",), ("No",)]
     assert found["REC/91/0"].answers == ("0",)
     assert found["CRR/92/0"].choices == ("Yes", "No")
+    # The name of the second release.
+    (tmp_path / "ovo_bench.json").rename(tmp_path / "ovo_bench_new.json")
+    assert {each.question_id for each in read("ovo-bench", tmp_path).questions} == found.keys()
 
 
 def test_own_tables_are_csv_or_jsonl(world: World, tmp_path: Path) -> None:
@@ -189,7 +224,7 @@ WRONG: list[tuple[str, str, Callable[[Any], Any], str]] = [
     ("lvu", "test.json", lambda content: {"a": {"duration": 1, "num_frames": 10}}, "no video has one of"),
     ("breakfast", "val.json", entry_with("frame_length", 0), "a video of 0 frames"),
     ("breakfast", "val.json", lambda content: {}, "it has no video"),
-    ("coin", "COIN.json", lambda content: {"database": content}, "'database' has no 'subset'"),
+    ("coin", "COIN.json", lambda content: {"database": content}, "it is COIN's own file"),
     ("msrvtt-qa", "qa_test.json", entry_without("answer"), "has no 'answer'"),
     ("msrvtt-qa", "qa_ans2label.json", lambda content: [], "list of answers"),
     ("msvd-caption", "cap_test.json", entry_without("video"), "has no 'video'"),
@@ -197,7 +232,7 @@ WRONG: list[tuple[str, str, Callable[[Any], Any], str]] = [
     ("msvd-caption", "coco_gt/cap_test.json", lambda content: {"annotations": []}, "'drawn0', which"),
     ("youcook2", "cap_val.json", entry_with("end_time", -1), "before it begins"),
     ("mlvu", "1_plotQA.json", entry_with("answer", "a grey cross"), "lack the answer 'a grey cross'"),
-    ("mlvu", "1_plotQA.json", entry_with("candidates", ["a", "a"]), "2 choices"),
+    ("mlvu", "1_plotQA.json", entry_with("candidates", ["a", "a"]), "two choices that differ"),
     ("egoschema", "subset_answers.json", lambda content: {"drawn0": 7}, "'drawn0' is 7"),
     ("egoschema", "questions.json", entry_without("option 4"), "entry 1 has no 'option 4'"),
     ("ovo-bench", "ovo_bench.json", entry_with("gt", 3), "gt is 3 and there are 3 options"),
@@ -254,6 +289,13 @@ def test_rows_of_ones_own_are_checked(row: dict[str, Any], said: str, tmp_path: 
     with pytest.raises(DataSetError) as caught:
         DATA_SETS["own"].read(Source(path, "test", 60))
     assert said in str(caught.value)
+
+
+def test_a_table_that_csv_cannot_read_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "q.csv"
+    path.write_text("video,question,answer\nv," + "?" * 200_000 + ",a\n")
+    with pytest.raises(DataSetError, match=r"q\.csv is not .*it cannot be read as a CSV file \(field larger"):
+        DATA_SETS["own"].read(Source(path, "test", 60))
 
 
 def test_unknown_tasks_are_refused_with_those_that_there_are(world: World, tmp_path: Path) -> None:
