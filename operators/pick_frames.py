@@ -24,16 +24,24 @@ from malmm.pipeline.schema.rows import PICKED, carried, rows_table, with_arrays
 __all__ = ["length_of", "pick_frames"]
 
 _RATE = 10
+# Their script extracts pictures of this height.
+_AUTHORS_HEIGHT = 256
 # Headers and extractors round: a video may end so many frames before its annotation says.
 _SLACK = 10
 
 
 def pick_frames(
-    clips: pa.Table, *, image_size: int, limit_s: float = DECODE_LIMIT_S, sandbox: Sandbox | None = None
+    clips: pa.Table,
+    *,
+    image_size: int,
+    limit_s: float = DECODE_LIMIT_S,
+    sandbox: Sandbox | None = None,
+    as_authors: bool = False,
 ) -> Iterator[pa.Table]:
     """``ASKED`` to ``PICKED``. Yields a table for each clip, so that only one clip's frames are in memory.
 
     A video that cannot be read, or ends more than a second before its annotation says, is a failure of its clip.
+    With ``as_authors`` pictures are scaled as MA-LMM's authors scale them.
     """
     sandbox = sandbox or process_sandbox()
     for index, row in enumerate(carried(clips)):
@@ -45,10 +53,10 @@ def pick_frames(
             length, start_s, end_s = length_of(row.segment.uri, sandbox)
             chosen = cells or _spread(row.segment, count, length)
             if Path(row.segment.uri).is_dir():
-                frames, times_s = _read_folder(row.segment.uri, chosen, length, image_size)
+                frames, times_s = _read_folder(row.segment.uri, chosen, length, image_size, as_authors)
             else:
                 frames, times_s = _decode(
-                    sandbox, row.segment.uri, chosen, length, image_size, start_s, limit_s
+                    sandbox, row.segment.uri, chosen, length, image_size, start_s, limit_s, as_authors
                 )
         except MediaError as error:
             yield rows_table([row.failed("pick", error.kind, str(error)).columns()], PICKED)
@@ -106,6 +114,7 @@ def _decode(
     image_size: int,
     start_s: float,
     limit_s: float,
+    as_authors: bool,
 ) -> tuple[np.ndarray, list[float]]:
     """Frames of a video file and their times from its first frame on."""
     _refuse_short(uri, chosen[-1], length)
@@ -117,8 +126,9 @@ def _decode(
             float(begin + Fraction(first, _RATE)),
             float(begin + Fraction(distinct[-1] + 1, _RATE)),
             float(_RATE),
-            image_size,
+            _AUTHORS_HEIGHT if as_authors else image_size,
             cells=tuple(cell - first for cell in distinct),
+            squash=not as_authors,
         ),
         limit_s=limit_s,
     )
@@ -129,8 +139,10 @@ def _decode(
             uri=uri,
             kind="decode_error",
         )
-    places = np.searchsorted(distinct, chosen)
-    return span.frames[places], [cell / _RATE for cell in chosen]
+    frames = span.frames
+    if as_authors:
+        frames = np.stack([_as_the_authors(picture, image_size) for picture in frames])
+    return frames[np.searchsorted(distinct, chosen)], [cell / _RATE for cell in chosen]
 
 
 def _frames_in(folder: str) -> int:
@@ -143,7 +155,7 @@ def _frames_in(folder: str) -> int:
 
 
 def _read_folder(
-    folder: str, chosen: list[int], length: int, image_size: int
+    folder: str, chosen: list[int], length: int, image_size: int, as_authors: bool
 ) -> tuple[np.ndarray, list[float]]:
     """Frames of a folder; a frame behind its last one is the last one."""
     _refuse_short(folder, chosen[-1], length)
@@ -152,7 +164,12 @@ def _read_folder(
         path = Path(folder) / f"frame{cell + 1:06d}.jpg"
         try:
             with Image.open(path) as picture:
-                scaled = picture.convert("RGB").resize((image_size, image_size), Image.Resampling.BICUBIC)
+                whole = picture.convert("RGB")
+                pictures[cell] = (
+                    _as_the_authors(np.asarray(whole), image_size)
+                    if as_authors
+                    else np.asarray(whole.resize((image_size, image_size), Image.Resampling.BICUBIC))
+                )
         except FileNotFoundError as error:
             raise MediaError(
                 f"{folder} lacks {path.name} of {length} frames: extract its frames again",
@@ -161,6 +178,20 @@ def _read_folder(
             ) from error
         except (OSError, UnidentifiedImageError) as error:
             raise MediaError(f"{path} is not a picture: {error}", uri=folder, kind="decode_error") from error
-        pictures[cell] = np.asarray(scaled)
     frames = np.stack([pictures[min(cell, length - 1)] for cell in chosen])
     return frames, [cell / _RATE for cell in chosen]
+
+
+def _as_the_authors(picture: np.ndarray, size: int) -> np.ndarray:
+    """A picture [H, W, 3] as uint8 [size, size, 3].
+
+    MA-LMM's authors scale without antialiasing, cut off fractions, and let what overshoots black or white wrap around.
+    Source: boheumd/MA-LMM, ``lavis/processors/blip_processors.py``, ``Blip2VideoEvalProcessor``.
+    """
+    # torch takes seconds to load, which only their data sets need.
+    import torch
+    from torch.nn.functional import interpolate
+
+    whole_1CHW = torch.tensor(picture).permute(2, 0, 1)[None].to(torch.float32)
+    scaled_1CSS = interpolate(whole_1CHW, size=(size, size), mode="bicubic", align_corners=False)
+    return scaled_1CSS[0].to(torch.uint8).permute(1, 2, 0).numpy()

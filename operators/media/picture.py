@@ -1,4 +1,4 @@
-"""Convert a decoded frame to the model's square picture."""
+"""Convert a decoded frame to the model's square picture, or to one in proportion."""
 
 from __future__ import annotations
 
@@ -15,10 +15,23 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 
 from malmm.operators.media.side_data import display_matrix
 
-__all__ = ["Orientation", "SquarePictures", "converted", "displayed_size", "orientation_of"]
+__all__ = [
+    "Orientation",
+    "ProportionalPictures",
+    "SquarePictures",
+    "converted",
+    "displayed_size",
+    "orientation_of",
+]
 
 # Bicubic, as in BLIP's image processor; the flags ask for exact rounding and full chroma resolution.
 SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+_RGB: dict[str, Any] = {
+    "format": "rgb24",
+    "interpolation": SCALING,
+    "dst_color_range": ColorRange.JPEG,
+    "threads": 1,
+}
 # A pixel aspect ratio beyond this comes from a damaged header.
 WIDEST_PIXEL = 16
 
@@ -116,13 +129,42 @@ class SquarePictures:
             self._progressive.of(frame),
             width=self.size,
             height=self.size,
-            format="rgb24",
-            interpolation=SCALING,
-            dst_color_range=ColorRange.JPEG,
-            threads=1,
+            **_RGB,
         )
         if self._turned is None:
             self._turned = _orientation(scaled)
+        return self._turned.apply(scaled.to_ndarray())
+
+
+class ProportionalPictures:
+    """Turn the frames of one video into uint8 [height, W, 3] RGB: the whole picture, upright, in the proportions of the
+    first frame's stored pixels, as ffmpeg's ``scale=-1:HEIGHT`` has it."""
+
+    def __init__(self, height: int) -> None:
+        self.height = height
+        self._scaler = VideoReformatter()
+        self._progressive = _Progressive()
+        self._turned = Orientation()
+        self._size: tuple[int, int] | None = None
+
+    def of(self, frame: Any) -> np.ndarray:
+        """The picture of a decoded frame, with the display matrix applied.
+
+        Raises FFmpegError for a frame whose colour format cannot be converted.
+        """
+        if self._size is None:
+            self._turned = orientation_of(frame)
+            width, height = displayed_size(frame, None, self._turned)
+            upright = max(1, (2 * self.height * width + height) // (2 * height)), self.height
+            self._size = upright[::-1] if self._turned.transpose else upright
+        stored_width, stored_height = self._size
+        scaled = converted(
+            self._scaler.reformat,
+            self._progressive.of(frame),
+            width=stored_width,
+            height=stored_height,
+            **_RGB,
+        )
         return self._turned.apply(scaled.to_ndarray())
 
 

@@ -15,7 +15,7 @@ from malmm.operators.media.encryption import encrypted_unreadable
 from malmm.operators.media.file_cache import FileCache
 from malmm.operators.media.files import MediaFile
 from malmm.operators.media.frames import Damaged, Skipped, TimedFrame, frames_from
-from malmm.operators.media.picture import SquarePictures
+from malmm.operators.media.picture import ProportionalPictures, SquarePictures
 from malmm.operators.media.sampling import Cells
 from malmm.operators.media.scrambling import scrambled_in_part
 from malmm.operators.media.span import DecodedSpan, SpanRequest
@@ -23,6 +23,8 @@ from malmm.operators.media.truncation import Wholeness, wholeness
 from malmm.pipeline.schema.errors import MediaError
 
 __all__ = ["decode_span_av"]
+
+_Pictures = SquarePictures | ProportionalPictures
 
 # A video may end this many seconds earlier than declared and still count as complete.
 SLACK_S = Fraction(1, 10)
@@ -53,6 +55,7 @@ class _Decoding:
     def __init__(self, request: SpanRequest, cache: FileCache | None) -> None:
         self.request, self.cache = request, cache
         self.frames = np.empty((0, request.image_size, request.image_size, 3), np.uint8)
+        self.count = 0
         self.timestamps_s: list[float] = []
         self.damaged: list[int] = []
         self.healed: int | None = None
@@ -69,7 +72,8 @@ class _Decoding:
     def run(self, threads: int) -> None:
         """Decode from the key frame before the span to its end, or to the end of the file."""
         request, file = self.request, MediaFile(self.request.uri, self.cache)
-        pictures = SquarePictures(request.image_size)
+        size = request.image_size
+        pictures: _Pictures = SquarePictures(size) if request.squash else ProportionalPictures(size)
         previous_cell = -1
         for item in frames_from(
             file, request.start_s, request.end_s, threads=threads, keyframes=request.keyframes
@@ -95,7 +99,7 @@ class _Decoding:
         if request.cells is not None:
             self._show(None, pictures)
 
-    def _pick(self, item: TimedFrame, cell: int | None, pictures: SquarePictures) -> None:
+    def _pick(self, item: TimedFrame, cell: int | None, pictures: _Pictures) -> None:
         """Keep a frame for the request's cells that it is shown in. Frames before the span have no cell."""
         if cell is not None:
             if self.shown is None:
@@ -110,31 +114,33 @@ class _Decoding:
         wanted, found = self.request.cells or (), len(self.timestamps_s)
         return wanted[found] if found < len(wanted) else None
 
-    def _show(self, cell: int | None, pictures: SquarePictures) -> None:
+    def _show(self, cell: int | None, pictures: _Pictures) -> None:
         """Keep the frame that is still shown for the cells before ``cell``; None for all that are left."""
         while (wanted := self._next_cell()) is not None and (cell is None or wanted < cell):
             if self.shown is None or not self._keep(self.shown, pictures):
                 return
 
-    def _keep(self, item: TimedFrame, pictures: SquarePictures) -> bool:
+    def _keep(self, item: TimedFrame, pictures: _Pictures) -> bool:
         """Keep a frame's picture. False if it cannot be converted."""
         try:
-            self.frames[len(self.timestamps_s)] = pictures.of(item.frame)
+            picture = pictures.of(item.frame)
         except FFmpegError:
             # A damaged header can give a frame a colour format that cannot be converted.
             bisect.insort(self.damaged, item.tick)
             return False
+        if not self.timestamps_s:
+            self.frames = np.empty((self.count, *picture.shape), np.uint8)
+        self.frames[len(self.timestamps_s)] = picture
         self.timestamps_s.append(float(item.tick * item.video.time_base))
         return True
 
     def _begin(self, first: TimedFrame | Skipped) -> Cells:
         video = first.video
-        request, size = self.request, self.request.image_size
+        request = self.request
         self.cells = Cells.of(
             request.start_s, request.end_s, request.fps, video.time_base, is_last=request.is_last
         )
-        count = self.cells.count if request.cells is None else len(request.cells)
-        self.frames = np.empty((count, size, size, 3), np.uint8)
+        self.count = self.cells.count if request.cells is None else len(request.cells)
         self.declared, self.is_timed, self.transport_id = declared_end(video), video.timed, video.transport_id
         self.slack = max(SLACK_S, 2 * video.period * video.time_base)
         return self.cells

@@ -14,7 +14,8 @@ __all__ = ["DecodedSpan", "SpanRequest"]
 
 @dataclass(frozen=True)
 class SpanRequest:
-    """A request for the sampled frames of [start_s, end_s) of a video, at ``fps`` a second, each squashed to a square.
+    """A request for the sampled frames of [start_s, end_s) of a video, at ``fps`` a second, each squashed to a square
+    of ``image_size`` pixels, or with ``squash`` false scaled to that height in proportion.
 
     ``decoder`` is ``av`` or ``decord``. ``is_last`` includes the end of the span, at which the last frame of a video
     may lie. With ``keyframes`` only key frames are decoded, which is several times faster; from a span without key
@@ -35,6 +36,7 @@ class SpanRequest:
     is_last: bool = False
     keyframes: bool = False
     cells: tuple[int, ...] | None = None
+    squash: bool = True
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.start_s) and math.isfinite(self.end_s) and self.end_s >= self.start_s):
@@ -49,6 +51,8 @@ class SpanRequest:
             raise ConfigError(f"--decoder {self.decoder!r}: av or decord")
         if self.keyframes and self.decoder != "av":
             raise ConfigError("--keyframes needs --decoder av: decord cannot decode key frames alone")
+        if not self.squash and self.decoder != "av":
+            raise ConfigError("pictures are scaled in proportion by --decoder av alone")
         if self.cells is not None:
             # From the sandbox's messages they come as a list.
             object.__setattr__(self, "cells", tuple(self.cells))
@@ -62,9 +66,9 @@ class SpanRequest:
 class DecodedSpan:
     """The sampled frames of a span.
 
-    ``frames`` is uint8 [T, size, size, 3] RGB and ``timestamps_s`` float64 [T] on the video's own clock.
-    ``problem`` is None if the span was decoded completely, else one sentence; ``end_s`` is the time up to which the
-    span could be decoded.
+    ``frames`` is uint8 [T, size, size, 3] RGB, or [T, size, W, 3] in proportion, and ``timestamps_s`` float64 [T] on
+    the video's own clock. ``problem`` is None if the span was decoded completely, else one sentence; ``end_s`` is the
+    time up to which the span could be decoded.
     """
 
     frames: np.ndarray

@@ -38,9 +38,11 @@ class Published:
 
 @dataclass(frozen=True)
 class Kind:
-    """A data set. ``scoring`` is ``exact``, ``first_word`` or ``captions``; ``by_task`` takes the mean over tasks.
+    """A data set. ``by_task`` takes the mean over tasks.
 
-    ``tasks`` are all that the published figure is over; empty if it is over all questions.
+    ``scoring`` is ``exact``, ``first_word``, ``digits`` (those of an answer without choices) or ``captions``.
+    ``tasks`` are all that the published figure is over; empty if it is over all questions. ``as_authors``: pictures
+    are scaled as MA-LMM's authors scale them.
     """
 
     title: str
@@ -51,6 +53,7 @@ class Kind:
     by_task: bool = False
     tasks: tuple[str, ...] = ()
     published: tuple[Published, ...] = ()
+    as_authors: bool = False
 
 
 _PAPER = "MA-LMM, trained on it (arXiv 2404.05726)"
@@ -73,17 +76,31 @@ DATA_SETS = {
         by_task=True,
         tasks=LVU_TASKS,
         published=(Published("top-1", 63.0, _PAPER), Published("top-1", 33.1, _UNTRAINED)),
+        as_authors=True,
     ),
     "breakfast": Kind(
-        "Breakfast", read_breakfast, _ACTIONS, split="val", published=(Published("top-1", 93.0, _PAPER),)
+        "Breakfast",
+        read_breakfast,
+        _ACTIONS,
+        split="val",
+        published=(Published("top-1", 93.0, _PAPER),),
+        as_authors=True,
     ),
-    "coin": Kind("COIN", read_coin, _ACTIONS, split="val", published=(Published("top-1", 93.2, _PAPER),)),
+    "coin": Kind(
+        "COIN",
+        read_coin,
+        _ACTIONS,
+        split="val",
+        published=(Published("top-1", 93.2, _PAPER),),
+        as_authors=True,
+    ),
     "msrvtt-qa": Kind(
         "MSRVTT-QA",
         read_open_questions,
         _ANSWERS,
         scoring="first_word",
         published=(Published("top-1", 48.5, _PAPER),),
+        as_authors=True,
     ),
     "msvd-qa": Kind(
         "MSVD-QA",
@@ -91,15 +108,21 @@ DATA_SETS = {
         _ANSWERS,
         scoring="first_word",
         published=(Published("top-1", 60.6, _PAPER),),
+        as_authors=True,
     ),
     "activitynet-qa": Kind(
         "ActivityNet-QA",
         read_open_questions,
         _ANSWERS,
         published=(Published("top-1", 49.8, _PAPER), Published("top-1", 37.2, _UNTRAINED)),
+        as_authors=True,
     ),
-    "msrvtt-caption": Kind("MSRVTT captions", read_video_captions, _CAPTIONS, scoring="captions"),
-    "msvd-caption": Kind("MSVD captions", read_video_captions, _CAPTIONS, scoring="captions"),
+    "msrvtt-caption": Kind(
+        "MSRVTT captions", read_video_captions, _CAPTIONS, scoring="captions", as_authors=True
+    ),
+    "msvd-caption": Kind(
+        "MSVD captions", read_video_captions, _CAPTIONS, scoring="captions", as_authors=True
+    ),
     "youcook2": Kind(
         "YouCook2 captions",
         read_segment_captions,
@@ -107,11 +130,12 @@ DATA_SETS = {
         scoring="captions",
         split="val",
         published=(Published("CIDEr", 131.2, _PAPER),),
+        as_authors=True,
     ),
     "mlvu": Kind("MLVU", read_mlvu, _CHOICES, by_task=True),
     "video-mme": Kind("Video-MME", read_video_mme, _CHOICES),
     "egoschema": Kind("EgoSchema", read_egoschema, _CHOICES),
-    "ovo-bench": Kind("OVO-Bench", read_ovo_bench, _CHOICES, by_task=True),
+    "ovo-bench": Kind("OVO-Bench", read_ovo_bench, _CHOICES, scoring="digits", by_task=True),
     "own": Kind("Own questions", read_own, _OWN),
     "own-caption": Kind("Own captions", read_own, _OWN, scoring="captions"),
     "demo": Kind("The demo world", read_demo_world, _OWN),

@@ -11,7 +11,7 @@ import pyarrow as pa
 from malmm.pipeline.evaluation.config import EvaluateConfig
 from malmm.pipeline.schema.progress import OnProgress
 
-__all__ = ["ANSWERER", "Run", "Stages", "answerer_options", "asking"]
+__all__ = ["ANSWERER", "Run", "Stages", "answerer_options", "asking", "picker_options"]
 
 #: Actors import it by name: torch takes seconds to load.
 ANSWERER = "malmm.operators.answer_questions:AnswerQuestions"
@@ -53,6 +53,15 @@ def answerer_options(config: EvaluateConfig) -> dict[str, Any]:
     }
 
 
+def picker_options(stages: Stages) -> dict[str, Any]:
+    """Arguments of ``pick_frames``."""
+    return {
+        "image_size": stages.image_size,
+        "limit_s": stages.config.decode_limit_s,
+        "as_authors": stages.config.kind.as_authors,
+    }
+
+
 def asking(clips: Sequence[pa.Table], stages: Stages) -> Iterator[pa.Table | str]:
     """Clips to answers on a Ray cluster: frames are picked on CPUs, and each GPU has a worker with the whole model."""
     # Ray takes seconds to load, which a run without work need not wait for.
@@ -86,7 +95,7 @@ def asking(clips: Sequence[pa.Table], stages: Stages) -> Iterator[pa.Table | str
             # pick, 1:1 on CPUs: the frames that the data set asks for
             .map_batches(
                 guarded("pick", PICKED, pick_frames),
-                fn_kwargs={"image_size": stages.image_size, "limit_s": config.decode_limit_s},
+                fn_kwargs=picker_options(stages),
                 batch_size=None,
                 num_cpus=resources.decode_cpus,
                 compute=TaskPoolStrategy(size=resources.decode_workers),

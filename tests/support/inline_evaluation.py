@@ -11,7 +11,7 @@ from malmm.model.decoding import Decoding
 from malmm.operators.answer_questions import AnswerQuestions
 from malmm.operators.guard import guarded, guarded_actor
 from malmm.operators.pick_frames import pick_frames
-from malmm.pipeline.evaluation.graph import Stages, answerer_options
+from malmm.pipeline.evaluation.graph import Stages, answerer_options, picker_options
 from malmm.pipeline.schema.rows import PICKED, TOLD
 
 _pick: Any = guarded("pick", PICKED, pick_frames)
@@ -36,7 +36,7 @@ class InlineEvaluation:
             if number == self.interrupt_after:
                 raise KeyboardInterrupt
             self.asked += 1
-            [picked] = _pick(clip, image_size=stages.image_size)
+            [picked] = _pick(clip, **picker_options(stages))
             yield ""
             if not self.lose:
                 yield answer(picked)

@@ -84,7 +84,8 @@ def _scenes(request: dict[str, Any], cache: FileCache) -> tuple[dict[str, Any], 
 def _decode(request: dict[str, Any], cache: FileCache) -> tuple[dict[str, Any], Any]:
     wanted = SpanRequest(**request["span"])
     count = (wanted.end_s - wanted.start_s) * wanted.fps + 2 if wanted.cells is None else len(wanted.cells)
-    pictures = int(count * wanted.image_size**2 * 3)
+    # In proportion, pictures may be four times as wide as high.
+    pictures = int(count * wanted.image_size**2 * 3) * (1 if wanted.squash else 4)
     _limit_memory(pictures)
     span = decode_span(wanted, cache)
     answer = {
