@@ -45,6 +45,8 @@ def add_parser(commands: Commands) -> None:
         epilog="examples:\n"
         "  malmm evaluate --dataset lvu --annotations MA-LMM/data/lvu/annotation --videos lvu/frames \\\n"
         "      --task relationship --model lvu-relation --output lvu-relation-scores\n"
+        "  malmm evaluate --dataset lvu --annotations MA-LMM/data/lvu/annotation --videos lvu/frames \\\n"
+        "      --model director=lvu-director --model genre=lvu-genre --output lvu-scores   # and so on\n"
         "  malmm evaluate --dataset own --annotations questions.csv --videos videos --output scores\n"
         "  malmm evaluate --dataset demo --annotations drawn --videos drawn --compare --output bench\n\n"
         "own questions: a CSV or JSONL file with the columns video, question, answer, and where wanted choices (parted "
@@ -64,7 +66,12 @@ def add_parser(commands: Commands) -> None:
         "--videos", required=True, type=Path, metavar="DIR", help="its videos or extracted frames"
     )
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="answers and reports")
-    parser.add_argument("--model", default="demo", metavar="ID|DIR", help="the checkpoint (%(default)s)")
+    parser.add_argument(
+        "--model",
+        action="append",
+        metavar="ID|DIR",
+        help="the checkpoint (demo); TASK=DIR, repeated, gives each task of LVU one of its own",
+    )
     parser.add_argument(
         "--split", default="", help="the split of the annotations (default: the published one)"
     )
@@ -144,13 +151,15 @@ def configure(arguments: argparse.Namespace) -> EvaluateConfig:
     ways: tuple[str, ...] = WATCHING if arguments.compare else ("bank",)
     if arguments.ways:
         ways = tuple(way.strip() for way in arguments.ways.split(","))
+    model, models = _models(arguments.model or ["demo"], DATA_SETS[arguments.dataset].tasks)
     return EvaluateConfig(
         dataset=arguments.dataset,
         annotations=arguments.annotations,
         videos=arguments.videos,
         output=arguments.output,
         protocol=dataclasses.replace(protocol, **changes),
-        model=arguments.model,
+        model=model,
+        models=models,
         split=arguments.split,
         tasks=tuple(arguments.task),
         ways=ways,
@@ -162,6 +171,19 @@ def configure(arguments: argparse.Namespace) -> EvaluateConfig:
         decode_limit_s=arguments.decode_limit_s,
         resources=tuple(parse_resource(option) for option in arguments.resource),
     )
+
+
+def _models(given: list[str], tasks: tuple[str, ...]) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """One checkpoint, or those of tasks. Raises ConfigError for several checkpoints of which one names no task."""
+    if len(given) == 1 and given[0].partition("=")[0] not in tasks:
+        return given[0], ()
+    pairs = []
+    for each in given:
+        task, equals, model = each.partition("=")
+        if not equals or not model:
+            raise ConfigError(f"--model {each}: one checkpoint, or one for each task as TASK=DIR")
+        pairs.append((task, model))
+    return "", tuple(pairs)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from malmm.pipeline.evaluation.catalogue import DATA_SETS, Kind
@@ -19,7 +19,8 @@ class EvaluateConfig:
     """An evaluation: a data set, where it lies, and how it is asked. Raises ConfigError for values that cannot be.
 
     ``ways`` are ways of watching; the figures are those of the first one. ``limit`` clips are drawn with ``seed``,
-    which also draws the intervals. ``allow_leak`` scores videos although they are in the training split too.
+    which also draws the intervals. ``allow_leak`` scores videos although they are in the training split too. ``models``
+    are checkpoints by task, in place of ``model`` and ``tasks``, for a data set whose authors trained one for each.
     """
 
     dataset: str
@@ -28,6 +29,7 @@ class EvaluateConfig:
     output: Path
     protocol: Protocol
     model: str = "demo"
+    models: tuple[tuple[str, str], ...] = ()
     split: str = ""
     tasks: tuple[str, ...] = ()
     ways: tuple[str, ...] = ("bank",)
@@ -42,6 +44,15 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if self.dataset not in DATA_SETS:
             raise ConfigError(f"--dataset {self.dataset!r}: one of {', '.join(DATA_SETS)}")
+        named = [task for task, _ in self.models]
+        unknown_task = next((task for task in named if task not in self.kind.tasks), None)
+        if unknown_task is not None:
+            known = ", ".join(self.kind.tasks) or "none with models of their own"
+            raise ConfigError(f"--model {unknown_task}=: the tasks of {self.dataset} are {known}")
+        if len(set(named)) != len(named):
+            raise ConfigError(f"--model {max(named, key=named.count)}=: one model a task")
+        if self.models and self.tasks:
+            raise ConfigError(f"--task {self.tasks[0]}: the tasks are those that --model names")
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"--limit {self.limit}: at least 1")
         if self.seed < 0:
@@ -66,6 +77,14 @@ class EvaluateConfig:
     def chosen_split(self) -> str:
         """The split that is asked about."""
         return self.split or self.kind.split
+
+    @property
+    def parts(self) -> tuple[EvaluateConfig, ...]:
+        """This evaluation, or one for each task with a model of its own, in a folder of the output."""
+        return tuple(
+            replace(self, model=model, models=(), tasks=(task,), output=self.output / task)
+            for task, model in self.models
+        ) or (self,)
 
     @property
     def watched(self) -> tuple[Way, ...]:

@@ -15,7 +15,7 @@ from malmm.pipeline.evaluation.questions import Clip, Question
 from malmm.pipeline.evaluation.scoring import Answered, Scores, score
 from malmm.pipeline.schema.exit_codes import exit_code_of
 
-__all__ = ["EvaluationReport", "WayReport", "make_report", "markdown", "ways_table"]
+__all__ = ["EvaluationReport", "Part", "WayReport", "make_report", "markdown", "ways_table"]
 
 _EXAMPLES = 5
 _NAMED = 20
@@ -76,44 +76,66 @@ class EvaluationReport:
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
 
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Questions by clip, and the stored ``rows`` by clip's id: answers, or a failure."""
+
+    reading: Reading
+    clips: Mapping[Clip, Sequence[Question]]
+    rows: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def told(self) -> dict[Clip, Mapping[str, Any]]:
+        """The rows of clips that have answers."""
+        return {
+            clip: self.rows[clip.clip_id] for clip in self.clips if "ways" in self.rows.get(clip.clip_id, {})
+        }
+
+    def answered(self, way: str) -> list[Answered]:
+        """The answers by a way of watching."""
+        return [
+            Answered(question, tuple(row["ways"][way]["texts"][question.question_id]))
+            for clip, row in self.told.items()
+            for question in self.clips[clip]
+        ]
+
+    def failures(self) -> list[dict[str, str]]:
+        """The clips that failed."""
+        return [
+            {"video": clip.video, "clip": clip.clip_id} | dict(self.rows[clip.clip_id]["failure"])
+            for clip in self.clips
+            if "failure" in self.rows.get(clip.clip_id, {})
+        ]
+
+
 def make_report(
     config: EvaluateConfig,
     recipe: dict[str, Any],
-    reading: Reading,
-    clips: Mapping[Clip, Sequence[Question]],
-    rows: Mapping[str, Mapping[str, Any]],
+    parts: Sequence[Part],
     *,
     missing: Sequence[str],
     leaked: Sequence[str],
 ) -> EvaluationReport:
-    """Score the stored ``rows`` by clip and collect the report."""
-    told = {clip: rows[clip.clip_id] for clip in clips if "ways" in rows.get(clip.clip_id, {})}
+    """Score the stored answers and collect the report."""
+    told = [row for part in parts for row in part.told.values()]
     report = EvaluationReport(
         config.dataset,
         config.kind.title,
         recipe,
-        sum(len(asked) for asked in clips.values()),
-        sum(len(clips[clip]) for clip in told),
+        sum(len(asked) for part in parts for asked in part.clips.values()),
+        sum(len(part.clips[clip]) for part in parts for clip in part.told),
         missing_videos=list(missing),
         leaked=list(leaked),
-        notes=list(reading.notes),
+        notes=list(dict.fromkeys(note for part in parts for note in part.reading.notes)),
     )
-    report.failures = [
-        {"video": clip.video, "clip": clip.clip_id} | dict(rows[clip.clip_id]["failure"])
-        for clip in clips
-        if "failure" in rows.get(clip.clip_id, {})
-    ]
+    report.failures = [failure for part in parts for failure in part.failures()]
     if not told:
         return report
     first: Scores | None = None
     for way in config.ways:
-        answered = [
-            Answered(question, tuple(told[clip]["ways"][way]["texts"][question.question_id]))
-            for clip in told
-            for question in clips[clip]
-        ]
+        answered = [each for part in parts for each in part.answered(way)]
         scores = score(config.kind, answered, seed=config.seed)
-        report.ways.append(_way(way, scores, [row["ways"][way] for row in told.values()], len(answered)))
+        report.ways.append(_way(way, scores, [row["ways"][way] for row in told], len(answered)))
         if first is None:
             first = scores
             report.notes += scores.notes

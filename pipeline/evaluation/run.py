@@ -9,6 +9,7 @@ import hashlib
 import random
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from malmm.pipeline.evaluation.formats.reading import Reading, Source
 from malmm.pipeline.evaluation.graph import Run, Stages, asking
 from malmm.pipeline.evaluation.leaks import leaked_videos
 from malmm.pipeline.evaluation.questions import Clip, Question, by_clip
-from malmm.pipeline.evaluation.report import EvaluationReport, make_report, markdown
+from malmm.pipeline.evaluation.report import EvaluationReport, Part, make_report, markdown
 from malmm.pipeline.evaluation.video_folder import VideoFolder
 from malmm.pipeline.schema.errors import DataSetError
 from malmm.pipeline.schema.progress import OnProgress, Progress
@@ -40,8 +41,9 @@ def evaluate(
     """Ask a data set's questions about its videos and score the answers.
 
     Writes ``report.json`` and ``report.md`` into the output folder unless the run is interrupted. Videos that are
-    missing or cannot be read are named in the report, and the others are scored. ``run`` are the
-    stages, by default those on Ray.
+    missing or cannot be read are named in the report, and the others are scored. Tasks with models of their own are
+    asked one after the other, each with a folder of the output, and reported as one. ``run`` are the stages, by default
+    those on Ray.
 
     Raises DataSetError for annotations of another form, for a leak between training and test, and if no video is there;
     ConfigError for an output folder with answers by another recipe; CheckpointError for the model.
@@ -49,8 +51,76 @@ def evaluate(
     began = time.monotonic()
     tell = on_progress or (lambda progress: None)
     tell(Progress("reading annotations"))
+    # All is checked before the first is asked.
+    parts = [_prepared(part) for part in config.parts]
+    files = [AnswerFile(part.config.output, part.recipe) for part in parts]
+    interrupted = False
+    try:
+        for part, told in zip(parts, files, strict=True):
+            if left := part.left(told):
+                _ask(part, left, told, run or asking, Stages(part.config, part.image_size, tell, verbose))
+    except KeyboardInterrupt:
+        interrupted = True
+    found = [Part(part.reading, part.clips, told.rows) for part, told in zip(parts, files, strict=True)]
+    report = make_report(
+        config,
+        _joined([part.recipe for part in parts]),
+        found,
+        missing=sorted({video for part in parts for video in part.missing}),
+        leaked=sorted({video for part in parts for video in part.leaked}),
+    )
+    report.interrupted, report.elapsed_s = interrupted, time.monotonic() - began
+    if interrupted:
+        return report
+    for part, told in zip(parts, files, strict=True):
+        report.failures += [
+            _lost(clip, source) for clip, source in part.left(told).items() if clip.clip_id not in told.rows
+        ]
+    if report.answered:
+        _write(config.output, report)
+    if len(parts) > 1:
+        for part, own in zip(parts, found, strict=True):
+            of_task = make_report(part.config, part.recipe, [own], missing=part.missing, leaked=part.leaked)
+            if of_task.answered:
+                _write(part.config.output, of_task)
+    return report
+
+
+def _write(output: Path, report: EvaluationReport) -> None:
+    write_whole(output / "report.md", markdown(report))
+    write_whole(output / "report.json", report.to_json())
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """An evaluation that can begin: its questions by clip, where each clip's video lies, and its recipe."""
+
+    config: EvaluateConfig
+    reading: Reading
+    clips: dict[Clip, list[Question]]
+    sources: dict[Clip, str | None]
+    leaked: list[str]
+    recipe: dict[str, Any]
+    image_size: int
+
+    @property
+    def missing(self) -> list[str]:
+        """Names of videos that are not there."""
+        return sorted({clip.video for clip, source in self.sources.items() if source is None})
+
+    def left(self, told: AnswerFile) -> dict[Clip, str]:
+        """Clips without answers whose video is there."""
+        answered = told.answered()
+        return {
+            clip: source for clip, source in self.sources.items() if source and clip.clip_id not in answered
+        }
+
+
+def _prepared(config: EvaluateConfig) -> _Prepared:
     reading = _read(config)
-    leaked = leaked_videos(reading)
+    names = {question.clip.video for question in reading.questions} | {name for _, name in reading.training}
+    folder = VideoFolder(config.videos, names)
+    leaked = leaked_videos(reading, folder)
     if leaked and not config.allow_leak:
         raise DataSetError(
             f"{len(leaked)} videos are in training and in the {config.chosen_split} split, such as {leaked[0]}: "
@@ -58,7 +128,6 @@ def evaluate(
             path=str(config.annotations),
         )
     clips = _drawn(by_clip(reading.questions), config)
-    folder = VideoFolder(config.videos)
     sources = {clip: folder.find(clip.video) for clip in clips}
     if not any(sources.values()):
         raise DataSetError(
@@ -72,39 +141,25 @@ def evaluate(
 
     checkpoint = open_models(config.model, NO_RETRIEVAL).checkpoint
     recipe = _recipe(config, reading, checkpoint.fingerprint())
-    told = AnswerFile(config.output, recipe)
-    left = {
-        clip: source for clip, source in sources.items() if source and clip.clip_id not in told.answered()
+    return _Prepared(config, reading, clips, sources, leaked, recipe, image_size(checkpoint))
+
+
+def _joined(recipes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The recipe of a report over several evaluations, which differ by task and model."""
+    if len(recipes) == 1:
+        return recipes[0]
+    models = {recipe["tasks"][0]: (recipe["model"], recipe["model_fingerprint"]) for recipe in recipes}
+    return recipes[0] | {
+        "tasks": list(models),
+        "model": ", ".join(f"{task}={model}" for task, (model, _) in models.items()),
+        "model_fingerprint": hashlib.sha256(repr(sorted(models.items())).encode()).hexdigest(),
+        "models": {task: {"model": model, "fingerprint": of} for task, (model, of) in models.items()},
     }
-    interrupted = False
-    try:
-        if left:
-            _ask(clips, left, told, run or asking, Stages(config, image_size(checkpoint), tell, verbose))
-    except KeyboardInterrupt:
-        interrupted = True
-    missing = sorted({clip.video for clip, source in sources.items() if source is None})
-    report = make_report(config, recipe, reading, clips, told.rows, missing=missing, leaked=leaked)
-    report.interrupted, report.elapsed_s = interrupted, time.monotonic() - began
-    if not interrupted:
-        report.failures += [
-            {
-                "video": clip.video,
-                "clip": clip.clip_id,
-                "kind": "lost",
-                "stage": "answer",
-                "message": _lost(source),
-            }
-            for clip, source in left.items()
-            if clip.clip_id not in told.rows
-        ]
-    if not interrupted and report.answered:
-        write_whole(config.output / "report.md", markdown(report))
-        write_whole(config.output / "report.json", report.to_json())
-    return report
 
 
-def _lost(source: str) -> str:
-    return f"{source}: its worker ended without an answer; run again to ask it again"
+def _lost(clip: Clip, source: str) -> dict[str, str]:
+    message = f"{source}: its worker ended without an answer; run again to ask it again"
+    return {"video": clip.video, "clip": clip.clip_id, "kind": "lost", "stage": "answer", "message": message}
 
 
 def _read(config: EvaluateConfig) -> Reading:
@@ -152,17 +207,11 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _ask(
-    clips: Mapping[Clip, Sequence[Question]],
-    left: Mapping[Clip, str],
-    told: AnswerFile,
-    run: Run,
-    stages: Stages,
-) -> None:
+def _ask(part: _Prepared, left: Mapping[Clip, str], told: AnswerFile, run: Run, stages: Stages) -> None:
     """Ask the remaining clips, and write each clip's answers as soon as they arrive."""
     began = time.monotonic()
-    asked = {clip.clip_id: clips[clip] for clip in left}
-    blocks = [_block(clip, source, clips[clip]) for clip, source in left.items()]
+    asked = {clip.clip_id: part.clips[clip] for clip in left}
+    blocks = [_block(clip, source, part.clips[clip]) for clip, source in left.items()]
     stages.tell(Progress("starting"))
     done = failed = 0
     for block in run(blocks, stages):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 from pathlib import Path
 
@@ -78,6 +79,13 @@ def test_figures_are_printed_and_written(arguments: list[str], tmp_path: Path) -
     assert said["missing_videos"] == ["gone.mp4"]
     assert said["questions"] == said["answered"] + 1
     assert json.loads((tmp_path / "scores" / "report.json").read_text())["ways"] == said["ways"]
+    # The page has the figure with its interval, and what was answered right and wrong.
+    [figure] = said["ways"][0]["figures"]
+    assert f"{figure['value']:.1f}, from {figure['low']:.1f} to {figure['high']:.1f}" in page
+    for title, rows in (("Right", said["right"]), ("Wrong", said["wrong"])):
+        assert (f"<h2>{title}</h2>" in page) == bool(rows)
+        assert all(html.escape(row["prompt"]) in page for row in rows)
+    assert said["right"] or said["wrong"]
 
 
 def test_ways_are_named_and_compared(arguments: list[str], tmp_path: Path) -> None:
@@ -91,11 +99,14 @@ def test_ways_are_named_and_compared(arguments: list[str], tmp_path: Path) -> No
     [
         (("--frames", "0"), "--frames 0: from 1"),
         (("--template", "no place"), "--template 'no place': has {} once"),
+        (("--template", "{} in {place}"), "and no other braces"),
         (("--ways", "bank,bank"), "--ways bank,bank: each once"),
         (("--ways", "bank", "--compare"), "leave one of the two out"),
         (("--choose-by", "chance"), "--choose-by 'chance': one of text, letter, written"),
         (("--beams", "0"), "--beams 0"),
         (("--limit", "0"), "--limit 0: at least 1"),
+        (("--model", "a", "--model", "b"), "--model a: one checkpoint, or one for each task as TASK=DIR"),
+        (("--model", "scene=a", "--model", "genre=b"), "the tasks of own are none with models of their own"),
         (("--resource", "luck=1"), "--resource luck: one of"),
         (("--dataset", "imagenet"), "invalid choice: 'imagenet'"),
     ],

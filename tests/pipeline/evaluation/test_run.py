@@ -16,6 +16,8 @@ from support.tiny_families import save_tiny
 
 from malmm.pipeline.evaluation.catalogue import DATA_SETS
 from malmm.pipeline.evaluation.config import EvaluateConfig
+from malmm.pipeline.evaluation.graph import Stages, picker_options
+from malmm.pipeline.evaluation.metrics.meteor import missing_for_meteor
 from malmm.pipeline.evaluation.report import EvaluationReport, markdown
 from malmm.pipeline.evaluation.run import evaluate
 from malmm.pipeline.schema.errors import ConfigError, DataSetError
@@ -64,6 +66,9 @@ def test_a_stand_in_runs_end_to_end(
     names = [each.name for each in report.ways[0].figures]
     if kind.scoring == "captions":
         assert names[:6] == ["CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE_L"]
+        # Where METEOR cannot be computed, the report says so.
+        assert ("METEOR" in names) == (not missing_for_meteor())
+        assert missing_for_meteor() in (*report.notes, "")
     else:
         assert names == (["top-1", "top-5"] if kind.protocol.returned == 5 else ["top-1"])
     assert [each["value"] for each in report.published] == [each.value for each in kind.published]
@@ -173,6 +178,27 @@ def test_extracted_frames_are_read_in_place_of_videos(
     assert again.missing_videos == ["drawn0.mp4"]
 
 
+AUTHORS = (
+    "lvu",
+    "breakfast",
+    "coin",
+    "msrvtt-qa",
+    "msvd-qa",
+    "activitynet-qa",
+    "msrvtt-caption",
+    "msvd-caption",
+    "youcook2",
+)
+
+
+@pytest.mark.parametrize("name", STAND_INS)
+def test_extracted_frames_of_the_authors_data_sets_are_scaled_as_theirs(
+    name: str, world: World, tmp_path: Path
+) -> None:
+    options = picker_options(Stages(config_of(name, world, tmp_path), 96, lambda progress: None))
+    assert options["as_authors"] == (name in AUTHORS)
+
+
 def test_nothing_is_written_where_the_data_set_cannot_be_used(
     world: World, tmp_path: Path, inline: InlineEvaluation
 ) -> None:
@@ -192,6 +218,63 @@ def test_nothing_is_written_where_the_data_set_cannot_be_used(
     report = evaluate(dataclasses.replace(config, allow_leak=True), run=inline)
     assert report.leaked == ["drawn0", "drawn1", "drawn2"]
     assert "3 videos are in training too" in report.reservations
+
+
+def test_a_leak_is_found_by_another_name_of_the_video(
+    world: World, tmp_path: Path, inline: InlineEvaluation
+) -> None:
+    table = tmp_path / "questions.csv"
+    table.write_text("video,question,answer,split\ndrawn0,Q?,a,test\ndrawn0.mp4,Q?,a,train\n")
+    config = dataclasses.replace(config_of("own", world, tmp_path), annotations=table)
+    with pytest.raises(DataSetError, match="1 videos are in training and in the test split, such as drawn0"):
+        evaluate(config, run=inline)
+    assert not config.output.exists()
+
+
+def test_each_task_may_have_a_model_of_its_own(
+    world: World, tmp_path: Path, inline: InlineEvaluation
+) -> None:
+    save_tiny(tmp_path / "tiny", "smolvlm")
+    models = (("scene", "demo"), ("genre", str(tmp_path / "tiny")))
+    config = config_of("lvu", world, tmp_path, models=models)
+    report = evaluate(config, run=inline)
+    assert (report.exit_code, report.questions) == (0, 2 * len(world.scenes))
+    # Each is what an evaluation of the task alone gives, and the figure is their mean.
+    for task, model in models:
+        alone = config_of(
+            "lvu", world, tmp_path, model=model, tasks=(task,), output=tmp_path / f"only-{task}"
+        )
+        assert evaluate(alone, run=inline).ways[0].tasks == {task: report.ways[0].tasks[task]}
+        assert json.loads((config.output / task / "report.json").read_text())["recipe"]["model"] == model
+    shares = [figure.value for figure in report.ways[0].tasks.values()]
+    assert value(report, "top-1") == pytest.approx(sum(shares) / 2)
+    assert report.recipe["models"].keys() == {"scene", "genre"}
+    assert "without the tasks director, relationship, way_speaking, writer, year" in report.reservations
+    assert f"scene=demo, genre={tmp_path / 'tiny'}" in (config.output / "report.md").read_text()
+    before = inline.asked
+    assert evaluate(config, run=inline).ways[0].figures == report.ways[0].figures
+    assert inline.asked == before
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("lvu", {"models": (("plot", "a"),)}, "--model plot=: the tasks of lvu are director, genre"),
+        ("own", {"models": (("scene", "a"),)}, "--model scene=: the tasks of own are none with models of"),
+        (
+            "lvu",
+            {"models": (("year", "a"), ("scene", "b"), ("year", "c"))},
+            "--model year=: one model a task",
+        ),
+        ("lvu", {"models": (("year", "a"),), "tasks": ("year",)}, "--task year: the tasks are those that"),
+    ],
+)
+def test_models_of_tasks_that_cannot_be_are_refused(
+    name: str, options: dict[str, Any], said: str, world: World, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config_of(name, world, tmp_path, **options)
+    assert said in str(caught.value)
 
 
 def test_a_clip_whose_worker_is_gone_is_named_and_asked_again(
