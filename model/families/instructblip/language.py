@@ -96,6 +96,17 @@ class LanguageModel(nn.Module):
         """The tokenizer's tokens, for typed answers. Raises VocabularyError."""
         return Vocabulary.of(self.tokenizer)
 
+    @cached_property
+    def _controls(self) -> list[int]:
+        """LLaMA's ids of what is no text, which published tokenizers do not all mark as special."""
+        known = self.tokenizer.get_vocab()
+        return [known[token] for token in ("<unk>", "<s>") if token in known]
+
+    def _without_controls(self, ids: Tensor) -> Tensor:
+        """Token ids with the end token for unknown and begin tokens, as the authors decode their sequences."""
+        blank = self.text_tokens.end[0] if self.text_tokens.end else self.text_tokens.padding
+        return ids.masked_fill(torch.isin(ids, ids.new_tensor(self._controls)), blank)
+
     def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
         """Token ids of prompts, with the tokens that the tokenizer puts around them."""
         return [list(self.tokenizer(prompt)["input_ids"]) for prompt in prompts]
@@ -239,7 +250,7 @@ class LanguageModel(nn.Module):
         streamer = None if on_words is None else WordStreamer(self.tokenizer, on_words)
         ids = self.generate_ids(query_output, self.prompt_ids(prompts), decoding, streamer=streamer)
         if decoding.begin_token is not None and not self.is_encoder_decoder:
-            ids = ids[:, 1:]
+            ids = self._without_controls(ids[:, 1:])
         if decoding.grammar is not None:
             made = ids[:, 1:] if self.is_encoder_decoder else ids
             texts = [self.vocabulary.text(row) for row in made.tolist()]

@@ -90,11 +90,11 @@ def test_the_authors_recorded_outputs_hold(capsys):
     assert conformance.main([str(RECORDED)]) == 0
     lines = capsys.readouterr().out.splitlines()
     files = sorted(RECORDED.glob("*.safetensors"))
-    assert len(files) == 9
-    assert len(lines) == 6 * 2 + 6 * 4 + 2 * 6 + 1
+    assert len(files) == 10
+    assert len(lines) == 6 * 2 + 6 * 4 + 3 * 6 + 1
     assert {line.split()[0].split(":")[0] for line in lines[:-1]} == {file.stem for file in files}
     assert all(line.endswith("ok") for line in lines[:-1])
-    assert "0 of 48 too large" in lines[-1]
+    assert "0 of 54 too large" in lines[-1]
 
 
 @pytest.mark.parametrize("key", ["hidden_states", "final_visual_bank", "hidden_states_visual_bank_only"])

@@ -9,8 +9,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from support.models import edit_json, edit_weights, random_frames
+from tokenizers import Tokenizer, models
+from torch import nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import InstructBlipForConditionalGeneration, InstructBlipProcessor
+from transformers import (
+    InstructBlipForConditionalGeneration,
+    InstructBlipProcessor,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError, quiet_transformers
 from malmm.model.decoding import Decoding
@@ -342,3 +350,22 @@ def test_t5_checkpoints_may_hold_an_output_layer_and_copies_of_the_embeddings(co
     assert all(torch.equal(ours[name], value) for name, value in expected.items())
     assert torch.equal(ours["lm_head.weight"], ours["shared.weight"]) is tied
     assert language.model.config.scale_decoder_outputs is tied
+
+
+@pytest.mark.parametrize("token", ["<unk>", "<s>"])
+def test_control_tokens_are_no_text_where_a_tokenizer_does_not_say_so(token):
+    """The authors decode ids below 2 as the end token."""
+    others = [each for each in ("<unk>", "<s>", "</s>", "red") if each != token]
+    vocabulary = {each: place for place, each in enumerate([token, *others])}
+    roles = {"eos_token": "</s>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocabulary)), **roles)
+    config = LlamaConfig(
+        vocab_size=4, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
+    )
+    model = LlamaForCausalLM(config).eval()
+    # All logits are equal, so the first token is written again and again.
+    nn.init.zeros_(model.lm_head.weight)
+    language = LanguageModel(nn.Linear(4, 8), model, tokenizer)
+    asked = torch.zeros(1, 2, 4), ["red"]
+    assert language.generate(*asked, Decoding.of_lengths(4, num_beams=1, repetition_penalty=1.0)) == [""]
+    assert token in language.generate(*asked, Decoding(3))[0]
