@@ -74,7 +74,10 @@ class Point:
 
 @dataclass
 class State:
-    """Where a training is: steps done, each step's loss, and what was measured. ``best`` is the best measurement."""
+    """Where a training is: steps done, each step's loss, and what was measured. ``best`` is the best measurement.
+
+    ``scale`` is what a loss in float16 is multiplied by, and ``scaled`` the steps since it changed.
+    """
 
     step: int = 0
     losses: list[float] = field(default_factory=list)
@@ -82,6 +85,7 @@ class State:
     best: Point | None = None
     ended: bool = False
     scale: float | None = None
+    scaled: int = 0
 
 
 class Feed(Protocol):
@@ -143,7 +147,9 @@ def train(
         if improved:
             state.best = point
         state.ended = state.step >= recipe.steps or _has_waited(state, recipe)
-        state.scale = run.scaler.get_scale() if run.scaler.is_enabled() else None
+        if run.scaler.is_enabled():
+            held = run.scaler.state_dict()
+            state.scale, state.scaled = held["scale"], held["_growth_tracker"]
         if peers.rank == 0:
             keeper.keep(state, run.tensors(), run.parameters() if improved else None)
         # Nobody goes on before the snapshot is there.
@@ -259,7 +265,8 @@ class _Run:
             }
             self.optimiser.state[parameter] = held | {"step": tensors[f"step.{name}"].reshape(())}
         if state.scale is not None and self.scaler.is_enabled():
-            self.scaler.load_state_dict(self.scaler.state_dict() | {"scale": state.scale})
+            held = {"scale": state.scale, "_growth_tracker": state.scaled}
+            self.scaler.load_state_dict(self.scaler.state_dict() | held)
 
     @torch.no_grad()
     def put_parameters(self, tensors: dict[str, Tensor]) -> None:

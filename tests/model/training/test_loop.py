@@ -162,6 +162,37 @@ def test_a_killed_training_goes_on_to_the_same_losses(last: int) -> None:
     assert torch.equal(resumed.weight, whole.weight)
 
 
+class Halves(Lines):
+    """In single precision, so that its products can be taken in half precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module.float()
+
+    def _said(self, shown: Sequence[Shown]) -> Tensor:
+        seen = torch.stack([torch.from_numpy(each.frames[0, 0, :, 0].astype(np.float32)) for each in shown])
+        return self.module(seen)[:, 0]
+
+
+def test_in_float16_a_killed_training_goes_on_with_the_scale_of_its_losses() -> None:
+    whole = Halves()
+    unbroken = train(whole, RECIPE, Lessons(), Memory(), Alone(), lower=torch.float16)
+    # Too large a scale was halved, and has stood since.
+    assert unbroken.scale is not None
+    assert 0 < unbroken.scaled <= RECIPE.steps
+
+    def killed(state: State) -> None:
+        if state.step == 10:
+            raise KeyboardInterrupt
+
+    memory = Memory()
+    with pytest.raises(KeyboardInterrupt):
+        train(Halves(), RECIPE, Lessons(), memory, Alone(), lower=torch.float16, tell=killed)
+    resumed = Halves()
+    assert train(resumed, RECIPE, Lessons(), memory, Alone(), lower=torch.float16) == unbroken
+    assert torch.equal(resumed.weight, whole.weight)
+
+
 class Forgetful(Lines):
     """Its held-back answers are right at the first measurement and never again."""
 
