@@ -81,6 +81,11 @@ NEEDS = {
         "the system's package `g++`, or CXX set to another one",
         lambda: shutil.which(os.environ.get("CXX", "g++")) is not None,
     ),
+    "meteor": Need(
+        "pycocoevalcap and Java",
+        "`pip install pycocoevalcap`, and the system's package `default-jre-headless`",
+        lambda: importlib.util.find_spec("pycocoevalcap") is not None and shutil.which("java") is not None,
+    ),
     "small disk": Need(
         "a small file system of its own",
         "`unshare` of util-linux, on a kernel that lets users make namespaces",

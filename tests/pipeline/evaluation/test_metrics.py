@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from malmm.pipeline.evaluation.metrics.captions import bleu_of, bleu_parts, cider, rouge_l
-from malmm.pipeline.evaluation.metrics.matching import chosen, matches
-from malmm.pipeline.evaluation.metrics.meteor import missing_for_meteor
+from malmm.pipeline.evaluation.metrics.matching import chosen, digits, matches
+from malmm.pipeline.evaluation.metrics.meteor import coco_words, meteor, missing_for_meteor
 from malmm.pipeline.evaluation.metrics.resampling import figure_of
 from malmm.pipeline.evaluation.metrics.words import words
 
@@ -71,6 +71,13 @@ def test_a_written_answer_names_a_choice(text: str, choices: tuple[str, ...], na
     assert chosen(text, tuple(choices)) == named
 
 
+@pytest.mark.parametrize(
+    ("text", "read"), [("3", "3"), ("3 times.", "3"), ("about 12", "12"), ("two", ""), ("2 or 3", "23")]
+)
+def test_a_counted_number_is_read_as_ovo_bench_reads_it(text: str, read: str) -> None:
+    assert digits(text) == read
+
+
 def mean(total: np.ndarray) -> float:
     return float(total[0] / total[1])
 
@@ -107,3 +114,15 @@ def test_missing_java_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     monkeypatch.setenv("PATH", "")
     assert "`java`" in missing_for_meteor()
+
+
+# pycocoevalcap leaves pipes to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.needs("meteor")
+def test_meteor_and_its_words_are_javas() -> None:
+    texts, found = zip(*RECORDED["words"], strict=True)
+    assert coco_words([texts]) == [[words.split() for words in found]]
+    case = RECORDED["cases"][0]
+    captions = [text.split() for text in case["captions"]]
+    references = [[text.split() for text in each] for each in case["references"]]
+    assert meteor(captions, references) == pytest.approx(case["meteor"], abs=1e-9)
