@@ -21,6 +21,7 @@ from malmm.pipeline.schema.errors import WorkerError
 from malmm.pipeline.schema.progress import OnProgress, Progress
 
 __all__ = [
+    "Labels",
     "Lack",
     "Want",
     "alive_nodes",
@@ -30,7 +31,9 @@ __all__ = [
     "lacking",
     "lost_nodes",
     "node_ids",
+    "on_nodes_with",
     "room_note",
+    "usable",
     "wait_for_nodes",
     "wait_for_room",
     "wants_of",
@@ -39,6 +42,7 @@ __all__ = [
 Want = tuple[str, float, float]
 """A stage, and the CPUs and GPUs that a worker of it asks for."""
 Labels = Sequence[tuple[str, str]]
+"""Names and values of Ray's labels of nodes."""
 
 #: Seconds without an answer after which a run says what it waits for.
 SAY_AFTER_S = 5.0
@@ -52,14 +56,19 @@ _CARD = "accelerator_type:"
 
 def alive_nodes(labels: Labels = ()) -> list[Node]:
     """What Ray may use of each machine of the cluster that is there now, and has these labels."""
-    found = [
-        node["Resources"]
-        for node in ray.nodes()
-        if node["Alive"] and all(node.get("Labels", {}).get(name) == value for name, value in labels)
-    ]
+    found = [node["Resources"] for node in usable(ray.nodes(), labels)]
     return [
         Node(each.get("CPU", 0.0), each.get("GPU", 0.0), each.get("memory", math.inf), _card(each))
         for each in found
+    ]
+
+
+def usable(nodes: Iterable[dict[str, Any]], labels: Labels) -> list[dict[str, Any]]:
+    """Of nodes as Ray describes them, those that are there and have these labels."""
+    return [
+        node
+        for node in nodes
+        if node["Alive"] and all(node.get("Labels", {}).get(name) == value for name, value in labels)
     ]
 
 
@@ -86,31 +95,35 @@ def wait_for_nodes(
     run's model in half precision, 0 for one that may be computed on CPUs.
     """
     began = time.monotonic()
-    has_asked = False
+    asked: list[dict[str, float]] = []
     try:
         while True:
             nodes = alive_nodes(use.labels)
             lack = lacking(nodes, use, everywhere=len(alive_nodes()), weights_bytes=weights_bytes)
             if lack is None:
                 return nodes
-            if not has_asked:
-                _ask_autoscaler([lack.bundle] * max(1, use.nodes), use)
-                has_asked = True
+            if lack.bundles != asked:
+                _ask_autoscaler(lack.bundles, use)
+                asked = lack.bundles
             waited_s = time.monotonic() - began
             if waited_s >= SAY_AFTER_S:
                 tell(Progress(_STAGE, note=lack.note, elapsed_s=waited_s))
             time.sleep(_LOOK_EVERY_S)
     finally:
-        if has_asked:
+        if asked:
             _ask_autoscaler([], use)
 
 
 @dataclass(frozen=True)
 class Lack:
-    """What a cluster lacks: a sentence for people, and the resources of a node that the autoscaler is asked for."""
+    """What a cluster lacks: a sentence for people, and the bundles of resources that its autoscaler is asked for.
+
+    The bundles are for all nodes of the run, also those that are there: an autoscaler compares them with the cluster's
+    whole size.
+    """
 
     note: str
-    bundle: dict[str, float]
+    bundles: list[dict[str, float]]
 
 
 def lacking(
@@ -118,32 +131,47 @@ def lacking(
 ) -> Lack | None:
     """What these nodes, of so many ``everywhere`` in the cluster, lack for a run to begin; None if nothing.
 
-    On a single machine a large model is computed on CPUs. A cluster may have nodes with GPUs that come later.
+    On a single machine a large model is computed on CPUs. A cluster may have nodes with GPUs that come later, and a
+    head without CPUs for tasks is the head of one.
     """
     workers = [node for node in nodes if node.cpus > 0]
     labelled = f" with {', '.join('='.join(label) for label in use.labels)}" if use.labels else ""
-    heavy = weights_bytes >= _HEAVY_BYTES and everywhere > 1
-    bundle = {"CPU": 1.0} | ({"GPU": 1.0} if heavy else {})
+    heavy = weights_bytes >= _HEAVY_BYTES and (everywhere > 1 or not workers)
     there = f"{counted(len(nodes), 'node')}{labelled} in the cluster"
+    bundles = _bundles(workers, use.nodes, with_gpu=heavy)
+    why_gpu = (
+        f"the model's weights are {weights_bytes / 1e9:.1f} GB; --resource encode_gpus=0 --resource generate_gpus=0 "
+        "computes on CPUs"
+    )
     if not workers:
+        kind, why = ("a worker node with a GPU", f"; {why_gpu}") if heavy else ("a worker node", "")
         return Lack(
-            f"waiting for a worker node: {there}, none with a CPU for tasks; `ray start --address=HEAD:PORT` on a "
-            "machine adds one, as does a worker group of the cluster",
-            bundle,
+            f"waiting for {kind}: {there}, none with a CPU for tasks; `ray start --address=HEAD:PORT` on a "
+            f"machine adds one, as does a worker group of the cluster{why}",
+            bundles,
         )
     if len(workers) < use.nodes:
         return Lack(
             f"waiting for worker nodes: {len(workers)} of {use.nodes} are there, with a CPU for tasks{labelled}; a "
             "run with a smaller --nodes begins with those that are there",
-            bundle,
+            bundles,
         )
     if heavy and not any(node.gpus >= 1 for node in workers):
-        return Lack(
-            f"waiting for a node with a GPU: {there}, none with a GPU, and the model's weights are "
-            f"{weights_bytes / 1e9:.1f} GB; --resource encode_gpus=0 --resource generate_gpus=0 computes on CPUs",
-            bundle,
-        )
+        return Lack(f"waiting for a node with a GPU: {there}, none with a GPU, and {why_gpu}", bundles)
     return None
+
+
+def _bundles(workers: Sequence[Node], count: int, *, with_gpu: bool) -> list[dict[str, float]]:
+    """What an autoscaler is asked for, so that it has ``count`` nodes, one of them with a GPU where that is wanted.
+
+    An autoscaler puts several small bundles on one node. So each node that is there is asked for whole, and each that
+    is not, in the largest size that is known. Once a larger node is there, it is asked again.
+    """
+    own = [{"CPU": node.cpus} | ({"GPU": node.gpus} if node.gpus else {}) for node in workers]
+    suited = [node for node in workers if node.gpus >= 1] if with_gpu else list(workers)
+    largest = max(suited, key=lambda node: (node.gpus * with_gpu, node.cpus), default=Node(1.0, 1.0))
+    other = {"CPU": largest.cpus} | ({"GPU": largest.gpus} if with_gpu else {})
+    return own + [other] * max(count - len(own), int(not suited))
 
 
 def _ask_autoscaler(bundles: list[dict[str, float]], use: ClusterUse) -> None:
@@ -220,10 +248,12 @@ def wants_of(resources: Resources) -> list[Want]:
 
 
 def _asked(cpus: float, gpus: float, labels: Labels) -> Any:
-    options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus}
-    if labels:
-        options["label_selector"] = dict(labels)
-    return ray.remote(**options)(_nothing).remote()
+    return ray.remote(num_cpus=cpus, num_gpus=gpus, **on_nodes_with(labels))(_nothing).remote()
+
+
+def on_nodes_with(labels: Labels) -> dict[str, Any]:
+    """Options of a task or actor that is to run on nodes with these labels alone."""
+    return {"label_selector": dict(labels)} if labels else {}
 
 
 def _nothing() -> None:

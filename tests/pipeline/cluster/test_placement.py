@@ -42,7 +42,9 @@ def test_the_note_says_what_there_is_and_what_would_do(
 SCRIPT = """
 import json, os
 import ray
+from ray.autoscaler._private.constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
 from ray.cluster_utils import Cluster
+from ray.experimental.internal_kv import _internal_kv_get
 from malmm.pipeline.cluster import placement, starvation
 from malmm.pipeline.cluster.connection import connected
 from malmm.pipeline.schema.progress import Progress
@@ -52,17 +54,23 @@ from support.waiting import until
 with lean():
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
 os.environ["RAY_ADDRESS"] = cluster.address
-notes = []
+notes, asked = [], []
 placement.SAY_AFTER_S = 0.0
+
+def asked_of_the_autoscaler() -> None:
+    # Where Ray keeps it for whatever autoscaler a cluster has.
+    asked.append(json.loads(_internal_kv_get(AUTOSCALER_RESOURCE_REQUEST_CHANNEL)))
 
 def add_a_node(progress: Progress) -> None:
     if progress.note and not notes:
         notes.append(progress.note)
+        asked_of_the_autoscaler()
         with lean():
             cluster.add_node(num_cpus=1)
 
 with connected(tell=add_a_node) as resources:
     decoders = resources.decode_workers
+    asked_of_the_autoscaler()
 
     @ray.remote(num_cpus=1)
     class Holder:
@@ -101,7 +109,7 @@ with connected(tell=add_a_node) as resources:
         ray.kill(holder)
 
     starvation.wait_for_worker(("indexing of vectors", 1.0, 0.0), keep)
-print(json.dumps([decoders, *notes]))
+print(json.dumps([asked, decoders, *notes]))
 """
 
 
@@ -117,8 +125,9 @@ def test_it_goes_on_once_there_is_a_node_and_once_another_job_has_ended() -> Non
             check=False,
         )
     assert done.returncode == 0, done.stderr[-3000:]
-    decoders, first, second, third, fourth = json.loads(done.stdout.splitlines()[-1])
+    asked, decoders, first, second, third, fourth = json.loads(done.stdout.splitlines()[-1])
     assert decoders == 1
+    assert asked == [[{"CPU": 1.0}], []]
     assert first.startswith("waiting for a worker node: 1 node in the cluster, none with a CPU for tasks")
     assert second.startswith("waiting for room for decode")
     assert "2 nodes with 1 CPU, of which 0 CPUs are free; other jobs hold the rest" in second
