@@ -90,9 +90,10 @@ def guarded_actor(stage: str, schema: pa.Schema, operator: type | str) -> type:
     return Guarded
 
 
-def end_process(stage: str) -> NoReturn:
+def end_process(stage: str, reason: str = "") -> NoReturn:
     """End this process at once: its GPU stopped answering, so nothing more can be done here."""
-    print(f"malmm: {stage}: the GPU does not answer any more, this worker ends", file=sys.stderr)
+    why = f" ({reason})" if reason else ""
+    print(f"malmm: {stage}: the GPU does not answer any more{why}, this worker ends", file=sys.stderr)
     sys.stderr.flush()
     os._exit(1)
 

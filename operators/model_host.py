@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from malmm.operators.guard import end_process, guarded_actor
+from malmm.pipeline.schema.rows import carried
 
 __all__ = ["ModelHost", "ModelStep"]
 
@@ -55,9 +56,16 @@ class ModelHost:
             self._model(step)
 
     def call(self, steps: Sequence[ModelStep], rows: pa.Table) -> pa.Table:
-        """Send a batch through these steps. If the GPU stopped answering, the call ends the process instead."""
+        """Send a batch through these steps.
+
+        If the GPU stopped answering, before the call or in it, the call ends the process instead: another one is then
+        given the batch.
+        """
         for step in steps:
-            rows = self._in_parts(self._model(step), rows, step.batch_rows)
+            model = self._model(step)
+            rows = self._in_parts(model, rows, step.batch_rows)
+            if model.device_lost:
+                end_process(step.stage, _reason(rows, step.stage))
         return rows
 
     def stay(self) -> None:
@@ -77,6 +85,12 @@ class ModelHost:
         if rows.num_rows <= most:
             return model(rows)
         return pa.concat_tables([model(rows.slice(begin, most)) for begin in range(0, rows.num_rows, most)])
+
+
+def _reason(rows: pa.Table, stage: str) -> str:
+    """What the first row that failed at this stage failed of."""
+    failures = [row.failure for row in carried(rows) if row.failure is not None]
+    return next((failure.message for failure in failures if failure.stage == stage), "")
 
 
 class _InItsThread:

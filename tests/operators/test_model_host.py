@@ -10,10 +10,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from support.flow_rows import planned, video_at
 from support.waiting import until
 
 from malmm.operators import model_host
 from malmm.operators.model_host import ModelHost, ModelStep
+from malmm.pipeline.schema.rows import DECODED, carried, rows_table
 
 # No measure of speed: for a test that would wait for ever.
 LIMIT_S = 600.0
@@ -30,7 +32,7 @@ class Model:
         self.name, self.meeting = name, meeting
         self.threads = {threading.get_ident()}
         self.sizes: list[int] = []
-        self.device_lost = False
+        self.device_lost = self.loses = False
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         self.threads.add(threading.get_ident())
@@ -101,23 +103,47 @@ def test_a_model_that_cannot_be_loaded_says_why() -> None:
 
 
 @pytest.mark.parametrize("name", ["encode", "generate"])
-def test_a_device_that_one_model_lost_ends_the_process_with_the_next_call(
-    name: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("when", ["before", "in it"])
+def test_a_device_that_one_model_lost_ends_the_process_and_no_batch_comes_back_failed(
+    name: str, when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Where rows would only fail, the process ends: what was with it goes to another one."""
+
     class Ended(BaseException):
         pass
 
-    def end(stage: str) -> None:
-        raise Ended
+    def end(stage: str, reason: str = "") -> None:
+        raise Ended(stage, reason)
+
+    class Loses(Model):
+        def __call__(self, rows: pa.Table) -> pa.Table:
+            if self.name != name or not self.loses:
+                return rows
+            self.device_lost = True
+            failed = [
+                row if row.failure else row.failed(self.name, "AcceleratorError", "CUDA error: an assertion")
+                for row in carried(rows)
+            ]
+            return rows_table([row.columns() for row in failed], rows.schema)
 
     monkeypatch.setattr(model_host, "end_process", end)
     made: dict[str, Model] = {}
-    both = steps(made, {"encode": 4, "generate": 4})
+    both = tuple(
+        ModelStep(stage, DECODED, Loses, {"name": stage, "made": made}, 4) for stage in ("encode", "generate")
+    )
+    given = planned(video_at(duration_s=3.0), segment_s=1.0, fps=1.0)
+    given[0] = given[0].failed("decode", "truncated", "it ends early")
+    batch = rows_table([row.columns() for row in given], DECODED)
     host = ModelHost()
-    host.call(both, rows(1))
-    made[name].device_lost = True
-    with pytest.raises(Ended):
-        host.call(both, rows(1))
+    assert host.call(both, batch).num_rows == 3
+    if when == "before":
+        made[name].device_lost = True
+    else:
+        made[name].loses = True
+    with pytest.raises(Ended) as ended:
+        host.call(both, batch)
+    if when == "in it":
+        assert ended.value.args == (name, "CUDA error: an assertion")
 
 
 class Held:
