@@ -18,9 +18,11 @@ from typing import TypeVar
 import torch
 import transformers
 
+from malmm.model.families.registry import row_of
 from malmm.model.footprint import footprints_of
 from malmm.model.gpucheck import timings
 from malmm.model.gpucheck.checks import Outcome, checks
+from malmm.model.gpucheck.cuda import driver_version, peak_bytes, recorded
 from malmm.model.gpucheck.random_checkpoint import RandomCheckpoint, tiny
 from malmm.model.published.catalogue import catalogue, published
 
@@ -67,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_line(outcome), flush=True)
         _free()
     if not options.no_timings:
-        _timings(fitting, device, is_tiny=options.tiny)
+        _timings(fitting, device, is_tiny=options.tiny, on_card=device.type == "cuda")
     print(f"\n{failed} checks failed" if failed else "\nAll checks that could be tried hold")
     return int(failed > 0)
 
@@ -86,6 +88,7 @@ def _header(device: torch.device) -> str:
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         found["memory"] = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+        found["driver"] = driver_version()
         found["compute capability"] = ".".join(map(str, torch.cuda.get_device_capability(device)))
     return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in found.items())])
 
@@ -111,29 +114,62 @@ def _fits(checkpoint: RandomCheckpoint, device: torch.device) -> bool:
     return fits
 
 
-def _timings(checkpoints: Sequence[RandomCheckpoint], device: torch.device, *, is_tiny: bool) -> None:
+def _timings(
+    checkpoints: Sequence[RandomCheckpoint], device: torch.device, *, is_tiny: bool, on_card: bool
+) -> None:
     flops = timings.product_flops(device, 256 if is_tiny else 8192)
     print(f"\nA matrix product in half precision: {flops / 1e12:.2f} TFLOP/s.")
-    print("\n| encoder | frames at once | frames/s | TFLOP/s | of the product | MiB beside weights |")
+    print(
+        "\n| encoder | compiled | frames at once | frames/s | TFLOP/s | of the product | MiB beside weights |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for checkpoint in checkpoints:
+        # Of plain families the vision part is not compiled. On a CPU compiling takes longer than all the rest.
+        for compiled in (False, True) if on_card and not row_of(checkpoint).reads_slots else (False,):
+            batches = (2,) if is_tiny else (8, 32)
+            for row in _timed(partial(timings.encoders, checkpoint, device, batches, compiled=compiled)):
+                print(
+                    f"| {row.model} | {'yes' if row.compiled else 'no'} | {row.batch} | {row.frames_a_s:.1f} | "
+                    f"{row.flops / 1e12:.3f} | {row.flops / flops:.0%} | {row.peak_bytes / 2**20:.0f} |",
+                    flush=True,
+                )
+    print(
+        "\n| memory bank | M | bank, ms a frame | as a CUDA graph | with Q-Former, ms a frame | as a CUDA graph |"
+    )
     print("|---|---|---|---|---|---|")
+    record = recorded if on_card else None
     for checkpoint in checkpoints:
-        for row in _timed(partial(timings.encoders, checkpoint, device, (2,) if is_tiny else (8, 32))):
-            print(
-                f"| {row.model} | {row.batch} | {row.frames_a_s:.1f} | {row.flops / 1e12:.3f} | "
-                f"{row.flops / flops:.0%} | {row.peak_bytes / 2**20:.0f} |",
-                flush=True,
-            )
-    print("\n| memory bank | M | bank, ms a frame | with Q-Former, ms a frame |\n|---|---|---|---|")
-    for checkpoint in checkpoints:
-        for bank in _timed(partial(timings.banks, checkpoint, device, (20, 40))):
-            qformer = "" if bank.qformer_ms is None else f"{bank.qformer_ms:.2f}"
-            print(f"| {bank.model} | {bank.length} | {bank.bank_ms:.3f} | {qformer} |", flush=True)
+        for bank in _timed(partial(timings.banks, checkpoint, device, (20, 40), record)):
+            cells = f"{_step(bank.bank)} | {_step(bank.qformer)}"
+            print(f"| {bank.model} | {bank.length} | {cells} |", flush=True)
     print("\n| text | prompts on one memory | new tokens each | tokens/s |\n|---|---|---|---|")
     slots, tokens, prompts = (3, 4, (1, 2)) if is_tiny else (20, 32, (1, 8, 32))
     for checkpoint in checkpoints:
         work = partial(timings.texts, checkpoint, device, slots=slots, tokens=tokens, prompts=prompts)
         for text in _timed(work):
             print(f"| {text.model} | {text.prompts} | {text.tokens} | {text.tokens_a_s:.0f} |", flush=True)
+    if on_card:
+        _peaks(checkpoints, device, frames=5 if is_tiny else 100, tokens=tokens)
+
+
+def _peaks(
+    checkpoints: Sequence[RandomCheckpoint], device: torch.device, *, frames: int, tokens: int
+) -> None:
+    print("\n| memory | stage | MiB at its peak | MiB of weights and bank by `malmm.model.footprint` |")
+    print("|---|---|---|---|")
+    for checkpoint in checkpoints:
+        work = partial(timings.peaks, checkpoint, device, frames=frames, tokens=tokens, measure=peak_bytes)
+        for row in _timed(work):
+            sizes = f"{row.peak_bytes / 2**20:.0f} | {row.said_bytes / 2**20:.0f}"
+            print(f"| {row.model} | {row.stage} | {sizes} |", flush=True)
+
+
+def _step(step: timings.Step | None) -> str:
+    """Two cells: the step, and its replay or why there is none."""
+    if step is None:
+        return " | "
+    replay = step.reason if step.graph_ms is None else f"{step.graph_ms:.3f}"
+    return f"{step.ms:.3f} | {replay}"
 
 
 def _timed(work: Callable[[], Iterator[_Row]]) -> Iterator[_Row]:

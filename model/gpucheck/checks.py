@@ -27,13 +27,15 @@ PARITY, LEAST_COSINE, FOOTPRINT = 1e-10, 0.99, 0.05
 _PROMPTS = ("What happens?", "Which colours are there, and in which order do they come?")
 _LABELS = ("yes", "no", "it depends")
 _STICKY = """
+import os
 import torch
 from malmm.model.batch_limit import BatchLimit
 
 device = torch.device({device!r})
 limit = BatchLimit(device)
 limit.results([9], lambda places: [torch.zeros(4, device=device)[torch.tensor(places, device=device)].item()])
-raise SystemExit(0 if limit.device_lost else 1)
+# As a worker ends: without tidying up on a device that does not answer.
+os._exit(0 if limit.device_lost else 1)
 """
 
 

@@ -1,4 +1,7 @@
-"""Time the card: encoders (compared with a plain matrix product), banks and Q-Former, and text by batch size."""
+"""Time the card: encoders (compared with a plain matrix product), banks and Q-Former, and text by batch size.
+
+And measure its memory at the peak. What only a card can do is handed in (``malmm.model.gpucheck.cuda``).
+"""
 
 from __future__ import annotations
 
@@ -13,25 +16,56 @@ import torch
 from malmm.model.decoding import Decoding, TextTokens
 from malmm.model.families.family import Asked, Slots, half_precision
 from malmm.model.families.registry import family_of, token_shape
-from malmm.model.footprint import work_of
+from malmm.model.footprint import footprints_of, work_of
 from malmm.model.gpucheck.checks import random_frames
 from malmm.model.gpucheck.random_checkpoint import RandomCheckpoint
 from malmm.model.memory.bank import Bank
 from malmm.model.memory.merge_policies import merge_policy
 from malmm.model.memory.settings import MemorySettings
 
-__all__ = ["BankRow", "EncoderRow", "TextRow", "banks", "encoders", "product_flops", "texts"]
+__all__ = [
+    "BankRow",
+    "EncoderRow",
+    "MemoryRow",
+    "Step",
+    "TextRow",
+    "banks",
+    "encoders",
+    "peaks",
+    "product_flops",
+    "texts",
+]
+
+_PROMPT = "What happens in the video?"
+_REASON_CHARS = 80
+Record = Callable[[Callable[[], object], torch.device], Callable[[], object]]
+"""Records work as a CUDA graph and returns what replays it. Raises RuntimeError if it cannot be recorded."""
+Measure = Callable[[Callable[[], Any], Callable[[Any], object], torch.device], int]
+"""Most bytes allocated while what the first returns is given to the second."""
 
 
 @dataclass(frozen=True)
 class EncoderRow:
-    """Frames through a vision encoder and projector: ``peak_bytes`` beyond the weights, 0 on a CPU."""
+    """Frames through a vision encoder and projector, as compiled code or not.
+
+    ``peak_bytes`` are beyond the weights, and 0 on a CPU.
+    """
 
     model: str
     batch: int
+    compiled: bool
     frames_a_s: float
     flops: float
     peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One frame's step, and its replay as a CUDA graph: None without one, and ``reason`` if it was tried."""
+
+    ms: float
+    graph_ms: float | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,8 +74,8 @@ class BankRow:
 
     model: str
     length: int
-    bank_ms: float
-    qformer_ms: float | None
+    bank: Step
+    qformer: Step | None
 
 
 @dataclass(frozen=True)
@@ -54,6 +88,16 @@ class TextRow:
     tokens_a_s: float
 
 
+@dataclass(frozen=True)
+class MemoryRow:
+    """A stage's memory at its peak, activations included, and what ``malmm.model.footprint`` says without them."""
+
+    model: str
+    stage: str
+    peak_bytes: int
+    said_bytes: int
+
+
 def product_flops(device: torch.device, side: int) -> float:
     """Operations a second of a matrix product of this side, in the half type that models get."""
     dtype = half_precision(device)
@@ -62,10 +106,14 @@ def product_flops(device: torch.device, side: int) -> float:
 
 
 def encoders(
-    checkpoint: RandomCheckpoint, device: torch.device, batches: tuple[int, ...]
+    checkpoint: RandomCheckpoint, device: torch.device, batches: tuple[int, ...], *, compiled: bool = False
 ) -> Iterator[EncoderRow]:
-    """Time batches of frames that are on the device, for each number of frames at once."""
-    encoder: Any = family_of(checkpoint).load_encoder(checkpoint, device=device)
+    """Time batches of frames that are on the device, for each number of frames at once.
+
+    Raises CheckpointError for a family that is not ``compiled``, and CompileError if it cannot be here.
+    """
+    encoder: Any = family_of(checkpoint).load_encoder(checkpoint, device=device, compile_vision=compiled)
+    see = encoder.compiled if compiled else encoder.vision
     frame_flop = work_of(checkpoint).frame_flop
     for batch in batches:
         frames = torch.from_numpy(random_frames(checkpoint, batch)).to(device)
@@ -74,14 +122,16 @@ def encoders(
             torch.cuda.reset_peak_memory_stats(device)
             before = torch.cuda.memory_allocated(device)
         with torch.inference_mode():
-            each_s = _seconds(partial(encoder.vision, frames), device) / batch
+            each_s = _seconds(partial(see, frames), device) / batch
         if device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(device) - before
-        yield EncoderRow(checkpoint.name, batch, 1 / each_s, frame_flop / each_s, peak)
+        yield EncoderRow(checkpoint.name, batch, compiled, 1 / each_s, frame_flop / each_s, peak)
 
 
-def banks(checkpoint: RandomCheckpoint, device: torch.device, lengths: tuple[int, ...]) -> Iterator[BankRow]:
-    """Time steps of full banks, for each length M."""
+def banks(
+    checkpoint: RandomCheckpoint, device: torch.device, lengths: tuple[int, ...], record: Record | None = None
+) -> Iterator[BankRow]:
+    """Time steps of full banks, for each length M, and their replays if ``record`` is given."""
     tokens, *layers, channels = token_shape(checkpoint)
     width = channels * (layers[0] if layers else 1)
     encoder: Any = family_of(checkpoint).load_encoder(checkpoint, device=device, with_vision=False)
@@ -98,13 +148,14 @@ def banks(checkpoint: RandomCheckpoint, device: torch.device, lengths: tuple[int
             dtype=torch.float32,
             compared=channels,
         )
-        for _ in range(length):
+        # One more than its length, from which on each step merges.
+        for _ in range(length + 1):
             bank.append(frame_1NC + torch.randn_like(frame_1NC))
-        bank_s = _seconds(partial(bank.append, frame_1NC), device)
-        qformer_s = None
+        alone = _step(partial(bank.append, frame_1NC), device, record)
+        with_qformer = None
         if hasattr(encoder, "qformer"):
-            qformer_s = _qformer_seconds(encoder, frame_1NC, length, device)
-        yield BankRow(checkpoint.name, length, 1e3 * bank_s, None if qformer_s is None else 1e3 * qformer_s)
+            with_qformer = _qformer_step(encoder, frame_1NC, length, device, record)
+        yield BankRow(checkpoint.name, length, alone, with_qformer)
 
 
 def texts(
@@ -114,30 +165,78 @@ def texts(
     language: Any = family_of(checkpoint).load_language(checkpoint, device=device)
     # Without an end token all texts have their full length.
     language.text_tokens = TextTokens((), language.text_tokens.padding, language.text_tokens.decoder_start)
-    memory = torch.randn(slots, *token_shape(checkpoint), device=device)
-    held = Slots(memory, tuple(float(place) for place in range(slots)), float(slots))
     for count in prompts:
-        asked = [Asked(f"What happens, in {place} words?", slots=held) for place in range(count)]
-        if hasattr(language, "projection"):
-            output = torch.randn(32, language.projection.in_features)
-            asked = [Asked(question.prompt, query_output=output) for question in asked]
+        asked = _asked(checkpoint, language, device, slots, count)
         taken_s = _seconds(partial(language.generate_texts, asked, Decoding(tokens)), device, least=1)
         yield TextRow(checkpoint.name, count, tokens, count * tokens / taken_s)
 
 
-def _qformer_seconds(encoder: Any, frame_1NC: torch.Tensor, length: int, device: torch.device) -> float:
-    ids, mask = encoder.prompt_tokens([["What happens in the video?"]])
+def peaks(
+    checkpoint: RandomCheckpoint, device: torch.device, *, frames: int, tokens: int, measure: Measure
+) -> Iterator[MemoryRow]:
+    """Memory of each stage while it does a segment of so many frames, and then a text about it."""
+    family, settings = family_of(checkpoint), MemorySettings()
+    half_bytes = torch.empty((), dtype=half_precision(device)).element_size()
+    said = {"encode": 0, "generate": 0}
+    for row in footprints_of(checkpoint, half_bytes=half_bytes, settings=settings):
+        said[row.stage] += row.size_bytes
+
+    def encode(encoder: Any) -> None:
+        encoder.encode([random_frames(checkpoint, frames)], [[_PROMPT]], settings)
+
+    def generate(language: Any) -> None:
+        asked = _asked(checkpoint, language, device, settings.length, 1)
+        language.generate_texts(asked, Decoding(tokens))
+
+    for stage, load, work in (
+        ("encode", family.load_encoder, encode),
+        ("generate", family.load_language, generate),
+    ):
+        peak = measure(partial(load, checkpoint, device=device), work, device)
+        yield MemoryRow(checkpoint.name, stage, peak, said[stage])
+
+
+def _asked(
+    checkpoint: RandomCheckpoint, language: Any, device: torch.device, slots: int, count: int
+) -> list[Asked]:
+    """So many questions on one memory, as the family's language part takes them."""
+    prompts = [f"What happens, in {place} words?" for place in range(count)]
+    if hasattr(language, "projection"):
+        output = torch.randn(32, language.projection.in_features)
+        return [Asked(prompt, query_output=output) for prompt in prompts]
+    memory = torch.randn(slots, *token_shape(checkpoint), device=device)
+    held = Slots(memory, tuple(float(place) for place in range(slots)), float(slots))
+    return [Asked(prompt, slots=held) for prompt in prompts]
+
+
+def _qformer_step(
+    encoder: Any, frame_1NC: torch.Tensor, length: int, device: torch.device, record: Record | None
+) -> Step:
+    ids, mask = encoder.prompt_tokens([[_PROMPT]])
     state = encoder.qformer.start(
         ids, mask, steps=10**6, tokens_per_frame=frame_1NC.shape[1], settings=MemorySettings(length, "token")
     )
     together = 16
     frames_1TNC = torch.randn(1, together, *frame_1NC.shape[1:], device=device)
+    step = partial(encoder.qformer.step, state, frames_1TNC, want_output=False)
     with torch.inference_mode():
-        for _ in range(-(-length // together)):
-            encoder.qformer.step(state, frames_1TNC, want_output=False)
-        return (
-            _seconds(lambda: encoder.qformer.step(state, frames_1TNC, want_output=False), device) / together
-        )
+        for _ in range(-(-(length + 1) // together)):
+            step()
+        return _step(step, device, record, frames=together)
+
+
+def _step(
+    work: Callable[[], object], device: torch.device, record: Record | None, *, frames: int = 1
+) -> Step:
+    """Milliseconds a frame, of work on so many."""
+    each_ms = 1e3 * _seconds(work, device) / frames
+    if record is None:
+        return Step(each_ms)
+    try:
+        replay = record(work, device)
+    except RuntimeError as error:
+        return Step(each_ms, reason=" ".join(str(error).split())[:_REASON_CHARS])
+    return Step(each_ms, 1e3 * _seconds(replay, device) / frames)
 
 
 def _seconds(
