@@ -11,29 +11,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil, inf
 
+from malmm.pipeline.cluster.cards import CARDS, UNKNOWN
 from malmm.pipeline.cluster.placement import counted
 from malmm.pipeline.cluster.resources import Node, Resources
 
 __all__ = ["Appetite"]
 
-# Dense half precision by the makers' data sheets, TFLOP/s, by Ray's names of cards.
-_TFLOPS = {
-    "T4": 65,
-    "V100": 125,
-    "A10G": 125,
-    "L4": 121,
-    "L40S": 362,
-    "A100": 312,
-    "A100-40G": 312,
-    "A100-80G": 312,
-    "H20": 148,
-    "H100": 989,
-    "H200": 989,
-    "B200": 2250,
-    "B300": 2250,
-}
-# Of a card that is not in the table, or whose name Ray does not know.
-_UNKNOWN_TFLOPS = 989
 # Of the data sheet's figure, as encoders usually reach (docs/cost.md).
 _REACHED = 0.4
 # Seconds of video that one core decodes in a second: 1080p, and 360p on an idle machine (docs/decoding.md).
@@ -64,7 +47,7 @@ class Appetite:
         """
         if not self._flop:
             return inf
-        frames_s = _REACHED * 1e12 * _TFLOPS.get(card, _UNKNOWN_TFLOPS) / self._flop
+        frames_s = _REACHED * 1e12 * CARDS.get(card, UNKNOWN).tflops / self._flop
         return frames_s / self.fps / video_s_a_core / (_KEYFRAMES_FASTER if self.keyframes else 1.0)
 
     def limited(self, resources: Resources, nodes: Sequence[Node]) -> Resources:
@@ -80,7 +63,7 @@ class Appetite:
     def note(self, resources: Resources, nodes: Sequence[Node]) -> str:
         """One sentence if the CPUs cannot feed the GPUs, even if all videos are small; else empty."""
         cards = [node.card for node in nodes for _ in range(int(node.gpus))]
-        if not resources.encode_gpus or not all(card in _TFLOPS for card in cards):
+        if not resources.encode_gpus or not all(card in CARDS for card in cards):
             return ""
         # A share of the cluster has the first of them.
         cards = cards[: ceil(resources.encode_workers * max(1.0, resources.encode_gpus))]

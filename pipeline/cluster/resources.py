@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from malmm.pipeline.cluster.cards import CARDS, UNKNOWN
 from malmm.pipeline.schema.errors import ConfigError
 
 __all__ = ["Node", "Resources", "choose_resources", "share_of", "with_wishes"]
@@ -98,11 +99,13 @@ def choose_resources(nodes: Sequence[Node], weights_bytes: int = 0) -> Resources
     Each GPU, and without GPUs each node, has an actor that holds an encoder and a generator: however the work is
     divided between the two, all GPUs are busy. ``weights_bytes`` is the model's size in half precision: a node gets no
     more actors than can load it at once. On its way to a GPU a model is in the node's memory; on CPUs it stays there,
-    in single precision. Raises ConfigError if no node can load it.
+    in single precision. Raises ConfigError if no node can load it, or a card is known to be too small for it.
     """
     nodes = [node for node in nodes if node.cpus > 0] or [Node(1.0)]
     on_gpus = any(node.gpus >= 1 for node in nodes)
     memory_bytes = weights_bytes if on_gpus else 2 * weights_bytes
+    if on_gpus:
+        _refuse_small_cards(nodes, weights_bytes)
     actors = [_actors(node, memory_bytes, on_gpus=on_gpus) for node in nodes]
     if not any(actors):
         where = "to load it for a GPU" if on_gpus else "on CPUs"
@@ -113,6 +116,25 @@ def choose_resources(nodes: Sequence[Node], weights_bytes: int = 0) -> Resources
             "there with a larger --memory"
         )
     return replace(_chosen(nodes, actors, on_gpus=on_gpus), actor_memory_bytes=memory_bytes)
+
+
+def _refuse_small_cards(nodes: Sequence[Node], weights_bytes: int) -> None:
+    """Raise ConfigError if a GPU that may get the model has less memory than its weights take.
+
+    Ray places actors on any GPU, so that one of another node is no help.
+    """
+    card = min((node.card for node in nodes if node.gpus >= 1), key=_memory_of)
+    if weights_bytes > _memory_of(card):
+        raise ConfigError(
+            f"the model's weights take {weights_bytes / 1e9:.1f} GB of a GPU's memory, and {card} has "
+            f"{_memory_of(card) / 1e9:.0f} GB: take a smaller model (`malmm models` lists some), or only nodes with "
+            "larger cards (--label), or put encoder and generator on GPUs of their own (--resource encode_gpus=1 "
+            "--resource generate_gpus=1)"
+        )
+
+
+def _memory_of(card: str) -> float:
+    return CARDS.get(card, UNKNOWN).memory_bytes
 
 
 def _actors(node: Node, memory_bytes: int, *, on_gpus: bool) -> int:

@@ -6,9 +6,11 @@ import pytest
 
 from malmm.pipeline.cluster import connection as cluster
 from malmm.pipeline.cluster import placement
+from malmm.pipeline.cluster.appetite import Appetite
 from malmm.pipeline.cluster.plan import ClusterPlan
 from malmm.pipeline.cluster.resources import Node, choose_resources
-from malmm.pipeline.schema.errors import WorkerError
+from malmm.pipeline.schema.errors import ConfigError, WorkerError
+from malmm.pipeline.schema.progress import Progress
 
 
 @pytest.mark.parametrize("kind", [Exception, RuntimeError, ConnectionError, TimeoutError])
@@ -37,3 +39,47 @@ def test_what_a_user_wants_of_the_cluster_goes_before_what_is_chosen(monkeypatch
     with cluster.connected(ClusterPlan((("decode_workers", 5.0), ("encode_gpus", 0.25)))) as chosen:
         pass
     assert chosen == replace(choose_resources([Node(8, 2)]), decode_workers=5, encode_gpus=0.25)
+
+
+@pytest.fixture
+def asked_for_room(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """A cluster of a head and one node with two cards, which starts nothing; and what it was asked to have room for."""
+    asked: list[object] = []
+    head = {"Alive": True, "Resources": {"memory": 1e9}}
+    cards = {"CPU": 4.0, "GPU": 2.0, "memory": 1e11, "accelerator_type:T4": 1.0}
+    monkeypatch.setattr(
+        placement.ray, "nodes", lambda: [head, {"Alive": True, "NodeID": "n", "Resources": cards}]
+    )
+    monkeypatch.setattr(cluster, "wait_for_room", lambda *given: asked.append(given))
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: True)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        (
+            # Two GPUs at once for each of two models, of which there are two in all.
+            ClusterPlan((("encode_gpus", 2.0), ("generate_gpus", 1.0))),
+            r"the plan does not fit: .*encode .* and 2 GPUs, generate .* and 1 GPU.*\(0 CPUs and 0 GPUs, 4 CPUs and 2 ",
+        ),
+        (ClusterPlan(weights_bytes=26_000_000_000), "26.0 GB of a GPU's memory, and T4 has 16 GB"),
+        (ClusterPlan((("generate_gpus", 0.7),)), "encode_gpus 0.6 and generate_gpus 0.7"),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_refused_before_anything_starts(
+    plan: ClusterPlan, said: str, asked_for_room: list[object]
+) -> None:
+    with pytest.raises(ConfigError, match=said), cluster.connected(plan):
+        pass
+    assert asked_for_room == []
+
+
+def test_cpus_that_cannot_feed_the_gpus_are_told_of_at_the_start(asked_for_room: list[object]) -> None:
+    told: list[Progress] = []
+    light = ClusterPlan(appetite=Appetite(lambda: 1_000_000_000, fps=1.0))
+    with cluster.connected(light, tell=told.append):
+        pass
+    assert [progress.stage for progress in told] == ["starting"]
+    assert told[0].note.startswith("2 GPUs will wait for decoding: they eat what some ")
+    assert len(asked_for_room) == 1

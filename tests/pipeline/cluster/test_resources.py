@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from malmm.pipeline.cluster.plan import ClusterPlan
 from malmm.pipeline.cluster.resources import Node, Resources, choose_resources, with_wishes
 from malmm.pipeline.schema.config import RESOURCES
 from malmm.pipeline.schema.errors import ConfigError
@@ -174,3 +175,16 @@ def test_a_node_gets_no_more_actors_than_can_load_the_model_at_once(
 def test_a_model_that_no_node_can_load_is_refused_with_the_numbers(nodes: list[Node], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         choose_resources(nodes, SEVEN_BILLION)
+
+
+def test_a_card_that_cannot_hold_the_weights_is_refused_with_the_numbers() -> None:
+    thirteen_billion = 28_000_000_000
+    nodes = [Node(32, 8, card="A100-80G"), Node(16, 1, card="T4"), Node(16)]
+    with pytest.raises(ConfigError, match=r"take 28\.0 GB of a GPU's memory, and T4 has 16 GB: .*--label"):
+        choose_resources(nodes, thirteen_billion)
+    assert choose_resources(nodes[::2], thirteen_billion).encode_workers == 8
+    # A card without a name may be of any size, and one of several sizes may be the largest.
+    assert choose_resources([Node(16, 1), Node(16, 1, card="V100")], thirteen_billion).encode_workers == 2
+    # Whoever says how many GPUs each model has knows what fits them.
+    apart = ClusterPlan((("encode_gpus", 1.0), ("generate_gpus", 1.0)), weights_bytes=thirteen_billion)
+    assert apart.resources([Node(16, 2, card="T4")]).encode_workers == 2
