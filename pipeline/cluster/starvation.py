@@ -17,7 +17,14 @@ from typing import Any, Protocol
 import ray
 from ray.exceptions import RayError
 
-from malmm.pipeline.cluster.placement import Want, alive_nodes, asked_and_there, wants_of
+from malmm.pipeline.cluster.placement import (
+    Labels,
+    Want,
+    alive_nodes,
+    asked_and_there,
+    on_nodes_with,
+    wants_of,
+)
 from malmm.pipeline.cluster.resources import Node, Resources
 
 __all__ = ["Requests", "RequestsOfRay", "RoomWatch", "Shape", "room_told", "wait_for_worker"]
@@ -161,14 +168,15 @@ def room_told(
         thread.join()
 
 
-def wait_for_worker(want: Want, tell: Callable[[str], None]) -> None:
+def wait_for_worker(want: Want, tell: Callable[[str], None], labels: Labels = ()) -> None:
     """Wait until the cluster has had room for one such worker, and report through ``tell`` what it waits for.
 
+    Only nodes with these ``labels`` count.
     Raises RayError if no worker can be started.
     """
     _, cpus, gpus = want
     with room_told([want], tell):
-        ray.get(ray.remote(num_cpus=cpus, num_gpus=gpus)(_nothing).remote())
+        ray.get(ray.remote(num_cpus=cpus, num_gpus=gpus, **on_nodes_with(labels))(_nothing).remote())
 
 
 def _nothing() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -24,6 +25,7 @@ from malmm.operators.change_frames import FramesFunction, change_frames
 from malmm.operators.guard import guarded
 from malmm.operators.plan_segments import plan_segments
 from malmm.operators.probe import probe_files
+from malmm.pipeline.archive.compaction import Rewrite
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.cluster.connection import connected
 from malmm.pipeline.indexing.background_listing import BackgroundListing
@@ -83,9 +85,7 @@ class ArchiveSink:
         self.config, self._stages = config, stages
         self.report = IndexReport(archive=config.archive, model=config.model)
         self._ledger = Ledger()
-        self._commits = SegmentCommits(
-            self._ledger, self.report, lambda archive, table: rewriting_on_workers(archive.uri, table)
-        )
+        self._commits = SegmentCommits(self._ledger, self.report, self._rewriting)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -191,12 +191,16 @@ class ArchiveSink:
         self._commits.commit()
         self._ledger.lose_open(_LOST)
         self._commits.commit()
-        self.archive.compact(
-            at_least=_MANY_FILES, rewrite=lambda name: rewriting_on_workers(self.archive.uri, name)
+        self.archive.compact(at_least=_MANY_FILES, rewrite=lambda name: self._rewriting(self.archive, name))
+        self.archive.update_indexes(
+            tell=lambda what: None,
+            build_pieces=partial(build_on_workers, labels=self.config.cluster.labels),
         )
-        self.archive.update_indexes(tell=lambda what: None, build_pieces=build_on_workers)
         self.report.failures = self._work.failures() + self._ledger.standing()
         return self.report
+
+    def _rewriting(self, archive: Archive, table: str) -> Rewrite:
+        return rewriting_on_workers(archive.uri, table, labels=self.config.cluster.labels)
 
     def _planned(self, probed: pa.Table) -> list[Carried]:
         """Rows of the segments that are not stored. Plans of all, and failures of files, go to the ledger."""

@@ -8,23 +8,25 @@ from __future__ import annotations
 import ray
 from ray.exceptions import RayError
 
+from malmm.pipeline.cluster.placement import Labels, on_nodes_with
 from malmm.pipeline.cluster.resources import Resources
 from malmm.pipeline.schema.errors import WorkerError
 
 __all__ = ["check_compilers"]
 
 
-def check_compilers(resources: Resources) -> None:
+def check_compilers(resources: Resources, labels: Labels = ()) -> None:
     """Compile something small in as many tasks as there will be encoders. Raises WorkerError with the first reason.
 
-    The tasks are spread over the cluster and reserve what an encoder reserves. Ray may still start an encoder on a
-    machine that was not checked; then that encoder raises the error.
+    The tasks are spread over the nodes with these ``labels``, and reserve what an encoder reserves. Ray may still start
+    an encoder on a machine that was not checked; then that encoder raises the error.
     """
     remote = ray.remote(
         num_cpus=resources.encode_cpus,
         num_gpus=resources.encode_gpus,
         scheduling_strategy="SPREAD",
         max_retries=1,
+        **on_nodes_with(labels),
     )(_problem)
     try:
         problems = ray.get([remote.remote() for _ in range(resources.encode_workers)])

@@ -81,12 +81,11 @@ class Run:
                     self._connected() as resources,
                     ModelHosts(resources, self._plan) as hosts,
                 ):
-                    self.report.encoders = resources.encode_workers
-                    self.report.gpus = resources.encode_workers * resources.encode_gpus
+                    self.report.encoders, self.report.gpus = hosts.encoders, hosts.gpus
                     self.progress.metrics = RunMetrics(self.config.archive)
                     self.progress.room = RoomWatch(resources, LIGHT_STAGES)
                     if self.config.compile and work.files:
-                        check_compilers(resources)
+                        check_compilers(resources, self.config.cluster.labels)
                     if archive is not None:
                         self._begin(archive)
                     if work.files:
@@ -192,7 +191,7 @@ class Run:
         self._compact(archive)
         archive.update_indexes(
             tell=lambda what: self.tell(Progress("building indexes")),
-            build_pieces=partial(build_on_workers, tell=self.tell),
+            build_pieces=partial(build_on_workers, labels=self.config.cluster.labels, tell=self.tell),
         )
         self._put_in_force(archive)
 
@@ -201,7 +200,7 @@ class Run:
 
     def _rewriting(self, archive: Archive, table: str) -> Rewrite:
         self.tell(Progress("tidying"))
-        return rewriting_on_workers(archive.uri, table, tell=self.tell)
+        return rewriting_on_workers(archive.uri, table, labels=self.config.cluster.labels, tell=self.tell)
 
     def _prune(self, archive: Archive) -> None:
         for identity in self.vanished:

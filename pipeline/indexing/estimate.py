@@ -30,17 +30,18 @@ def estimated(
 ) -> Estimate:
     """Estimate the time of so many ``frames`` on so many ``encoders``, each with a GPU if they are ``on_gpus``.
 
-    If ``runs`` on workers of that kind are known, their pace is taken: seconds of all encoders for each frame.
+    If ``runs`` on workers of that kind are known, their pace is taken: seconds of all encoders for each frame, those in
+    which they had their models.
     Otherwise the image encoder's operations at the speed of an A100, which says nothing about workers without a GPU.
     """
     worker_s = frames_before = count = 0.0
     for run in runs:
         counts = run.counts
-        # Reports of several steps are summed. A sum of encoders means nothing.
-        if run.kinds.count("index") != 1 or not counts.get("frames") or not counts.get("encoders"):
+        # Reports of several steps are summed: those of other recipes go at other speeds.
+        if run.kinds.count("index") != 1 or not counts.get("frames") or not counts.get("encoder_s"):
             continue
         if (counts.get("gpus", 0) > 0) == on_gpus:
-            worker_s += counts.get("indexing_s", 0.0) * counts["encoders"]
+            worker_s += counts["encoder_s"]
             frames_before += counts["frames"]
             count += 1
     if count:

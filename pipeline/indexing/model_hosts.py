@@ -18,7 +18,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 
 from malmm.operators.decode import decode_segments
 from malmm.operators.model_host import ModelHost, ModelStep
-from malmm.pipeline.cluster.placement import alive_nodes, lost_nodes, node_ids
+from malmm.pipeline.cluster.placement import alive_nodes, lost_nodes, node_ids, on_nodes_with
 from malmm.pipeline.cluster.plan import ClusterPlan
 from malmm.pipeline.cluster.resources import Resources
 from malmm.pipeline.indexing.block_stream import worker_error
@@ -147,15 +147,27 @@ def _sent(rows: pa.Table, desk: RemoteHostDesk, stop: Stop, *, alone: bool = Fal
 class _Host:
     """A host as the driver knows it.
 
-    ``calls`` are those of its own that are not answered, and ``lost_nodes`` is how many nodes the cluster had lost when
-    it was started.
+    ``calls`` are those of its own that are not answered, ``lost_nodes`` is how many nodes the cluster had lost when it
+    was started, and ``joined_s`` the time when it had loaded its models.
     """
 
     group: HostGroup
     actor: Any
     calls: list[Any]
     lost_nodes: int
-    has_joined: bool = False
+    joined_s: float | None = None
+
+    @property
+    def has_joined(self) -> bool:
+        """Whether it has loaded its models."""
+        return self.joined_s is not None
+
+    @property
+    def encoder_s(self) -> float:
+        """Seconds for which it has had an encoder, up to now."""
+        if self.joined_s is None or self.group.steps.start != 0:
+            return 0.0
+        return time.monotonic() - self.joined_s
 
 
 def _larger(group: HostGroup, planned: HostGroup) -> HostGroup:
@@ -174,7 +186,7 @@ class ModelHosts:
 
     def __init__(self, resources: Resources, plan: ClusterPlan | None = None) -> None:
         self._plan = plan
-        self._labels = dict(plan.use.labels) if plan is not None else {}
+        self._labels = plan.use.labels if plan is not None else ()
         self._groups = groups_of(resources)
         self.sizes = StageSizes()
         self._saw_nodes_s = time.monotonic()
@@ -186,6 +198,7 @@ class ModelHosts:
         self._numbers = itertools.count(1)
         self._deaths = 0
         self._looked_s = 0.0
+        self._encoder_s_of_dead = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -197,6 +210,21 @@ class ModelHosts:
         if self._desk is not None:
             self._desk.end()
             self._desk = None
+
+    @property
+    def encoders(self) -> int:
+        """Encoders that the run may have at once, by the nodes that it has seen."""
+        return self._groups[0].most
+
+    @property
+    def gpus(self) -> float:
+        """GPUs that all hosts may have at once, by the nodes that it has seen."""
+        return sum(group.most * group.gpus for group in self._groups)
+
+    @property
+    def encoder_s(self) -> float:
+        """Seconds of all hosts with an encoder, from when each had loaded it to its end, or up to now."""
+        return self._encoder_s_of_dead + sum(host.encoder_s for host in self._hosts.values())
 
     @property
     def batches(self) -> int:
@@ -294,8 +322,7 @@ class ModelHosts:
         if not group.gpus:
             # One a machine: each uses all cores.
             options["scheduling_strategy"] = "SPREAD"
-        if self._labels:
-            options["label_selector"] = self._labels
+        options |= on_nodes_with(self._labels)
         actor: Any = ray.remote(**options)(ModelHost).remote()
         loading = actor.load.remote(self._steps[group.name])
         self._hosts[f"{group.name}-{next(self._numbers)}"] = _Host(group, actor, [loading], lost_nodes())
@@ -315,7 +342,7 @@ class ModelHosts:
                 ray.get(call)
             except (RayActorError, OutOfMemoryError) as error:
                 self._desk.remove(key)
-                del self._hosts[key]
+                self._encoder_s_of_dead += self._hosts.pop(key).encoder_s
                 # One that went away with its node says nothing of the model.
                 self._deaths += not host.has_joined and lost_nodes() == host.lost_nodes
                 if self._deaths >= _MOST_DEATHS_AT_LOADING:
@@ -324,7 +351,7 @@ class ModelHosts:
                 raise worker_error(error) from error
             else:
                 if not host.has_joined:
-                    host.has_joined, self._deaths = True, 0
+                    host.joined_s, self._deaths = time.monotonic(), 0
                     self._desk.add(key, host.group.name, host.actor)
                     host.calls.append(host.actor.stay.remote())
         self.want(0)

@@ -173,7 +173,7 @@ class RunLoop:
     def go(self) -> None:
         """Index, and retry after a pause what failed for a transient reason."""
         report = self.commits.report
-        began = time.monotonic()
+        began, encoder_s = time.monotonic(), self.hosts.encoder_s
         self.progress.begin()
         try:
             self._first()
@@ -184,6 +184,10 @@ class RunLoop:
                 self._again(rows)
         finally:
             report.indexing_s = time.monotonic() - began
+            report.encoder_s = self.hosts.encoder_s - encoder_s
+            # Nodes may have joined.
+            report.encoders = max(report.encoders, self.hosts.encoders)
+            report.gpus = max(report.gpus, self.hosts.gpus)
 
     def _first(self) -> None:
         """First pass: list, plan and index at the same time."""

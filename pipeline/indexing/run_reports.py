@@ -48,8 +48,8 @@ class IndexReport:
     ``videos_given_up`` failed permanently before, have not changed and were not tried again; ``failures`` includes
     theirs. ``switched``: the rows of a new recipe replaced those of the old one; ``videos_not_reindexed``: how many
     videos the new recipe still lacks. ``transcripts``: what was stored of what is said, if that was asked for.
-    ``choice``: why this model, if none was named. ``encoders`` and ``gpus``: how many of them the run had at its
-    start.
+    ``choice``: why this model, if none was named. ``encoders`` and ``gpus``: how many of them the run had room for at
+    once, at most. ``encoder_s``: seconds of all encoders of the indexing stage, each from when it had loaded its model.
     """
 
     archive: str
@@ -77,6 +77,7 @@ class IndexReport:
     indexing_s: float = 0.0
     encoders: int = 0
     gpus: float = 0.0
+    encoder_s: float = 0.0
     interrupted: bool = False
     choice: str = ""
     notice: str | None = None

@@ -11,6 +11,7 @@ from ray.exceptions import RayError
 
 from malmm.pipeline.archive.compaction import Rewrite
 from malmm.pipeline.archive.location import open_dataset
+from malmm.pipeline.cluster.placement import Labels, on_nodes_with
 from malmm.pipeline.cluster.starvation import wait_for_worker
 from malmm.pipeline.schema.progress import OnProgress, Progress
 
@@ -22,19 +23,22 @@ _AT_ONCE = 8
 
 
 def rewriting_on_workers(
-    archive_uri: str, table: str, *, tell: OnProgress = lambda progress: None
+    archive_uri: str, table: str, *, labels: Labels = (), tell: OnProgress = lambda progress: None
 ) -> Rewrite:
     """Return a function that rewrites a table's files on the cluster's workers. Skips the files of failed tasks.
 
-    The function reports through ``tell`` what it waits for while the cluster has no room.
+    The tasks run on nodes with these ``labels``. The function reports through ``tell`` what it waits for while the
+    cluster has no room.
     """
 
     def rewrite(tasks: Sequence[CompactionTask]) -> Iterator[RewriteResult]:
         with suppress(RayError):
             wait_for_worker(
-                ("merging of files", _CPUS, 0.0), lambda note: tell(Progress("tidying", note=note))
+                ("merging of files", _CPUS, 0.0),
+                lambda note: tell(Progress("tidying", note=note)),
+                labels,
             )
-        remote = ray.remote(num_cpus=_CPUS, max_retries=1)(_rewrite)
+        remote = ray.remote(num_cpus=_CPUS, max_retries=1, **on_nodes_with(labels))(_rewrite)
         for begin in range(0, len(tasks), _AT_ONCE):
             running = [
                 remote.remote(archive_uri, table, task.json()) for task in tasks[begin : begin + _AT_ONCE]

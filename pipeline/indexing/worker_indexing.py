@@ -12,6 +12,7 @@ from ray.exceptions import RayError
 from malmm.pipeline.archive.location import open_dataset
 from malmm.pipeline.archive.vector_index import build_piece
 from malmm.pipeline.cluster.connection import connection
+from malmm.pipeline.cluster.placement import Labels, on_nodes_with
 from malmm.pipeline.cluster.starvation import wait_for_worker
 from malmm.pipeline.schema.errors import WorkerError
 from malmm.pipeline.schema.progress import OnProgress, Progress
@@ -27,18 +28,19 @@ def build_on_workers(
     groups: Sequence[Sequence[int]],
     centroids: pa.Array,
     *,
+    labels: Labels = (),
     tell: OnProgress = lambda progress: None,
 ) -> list[Index]:
     """A ``BuildPieces`` of a process that is connected to Ray.
 
-    Reports through ``tell`` what it waits for while the cluster has no room. Raises WorkerError if a piece cannot be
-    built.
+    The pieces are built on nodes with these ``labels``. Reports through ``tell`` what it waits for while the cluster
+    has no room. Raises WorkerError if a piece cannot be built.
     """
-    remote = ray.remote(num_cpus=_CPUS, max_retries=2)(_build)
+    remote = ray.remote(num_cpus=_CPUS, max_retries=2, **on_nodes_with(labels))(_build)
     stored = ray.put(centroids)
     try:
         want = ("indexing of vectors", _CPUS, 0.0)
-        wait_for_worker(want, lambda note: tell(Progress("building indexes", note=note)))
+        wait_for_worker(want, lambda note: tell(Progress("building indexes", note=note)), labels)
         return list(ray.get([remote.remote(archive_uri, version, list(group), stored) for group in groups]))
     except RayError as error:
         reason = " ".join(str(error).split())[-400:]

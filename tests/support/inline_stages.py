@@ -59,10 +59,16 @@ Mishap = Callable[[Carried], str | None]
 
 
 class NoHosts:
-    """Stands in for ``ModelHosts``: this process has the models."""
+    """Stands in for ``ModelHosts``: this process has the models, from the begin on."""
+
+    encoders, gpus = 1, 0.0
 
     def __init__(self, *_: Any) -> None:
-        pass
+        self._began = time.monotonic()
+
+    @property
+    def encoder_s(self) -> float:
+        return time.monotonic() - self._began
 
     def __enter__(self) -> NoHosts:
         return self

@@ -10,22 +10,22 @@ from malmm.pipeline.indexing.estimate import estimated
 FLOP = 521_000_000_000
 
 
-def ran(*, frames: float, indexing_s: float, encoders: float, gpus: float, steps: int = 1) -> RunRecord:
+def ran(*, frames: float, encoder_s: float, gpus: float, steps: int = 1) -> RunRecord:
     """A run as it is recorded: sums of its steps' numbers."""
-    counts = {"frames": frames, "indexing_s": indexing_s, "encoders": encoders, "gpus": gpus}
+    counts = {"frames": frames, "encoder_s": encoder_s, "gpus": gpus}
     return RunRecord("index", ("index",) * steps, counts=counts)
 
 
 ON_GPUS = [
-    ran(frames=1000, indexing_s=10, encoders=4, gpus=4),
-    ran(frames=3000, indexing_s=60, encoders=2, gpus=2),
+    ran(frames=1000, encoder_s=40, gpus=4),
+    ran(frames=3000, encoder_s=120, gpus=2),
 ]
-ON_CPUS = [ran(frames=100, indexing_s=50, encoders=1, gpus=0)]
+ON_CPUS = [ran(frames=100, encoder_s=50, gpus=0)]
 # What says nothing: a run that indexed nothing, one of an earlier release, and one of several steps.
 SILENT = [
-    ran(frames=0, indexing_s=5, encoders=4, gpus=4),
+    ran(frames=0, encoder_s=20, gpus=4),
     RunRecord("index", ("index",), counts={"frames": 500, "indexing_s": 1}),
-    ran(frames=10, indexing_s=1e6, encoders=8, gpus=8, steps=2),
+    ran(frames=10, encoder_s=8e6, gpus=8, steps=2),
 ]
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.archive_contents import contents, versions
 from support.inline_runs import Clean, Go
 from support.inline_stages import InlineStages
 
+from malmm.jobs.cli import main
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.schema.errors import SourceError
 
@@ -111,3 +113,32 @@ def test_a_dry_run_says_what_a_run_then_does(
     again = go(*sources, dry_run=True).plan
     assert again is not None
     assert (again.videos, again.segments) == (0, 0)
+
+
+@pytest.mark.usefixtures("stages")
+def test_the_next_dry_run_goes_by_what_this_archives_own_run_took(
+    place: str, videos: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The pace is that of encoders that had their models, as the archive's history has it."""
+    job, settings = tmp_path / "job.yaml", {"model": "debug", "segment_s": 3.0, "bank_length": 2}
+
+    def content(source: str, *options: str) -> dict[str, Any]:
+        job.write_text(json.dumps({"archive": place, "index": settings | {"sources": str(videos[source])}}))
+        assert main(["run", str(job), "--json", "--quiet", *options]) == 0
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    assert content("two", "--dry-run")["steps"][0]["plan"]["hours"] is None
+    done = content("two")["steps"][0]
+    assert done["frames"] > 0
+    assert done["encoder_s"] > 0
+    plan = content("three", "--dry-run")["steps"][0]["plan"]
+    assert plan["basis"] == "what 1 earlier run of this archive took"
+    assert plan["hours"] == pytest.approx(plan["frames"] * done["encoder_s"] / done["frames"] / 3600)
+    assert plan["gpu_hours"] is None
+    options = [
+        part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    command = ["index", str(videos["three"]), "--archive", place, *options]
+    assert main([*command, "--dry-run", "--json", "--quiet"]) == 0
+    assert json.loads(capsys.readouterr().out)["plan"] == plan

@@ -87,7 +87,7 @@ def test_a_video_that_is_not_among_the_sources_keeps_the_old_recipe_in_force(
 def test_compiling_is_no_part_of_the_recipe_and_is_tried_before_a_file_is_opened(
     go: Go, place: str, videos: dict[str, Path], stages: InlineStages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(resources: Any) -> None:
+    def refuse(resources: Any, labels: Any) -> None:
         raise WorkerError("no compiler")
 
     monkeypatch.setattr(run, "check_compilers", refuse)
