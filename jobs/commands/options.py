@@ -15,6 +15,7 @@ __all__ = [
     "Taker",
     "add_archive",
     "add_batching",
+    "add_cluster_use",
     "add_log_format",
     "add_output",
     "add_text_settings",
@@ -131,6 +132,11 @@ def add_batching(parser: Taker, *, max_new_tokens: int, batch_segments: int, bat
         help="workers of a stage, or what each reserves, in place of what is chosen from the cluster's size: "
         + ", ".join(RESOURCES),
     )
+    add_cluster_use(parser)
+
+
+def add_cluster_use(parser: Taker) -> None:
+    """Add the options that say what a run uses of a Ray cluster that is there."""
     usual = WHOLE_CLUSTER
     parser.add_argument(
         "--share",

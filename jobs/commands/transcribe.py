@@ -7,7 +7,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from malmm.jobs.commands.command_parser import Commands, add_command
-from malmm.jobs.commands.options import Taker, add_archive, add_output, parse_resource
+from malmm.jobs.commands.options import (
+    Taker,
+    add_archive,
+    add_cluster_use,
+    add_output,
+    cluster_use,
+    parse_resource,
+)
 from malmm.jobs.execution import perform_alone
 from malmm.jobs.extras import needing
 from malmm.jobs.terminal.text import clock, printable
@@ -71,6 +78,7 @@ def add_fields(parser: Taker) -> None:
         help="workers that listen (decode_workers, decode_cpus) and recognise (encode_workers, encode_cpus, "
         "encode_gpus), in place of what is chosen from the cluster's size",
     )
+    add_cluster_use(parser)
     parser.add_argument(
         "--encoding",
         default="",
@@ -96,6 +104,7 @@ def configure(arguments: argparse.Namespace) -> TranscribeConfig:
         where=arguments.where,
         encoding=arguments.encoding,
         resources=tuple(parse_resource(option) for option in arguments.resource),
+        cluster=cluster_use(arguments),
         dry_run=arguments.dry_run,
     )
 

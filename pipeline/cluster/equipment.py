@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from malmm.pipeline.cluster.discovery import recorded_head
+from malmm.pipeline.schema.cluster_use import WHOLE_CLUSTER, ClusterUse
 from malmm.pipeline.schema.errors import WorkerError
 from malmm.pipeline.schema.progress import OnProgress
 
@@ -55,9 +56,12 @@ def least_of(machines: Iterable[Equipment]) -> Equipment:
     return Equipment(min(machine.ram_bytes for machine in holders), min(cards) if cards else None)
 
 
-def workers_equipment(tell: OnProgress = lambda progress: None, *, verbose: bool = False) -> Equipment:
+def workers_equipment(
+    tell: OnProgress = lambda progress: None, use: ClusterUse = WHOLE_CLUSTER, *, verbose: bool = False
+) -> Equipment:
     """Memory of each worker of a run that starts now. Connects to the cluster, if there is one, and disconnects.
 
+    Waits for the nodes that the run waits for, and looks at those that it may use.
     Raises WorkerError if the cluster cannot be reached or does not answer.
     """
     head = recorded_head()
@@ -69,8 +73,8 @@ def workers_equipment(tell: OnProgress = lambda progress: None, *, verbose: bool
     from malmm.pipeline.cluster.placement import wait_for_nodes
 
     with connection(verbose=verbose, tell=tell):
-        wait_for_nodes(tell)
-        return least_of(_asked())
+        wait_for_nodes(tell, use)
+        return least_of(_asked(use))
 
 
 def _is_connected() -> bool:
@@ -78,16 +82,18 @@ def _is_connected() -> bool:
     return ray is not None and bool(ray.is_initialized())
 
 
-def _asked() -> list[Equipment]:
-    """Each node's answer."""
+def _asked(use: ClusterUse) -> list[Equipment]:
+    """The answer of each node that may be used."""
     import ray
     from ray.exceptions import GetTimeoutError, RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    from malmm.pipeline.cluster.placement import usable
+
     answers = []
-    for node in ray.nodes():
+    for node in usable(ray.nodes(), use.labels):
         resources = node["Resources"]
-        if node["Alive"] and resources.get("CPU", 0) > 0:
+        if resources.get("CPU", 0) > 0:
             task = ray.remote(this_machine).options(
                 num_cpus=0.01,
                 # Without a share of a card, Ray hides the cards.

@@ -344,7 +344,7 @@ def transcribing(
 ) -> Dataset:
     """Spans of sound, a row each as ``PLANNED``, to what is said in them."""
     return (
-        _dataset(work, verbose=verbose)
+        _dataset(work, use=config.cluster, verbose=verbose)
         # listen, 1:1 on CPUs: samples of sound
         .map_batches(
             guarded("listen", AUDIBLE, listen_to_spans),
@@ -361,6 +361,7 @@ def transcribing(
             batch_size=1,
             num_cpus=resources.encode_cpus,
             num_gpus=resources.encode_gpus,
+            memory=resources.actor_memory_bytes or None,
             compute=ActorPoolStrategy(
                 min_size=1,
                 max_size=resources.encode_workers,

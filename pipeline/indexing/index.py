@@ -130,6 +130,7 @@ def index(
                 model="" if config.transcribe == SUBTITLES_ONLY else config.transcribe,
                 decode_limit_s=config.decode_limit_s,
                 resources=config.resources,
+                cluster=config.cluster,
             ),
             on_progress=tell,
             verbose=verbose,

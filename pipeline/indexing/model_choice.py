@@ -62,7 +62,7 @@ def chosen_model(config: IndexConfig, tell: OnProgress, *, verbose: bool = False
             raise CheckpointError(
                 f"the archive's model cannot be opened: {error}; say where it lies with --model"
             ) from error
-    equipment = workers_equipment(tell, verbose=verbose)
+    equipment = workers_equipment(tell, config.cluster, verbose=verbose)
     model = choose(ram_bytes=equipment.ram_bytes, gpu_bytes=equipment.gpu_bytes)
     tower = f" and {CHOSEN_TOWER} for search" if config.retrieval_model is None else ""
     why = f"{model.name}{tower} was chosen for workers with {_said(equipment)}; `malmm models` lists others for --model"

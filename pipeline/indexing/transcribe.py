@@ -97,7 +97,7 @@ def transcribe(
                 if work:
                     _store(archive, work, config.encoding, report, tell)
                 if checkpoint is not None and spans:
-                    _recognise(archive, config, checkpoint.pinned, spans, report, tell, verbose=verbose)
+                    _recognise(archive, config, checkpoint, spans, report, tell, verbose=verbose)
                 archive.update_indexes(tell=lambda what: tell(Progress("building indexes")))
             except KeyboardInterrupt:
                 report.interrupted = True
@@ -108,7 +108,7 @@ def transcribe(
 def _recognise(
     archive: Archive,
     config: TranscribeConfig,
-    model: str,
+    checkpoint: Checkpoint,
     spans: dict[Pass, Carried],
     report: TranscribeReport,
     tell: OnProgress,
@@ -124,7 +124,8 @@ def _recognise(
     from malmm.pipeline.indexing.graph import transcribing
 
     began = time.monotonic()
-    with connected(ClusterPlan(config.resources), verbose=verbose, tell=tell) as resources:
+    plan = ClusterPlan(config.resources, config.cluster, checkpoint.half_bytes)
+    with connected(plan, verbose=verbose, tell=tell) as resources:
         room = RoomWatch(resources)
 
         def shown(done: int, failed: int) -> None:
@@ -139,7 +140,7 @@ def _recognise(
                 )
             )
 
-        commits = SpeechCommits(archive, model, list(spans), shown)
+        commits = SpeechCommits(archive, checkpoint.pinned, list(spans), shown)
         try:
             commits.go(received(transcribing(speech_work(spans), config, resources, verbose=verbose)))
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from malmm.pipeline.schema.cluster_use import WHOLE_CLUSTER, ClusterUse
 from malmm.pipeline.schema.config import check_resources
 from malmm.pipeline.schema.errors import ConfigError
 
@@ -34,6 +35,7 @@ class TranscribeConfig:
     encoding: str = ""
     decode_limit_s: float = 600.0
     resources: tuple[tuple[str, float], ...] = ()
+    cluster: ClusterUse = WHOLE_CLUSTER
     dry_run: bool = False
 
     def __post_init__(self) -> None:

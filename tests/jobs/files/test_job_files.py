@@ -110,10 +110,10 @@ def test_the_options_of_a_command_are_the_fields_of_its_step(kind: str) -> None:
 
 def test_what_all_steps_use_of_a_cluster_is_the_jobs(tmp_path: Path) -> None:
     cluster = "cluster: {share: 0.5, nodes: 4, labels: {zone: a, kind: gpu}}\n"
-    steps = "steps:\n  - index: {sources: v}\n  - annotate: {prompts: {q: 'Who?'}}\n  - optimize:\n"
+    steps = "steps:\n  - index: {sources: v}\n  - annotate: {prompts: {q: 'Who?'}}\n  - transcribe:\n  - optimize:\n"
     job = loaded(tmp_path, f"archive: a\n{cluster}{steps}", "cluster.nodes=8")
     use = ClusterUse(0.5, 8, (("zone", "a"), ("kind", "gpu")))
-    assert [step.config.cluster for step in job.steps[:2]] == [use, use]
+    assert [step.config.cluster for step in job.steps[:3]] == [use, use, use]
     alone = [
         "v",
         "--archive",

@@ -36,6 +36,7 @@ from malmm.pipeline.indexing.graph import (
     replaying,
     segments_a_block,
     surveying,
+    transcribing,
 )
 from malmm.pipeline.indexing.index import make_recipe
 from malmm.pipeline.indexing.model_hosts import ModelHosts
@@ -50,6 +51,7 @@ from malmm.pipeline.schema.rows import (
     DECODED,
     ENCODED,
     FILES,
+    PLANNED,
     PROBED,
     RECEIPTS,
     REPLAYED,
@@ -59,6 +61,7 @@ from malmm.pipeline.schema.rows import (
     carried,
     rows_table,
 )
+from malmm.pipeline.schema.transcribe_config import TranscribeConfig
 from malmm.pipeline.schema.video_plans import VideoPlan, plans_in
 
 RESOURCES = Resources(
@@ -242,6 +245,13 @@ def test_a_run_that_shares_a_cluster_is_bound_to_its_part() -> None:
     assert whole.resource_limits.gpu > 2
     assert not whole.label_selector
     assert options(ClusterUse(labels=(("zone", "a"),))).label_selector == {"zone": "a"}
+
+    def heard(use: ClusterUse) -> Any:
+        config = TranscribeConfig("none", model="debug", cluster=use)
+        return transcribing([rows_table([row.columns()], PLANNED)], config, SHARED).context.execution_options
+
+    assert heard(ClusterUse(share=0.5)).resource_limits.cpu == 2
+    assert heard(ClusterUse(labels=(("zone", "a"),))).label_selector == {"zone": "a"}
 
 
 def listing(tmp_path: Path, recipe: Recipe, *lengths_s: float) -> tuple[pa.Table, set[str]]:
