@@ -108,4 +108,4 @@ def _innermost(trace: str) -> str:
     """The last exception in a worker's traceback."""
     found = re.findall(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Interrupt)): (.+)$", trace, re.MULTILINE)
     kind, message = found[-1] if found else ("", " ".join(trace.split())[-300:])
-    return message if kind == "CheckpointError" or not kind else f"{kind}: {message}"
+    return message if kind in ("", "CheckpointError", "WorkerError") else f"{kind}: {message}"

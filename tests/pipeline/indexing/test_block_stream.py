@@ -114,6 +114,7 @@ def trace(*lines: str) -> RayError:
             trace("malmm.model.checkpoints.checkpoint.CheckpointError: model 'x' is broken"),
             "model 'x' is broken",
         ),
+        (trace("malmm.pipeline.schema.errors.WorkerError: Ray reserved GPU 0"), "Ray reserved GPU 0"),
         (trace("The actor died", "unexpectedly."), "The actor died unexpectedly."),
     ],
 )
