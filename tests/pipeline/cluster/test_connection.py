@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import itertools
+import socket
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import RayError
 
 from malmm.pipeline.cluster import connection as cluster
 from malmm.pipeline.cluster import placement
 from malmm.pipeline.cluster.appetite import Appetite
+from malmm.pipeline.cluster.discovery import RecordedHead
 from malmm.pipeline.cluster.plan import ClusterPlan
 from malmm.pipeline.cluster.resources import Node, choose_resources
 from malmm.pipeline.schema.errors import ConfigError, WorkerError
@@ -83,3 +89,68 @@ def test_cpus_that_cannot_feed_the_gpus_are_told_of_at_the_start(asked_for_room:
     assert [progress.stage for progress in told] == ["starting"]
     assert told[0].note.startswith("2 GPUs will wait for decoding: they eat what some ")
     assert len(asked_for_room) == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "head", "said"),
+    [
+        ("auto", None, "cannot connect to the Ray cluster at RAY_ADDRESS=auto: no"),
+        (
+            "",
+            RecordedHead("10.0.0.1:6379", Path("file"), alive=True),
+            r"cannot connect to the Ray cluster at 10.0.0.1:6379 \(RAY_ADDRESS=local starts one for this run alone\)",
+        ),
+        ("", RecordedHead("10.0.0.1:6379", Path("file"), alive=False), "cannot start a Ray cluster: no"),
+    ],
+)
+def test_an_error_names_the_cluster_that_was_tried(
+    address: str, head: RecordedHead | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**_: object) -> None:
+        raise ConnectionError("no")
+
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(cluster, "recorded_head", lambda: head)
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster.ray, "init", init)
+    with pytest.raises(WorkerError, match=f"^{said}"), cluster.connected():
+        pass
+
+
+@pytest.mark.parametrize("prefix", ["", "ray://"])
+def test_an_address_where_nothing_listens_is_told_at_once(
+    prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    with socket.socket() as unheard:
+        # Bound, so that no other program listens there.
+        unheard.bind(("127.0.0.1", 0))
+        address = f"{prefix}127.0.0.1:{unheard.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with (
+            pytest.raises(
+                WorkerError, match=rf"^there is no Ray cluster at RAY_ADDRESS={address}: .*refused"
+            ),
+            cluster.connected(),
+        ):
+            pass
+
+
+def test_a_worker_that_cannot_be_started_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others that were asked for do not stay in the queue."""
+    given_up: list[object] = []
+
+    def get(reference: object) -> None:
+        raise RayError("the environment\ncannot be set up")
+
+    numbers = itertools.count()
+    remote = SimpleNamespace(remote=lambda: next(numbers))
+    monkeypatch.setattr(placement.ray, "remote", lambda **_: lambda function: remote)
+    monkeypatch.setattr(placement.ray, "wait", lambda waiting, **_: (waiting[:1], waiting[1:]))
+    monkeypatch.setattr(placement.ray, "get", get)
+    monkeypatch.setattr(placement.ray, "cancel", given_up.append)
+    with pytest.raises(
+        WorkerError, match=r"^the cluster cannot start a worker: the environment cannot be set up$"
+    ):
+        placement.wait_for_room(choose_resources([Node(8, 1)]), lambda progress: None)
+    assert given_up == [0, 1]
