@@ -38,6 +38,7 @@ import pyarrow as pa
 import ray
 
 from malmm.operators.model_host import ModelStep
+from malmm.pipeline.archive.process_identity import is_alive, started
 from malmm.pipeline.cluster.placement import alive_nodes
 from malmm.pipeline.cluster.plan import ClusterPlan
 from malmm.pipeline.indexing import model_hosts
@@ -90,7 +91,8 @@ class Model:
     def __init__(self, *, run: str, stage: str, folder: str) -> None:
         [gpu] = ray.get_gpu_ids()
         node = ray.get_runtime_context().get_node_id()
-        Path(folder, f"{run} {stage} {node} {gpu} {os.getpid()}").touch()
+        process = started(os.getpid()).replace("/", "-")
+        Path(folder, f"{run} {stage} {node} {gpu} {process}").touch()
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Do nothing."""
@@ -104,7 +106,12 @@ class Place:
     run: str
     node: str
     gpu: str
-    pid: int
+    process: str
+
+    @property
+    def lives(self) -> bool:
+        """Whether the process is there. Its number alone does not tell: threads and later processes get it, too."""
+        return bool(is_alive(self.process.replace("-", "/")))
 
 
 @dataclass
@@ -162,9 +169,10 @@ class Shared:
         """The processes that have loaded both models of a run, and live."""
         found: dict[Place, set[str]] = {}
         for path in self.folder.iterdir():
-            run, stage, node, gpu, pid = path.name.split()
-            if lives(int(pid)):
-                found.setdefault(Place(run, node, gpu, int(pid)), set()).add(stage)
+            run, stage, node, gpu, process = path.name.split()
+            place = Place(run, node, gpu, process)
+            if place.lives:
+                found.setdefault(place, set()).add(stage)
         return [place for place, stages in found.items() if stages == set(STAGES)]
 
     def _start(self) -> None:
@@ -185,10 +193,10 @@ class Shared:
         run.hosts.__exit__()
 
     def _kill(self) -> None:
-        place = self.chance.choice(sorted(self.places(), key=lambda place: place.pid))
+        place = self.chance.choice(sorted(self.places(), key=lambda place: place.process))
         with contextlib.suppress(ProcessLookupError):
-            os.kill(place.pid, signal.SIGKILL)
-        while lives(place.pid):
+            os.kill(int(place.process.partition("-")[0]), signal.SIGKILL)
+        while place.lives:
             time.sleep(PAUSE_S)
 
     def _lose(self) -> None:
@@ -244,15 +252,6 @@ class Shared:
         if lacking and empty:
             return f"{empty} GPUs are empty, and runs have {lacking} processes"
         return None
-
-
-def lives(pid: int) -> bool:
-    """Whether the process is there and has not ended."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
 @contextmanager
