@@ -33,6 +33,7 @@ _LOCAL_OBJECT_STORE_BYTES = 1 << 30
 # Lance. On a small machine the light stages and decoding together have more workers than CPUs, so more are kept.
 _KEPT_WORKERS = {"num_workers_soft_limit": (os.cpu_count() or 1) + 8}
 _REACHABLE_WITHIN_S = 10.0
+_REASON_LENGTH = 600
 _ANY = ClusterPlan()
 
 
@@ -91,11 +92,14 @@ def _start(*, verbose: bool, tell: OnProgress) -> None:
     if not verbose:
         options = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
     address, note = os.environ.get("RAY_ADDRESS", ""), ""
+    # Ray asks for its token by itself only at a cluster that it finds by itself, so it is left to find that one again.
+    found: str | None = address
     if address:
         _check_reachable(address)
     else:
         head = recorded_head()
         address = head.address if head is not None and head.alive else "local"
+        found = "local" if address == "local" else None
         note = head.note if head is not None else ""
     tell(Progress("connecting", note=note))
     if address == "local":
@@ -106,11 +110,16 @@ def _start(*, verbose: bool, tell: OnProgress) -> None:
             "_temp_dir": session_folder(),
         }
     try:
-        ray.init(address=address, **options)
+        ray.init(address=found, **options)
     except Exception as error:
         # All of them: when a machine is too busy to start in time, Ray raises the bare class.
         reason = " ".join(str(error.__cause__ or error).split())
-        raise WorkerError(f"cannot {_attempt(address)}: {reason[-600:]}") from error
+        raise WorkerError(f"cannot {_attempt(address)}: {_end_of(reason)}") from error
+
+
+def _end_of(reason: str) -> str:
+    """The last of a long reason, in whole words: Ray's begin with where they were raised, and end with what to do."""
+    return reason if len(reason) <= _REASON_LENGTH else f"… {reason[-_REASON_LENGTH:].partition(' ')[2]}"
 
 
 def _attempt(address: str) -> str:

@@ -36,6 +36,44 @@ def test_a_cluster_that_does_not_start_is_one_sentence(
         pass
 
 
+@pytest.mark.parametrize(
+    ("environment", "head", "asked"),
+    [
+        ({}, None, "local"),
+        ({}, RecordedHead("127.0.0.1:6379", Path("ray_current_cluster"), alive=False), "local"),
+        # Ray asks for the machine's token at a cluster that it finds by itself, and at no address that it is given.
+        ({}, RecordedHead("127.0.0.1:6379", Path("ray_current_cluster"), alive=True), None),
+        ({"RAY_ADDRESS": "ray"}, None, "ray"),
+    ],
+)
+def test_ray_finds_the_machines_cluster_by_itself(
+    environment: dict[str, str],
+    head: RecordedHead | None,
+    asked: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    addresses: list[str | None] = []
+    reason = f"File ray/worker.py, {'in init ' * 100}Set RAY_AUTH_MODE=token."
+
+    def init(*, address: str | None, **_: object) -> None:
+        addresses.append(address)
+        raise RuntimeError(reason)
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster.ray, "init", init)
+    monkeypatch.setattr(cluster, "recorded_head", lambda: head)
+    with (
+        pytest.raises(WorkerError, match=r": … (in|init) (.*)Set RAY_AUTH_MODE=token\.$") as raised,
+        cluster.connected(),
+    ):
+        pass
+    assert addresses == [asked]
+    assert ("127.0.0.1:6379" in str(raised.value)) == (asked is None)
+
+
 def test_what_a_user_wants_of_the_cluster_goes_before_what_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     alive = {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 2.0, "memory": 1e9}}
     lost = {"Alive": False, "Resources": {"CPU": 8.0}}
