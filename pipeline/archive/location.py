@@ -25,6 +25,7 @@ from lance.schema import LanceSchema
 from malmm.pipeline.schema.errors import ArchiveError
 
 __all__ = [
+    "ENDPOINTS",
     "STORAGE_VERSION",
     "absolute",
     "change_columns",
@@ -50,6 +51,8 @@ if _CORES < 4:
 STORAGE_VERSION = "2.1"
 
 _TRIES = 8
+#: Where Lance looks for the address of an imitation of S3, the first that is set. Unlike botocore it reads no profile.
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AWS_ENDPOINT_URL")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NOT_FOUND = re.compile(r"Dataset at path .* was not found", re.DOTALL)
@@ -100,8 +103,16 @@ def lance_errors(archive_uri: str, doing: str) -> Iterator[None]:
         reason = " ".join(_RUST_TRAIL.sub("", str(error)).split())[:400]
         hint = ""
         if not is_local(archive_uri):
-            hint = " (check the bucket, the AWS_* credentials, AWS_ENDPOINT_URL and the network)"
+            hint = f" ({_no_tls()}check the bucket, the AWS_* credentials, AWS_ENDPOINT_URL and the network)"
         raise ArchiveError(f"cannot {doing} {archive_uri}: {reason}{hint}", uri=archive_uri) from error
+
+
+def _no_tls() -> str:
+    """What Lance lacks for an endpoint without TLS: s3fs needs no leave for it, and Lance says "builder error"."""
+    names = [name for name in ENDPOINTS if os.environ.get(name, "").startswith("http://")]
+    if not names or os.environ.get("AWS_ALLOW_HTTP"):
+        return ""
+    return f"{names[0]} has no TLS: set AWS_ALLOW_HTTP=true; "
 
 
 def open_dataset(

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import fsspec
 
-from malmm.pipeline.archive.location import is_local, lance_errors, table_uri
+from malmm.pipeline.archive.location import ENDPOINTS, is_local, lance_errors, open_dataset, table_uri
 from malmm.pipeline.archive.store_calls import steadily
 from malmm.pipeline.schema.errors import ArchiveError
 from malmm.pipeline.sources.backends import BackendFailure
@@ -28,8 +28,6 @@ __all__ = ["check_store", "s3_filesystem", "store_name"]
 T = TypeVar("T")
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
 _REFUSED = {409, 412}
-# Where Lance looks for the address of an imitation of S3, the first that is set. Unlike botocore it reads no profile.
-_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AWS_ENDPOINT_URL")
 
 
 def store_name(archive_uri: str) -> str:
@@ -54,12 +52,16 @@ def store_name(archive_uri: str) -> str:
 
 
 def check_store(archive_uri: str) -> None:
-    """Raise ArchiveError, with the reason, if two writers could both commit. Leaves nothing behind."""
+    """Raise ArchiveError, with the reason, if two writers could both commit. Leaves nothing behind.
+
+    In an object store Lance has to reach the place too: its client has other rules than that of the check.
+    """
     if is_local(archive_uri):
         _check_links(Path(archive_uri))
     elif archive_uri.startswith("s3://"):
         # Only S3 has imitations: the stores of other schemes are all alike.
         _check_condition(archive_uri)
+        open_dataset(archive_uri, "recipes")
 
 
 def _check_links(folder: Path) -> None:
@@ -104,7 +106,7 @@ def _check_condition(archive_uri: str) -> None:
 
 def _endpoint() -> str | None:
     """The address of an imitation of S3; None for AWS itself."""
-    return next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), None)
+    return next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), None)
 
 
 def s3_filesystem() -> Any:

@@ -20,7 +20,7 @@ from malmm.pipeline.archive.partition_listings import PartitionListings
 from malmm.pipeline.archive.partitions import fix_partitions
 from malmm.pipeline.archive.receipts import write_rows
 from malmm.pipeline.archive.status import status
-from malmm.pipeline.archive.store_check import store_name
+from malmm.pipeline.archive.store_check import check_store, store_name
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema.errors import ArchiveError
 from malmm.pipeline.schema.partition import all_partitions
@@ -52,6 +52,21 @@ def test_a_store_that_ignores_conditions_is_refused(store: ObjectStore) -> None:
     with pytest.raises(ArchiveError, match=r"ignores If-None-Match.*two writers.*give --archive a store"):
         Archive.create_or_open("s3://films/new", RECIPE, VECTOR_SIZE)
     assert [path for method, path, _ in store.requests if method == "PUT" and "lance" in path] == []
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"])
+def test_an_endpoint_without_tls_needs_leave_which_the_check_says(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The check's own client writes there without leave, and Lance does not."""
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.setenv(name, store.endpoint)
+    check_store("s3://films/plain")
+    monkeypatch.delenv("AWS_ALLOW_HTTP")
+    with pytest.raises(
+        ArchiveError, match=rf"^cannot read .* \({name} has no TLS: set AWS_ALLOW_HTTP=true; "
+    ):
+        check_store("s3://films/plain")
 
 
 @pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"])
