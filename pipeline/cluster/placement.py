@@ -48,6 +48,7 @@ Labels = Sequence[tuple[str, str]]
 SAY_AFTER_S = 5.0
 _LOOK_EVERY_S = 0.5
 _STAGE = "waiting for workers"
+_NEGLIGIBLE = 1e-6
 # Weights of about four billion parameters in half precision. On CPUs a segment takes minutes.
 _HEAVY_BYTES = 8_000_000_000
 # A node with GPUs has a resource whose name is this and that of its cards.
@@ -215,11 +216,26 @@ def room_note(asked: Iterable[Want], nodes: list[Node], available: dict[str, flo
         what = "cpus" if not any(node.cpus >= cpus for node in nodes) else "gpus"
         option = f"--resource {name.split()[0]}_{what}=N"
         way_out = f"no node is large enough for {name}: add one, or ask for less with {option}"
+    elif _nobody_else_holds_any(wants, nodes, available):
+        return f"starting a process for each of {has}; nothing else runs there: a busy machine takes its time"
     else:
         way_out = (
             "other jobs hold the rest: it goes on when one ends (`ray list actors` shows them), or add a node"
         )
     return f"waiting for room for {has}; {way_out}"
+
+
+def _nobody_else_holds_any(wants: list[Want], nodes: list[Node], available: dict[str, float]) -> bool:
+    """Whether what is not free is at most what the workers themselves were given, whose processes then only start.
+
+    ``available`` is of the whole cluster: where ``nodes`` are a part of it, and less than is free, nothing is known.
+    """
+    held = [
+        sum(node.cpus for node in nodes) - available.get("CPU", 0.0),
+        sum(node.gpus for node in nodes) - available.get("GPU", 0.0),
+    ]
+    given = [sum(want[1] for want in wants), sum(want[2] for want in wants)]
+    return all(-_NEGLIGIBLE <= has <= may + _NEGLIGIBLE for has, may in zip(held, given, strict=True))
 
 
 def asked_and_there(asked: Iterable[Want], nodes: list[Node], available: dict[str, float]) -> str:

@@ -27,6 +27,11 @@ ENCODE, DECODE = ("encode", 0.5, 0.6), ("decode", 1.0, 0.0)
             {"CPU": 16.0, "GPU": 0.25},
             ["encode (0.5 CPUs and 0.6 GPUs)", "2 nodes with 16 CPUs and 2 GPUs", "16 CPUs and 0.25 GPUs are free"],
         ),
+        ([DECODE, ENCODE], [Node(4, 4)], {"CPU": 2.5, "GPU": 3.4}, ["starting a process for each of decode (1 CPU)"]),
+        ([DECODE, ENCODE], [Node(4, 4)], {"CPU": 2.5, "GPU": 3.3}, ["waiting for room for decode", "other jobs"]),
+        ([DECODE, ENCODE], [Node(4, 4)], {"CPU": 2.4, "GPU": 3.4}, ["waiting for room for decode", "other jobs"]),
+        # Of nodes with a label alone, where the whole cluster has more free: nothing tells how much is free on them.
+        ([DECODE], [Node(2)], {"CPU": 8.0}, ["waiting for room for decode", "other jobs"]),
         ([ENCODE], [Node(8)], {"CPU": 8.0}, ["no node is large enough for encode", "--resource encode_gpus=N"]),
         ([DECODE], [Node(0.5), Node(0.5)], {"CPU": 1.0}, ["no node is large enough", "--resource decode_cpus=N"]),
     ],
