@@ -226,7 +226,9 @@ def configure(arguments: argparse.Namespace) -> IndexConfig:
 
 
 def perform(config: IndexConfig, *, on_progress: OnProgress, verbose: bool) -> IndexReport:
-    """Do it."""
+    """Do it. Raises ConfigError if the extra ``speech`` is wanted and not installed."""
+    if config.transcribe:
+        transcribe.check_subtitle_reader("--transcribe")
     # Loading torch and Ray takes seconds that --help and a wrong option need not wait for.
     from malmm.pipeline.indexing.index import index
 

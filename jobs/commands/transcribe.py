@@ -24,7 +24,7 @@ from malmm.pipeline.schema.transcribe_config import GIVEN_KINDS, TranscribeConfi
 if TYPE_CHECKING:
     from malmm.pipeline.indexing.transcribe import TranscribeReport
 
-__all__ = ["add_fields", "add_parser", "configure", "perform", "run", "summary"]
+__all__ = ["add_fields", "add_parser", "check_subtitle_reader", "configure", "perform", "run", "summary"]
 
 _PROBLEMS_SHOWN = 20
 
@@ -112,11 +112,16 @@ def configure(arguments: argparse.Namespace) -> TranscribeConfig:
 def perform(config: TranscribeConfig, *, on_progress: OnProgress, verbose: bool) -> TranscribeReport:
     """Do it. Raises ConfigError if the extra ``speech`` is not installed."""
     if "files" in config.given:
-        with needing("speech", "`malmm transcribe`"):
-            import pysubs2  # noqa: F401 - the child processes that read subtitles need it
+        check_subtitle_reader("`malmm transcribe`")
     from malmm.pipeline.indexing.transcribe import transcribe
 
     return transcribe(config, on_progress=on_progress, verbose=verbose)
+
+
+def check_subtitle_reader(what: str) -> None:
+    """Raise ConfigError if what reads subtitle files, which ``what`` needs, is not installed."""
+    with needing("speech", what):
+        import pysubs2  # noqa: F401 - the child processes that read subtitles need it
 
 
 def summary(report: TranscribeReport) -> str:

@@ -14,7 +14,7 @@ from malmm.pipeline.archive.table_reader import TableReader
 from malmm.pipeline.archive.table_writer import TableWriter
 from malmm.pipeline.archive.text_grams import with_grams
 
-__all__ = ["Added", "add_given", "replace_tracks"]
+__all__ = ["Added", "add_given", "replace_spans", "replace_tracks"]
 
 #: Columns in which a text of the same id may differ when it is given again.
 _CONTENT = ("text", "score", "speaker")
@@ -70,4 +70,24 @@ def replace_tracks(
         writer.delete(
             "annotations", "annotation_id", tables.ids("annotations", "annotation_id", filters) - kept
         )
+    return added
+
+
+def replace_spans(
+    tables: TableReader, writer: TableWriter, rows: pa.Table, gone: Iterable[tuple[str, str, float, float]]
+) -> Added:
+    """Add texts as ``add_given`` does, then delete those of parts of tracks that are not among them any more.
+
+    ``gone`` are (video_id, track_id, start_s, end_s): what begins there is replaced by what ``rows`` has of it.
+    """
+    added = add_given(tables, writer, rows) if rows.num_rows else Added()
+    filters = [
+        f"{equals('video_id', video)} AND {equals('prompt_version', track)} "
+        f"AND start_s >= {start_s!r} AND start_s < {end_s!r}"
+        for video, track, start_s, end_s in gone
+    ]
+    if filters:
+        kept = set(rows["annotation_id"].to_pylist())
+        old = tables.ids("annotations", "annotation_id", filters) - kept
+        writer.delete("annotations", "annotation_id", old)
     return added

@@ -22,7 +22,7 @@ from malmm.pipeline.archive.commits import Commits, Committed, first_of_each
 from malmm.pipeline.archive.compaction import Rewrite, compact_dataset, small_fragments
 from malmm.pipeline.archive.creation import create_or_load, load_if_there
 from malmm.pipeline.archive.failure_log import record_failures, stale_failures
-from malmm.pipeline.archive.given_texts import Added, add_given, replace_tracks
+from malmm.pipeline.archive.given_texts import Added, add_given, replace_spans, replace_tracks
 from malmm.pipeline.archive.lease import Lease
 from malmm.pipeline.archive.location import drop_tables
 from malmm.pipeline.archive.orphans import sweep_orphans
@@ -211,6 +211,11 @@ class Archive(ArchiveReader):
     def replace_tracks(self, rows: pa.Table, gone: Iterable[tuple[str, str]]) -> Added:
         """As ``put_given``, and delete what else the tracks ``gone``, as (video_id, track_id), have stored."""
         return replace_tracks(self.tables, self.changes, self._given(rows), gone)
+
+    @_under_lease
+    def replace_spans(self, rows: pa.Table, gone: Iterable[tuple[str, str, float, float]]) -> Added:
+        """As ``put_given``, and delete what else begins in ``gone``, as (video_id, track_id, start_s, end_s)."""
+        return replace_spans(self.tables, self.changes, self._given(rows), gone)
 
     @_under_lease
     def finish_passes(self, done: Iterable[Pass]) -> None:

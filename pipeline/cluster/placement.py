@@ -254,6 +254,8 @@ def _fits(node: Node, want: Want) -> bool:
 def wants_of(resources: Resources) -> list[Want]:
     """What a worker of each stage asks for."""
     decode = ("decode", resources.decode_cpus, 0.0)
+    if resources.one_model:
+        return [decode, ("encode", resources.encode_cpus, resources.encode_gpus)]
     if resources.one_actor:
         return [decode, ("encode and generate", resources.actor_cpus, resources.actor_gpus)]
     return [

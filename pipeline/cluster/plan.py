@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from malmm.pipeline.cluster.appetite import Appetite
-from malmm.pipeline.cluster.resources import Node, Resources, choose_resources, share_of, with_wishes
+from malmm.pipeline.cluster.resources import (
+    Node,
+    Resources,
+    choose_resources,
+    for_one_model,
+    share_of,
+    with_wishes,
+)
 from malmm.pipeline.schema.cluster_use import WHOLE_CLUSTER, ClusterUse
 
 __all__ = ["ClusterPlan"]
@@ -15,13 +22,15 @@ __all__ = ["ClusterPlan"]
 @dataclass(frozen=True)
 class ClusterPlan:
     """What is known of a run before its cluster: what the user ``wanted``, such as ``("decode_workers", 4.0)``, what it
-    may ``use`` of the cluster, how large its model is in half precision, and what its encoders eat.
+    may ``use`` of the cluster, how large its model is in half precision, what its encoders eat, and whether it has
+    ``one_model`` and no generator.
     """
 
     wanted: tuple[tuple[str, float], ...] = ()
     use: ClusterUse = WHOLE_CLUSTER
     weights_bytes: int = 0
     appetite: Appetite | None = None
+    one_model: bool = False
 
     @property
     def bytes_to_load(self) -> int:
@@ -33,4 +42,9 @@ class ClusterPlan:
         chosen = choose_resources(nodes, self.bytes_to_load)
         if self.appetite is not None:
             chosen = self.appetite.limited(chosen, nodes)
-        return with_wishes(share_of(chosen, self.use.share), self.wanted)
+        chosen = share_of(chosen, self.use.share)
+        if not self.one_model:
+            return with_wishes(chosen, self.wanted)
+        # A run that indexes first says what its generators reserve.
+        wanted = [wish for wish in self.wanted if not wish[0].startswith("generate_")]
+        return with_wishes(for_one_model(chosen), wanted)

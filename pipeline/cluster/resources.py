@@ -10,7 +10,7 @@ from typing import Any
 from malmm.pipeline.cluster.cards import CARDS, UNKNOWN
 from malmm.pipeline.schema.errors import ConfigError
 
-__all__ = ["Node", "Resources", "choose_resources", "share_of", "with_wishes"]
+__all__ = ["Node", "Resources", "choose_resources", "for_one_model", "share_of", "with_wishes"]
 
 # Room for a task of each of the stages that plan, and for those that wait for an actor with models and write.
 _PLANNING_CPUS, _WAITING_CPUS_AN_ACTOR = 0.05, 0.05
@@ -34,6 +34,8 @@ class Resources:
     generate_gpus: float
     #: What an actor with models reserves of a node's memory.
     actor_memory_bytes: int = 0
+    #: Whether the run has no generator: what is said of an encoder is said of its only model.
+    one_model: bool = False
 
     def __post_init__(self) -> None:
         if min(self.decode_workers, self.encode_workers, self.generate_workers) < 1:
@@ -70,7 +72,7 @@ class Resources:
         A process with torch takes seconds to start.
         """
         on_cpus = self.encode_gpus == self.generate_gpus == 0
-        return self.shares_gpu or (on_cpus and self.encode_workers == self.generate_workers)
+        return self.one_model or self.shares_gpu or (on_cpus and self.encode_workers == self.generate_workers)
 
     @property
     def actor_cpus(self) -> float:
@@ -160,6 +162,18 @@ def _chosen(nodes: Sequence[Node], actors: Sequence[int], *, on_gpus: bool) -> R
     decode_cpus = max(0.01, min(1.0, max(left)))
     decoders = max(1, sum(max(0, int(cpus / decode_cpus)) for cpus in left))
     return Resources(decoders, decode_cpus, count, actor_cpus, 0.6, count, actor_cpus, 0.4)
+
+
+def for_one_model(resources: Resources) -> Resources:
+    """The same workers for a run with a single model, which gets what an encoder and a generator have together."""
+    return replace(
+        resources,
+        encode_cpus=resources.actor_cpus,
+        encode_gpus=resources.actor_gpus,
+        generate_cpus=0.0,
+        generate_gpus=0.0,
+        one_model=True,
+    )
 
 
 def share_of(resources: Resources, share: float) -> Resources:

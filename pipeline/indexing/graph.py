@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray.data
-from ray.data import ActorPoolStrategy, Dataset, ExecutionResources, TaskPoolStrategy
-from ray.data.context import AutoscalingConfig
+from ray.data import Dataset, ExecutionResources, TaskPoolStrategy
 
 from malmm.model.memory.settings import MemorySettings
 from malmm.operators.decode import DecodeSettings, decode_segments
-from malmm.operators.guard import guarded, guarded_actor
+from malmm.operators.guard import guarded
 from malmm.operators.listen import listen_to_spans
 from malmm.operators.model_host import ModelStep
 from malmm.operators.probe import probe_files
@@ -81,9 +80,6 @@ LIGHT_STAGES = tuple(
     for name, cpus in (("list", _LIST_CPUS), ("probe", _SURVEY_CPUS), ("write", _WRITE_CPUS))
 )
 """What these stages ask for: stage, CPUs, GPUs."""
-# Pools never shrink. Ray would end workers whenever decoding falls behind for some seconds, and later start others,
-# each of which has a model to load.
-_NEVER_SHRINK = AutoscalingConfig(actor_pool_util_downscaling_threshold=-1.0)
 
 
 @dataclass(frozen=True)
@@ -114,7 +110,6 @@ def _dataset(
     context.target_max_block_size = 1 if together == 1 else None
     context.max_errored_blocks = -1
     context.execution_no_progress_timeout_s = -1
-    context.autoscaling_config = _NEVER_SHRINK
     if use.labels:
         context.execution_options.label_selector = dict(use.labels)
     if use.share < 1:
@@ -340,10 +335,18 @@ def replaying(
 
 
 def transcribing(
-    work: Sequence[pa.Table], config: TranscribeConfig, resources: Resources, *, verbose: bool = False
+    work: Sequence[pa.Table],
+    config: TranscribeConfig,
+    resources: Resources,
+    hosts: ModelHosts,
+    *,
+    verbose: bool = False,
 ) -> Dataset:
     """Spans of sound, a row each as ``PLANNED``, to what is said in them."""
-    return (
+    transcribe = ModelStep(
+        "transcribe", TRANSCRIBED, TRANSCRIBER, {"model": config.model, "language": config.language}, 1
+    )
+    recognised = (
         _dataset(work, use=config.cluster, verbose=verbose)
         # listen, 1:1 on CPUs: samples of sound
         .map_batches(
@@ -354,22 +357,15 @@ def transcribing(
             compute=TaskPoolStrategy(size=resources.decode_workers),
             **_ROWS,
         )
-        # transcribe, 1:1 on GPUs: what is said, with its times
+        # transcribe, 1:1 in the run's actors: what is said, with its times
         .map_batches(
-            guarded_actor("transcribe", TRANSCRIBED, TRANSCRIBER),
-            fn_constructor_kwargs={"model": config.model, "language": config.language},
+            guarded("transcribe", TRANSCRIBED, through_hosts),
+            fn_kwargs={"route": hosts.route((transcribe,), expected=sum(block.num_rows for block in work))},
             batch_size=1,
-            num_cpus=resources.encode_cpus,
-            num_gpus=resources.encode_gpus,
-            memory=resources.actor_memory_bytes or None,
-            compute=ActorPoolStrategy(
-                min_size=1,
-                max_size=resources.encode_workers,
-                initial_size=max(1, min(resources.encode_workers, sum(block.num_rows for block in work))),
-            ),
-            **_ROWS,
+            **_waiting(hosts),
         )
     )
+    return hosts.sizes.apply_to(recognised)
 
 
 def _regrouped(dataset: Dataset, rows_a_block: int, *, strict: bool = False) -> Dataset:

@@ -13,6 +13,7 @@ from typing import Any
 
 from malmm.model.checkpoints.resolve import NO_RETRIEVAL, Models, notice_of, open_models
 from malmm.model.families.registry import image_size, row_of, token_shape
+from malmm.model.speech.checkpoints import open_whisper
 from malmm.model.towers.registry import vector_size
 from malmm.pipeline.archive.location import resolve
 from malmm.pipeline.archive.writer import Archive
@@ -68,13 +69,16 @@ def index(
     """Index all new and changed videos of the sources, fill in missing annotations, and report what was done.
 
     Connects to a Ray cluster or starts one. Broken videos become failures in the report and in the archive; the others
-    are stored. Raises SourceError if the sources have no file, CheckpointError for a model that cannot be used,
-    ArchiveError and RecipeMismatch for the archive, and WorkerError if workers cannot start. On Ctrl-C it commits what
-    is ready and returns with ``interrupted`` set.
+    are stored. Raises SourceError if the sources have no file, CheckpointError for a model that cannot be used, as for
+    speech, ArchiveError and RecipeMismatch for the archive, and WorkerError if workers cannot start. On Ctrl-C it
+    commits what is ready and returns with ``interrupted`` set.
     """
     began = time.monotonic()
     tell = on_progress or (lambda progress: None)
     report = IndexReport(archive=config.archive, model=config.model)
+    if config.transcribe not in ("", SUBTITLES_ONLY):
+        # Hours pass before it is needed.
+        open_whisper(config.transcribe)
     tell(Progress("listing"))
     left_out = read_left_out(config.leave_out).whole if config.leave_out else ()
     share = partition_run(config, left_out)

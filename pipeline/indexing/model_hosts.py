@@ -17,6 +17,7 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 
 from malmm.operators.decode import decode_segments
+from malmm.operators.listen import listen_to_spans
 from malmm.operators.model_host import ModelHost, ModelStep
 from malmm.pipeline.cluster.placement import alive_nodes, lost_nodes, node_ids, on_nodes_with
 from malmm.pipeline.cluster.plan import ClusterPlan
@@ -232,9 +233,9 @@ class ModelHosts:
         return BATCHES_A_HOST * max(group.most for group in self._groups)
 
     def route(self, steps: Sequence[ModelStep], *, expected: int) -> Route:
-        """The way of a batch through these two steps. Starts hosts for ``expected`` batches, if there are too few.
+        """The way of a batch through these steps, two or one.
 
-        Hosts that are there load what they lack.
+        Starts hosts for ``expected`` batches, if there are too few. Hosts that are there load what they lack.
         """
         if self._desk is None:
             self._desk = RemoteHostDesk()
@@ -297,7 +298,8 @@ class ModelHosts:
         self._groups = tuple(_larger(group, planned[group.name]) for group in self._groups)
         self._reshape()
         self.sizes.grow(through_hosts.__name__, self.batches)
-        self.sizes.grow(decode_segments.__name__, resources.decode_workers)
+        for decoding in (decode_segments, listen_to_spans):
+            self.sizes.grow(decoding.__name__, resources.decode_workers)
         if plan.use.share < 1:
             self.sizes.cpus = plan.use.share * sum(node.cpus for node in nodes)
         self.want(0)

@@ -12,6 +12,7 @@ import pyarrow as pa
 from malmm.pipeline.archive.given_texts import Added
 from malmm.pipeline.archive.passes import Pass
 from malmm.pipeline.archive.writer import Archive
+from malmm.pipeline.indexing.fail_fast import FailFast
 from malmm.pipeline.schema.given_texts import GivenRows, GivenText, Track
 from malmm.pipeline.schema.ids import RECOGNISED
 from malmm.pipeline.schema.records import Segment, Video
@@ -58,22 +59,30 @@ def speech_work(passes: dict[Pass, Carried]) -> list[pa.Table]:
 class SpeechCommits:
     """Receives rows of ``TRANSCRIBED`` and commits their texts every few seconds, then the passes that made them.
 
-    ``model`` is the name of the model, as texts say it. ``problems`` are sentences about spans that failed.
+    ``model`` is the name of the model, as texts say it, and ``language`` what is spoken, if that was said. A span that
+    is transcribed again, by other weights of the same name or after a commit that was cut short, takes the place of
+    what it had. ``problems`` are sentences about spans that failed.
     """
 
     archive: Archive
     model: str
     passes: Sequence[Pass]
     tell: Callable[[int, int], None]
+    language: str = ""
     done: int = 0
     added: Added = field(default_factory=Added)
     problems: list[str] = field(default_factory=list)
     _texts: list[tuple[str, Track, GivenText]] = field(default_factory=list)
     _fingerprints: dict[str, str] = field(default_factory=dict)
     _finished: list[Pass] = field(default_factory=list)
+    _gone: list[tuple[str, str, float, float]] = field(default_factory=list)
+    _alike: FailFast = field(default_factory=FailFast)
 
     def go(self, blocks: Iterable[pa.Table | None]) -> None:
-        """Receive all blocks. If interrupted, commits what is ready."""
+        """Receive all blocks. If interrupted, commits what is ready.
+
+        Raises WorkerError if row after row fails at the same line (``FailFast``).
+        """
         by_id = {each.pass_id: each for each in self.passes}
         last_commit = time.monotonic()
         try:
@@ -94,24 +103,34 @@ class SpeechCommits:
                 said = failure.message if failure else "a span was lost"
                 uri = failure.uri if failure else ""
                 self.problems.append(said if uri in said else f"{uri}: {said}")
+                self._alike.see(failure)
                 continue
+            self._alike.see(None)
             problem = block["problem"][index].as_py()
             if problem:
                 self.problems.append(problem)
             video = row.video
             self._fingerprints[video.video_id] = video.fingerprint
-            self._texts += [self._text(video, each) for each in block["utterances"][index].as_py()]
+            texts = [self._text(video, each) for each in block["utterances"][index].as_py()]
+            tracks = {track.track_id for _, track, _ in texts}
+            if self.language:
+                tracks.add(self._track(self.language).track_id)
+            span_s = row.segment.start_s, row.segment.end_s
+            self._texts += texts
+            self._gone += [(video.video_id, track, *span_s) for track in sorted(tracks)]
             self._finished.append(by_id[row.segment.segment_id])
 
     def _text(self, video: Video, said: dict[str, Any]) -> tuple[str, Track, GivenText]:
-        track = Track(source="model", origin=self.model, language=said["language"] or "")
+        track = self._track(said["language"] or "")
         return video.video_id, track, GivenText(said["start_s"], said["end_s"], said["text"])
 
+    def _track(self, language: str) -> Track:
+        return Track(source="model", origin=self.model, language=language)
+
     def _commit(self) -> None:
-        texts, finished = self._texts, self._finished
-        self._texts, self._finished = [], []
-        if texts:
-            rows = GivenRows(self._fingerprints, mode=RECOGNISED, model=self.model).of(texts)
-            self.added += self.archive.put_given(rows)
+        texts, gone, finished = self._texts, self._gone, self._finished
+        self._texts, self._gone, self._finished = [], [], []
+        rows = GivenRows(self._fingerprints, mode=RECOGNISED, model=self.model).of(texts)
+        self.added += self.archive.replace_spans(rows, gone)
         self.archive.finish_passes(finished)
         self.done += len(finished)

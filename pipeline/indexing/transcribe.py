@@ -122,10 +122,14 @@ def _recognise(
     from malmm.pipeline.cluster.starvation import RoomWatch
     from malmm.pipeline.indexing.block_stream import received
     from malmm.pipeline.indexing.graph import transcribing
+    from malmm.pipeline.indexing.model_hosts import ModelHosts
 
     began = time.monotonic()
-    plan = ClusterPlan(config.resources, config.cluster, checkpoint.half_bytes)
-    with connected(plan, verbose=verbose, tell=tell) as resources:
+    plan = ClusterPlan(config.resources, config.cluster, checkpoint.half_bytes, one_model=True)
+    with (
+        connected(plan, verbose=verbose, tell=tell) as resources,
+        ModelHosts(resources, plan) as hosts,
+    ):
         room = RoomWatch(resources)
 
         def shown(done: int, failed: int) -> None:
@@ -140,9 +144,10 @@ def _recognise(
                 )
             )
 
-        commits = SpeechCommits(archive, checkpoint.pinned, list(spans), shown)
+        commits = SpeechCommits(archive, checkpoint.pinned, list(spans), shown, config.language)
+        recognised = transcribing(speech_work(spans), config, resources, hosts, verbose=verbose)
         try:
-            commits.go(received(transcribing(speech_work(spans), config, resources, verbose=verbose)))
+            commits.go(hosts.watched(received(recognised)))
         finally:
             added = commits.added
             report.done += commits.done

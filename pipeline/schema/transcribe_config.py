@@ -24,7 +24,7 @@ class TranscribeConfig:
     ``model`` is a Whisper checkpoint that recognises speech, by path or hub id; without it, none is recognised.
     ``language`` is the code of what is spoken; without it, the model finds it. ``given`` has some of ``GIVEN_KINDS``.
     ``where`` is a SQL condition over the columns of ``videos``. ``encoding`` is that of subtitle files that are not
-    in Unicode; without it, it is guessed.
+    in Unicode; without it, it is guessed. ``cluster`` is what recognition may use of a cluster.
     """
 
     archive: str

@@ -20,10 +20,12 @@ from support.calling_program import Program
 from support.flow_rows import picture
 from support.inline_evaluation import InlineEvaluation
 from support.inline_stages import InlineStages
+from support.listed_videos import knowing
 from support.mixed_folder import BROKEN, FPS, LENGTH, NAMES, PROMPTS, SEGMENT_S, SPECS, go, good, make_folder
 from support.object_store import ObjectStore, reached, running
 from support.processes import run_here
 from support.small_ray import small_ray
+from support.tiny_whisper import make_whisper, said_by_transformers
 
 from malmm.model.checkpoints.resolve import open_models
 from malmm.model.decoding import Decoding
@@ -34,6 +36,7 @@ from malmm.model.families.instructblip.language import LanguageModel
 from malmm.model.families.instructblip.qformer import MemorySettings
 from malmm.model.memory.slots import Memory, merge_memories
 from malmm.model.towers.blip2 import RetrievalModel
+from malmm.operators.media.audio import RATE, read_sound, voiced_spans
 from malmm.operators.media.probe import probe
 from malmm.operators.media.reader import SpanRequest, decode_span
 from malmm.operators.media.sampling import plan_spans
@@ -42,17 +45,20 @@ from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.evaluation.catalogue import DATA_SETS
 from malmm.pipeline.evaluation.config import EvaluateConfig
 from malmm.pipeline.evaluation.run import evaluate
-from malmm.pipeline.indexing import compiler_check
+from malmm.pipeline.indexing import compiler_check, speech_pass
 from malmm.pipeline.indexing.annotate import annotate
 from malmm.pipeline.indexing.run_reports import IndexReport
+from malmm.pipeline.indexing.transcribe import transcribe
 from malmm.pipeline.schema.config import AnnotateConfig, Prompt
 from malmm.pipeline.schema.ids import video_id
 from malmm.pipeline.schema.progress import Progress
+from malmm.pipeline.schema.transcribe_config import TranscribeConfig
 
 # Ray warns of settings of its own.
 pytestmark = pytest.mark.filterwarnings("ignore:`use_\\w+` is deprecated:DeprecationWarning:ray.data.context")
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_stage.py"
+SPOKEN = Path(__file__).parents[1] / "data" / "spoken.webm"
 VIDEOS, PLACE = "s3://films/for-workers", "s3://films/by-workers"
 
 
@@ -381,3 +387,26 @@ def test_questions_of_a_data_set_are_asked_on_the_cluster(tmp_path: Path) -> Non
     here = evaluate(replace(config, output=tmp_path / "here"), run=InlineEvaluation())
     assert report.ways[0].figures == here.ways[0].figures
     assert [row["texts"] for row in report.right] == [row["texts"] for row in here.right]
+
+
+@pytest.mark.usefixtures("_cluster")
+def test_speech_is_recognised_on_workers_as_transformers_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whisper = make_whisper(tmp_path / "whisper")
+    monkeypatch.setattr(speech_pass, "SPAN_S", 4.0)
+    archive = knowing(tmp_path / "archive", SPOKEN, start_s=0.0, duration_s=7.0)
+    config = TranscribeConfig(archive.root, (), model=str(whisper), language="en")
+    report = transcribe(config)
+    assert (report.exit_code, report.missing, report.done, report.problems) == (0, 2, 2, [])
+    expected = []
+    for start_s, end_s in ((0.0, 4.0), (4.0, 7.0)):
+        sound = (np.rint(read_sound(str(SPOKEN), start_s, end_s).samples * 32767) / 32767).astype(np.float32)
+        for begin, end in voiced_spans(sound):
+            at_s = start_s + begin / RATE
+            said = said_by_transformers(whisper, sound[begin:end], "en")
+            expected += [(at_s + first, at_s + last, text) for first, last, text in said]
+    rows = archive.annotations().to_pylist()
+    assert expected
+    assert sorted((row["start_s"], row["end_s"], row["text"]) for row in rows) == sorted(expected)
+    assert transcribe(config).missing == 0

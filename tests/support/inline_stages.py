@@ -223,7 +223,13 @@ class InlineStages:
             yield self._generator(config, archive.recipe)(replay(block))
 
     def transcribing(
-        self, work: Sequence[pa.Table], config: TranscribeConfig, resources: Any, *, verbose: bool
+        self,
+        work: Sequence[pa.Table],
+        config: TranscribeConfig,
+        resources: Any,
+        hosts: NoHosts,
+        *,
+        verbose: bool,
     ) -> Iterator[pa.Table]:
         for block in work:
             self.calls["listened"] += block.num_rows

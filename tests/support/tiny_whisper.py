@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import AddedToken
 from tokenizers.pre_tokenizers import ByteLevel
+from torch.nn.functional import pad
 from transformers import (
     GenerationConfig,
     WhisperConfig,
@@ -17,7 +19,7 @@ from transformers import (
 )
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
-__all__ = ["make_whisper"]
+__all__ = ["make_whisper", "said_by_transformers"]
 
 
 def make_whisper(folder: Path, *, seed: int = 0) -> Path:
@@ -62,3 +64,34 @@ def make_whisper(folder: Path, *, seed: int = 0) -> Path:
     model.save_pretrained(folder)
     WhisperProcessor(WhisperFeatureExtractor(feature_size=80), tokenizer).save_pretrained(folder)
     return folder
+
+
+def said_by_transformers(
+    folder: Path, sound: np.ndarray, language: str = ""
+) -> list[tuple[float, float, str]]:
+    """What transformers' own ``generate`` hears in float32 [N] samples: begin, end, and text.
+
+    Times beyond the end are the end, and what has neither words nor length is left out.
+    """
+    processor = WhisperProcessor.from_pretrained(folder)
+    model = WhisperForConditionalGeneration.from_pretrained(folder).eval()
+    features = processor(
+        sound, sampling_rate=16_000, return_tensors="pt", truncation=False, padding="longest",
+        return_attention_mask=True,
+    )  # fmt: skip
+    missing = max(0, 3000 - features.input_features.shape[-1])
+    with torch.inference_mode():
+        out = model.generate(
+            pad(features.input_features, (0, missing)),
+            attention_mask=pad(features.attention_mask, (0, missing)),
+            return_timestamps=True, return_segments=True, language=language or None, task="transcribe",
+            max_new_tokens=24,
+        )  # fmt: skip
+    length_s = len(sound) / 16_000
+    found = []
+    for each in out["segments"][0]:
+        words = " ".join(processor.tokenizer.decode(each["tokens"], skip_special_tokens=True).split())
+        begin, end = float(each["start"]), min(float(each["end"]), length_s)
+        if words and begin < end:
+            found.append((begin, end, words))
+    return found

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.tiny_whisper import make_whisper
-from transformers import WhisperForConditionalGeneration, WhisperProcessor
+from support.tiny_whisper import make_whisper, said_by_transformers
 
 from malmm.model.checkpoints.errors import CheckpointError
 from malmm.model.speech.checkpoints import open_whisper
@@ -29,24 +28,7 @@ def sound() -> np.ndarray:
 
 @pytest.mark.parametrize("language", ["en", ""])
 def test_it_hears_what_transformers_hears(whisper: Path, sound: np.ndarray, language: str) -> None:
-    processor = WhisperProcessor.from_pretrained(whisper)
-    model = WhisperForConditionalGeneration.from_pretrained(whisper).eval()
-    features = processor(
-        sound, sampling_rate=SAMPLE_RATE, return_tensors="pt", truncation=False, padding="longest",
-        return_attention_mask=True,
-    )  # fmt: skip
-    with torch.inference_mode():
-        out = model.generate(
-            features.input_features, attention_mask=features.attention_mask, return_timestamps=True,
-            return_segments=True, language=language or None, task="transcribe", max_new_tokens=24,
-        )  # fmt: skip
-    segments = out["segments"][0]
-    wanted = [
-        (float(each["start"]), min(float(each["end"]), SECONDS), " ".join(text.split()))
-        for each in segments
-        if (text := processor.tokenizer.decode(each["tokens"], skip_special_tokens=True)).strip()
-        and float(each["start"]) < min(float(each["end"]), SECONDS)
-    ]
+    wanted = said_by_transformers(whisper, sound, language)
     assert wanted
     recogniser = Recogniser(open_whisper(str(whisper)), torch.device("cpu"))
     assert recogniser.most_new_tokens == 24

@@ -59,6 +59,24 @@ def test_a_track_given_anew_takes_the_place_of_the_old(talk: Archive) -> None:
     assert talk.tracks.texts(video(0), GERMAN.track_id)[0]["text"] == "Willkommen im Hafen"
 
 
+def test_a_part_of_a_track_that_is_made_anew_takes_the_place_of_what_began_there(talk: Archive) -> None:
+    other = Track(origin="other", language="en")
+    texts = [
+        (video(0), track, GivenText(start_s, start_s + 5, "old"))
+        for track in (ENGLISH, other)
+        for start_s in (0.0, 8.0, 10.0)
+    ]
+    rows_of = GivenRows({video(0): "first"}).of
+    talk.put_given(rows_of(texts))
+    now = rows_of([(video(0), ENGLISH, GivenText(0.0, 3.0, "new"))])
+    assert talk.replace_spans(now, [(video(0), ENGLISH.track_id, 0.0, 10.0)]) == Added(new=1)
+    assert [(row["start_s"], row["text"]) for row in talk.tracks.texts(video(0), ENGLISH.track_id)] == [
+        (0.0, "new"),
+        (10.0, "old"),
+    ]
+    assert len(talk.tracks.texts(video(0), other.track_id)) == 3
+
+
 def test_they_are_neither_prompts_nor_swept(talk: Archive) -> None:
     put(talk, SAID)
     assert [row["prompt_name"] for row in talk.prompt_versions()] == ["caption"]

@@ -24,6 +24,7 @@ CHANGES: dict[str, Callable[[Archive], object]] = {
     "set_metadata": lambda archive: archive.set_metadata({video(0): "{}"}),
     "put_given": lambda archive: archive.put_given(TEXT.slice(0, 0)),
     "replace_tracks": lambda archive: archive.replace_tracks(TEXT.slice(0, 0), []),
+    "replace_spans": lambda archive: archive.replace_spans(TEXT.slice(0, 0), []),
     "finish_passes": lambda archive: archive.finish_passes([Pass(video(0), "1-2", "tracks", "1")]),
     "add_annotations": lambda archive: archive.add_annotations(TEXT),
     "sweep": Archive.sweep,

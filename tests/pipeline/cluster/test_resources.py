@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from malmm.pipeline.cluster.placement import wants_of
 from malmm.pipeline.cluster.plan import ClusterPlan
 from malmm.pipeline.cluster.resources import Node, Resources, choose_resources, with_wishes
 from malmm.pipeline.schema.config import RESOURCES
@@ -86,8 +87,9 @@ def test_a_cluster_without_a_whole_gpu_computes_on_cpus() -> None:
 
 @pytest.mark.parametrize("name", ["decode_workers", "encode_workers", "generate_workers"])
 def test_a_stage_without_a_worker_is_refused(name: str) -> None:
+    changed: dict[str, Any] = {name: 0}
     with pytest.raises(ConfigError, match="at least one worker"):
-        replace(choose_resources([Node(4, 1)]), **{name: 0})
+        replace(choose_resources([Node(4, 1)]), **changed)
 
 
 @pytest.mark.parametrize(
@@ -99,9 +101,9 @@ def test_a_share_below_zero_is_refused(name: str) -> None:
         replace(Resources(1, 1.0, 1, 1.0, 1.0, 1, 1.0, 1.0), **changed)
 
 
-def test_every_resource_but_memory_can_be_wanted() -> None:
-    """What an actor reserves of memory follows from its model."""
-    assert {field.name for field in fields(Resources) if field.name != "actor_memory_bytes"} == set(RESOURCES)
+def test_all_that_does_not_follow_from_the_model_can_be_wanted() -> None:
+    of_the_model = {"actor_memory_bytes", "one_model"}
+    assert {field.name for field in fields(Resources)} - of_the_model == set(RESOURCES)
 
 
 GPUS = choose_resources([Node(16, 4)])
@@ -188,3 +190,23 @@ def test_a_card_that_cannot_hold_the_weights_is_refused_with_the_numbers() -> No
     # Whoever says how many GPUs each model has knows what fits them.
     apart = ClusterPlan((("encode_gpus", 1.0), ("generate_gpus", 1.0)), weights_bytes=thirteen_billion)
     assert apart.resources([Node(16, 2, card="T4")]).encode_workers == 2
+
+
+@pytest.mark.parametrize(
+    ("node", "wishes", "gpus", "workers"),
+    [
+        (Node(16, 4), (), 1.0, 4),
+        (Node(16, 4), (("encode_gpus", 0.5), ("encode_workers", 8.0)), 0.5, 8),
+        (Node(16, 4), (("generate_gpus", 0.3), ("generate_workers", 2.0)), 1.0, 4),
+        (Node(16, 4), (("encode_gpus", 0.0),), 0.0, 4),
+        (Node(4), (), 0.0, 1),
+        (Node(4), (("encode_workers", 3.0),), 0.0, 3),
+    ],
+)
+def test_a_run_with_one_model_reserves_nothing_for_another(
+    node: Node, wishes: tuple[tuple[str, float], ...], gpus: float, workers: int
+) -> None:
+    chosen = ClusterPlan(wishes, one_model=True).resources([node])
+    assert chosen.one_actor
+    assert (chosen.actor_gpus, chosen.encode_workers) == (gpus, workers)
+    assert [name for name, _, _ in wants_of(chosen)] == ["decode", "encode"]

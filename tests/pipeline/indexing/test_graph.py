@@ -41,6 +41,7 @@ from malmm.pipeline.indexing.graph import (
 from malmm.pipeline.indexing.index import make_recipe
 from malmm.pipeline.indexing.model_hosts import ModelHosts
 from malmm.pipeline.indexing.run_loop import committed_ids
+from malmm.pipeline.indexing.stage_sizes import StageSizes
 from malmm.pipeline.indexing.worker_indexing import build_on_workers
 from malmm.pipeline.schema.cluster_use import ClusterUse
 from malmm.pipeline.schema.config import AnnotateConfig, IndexConfig, Prompt, Recipe
@@ -248,7 +249,9 @@ def test_a_run_that_shares_a_cluster_is_bound_to_its_part() -> None:
 
     def heard(use: ClusterUse) -> Any:
         config = TranscribeConfig("none", model="debug", cluster=use)
-        return transcribing([rows_table([row.columns()], PLANNED)], config, SHARED).context.execution_options
+        hosts: Any = SimpleNamespace(route=lambda *_, **__: None, batches=1, sizes=StageSizes())
+        spans = [rows_table([row.columns()], PLANNED)]
+        return transcribing(spans, config, SHARED, hosts).context.execution_options
 
     assert heard(ClusterUse(share=0.5)).resource_limits.cpu == 2
     assert heard(ClusterUse(labels=(("zone", "a"),))).label_selector == {"zone": "a"}

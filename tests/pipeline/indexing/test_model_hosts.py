@@ -26,21 +26,25 @@ from malmm.pipeline.cluster.plan import ClusterPlan
 from malmm.pipeline.cluster.resources import Node, choose_resources
 from malmm.pipeline.indexing import graph, model_hosts
 from malmm.pipeline.indexing.block_stream import received
-from malmm.pipeline.indexing.graph import Wiring, indexing, planned_before, replaying
+from malmm.pipeline.indexing.graph import Wiring, indexing, planned_before, replaying, transcribing
 from malmm.pipeline.indexing.model_hosts import ModelHosts
 from malmm.pipeline.schema.config import IndexConfig, Recipe
 from malmm.pipeline.schema.errors import WorkerError
 from malmm.pipeline.schema.rows import (
     ANSWERED,
+    AUDIBLE,
     DECODED,
     ENCODED,
+    PLANNED,
     RECEIPTS,
     REPLAYED,
     TO_REPLAY,
+    TRANSCRIBED,
     Carried,
     carried,
     rows_table,
 )
+from malmm.pipeline.schema.transcribe_config import TranscribeConfig
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's of its own settings
 
@@ -100,10 +104,12 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return Operator
 
     monkeypatch.setattr(graph, "decode_segments", passing(DECODED))
+    monkeypatch.setattr(graph, "listen_to_spans", passing(AUDIBLE))
     monkeypatch.setattr(graph, "write_segments", passing(RECEIPTS))
     monkeypatch.setattr(graph, "ENCODER", model("encode", ENCODED))
     monkeypatch.setattr(graph, "GENERATOR", model("generate", ANSWERED))
     monkeypatch.setattr(graph, "REPLAYER", model("replay", REPLAYED))
+    monkeypatch.setattr(graph, "TRANSCRIBER", model("transcribe", TRANSCRIBED))
     return folder
 
 
@@ -169,6 +175,26 @@ def test_a_process_that_dies_is_replaced_and_its_rows_go_to_another(log: Path) -
     # The other batch may have been in a process that died, but was never taken apart.
     assert began.pop("4-5-6-7") <= 3
     assert began == {"0-1-2-3": 2, "0": 1, "1": 1, "2": 1, "3": 1}
+
+
+def test_spans_of_sound_go_on_without_a_worker_that_dies_and_one_that_kills_its_worker_fails_alone(
+    log: Path,
+) -> None:
+    resources = ClusterPlan(one_model=True).resources([Node(4, 2)])
+    (log / "kill transcribe 0").touch()
+    (log / "kill transcribe at 5").touch()
+    spans = [rows_table([row.columns()], PLANNED) for row in ROWS]
+    with ModelHosts(resources) as hosts:
+        dataset = transcribing(spans, TranscribeConfig("none", model="debug"), resources, hosts)
+        blocks = [block for block in hosts.watched(received(dataset)) if block is not None]
+    found = [row for block in blocks for row in carried(block)]
+    assert sorted(row.segment.index for row in found if row.segment) == list(range(8))
+    lost = [
+        (row.segment.index, row.failure.stage, row.failure.kind)
+        for row in found
+        if row.segment and row.failure
+    ]
+    assert lost == [(5, "transcribe", "worker_lost")]
 
 
 def test_nodes_that_come_are_used_and_processes_of_those_that_leave_are_replaced(

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 from support.archive_contents import versions
+from support.inline_runs import Go
 from support.inline_stages import InlineStages
 from support.listed_videos import knowing
 from support.media import run_ffmpeg
 from support.processes import run_here
 from support.tiny_whisper import make_whisper
 
+from malmm.model.checkpoints.errors import CheckpointError
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.indexing import graph, speech_pass
@@ -197,3 +199,51 @@ def test_recognition_that_was_interrupted_goes_on(
     assert (report.missing, report.done, report.exit_code) == (2, 2, 0)
     ids = [row["annotation_id"] for row in archive.annotations().to_pylist()]
     assert len(ids) == len(set(ids))
+
+
+def test_a_run_that_indexes_stores_what_is_said_too(
+    go: Go, place: str, whisper: Path, loud: Path, tmp_path: Path
+) -> None:
+    video = tmp_path / "loud.mp4"
+    video.symlink_to(loud)
+    (tmp_path / "loud.en.srt").write_text(SRT.format("hello"))
+    report = go(video, transcribe=str(whisper))
+    assert report.transcripts is not None
+    assert (report.exit_code, report.segments_indexed > 0, report.transcripts.problems) == (0, True, [])
+    # A file, the tracks in the video, and a span of sound.
+    assert (report.transcripts.missing, report.transcripts.done) == (3, 3)
+    archive = ArchiveReader.open(place)
+    said = [row for row in archive.annotations().to_pylist() if row["task"] == "transcript"]
+    assert ("file", "hello") in {(row["source"], row["text"]) for row in said}
+    again = go(video, transcribe=str(whisper))
+    assert again.transcripts is not None
+    assert (again.segments_indexed, again.transcripts.missing) == (0, 0)
+    given = go(video, transcribe="subtitles").transcripts
+    assert given is not None
+    assert given.missing == 0
+
+
+def test_a_speech_model_that_is_not_there_is_said_before_anything_is_indexed(
+    go: Go, place: str, loud: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError):
+        go(loud, transcribe=str(tmp_path / "none"))
+    assert not Path(place).exists()
+
+
+def test_other_weights_of_the_same_name_take_the_place_of_what_was_recognised(
+    loud: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speech_pass, "SPAN_S", 4.0)
+    whisper = tmp_path / "whisper"
+    archive = knowing(tmp_path / "archive", loud)
+    config = TranscribeConfig(archive.root, (), model=str(whisper), language="en")
+    rows = []
+    for seed, place in ((0, archive), (1, archive), (1, knowing(tmp_path / "fresh", loud))):
+        # Models are kept by their paths.
+        InlineStages().install(monkeypatch)
+        make_whisper(whisper, seed=seed)
+        report = transcribe(replace(config, archive=place.root))
+        assert (report.exit_code, report.done) == (0, 3)
+        rows.append(said(place, loud))
+    assert rows[0] != rows[1] == rows[2]
