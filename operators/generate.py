@@ -133,8 +133,9 @@ class GenerateTexts:
         texts: dict[int, list[str]],
     ) -> dict[int, Mishap]:
         """Write answers that follow a schema into ``texts``."""
+        slots = {index: rows["slots"][index].as_py() for index, _, _ in wanted}
         requests = [
-            Request(asked[index][place], self.decoding.under(grammar_for(prompt, held[index])))
+            Request(asked[index][place], self.decoding.under(grammar_for(prompt, held[index], slots[index])))
             for index, place, prompt in wanted
         ]
         failed: dict[int, Mishap] = {}
@@ -143,7 +144,7 @@ class GenerateTexts:
                 failed[index] = drawn
                 continue
             try:
-                texts[index][place] = finished(drawn[0], prompt, rows["slots"][index].as_py())
+                texts[index][place] = finished(drawn[0], prompt, slots[index])
             except ValueError as error:
                 failed[index] = Mishap(type(error).__name__, " ".join(str(error).split()), "")
         return failed

@@ -96,13 +96,14 @@ class ReplayPrompts:
                     results[index] = row.failed("replay", *astuple(output)).columns()
                     continue
                 columns = row.columns() | {"prompts": prompts[index]}
+                stored = of_rows[index]
+                columns["slots"] = stored.slots
                 if output is not None:
                     results[index] = with_arrays(columns, query_output=output.to(torch.float32).cpu().numpy())
                 else:
-                    stored = of_rows[index]
                     # As online: the language model reads tokens of the type that is stored.
                     tokens = stored.memory.tokens.to(torch.float16).cpu().numpy()
-                    results[index] = with_arrays(columns | {"slots": stored.slots}, tokens=tokens)
+                    results[index] = with_arrays(columns, tokens=tokens)
         return rows_table(results, REPLAYED)
 
     def _stored(self, segment_ids: list[str]) -> _Stored:
@@ -113,6 +114,7 @@ class ReplayPrompts:
             spans[span["segment_id"]].append(span)
         places: list[float] = []
         times: list[float] = []
+        runs: list[tuple[int, int, float, float]] = []
 
         def memories() -> Iterator[Memory]:
             before = 0
@@ -125,14 +127,18 @@ class ReplayPrompts:
                 )
                 places.extend(before + place for place in memory.middles(between=self.steps_of_several))
                 times.extend(span["timestamp_s"] for span in spans[segment])
+                runs.extend(_frames_and_times(spans[segment], before + memory.appended))
                 before += memory.appended
                 yield memory
 
         if len(frames) > 1:
             merged = self.encoder.merge(memories(), self.settings, frame_counts=list(frames.values()))
-            end_s = max(span["end_s"] for of_segment in spans.values() for span in of_segment)
             said = np.interp(merged.middles(between=self.steps_of_several), places, times).tolist()
-            return _Stored(merged, [{"timestamp_s": time_s, "end_s": end_s} for time_s in said])
+            slots = [
+                {"start_s": start_s, "end_s": end_s, "timestamp_s": time_s}
+                for (start_s, end_s), time_s in zip(_hulls(merged, runs), said, strict=True)
+            ]
+            return _Stored(merged, slots)
         memory = next(memories(), None)
         if memory is None:
             raise ValueError("the archive holds no memory of it")
@@ -152,10 +158,37 @@ class ReplayPrompts:
 
 @dataclass(frozen=True)
 class _Stored:
-    """Memory from the archive, and the spans of its slots (of a merged memory only their times and its end)."""
+    """Memory from the archive, and the spans of its slots."""
 
     memory: Memory
     slots: list[dict[str, Any]]
+
+
+def _frames_and_times(slots: list[dict[str, Any]], end: int) -> list[tuple[int, int, float, float]]:
+    """The unbroken runs of frames that slots cover, of which ``end`` is behind the last, and their seconds.
+
+    Frames are counted from the first of the whole video.
+    """
+    parts = sorted(
+        (part["start_s"], part["end_s"], part["frame_count"])
+        for slot in slots
+        for part in slot["spans"] or [slot]
+    )
+    # Frames that were forgotten are the oldest.
+    ends = end - sum(count for *_, count in parts) + np.cumsum([count for *_, count in parts])
+    return [
+        (int(last) - count, int(last), start_s, end_s)
+        for last, (start_s, end_s, count) in zip(ends, parts, strict=True)
+    ]
+
+
+def _hulls(merged: Memory, runs: Sequence[tuple[int, int, float, float]]) -> list[tuple[float, float]]:
+    """Begin and end of each slot of a merged memory in seconds. Within a stored slot time passes evenly."""
+    firsts, ends, start_s, end_s = (np.array(column, np.float64) for column in zip(*runs, strict=True))
+    slots = merged.runs()
+    begins_s = np.interp([own[0][0] for own in slots], [*firsts, ends[-1]], [*start_s, end_s[-1]])
+    ends_s = np.interp([own[-1][1] for own in slots], [firsts[0], *ends], [start_s[0], *end_s])
+    return list(zip(begins_s.tolist(), ends_s.tolist(), strict=True))
 
 
 def _parts(slots: list[dict[str, Any]]) -> list[list[Part]] | None:

@@ -16,15 +16,21 @@ __all__ = ["NEAR_S", "finished", "grammar_for", "moments_in"]
 NEAR_S = 0.5
 
 
-def grammar_for(prompt: Prompt, row: Carried) -> Grammar:
-    """The grammar of a prompt's answer about a row's segment, or whole video."""
+def grammar_for(prompt: Prompt, row: Carried, slots: Sequence[Mapping[str, Any]] | None) -> Grammar:
+    """The grammar of a prompt's answer about a row's segment, or whole video.
+
+    Times of timed records lie within what the memory's slots cover, which is less where a file was cut short.
+    """
     if not prompt.spans:
         return prompt.grammar(0.0, 1.0)
     if row.segment is not None:
-        return prompt.grammar(row.segment.start_s, row.segment.end_s)
-    if row.video is None:
+        start_s, end_s = row.segment.start_s, row.segment.end_s
+    elif row.video is not None:
+        start_s, end_s = row.video.start_s, row.video.start_s + row.video.duration_s
+    else:
         raise ValueError("an answer is about a video")
-    return prompt.grammar(row.video.start_s, row.video.start_s + row.video.duration_s)
+    covered_s = max((slot["end_s"] for slot in slots or ()), default=end_s)
+    return prompt.grammar(start_s, min(end_s, max(start_s, covered_s)))
 
 
 def finished(text: str, prompt: Prompt, slots: Sequence[Mapping[str, Any]] | None) -> str:

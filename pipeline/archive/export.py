@@ -20,6 +20,7 @@ from malmm.pipeline.archive.filters import scope_of
 from malmm.pipeline.archive.joined import members_of, open_archives
 from malmm.pipeline.archive.label_exports import REVIEWED_COLUMNS, fiftyone, label_studio, reviewed_rows
 from malmm.pipeline.archive.members import LeftOut
+from malmm.pipeline.archive.moment_words import is_list_of_moments, words_of
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.reviews import newest_reviews
 from malmm.pipeline.archive.shards import export_shards
@@ -27,7 +28,8 @@ from malmm.pipeline.archive.video_selection import select_videos
 from malmm.pipeline.schema.config import CAPTION, SCOPES, ExportConfig
 from malmm.pipeline.schema.errors import ConfigError
 from malmm.pipeline.schema.exit_codes import EXIT_OK, EXIT_SOME_FAILED
-from malmm.pipeline.schema.tables import GIVEN_TASKS
+from malmm.pipeline.schema.ids import moments_version
+from malmm.pipeline.schema.tables import GIVEN_TASKS, MOMENT
 from malmm.pipeline.sources.left_out import LeftOutVideos, read_left_out
 
 __all__ = [
@@ -86,6 +88,12 @@ def export(config: ExportConfig) -> ExportReport:
         all_versions=config.all_versions,
         where=config.where,
     )
+    if config.is_captions or config.format in LABEL_FORMATS:
+        # Each record of a list has a row of its own, and people look at them one by one.
+        empty = ("[]",) if config.is_captions else ()
+        rows = texts.select(["task", "text"]).to_pylist()
+        keep = [not (is_list_of_moments(row) or row["text"] in empty) for row in rows]
+        texts = texts.filter(pa.array(keep, pa.bool_()))
     if config.leave_out:
         texts = without(texts, read_left_out(config.leave_out))
     output = Path(config.output) if config.output else None
@@ -178,11 +186,14 @@ def texts_of(
         latest.setdefault(row["prompt_name"], row["prompt_version"])
     about = {row["video_id"]: row for row in chosen.select(["video_id", "uri", "start_s"]).to_pylist()}
     table = archive.annotations()
-    columns = ["video_id", "segment_id", "start_s", "end_s", "task", "prompt_name", "prompt_version"]
+    columns = [
+        *("annotation_id", "video_id", "segment_id", "start_s", "end_s"),
+        *("task", "prompt_name", "prompt_version"),
+    ]
     keep = [
         row["video_id"] in about
         and (not prompts or row["prompt_name"] in prompts)
-        and (all_versions or _scope(row) == "span" or row["prompt_version"] == latest[row["prompt_name"]])
+        and (all_versions or _is_latest(row, latest.get(row["prompt_name"], "")))
         and _scope(row) in scopes
         and within.holds(row)
         for row in table.select(columns).to_pylist()
@@ -198,6 +209,13 @@ def texts_of(
     return table.add_column(1, "video_start_s", starts).sort_by(
         [("uri", "ascending"), ("start_s", "ascending"), ("end_s", "ascending"), ("prompt_name", "ascending")]
     )
+
+
+def _is_latest(row: dict[str, Any], latest: str) -> bool:
+    """Whether a text is of its prompt's ``latest`` version. Texts without a prompt have none."""
+    if row["task"] == MOMENT:
+        return bool(row["prompt_version"] == moments_version(latest))
+    return _scope(row) == "span" or row["prompt_version"] == latest
 
 
 def _scope(row: dict[str, Any]) -> str:
@@ -233,10 +251,11 @@ def export_captions(texts: pa.Table, format: str, folder: Path) -> list[Path]:
     """Write a caption file for each video of ``texts`` and return their paths. Raises OSError.
 
     A file has the name of its video; if two videos have the same name, also their ids. A transcript has a file of its
-    own, with its language in the name.
+    own, with its language in the name. Timed records are written in words.
     """
     by_video: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
-    for row in texts.to_pylist():
+    for each in texts.to_pylist():
+        row = each | {"text": words_of(each)}
         track = row["prompt_version"] if _scope(row) == "span" else ""
         by_video.setdefault((row["video_id"], row["uri"]), {}).setdefault(track, []).append(row)
     folder.mkdir(parents=True, exist_ok=True)

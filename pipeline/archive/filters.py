@@ -6,7 +6,8 @@
 - ``answer.<prompt>`` is a prompt's text about the moment's segment, ``label.<prompt>`` a classification's label and
   ``score.<prompt>`` its probability. A prompt that only whole videos were asked counts for all of a video;
 - ``answer.<prompt>.<path>`` is a value in the JSON of a typed answer, by its type (``answer_columns``), and
-  ``answer.<path>`` the same where one prompt alone has the path;
+  ``answer.<path>`` the same where one prompt alone has the path. Of timed records it is about the moments during which
+  one is, and conditions on the same prompt that are joined by AND hold for the same record;
 - the other columns are those of the table ``videos``, then keys of its metadata; ``meta.<key>`` is always metadata.
 
 What is about videos or texts is looked up first and becomes sets of ids, so that searches of vectors and words both
@@ -17,12 +18,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from malmm.pipeline.archive.answer_columns import AnswerColumn, answer_columns, column_of
 from malmm.pipeline.archive.filter_syntax import AllOf, AnyOf, Condition, Node, parse_filter, refusal
 from malmm.pipeline.archive.filter_values import comparisons, seconds, sql_condition, text_literal
 from malmm.pipeline.archive.metadata_values import metadata_of, readers_of
 from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.archive.record_scope import Records
 from malmm.pipeline.archive.scope import Both, Either, Part, Scope, Segments, Span, Videos
 from malmm.pipeline.archive.video_metadata import MetadataColumn, has_untyped_metadata, metadata_columns
 from malmm.pipeline.schema.ids import moments_version
@@ -105,18 +109,25 @@ class _Resolver:
     def __init__(self, archive: ArchiveReader, text: str) -> None:
         self._archive, self._text = archive, text
         self._metadata = metadata_of(archive)
+        self._places: dict[str, tuple[str, str | None]] = {}
+        self._versions: dict[str, tuple[str, str]] = {}
+        self._are_timed: dict[str, bool] = {}
 
     def part(self, node: Node) -> Part:
         """The part of the archive that a node leaves."""
         if self._is_about_videos(node):
             return Videos(frozenset(self._videos(node)))
+        if (prompt := self._timed(node)) is not None:
+            return self._records(prompt, node)
         if isinstance(node, Condition):
             return self._of_text(node) if node.names[0].casefold() in TEXT_COLUMNS else self._of_span(node)
-        # Conditions over videos are looked up together.
-        videos = [part for part in node.parts if self._is_about_videos(part)]
-        others = [self.part(part) for part in node.parts if part not in videos]
+        # Conditions over videos are looked up together, and so are those over records of one prompt.
+        groups: dict[object, list[Node]] = {}
+        for number, part in enumerate(node.parts):
+            about = "videos" if self._is_about_videos(part) else self._timed(part)
+            groups.setdefault(number if about is None else ("all of", about), []).append(part)
         kind = AllOf if isinstance(node, AllOf) else AnyOf
-        parts = (*((self.part(kind(tuple(videos))),) if videos else ()), *others)
+        parts = tuple(self.part(own[0] if len(own) == 1 else kind(tuple(own))) for own in groups.values())
         return Both(parts) if isinstance(node, AllOf) else Either(parts)
 
     def _is_about_videos(self, node: Node) -> bool:
@@ -203,13 +214,63 @@ class _Resolver:
         found = tables.ids("annotations", "video_id", [wanted])
         return Videos(frozenset(self._archive.completed_videos().keys() - found if is_null else found))
 
+    def _timed(self, node: Node) -> str | None:
+        """The prompt whose timed records a node is about, and nothing else; None if there is none."""
+        if not isinstance(node, Condition):
+            found = set(map(self._timed, node.parts))
+            return found.pop() if len(found) == 1 else None
+        before, *name = node.names
+        if before.casefold() != "answer" or not name or node.operator == "IS NULL":
+            return None
+        prompt, path = self._prompt_and_path(".".join(name), "answer")
+        if path is None:
+            return None
+        version, _ = self._latest(prompt, node)
+        return prompt if self._has_records(version) else None
+
+    def _has_records(self, version: str) -> bool:
+        if version not in self._are_timed:
+            records = f"prompt_version = {text_literal(moments_version(version))}"
+            self._are_timed[version] = self._archive.count("annotations", records) > 0
+        return self._are_timed[version]
+
+    def _records(self, prompt: str, node: Node, *, others: bool = False) -> Records:
+        """The moments of the records that meet a node over one prompt's records, or with ``others`` those of none."""
+        first = node
+        while not isinstance(first, Condition):
+            first = first.parts[0]
+        version, _ = self._latest(prompt, first)
+        records = moments_version(version)
+        columns = ["annotation_id", "video_id", "start_s", "end_s"]
+        rows: list[dict[str, Any]] = []
+        for reader, elsewhere in readers_of(self._archive):
+            sql = self._record_sql(node, reader, version)
+            wanted = f"prompt_version = {text_literal(records)} AND ({sql})"
+            found = reader.tables.rows("annotations", [wanted], columns).to_pylist()
+            rows += [row for row in found if row["video_id"] not in elsewhere]
+        return Records.of(records, rows, others=others)
+
+    def _record_sql(self, node: Node, reader: ArchiveReader, version: str) -> str:
+        """A node over one prompt's records as a condition over ``annotations`` of one archive."""
+        if not isinstance(node, Condition):
+            joint = " AND " if isinstance(node, AllOf) else " OR "
+            return joint.join(f"({self._record_sql(part, reader, version)})" for part in node.parts)
+        prompt, path = self._prompt_and_path(".".join(node.names[1:]), "answer")
+        column = column_of(reader, prompt, path or "", version)
+        if column is None:
+            return "false"
+        return sql_condition(column.column, column.kind, node, self._text)
+
     def _prompt_and_path(self, name: str, before: str) -> tuple[str, str | None]:
         """The prompt that a name means and the path in its answers; None for the text itself."""
-        paths = (
-            {(prompt, path) for prompt, path, _ in _answer_columns(self._archive)}
-            if before == "answer"
-            else ()
-        )
+        if before != "answer":
+            return name, None
+        if name not in self._places:
+            self._places[name] = self._place_of(name)
+        return self._places[name]
+
+    def _place_of(self, name: str) -> tuple[str, str | None]:
+        paths = {(prompt, path) for prompt, path, _ in _answer_columns(self._archive)}
         if (name, "") in paths:
             return name, ""
         known = {prompt["prompt_name"] for prompt in self._archive.prompt_versions()} if paths else set()
@@ -221,10 +282,15 @@ class _Resolver:
         return found.pop() if len(found) == 1 else (name, None)
 
     def _of_value(self, prompt: str, path: str, version: str, condition: Condition) -> Part:
-        """The segments, or for a prompt of whole videos the videos, with such a value in an answer."""
-        versions = f"prompt_version IN ({text_literal(version)}, {text_literal(moments_version(version))})"
+        """The segments, or for a prompt of whole videos the videos, with such a value in an answer.
+
+        Without one: of timed records, the moments of none that has a value.
+        """
         is_null = condition.operator == "IS NULL"
-        of_segments = self._archive.count("annotations", f"{versions} AND segment_id IS NOT NULL") > 0
+        if is_null and self._has_records(version):
+            return self._records(prompt, replace(condition, operator="IS NOT NULL"), others=True)
+        wanted = f"prompt_version = {text_literal(version)}"
+        of_segments = self._archive.count("annotations", f"{wanted} AND segment_id IS NOT NULL") > 0
         found: set[str] = set()
         for reader, _ in readers_of(self._archive):
             column = column_of(reader, prompt, path, version)
@@ -234,13 +300,18 @@ class _Resolver:
             if not is_null:
                 holds = sql_condition(column.column, column.kind, condition, self._text)
             subject = "segment_id" if of_segments else "video_id"
-            found |= reader.tables.ids("annotations", subject, [f"{versions} AND {holds}"])
+            found |= reader.tables.ids("annotations", subject, [f"{wanted} AND {holds}"])
         if of_segments:
             return Segments(frozenset(found), others=is_null)
         return Videos(frozenset(self._archive.completed_videos().keys() - found if is_null else found))
 
     def _latest(self, name: str, condition: Condition) -> tuple[str, str]:
         """Version and task of the latest version of a prompt."""
+        if name not in self._versions:
+            self._versions[name] = self._found_latest(name, condition)
+        return self._versions[name]
+
+    def _found_latest(self, name: str, condition: Condition) -> tuple[str, str]:
         columns = ["prompt_version", "task", "created_at"]
         rows = self._archive.tables.rows(
             "annotations", [f"prompt_name = {text_literal(name)} AND {ANSWERS_ONLY}"], columns

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from malmm.pipeline.archive.filter_values import text_literal
+from malmm.pipeline.archive.moment_words import is_list_of_moments
 from malmm.pipeline.archive.predicates import is_in
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.reviews import Review, key_of, newest_reviews
 from malmm.pipeline.schema.ids import moments_version
-from malmm.pipeline.schema.tables import GIVEN_TASKS, MOMENT, RECORD
+from malmm.pipeline.schema.tables import GIVEN_TASKS, MOMENT
 
 __all__ = ["STATES", "Reviewable", "review_queue", "reviewable_rows"]
 
@@ -79,14 +80,9 @@ def reviewable_rows(
     found = [
         row
         for row in rows
-        if row["video_id"] in done and row["prompt_version"] in versions and not _is_of_moments(row)
+        if row["video_id"] in done and row["prompt_version"] in versions and not is_list_of_moments(row)
     ]
     return sorted(found, key=_order)
-
-
-def _is_of_moments(row: dict[str, Any]) -> bool:
-    """Whether a text is a list of timed records, which have rows of their own."""
-    return bool(row["task"] == RECORD and row["text"].startswith('[{"start_s":'))
 
 
 def _order(row: dict[str, Any]) -> tuple[float, str, str, float, str]:

@@ -1,8 +1,9 @@
 """The part of an archive that is searched: conditions over the rows of ``memories`` and ``annotations``.
 
-A scope is a list of conditions that all have to hold. Each is a set of videos, a set of segments, a comparison of a
-moment's span, or a combination of those. It says the same in two ways: as SQL, for Lance to apply before it searches,
-and as a predicate on a row, for conditions with so many ids that Lance would parse them for longer than it searches.
+A scope is a list of conditions that all have to hold. Each is a set of videos, a set of segments, timed records of
+answers, a comparison of a moment's span, or a combination of those. It says the same in two ways: as SQL, for Lance to
+apply before it searches, and as a predicate on a row, for conditions with so many ids that Lance would parse them for
+longer than it searches.
 
 Texts are about a segment or a video, and a moment is a part of it. So for texts there is a wider condition, too: what
 may hold such a moment (``texts=True``).
@@ -17,6 +18,7 @@ from functools import reduce
 from typing import Any
 
 from malmm.pipeline.archive.predicates import IDS_PER_FILTER, is_in
+from malmm.pipeline.archive.record_scope import Records
 
 __all__ = ["Both", "Either", "Part", "Scope", "Segments", "Span", "Videos"]
 
@@ -162,7 +164,7 @@ class Either:
         return " OR ".join(f"({part.sql(texts=texts)})" for part in self.parts) or "false"
 
 
-Part = Videos | Segments | Span | Both | Either
+Part = Videos | Segments | Records | Span | Both | Either
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ class Scope:
     def is_empty(self) -> bool:
         """Whether nothing can be in it."""
         return any(
-            isinstance(part, (Videos, Segments)) and not part.size and not _excludes(part)
+            isinstance(part, (Videos, Segments, Records)) and not part.size and not _excludes(part)
             for part in self.parts
         )
 
@@ -243,11 +245,13 @@ class Scope:
 
 
 def _excludes(part: Part) -> bool:
-    return isinstance(part, Segments) and part.others
+    return isinstance(part, (Segments, Records)) and part.others
 
 
 def _has_span(part: Part) -> bool:
-    return isinstance(part, Span) or (isinstance(part, (Both, Either)) and any(map(_has_span, part.parts)))
+    return isinstance(part, (Span, Records)) or (
+        isinstance(part, (Both, Either)) and any(map(_has_span, part.parts))
+    )
 
 
 def _any_of(column: str, ids: Iterable[str]) -> str:

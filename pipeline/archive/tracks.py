@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from malmm.pipeline.archive.moment_words import words_of
 from malmm.pipeline.archive.predicates import equals
 from malmm.pipeline.archive.table_reader import TableReader
 from malmm.pipeline.schema.given_texts import TRANSCRIPT
@@ -56,8 +57,9 @@ class TrackReader:
         return sorted(found, key=lambda track: (track.language, track.origin, track.track_id))
 
     def texts(self, video_id: str, track_id: str) -> list[dict[str, Any]]:
-        """The texts of a video's track in time order: start_s, end_s, text and speaker."""
-        columns = ["start_s", "end_s", "text", "speaker"]
+        """The texts of a video's track in time order: start_s, end_s, task, text (in words, of a record), speaker."""
+        columns = ["start_s", "end_s", "task", "text", "speaker"]
         condition = f"{equals('video_id', video_id)} AND {equals('prompt_version', track_id)}"
         rows = self._tables.rows("annotations", [condition], columns)
-        return rows.sort_by([("start_s", "ascending"), ("end_s", "ascending")]).to_pylist()
+        ordered = rows.sort_by([("start_s", "ascending"), ("end_s", "ascending")]).to_pylist()
+        return [row | {"text": words_of(row)} for row in ordered]

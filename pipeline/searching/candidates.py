@@ -101,7 +101,8 @@ class Candidates:
         dataset = self._archive.tables.dataset("annotations")
         if column not in dataset.schema.names:
             return []
-        columns = [*_TEXT_COLUMNS, "task", "annotation_id", "_score", *([] if column == "text" else [column])]
+        own = [] if column == "text" else [column]
+        columns = [*_TEXT_COLUMNS, "task", "annotation_id", "prompt_version", "_score", *own]
         # Plain words, not a query language: no input is a syntax error.
         asked = MatchQuery(words, column)
 

@@ -5,18 +5,19 @@ Each value comes with the filter (``archive.filters``) that leaves the moments t
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from malmm.pipeline.archive.answer_columns import answer_columns
+from malmm.pipeline.archive.answer_columns import AnswerColumn, answer_columns
 from malmm.pipeline.archive.filter_values import text_literal
 from malmm.pipeline.archive.filters import VIDEO_COLUMNS, written_name
 from malmm.pipeline.archive.metadata_values import metadata_of, readers_of, video_values
 from malmm.pipeline.archive.predicates import is_in
 from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.archive.record_scope import meets
 from malmm.pipeline.archive.video_metadata import MetadataColumn
 from malmm.pipeline.schema.tables import MOMENT, RECORD
 from malmm.pipeline.searching.fusion import Moment
@@ -27,6 +28,11 @@ _MOST_VALUES = 20
 #: Typed answers, and timed records in them.
 _ANSWERED = f"task IN ('{RECORD}', '{MOMENT}')"
 _LABELS = ["segment_id", "video_id", "prompt_name", "text", "created_at"]
+_ANSWER_COLUMNS = [
+    *("segment_id", "video_id", "start_s", "end_s", "created_at"),
+    *("task", "prompt_name", "prompt_version"),
+]
+_Record = tuple[dict[str, Any], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,7 @@ def written(column: MetadataColumn) -> str:
 
 
 def _facet(name: str, found: Iterable[tuple[str | None, str, str | None]]) -> Facet:
-    """A facet of (value, column, value in the filter if it is another) of each moment; None is no value."""
+    """A facet of (value, column, value in the filter if it is another) of moments; None is no value."""
     counted = Counter(each for each in found if each[0] is not None)
     most = sorted(counted.items(), key=lambda pair: (-pair[1], str(pair[0][0])))
     values = tuple(
@@ -117,30 +123,54 @@ def _plain(value: Any) -> str | None:
 
 
 def _answer_facets(archive: ArchiveReader, moments: Sequence[Moment]) -> list[Facet]:
-    """Facets of texts and truth values in typed answers about the moments' segments, or whole videos."""
-    found: dict[str, dict[str, Any]] = {}
+    """Facets of texts and truth values in typed answers about the moments' segments, or whole videos, and in timed
+    records that go on at the moments."""
+    answers: dict[str, dict[str, Any]] = {}
+    records: defaultdict[str, list[_Record]] = defaultdict(list)
+    newest: dict[str, str] = {}
     for reader, _ in readers_of(archive):
         known = answer_columns(reader.schema("annotations")).values()
         plain = [each for each in known if each.kind in ("string", "bool")]
         if not plain:
             continue
-        columns = ["segment_id", "video_id", "created_at", *(each.column for each in plain)]
-        for row in (
-            reader.tables.rows("annotations", _about(moments, _ANSWERED), columns)
-            .sort_by("created_at")
-            .to_pylist()
-        ):
-            own = found.setdefault(row["segment_id"] or row["video_id"], {})
-            for each in plain:
-                if row[each.column] is not None:
-                    parts = [each.prompt, *(each.path.split(".") if each.path else [])]
-                    own[".".join(["answer", *map(written_name, parts)])] = row[each.column]
-    values = [
-        found.get(moment.video_id, {}) | (found.get(moment.slot.segment_id, {}) if moment.slot else {})
-        for moment in moments
-    ]
+        columns = [*_ANSWER_COLUMNS, *(each.column for each in plain)]
+        rows = reader.tables.rows("annotations", _about(moments, _ANSWERED), columns)
+        for row in rows.sort_by("created_at").to_pylist():
+            own = {_written(each): row[each.column] for each in plain if row[each.column] is not None}
+            if row["task"] == RECORD:
+                answers.setdefault(row["segment_id"] or row["video_id"], {}).update(own)
+                continue
+            newest[row["prompt_name"]] = row["prompt_version"]
+            records[row["video_id"]].append((row, own))
+    values: list[dict[str, set[str]]] = []
+    for moment in moments:
+        found: defaultdict[str, set[str]] = defaultdict(set)
+        of_segment = answers.get(moment.slot.segment_id, {}) if moment.slot else {}
+        at_it = [
+            own
+            for row, own in records[moment.video_id]
+            if newest[row["prompt_name"]] == row["prompt_version"] and _goes_on_at(moment, row)
+        ]
+        for own in (answers.get(moment.video_id, {}) | of_segment, *at_it):
+            for name, value in own.items():
+                found[name].add(str(_plain(value)))
+        values.append(found)
     names = sorted({name for own in values for name in own})
-    return [_facet(name, ((_plain(own.get(name)), name, None) for own in values)) for name in names]
+    return [
+        _facet(name, ((value, name, None) for own in values for value in own.get(name, ()))) for name in names
+    ]
+
+
+def _written(column: AnswerColumn) -> str:
+    """A column of answers as a filter names it."""
+    parts = [column.prompt, *(column.path.split(".") if column.path else [])]
+    return ".".join(["answer", *map(written_name, parts)])
+
+
+def _goes_on_at(moment: Moment, record: dict[str, Any]) -> bool:
+    """Whether a timed record goes on at a moment, as its filter sees it: at the moment's slot, or its own span."""
+    spans = [vars(moment), *([vars(moment.slot)] if moment.slot is not None else [])]
+    return any(meets(span, record["start_s"], record["end_s"]) for span in spans)
 
 
 def _labels_of(archive: ArchiveReader, moments: Sequence[Moment]) -> list[dict[str, str]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import axe_core_python
+import pyarrow as pa
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from support.drawn_archive import Drawn
@@ -15,9 +17,16 @@ from support.inline_stages import InlineStages
 from support.served import HOSTILE, Served, as_process, copied, with_hostile_words
 
 from malmm.model.demo.videos import draw_video
+from malmm.operators.write import Answer, annotation_rows
 from malmm.pipeline.archive.reviews import newest_reviews
+from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.indexing.index import index
 from malmm.pipeline.schema.config import IndexConfig
+from malmm.pipeline.schema.ids import REPLAY
+from malmm.pipeline.schema.prompts import Prompt
+from malmm.pipeline.schema.records import Video
+from malmm.pipeline.schema.rows import Carried
+from malmm.pipeline.schema.tables import ANNOTATIONS
 
 # A machine may be busy: what comes at all, may come late.
 expect.set_options(timeout=30_000)
@@ -317,3 +326,32 @@ def test_visitors_sign_in(browser: Browser, drawn: Drawn, tmp_path: Path) -> Non
         page.click("#leave")
         expect(page.locator("#token")).to_be_visible()
         context.close()
+
+
+def test_timed_records_lie_along_the_video_one_by_one(page: Page, served: Served) -> None:
+    archive = Archive.open(served.reader.root)
+    row = archive.videos().to_pylist()[0]
+    video = Video(**{name: row[name] for name in Video.__dataclass_fields__})
+    kinds = {"type": "object", "properties": {"kind": {"enum": ["goal", "foul"]}}}
+    events = Prompt.typed("events", "What happens, and when?", kinds, spans=True)
+    said = [
+        {"start_s": video.start_s, "end_s": video.start_s + 2, "kind": "goal", "supported": True},
+        {"start_s": video.start_s + 3, "end_s": video.start_s + 4, "kind": "foul", "supported": False},
+    ]
+    answer = Answer(events, json.dumps(said, separators=(",", ":")))
+    end_s = video.start_s + video.duration_s
+    rows = annotation_rows(Carried(video, None, None), [answer], archive.recipe, mode=REPLAY, end_s=end_s)
+    archive.add_annotations(pa.Table.from_pylist(rows, schema=ANNOTATIONS))
+    page.goto(f"#/video/{video.video_id}")
+    moments = page.locator("section[aria-labelledby=timed]")
+    expect(moments.get_by_role("group", name="Moments along the video").get_by_role("button")).to_have_count(
+        2
+    )
+    expect(moments.get_by_role("list")).to_contain_text("kind: goal")
+    expect(moments.get_by_role("list")).to_contain_text("kind: foul (time not in memory)")
+    expect(page.locator("section[aria-labelledby=prompts]")).to_contain_text("kind: goal")
+    expect(page.locator("section[aria-labelledby=prompts]")).not_to_contain_text("start_s")
+    expect(page.locator("video track[label=events]")).to_have_count(1)
+    moments.get_by_role("button", name="0:03: kind: foul").click()
+    expect(moments.locator("li button").nth(1)).to_have_attribute("aria-current", "time")
+    accessible(page)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,24 @@ def test_a_model_with_positions_places_segments_in_their_video(
         assert expected is not None
         np.testing.assert_array_equal(output(table, index), expected.numpy())
         assert np.abs(output(table, index) - output(without, index)).max() > 1e-3
+
+
+def test_slots_are_handed_on_with_their_times(replay: ReplayPrompts, archive: Archive) -> None:
+    """Whatever the family reads: typed answers compare their times with these."""
+    one, whole = replay(table_of(WORK[1], WORK[0]))["slots"].to_pylist()
+
+    def times(slots: list[dict[str, Any]]) -> list[tuple[float, ...]]:
+        return [(slot["start_s"], slot["timestamp_s"], slot["end_s"]) for slot in slots]
+
+    names = ("start_s", "timestamp_s", "end_s")
+    assert times(one) == times(archive.memory_rows(ids(ROWS[0]), names).to_pylist())
+    stored_s = times(archive.memory_rows(ids(*ROWS), names).to_pylist())
+    assert len(whole) == SETTINGS.length < len(stored_s)
+    assert (whole[0]["start_s"], whole[-1]["end_s"]) == (stored_s[0][0], stored_s[-1][2])
+    for begin, at, end in times(whole):
+        assert begin <= at <= end
+    for before, after in itertools.pairwise(times(whole)):
+        assert before[2] == pytest.approx(after[0])
 
 
 def test_failures_pass_through_untouched(replay: ReplayPrompts) -> None:

@@ -4,14 +4,14 @@ import { h } from "./dom.js";
 import { state } from "./states.js";
 
 /**
- * The player of a video {video_id, name}, with subtitle tracks for its transcripts. `seek(seconds, play)` goes to a time on the player's own clock; `ontime` is
+ * The player of a video {video_id, name}, with subtitle tracks for its transcripts and timed records. `seek(seconds, play)` goes to a time on the player's own clock; `ontime` is
  * told of the time as it goes on.
  */
-export function player(row, ontime = () => {}, transcripts = []) {
+export function player(row, ontime = () => {}, transcripts = [], timed = []) {
   const address = `api/videos/${row.video_id}/media`;
   const subtitles = h("track", { kind: "subtitles", src: `api/videos/${row.video_id}/captions.vtt`, srclang: "en", label: "Captions", default: transcripts.length === 0 });
-  const spoken = transcripts.map((track, place) => h("track", { kind: "subtitles", src: track.subtitles, srclang: track.language || "und",
-    label: track.label, default: place === 0 }));
+  const spoken = [...transcripts, ...timed].map((track, place) => h("track", { kind: "subtitles", src: track.subtitles, srclang: track.language || "und",
+    label: track.label, default: place === 0 && transcripts.length > 0 }));
   const video = h("video", { controls: true, preload: "metadata", playsinline: true, tabindex: "0", "aria-label": `Video ${row.name}`,
     src: address, poster: `api/videos/${row.video_id}/thumbnail` }, spoken, subtitles);
   const screen = h("div", { class: "screen" }, video);

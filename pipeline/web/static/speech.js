@@ -1,4 +1,4 @@
-// What is said in a video: along its time line, and as a list that follows the player.
+// What is said in a video, or another track of texts: along its time line, and as a list that follows the player.
 
 import { clock, covers, h } from "./dom.js";
 
@@ -7,22 +7,22 @@ const MOST_MARKS = 120;
 
 /**
  * The panel of a video's transcripts. `texts` are its annotations, `tracks` its transcripts, `start` and `length` its span
- * in seconds; `go` plays from a time.
+ * in seconds; `go` plays from a time. Another kind of track has another title, and id on the page.
  */
-export function speech(tracks, texts, start, length, go) {
+export function speech(tracks, texts, start, length, go, { id, title, what } = { id: "speech", title: "Speech", what: "Transcript" }) {
   let cues = [];
   let marks = [];
   let stamps = [];
   let buttons = [];
   const head = h("div", { class: "head", "aria-hidden": "true", style: { left: "0" } });
-  const line = h("div", { class: "line spoken", role: "group", "aria-label": "Speech along the video" });
-  const list = h("ol", { class: "times", tabindex: "0", "aria-label": "Transcript" });
-  const choice = h("select", { class: "field slim", "aria-label": "Transcript", onchange: () => show(choice.value) },
+  const line = h("div", { class: "line spoken", role: "group", "aria-label": `${title} along the video` });
+  const list = h("ol", { class: "times", tabindex: "0", "aria-label": what });
+  const choice = h("select", { class: "field slim", "aria-label": what, onchange: () => show(choice.value) },
     tracks.map((track) => h("option", { value: track.track_id }, `${track.label} (${track.texts})`)));
 
-  function show(id) {
-    const track = tracks.find((each) => each.track_id === id);
-    cues = texts.filter((row) => row.track_id === id);
+  function show(chosen) {
+    const track = tracks.find((each) => each.track_id === chosen);
+    cues = texts.filter((row) => row.track_id === chosen);
     marks = joined(cues, start, length);
     buttons = marks.map((mark) => h("button", { type: "button", title: mark.text, "aria-label": `${clock(mark.start_s - start)}: ${mark.text}`,
       style: { left: `${(100 * (mark.start_s - start)) / length}%`, width: `${Math.max(0.4, (100 * (mark.end_s - mark.start_s)) / length)}%` },
@@ -34,8 +34,8 @@ export function speech(tracks, texts, start, length, go) {
   }
 
   show(tracks[0].track_id);
-  const view = h("section", { class: "panel near", "aria-labelledby": "speech" },
-    h("div", { class: "row" }, h("h2", { id: "speech" }, "Speech"), tracks.length > 1 ? choice : h("span", { class: "muted small" }, tracks[0].label)), line, list);
+  const view = h("section", { class: "panel near", "aria-labelledby": id },
+    h("div", { class: "row" }, h("h2", { id }, title), tracks.length > 1 ? choice : h("span", { class: "muted small" }, tracks[0].label)), line, list);
   return { view, mark(time) {
     head.style.left = `${Math.min(100, Math.max(0, (100 * (time - start)) / length))}%`;
     for (const [parts, rows] of [[buttons, marks], [stamps, cues]]) {

@@ -3,6 +3,7 @@
 import { asking } from "./answers.js";
 import { get } from "./api.js";
 import { clock, counted, covers, h, number, span, when } from "./dom.js";
+import { oneByOne, recordTracks } from "./moments.js";
 import { player } from "./player.js";
 import { speech } from "./speech.js";
 import { failure, panelsComing, state } from "./states.js";
@@ -44,14 +45,17 @@ export function videoPage(id, parameters) {
   };
 }
 
-function filled(row, segments, slots, texts, failures, transcripts) {
+function filled(row, segments, slots, rows, failures, transcripts) {
+  const texts = oneByOne(rows);
+  const timed = recordTracks(row.video_id, texts);
   const start = row.start_s;
   const length = Math.max(row.duration_s, 1e-6);
   const line = timeLine(segments, start, length, go);
   const strip = memoryStrip(slots, start, go);
   const times = segmentTimes(segments, start, go);
   const spoken = transcripts.length ? speech(transcripts, texts, start, length, go) : null;
-  const screen = player(row, (now) => { for (const part of [line, strip, times, spoken]) part?.mark(now + start); }, transcripts);
+  const records = timed.length ? speech(timed, texts, start, length, go, { id: "timed", title: "Moments", what: "Moments" }) : null;
+  const screen = player(row, (now) => { for (const part of [line, strip, times, spoken, records]) part?.mark(now + start); }, transcripts, timed);
   const questions = asking({ videos: [row.video_id], whole: true, placeholder: "Ask about this video",
     play: (begun, moment) => go(moment.start_s) });
 
@@ -71,7 +75,7 @@ function filled(row, segments, slots, texts, failures, transcripts) {
     line.view, slots.length ? bank(slots, start, length) : null, slots.length ? strip.view : h("p", { class: "muted" }, "Nothing is remembered of this video."));
   const said = h("section", { class: "panel near", "aria-labelledby": "captions" }, h("h2", { id: "captions" }, "Captions"),
     segments.length ? times.view : h("p", { class: "muted" }, "No captions."));
-  const left = h("div", { class: "stack" }, screen.view, memory, spoken?.view,
+  const left = h("div", { class: "stack" }, screen.view, memory, spoken?.view, records?.view,
     h("section", { class: "panel near", "aria-labelledby": "asked" }, h("h2", { id: "asked" }, "Ask this video"), questions.view),
     annotations(texts.filter((row) => row.task !== "transcript"), start, go));
   const similar = h("a", { class: "button quiet", href: `#/?${new URLSearchParams({ video: row.video_id, q: row.caption?.split(",")[0] ?? row.name })}` }, "Search in this video");
