@@ -1,14 +1,15 @@
-"""``malmm forget``: remove videos from an archive for good."""
+"""``malmm forget``: remove videos from an archive, or from several, for good."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from malmm.jobs.commands.command_parser import Commands, add_command
-from malmm.jobs.commands.options import add_archive
+from malmm.jobs.commands.several import add_archives
 from malmm.jobs.terminal.text import printable
 from malmm.pipeline.schema.exit_codes import EXIT_NOT_FOUND, EXIT_OK
 
@@ -30,16 +31,18 @@ def add_parser(commands: Commands) -> None:
         description="Delete all that an archive holds of videos: rows, texts, pictures, memory, vectors and "
         "failures. Their ids alone are kept, so that no run indexes them again. Without --now their bytes stay in old "
         "versions of the tables until the next `malmm optimize`; with it files are written anew at once, and all files "
-        "are searched for what was deleted. The video files themselves are not touched.",
+        "are searched for what was deleted. Of several archives each forgets, also those that never had a video, so "
+        "that no run of any of them indexes it. The video files themselves are not touched.",
         epilog="examples:\n"
         "  malmm forget talk.mp4 --archive archive --now\n"
         "  malmm forget s3://bucket/a.mp4 s3://bucket/b.mp4 --archive s3://bucket/archive\n"
+        "  malmm forget talk.mp4 --archive catalog.yaml --now\n"
         "  malmm forget talk.mp4 --archive archive --undo\n\n"
         "exit codes: 0 forgotten, 1 something of them is left or the archive cannot be written, 2 wrong usage, 4 "
         "nothing to undo",
     )
     parser.add_argument("video", nargs="+", metavar="VIDEO", help="its path, URI, file name or id")
-    add_archive(parser)
+    add_archives(parser)
     when = parser.add_mutually_exclusive_group()
     when.add_argument(
         "--now",
@@ -56,17 +59,40 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Forget the videos and print what was done."""
-    from malmm.pipeline.archive.forget import ForgetConfig, allow_again, forget
+    from malmm.pipeline.archive.forget import allow_again, forget_in
 
-    config = ForgetConfig(arguments.archive, tuple(arguments.video), now=arguments.now)
+    archives = _archives(arguments.archive)
     if arguments.undo:
-        count = allow_again(config)
+        count = allow_again(archives, arguments.video)
         print(json.dumps({"allowed": count}) if arguments.json else f"{count} videos may be indexed again")
         return EXIT_OK if count else EXIT_NOT_FOUND
     shows = sys.stderr.isatty() and not arguments.json
-    report = forget(config, tell=lambda what: print(f"purging {what}", file=sys.stderr) if shows else None)
-    print(json.dumps(report.to_dict(), indent=2) if arguments.json else summary(report))
-    return report.exit_code
+    reports = forget_in(
+        archives,
+        arguments.video,
+        now=arguments.now,
+        tell=lambda what: print(f"purging {what}", file=sys.stderr) if shows else None,
+    )
+    if arguments.json:
+        one, *others = [report.to_dict() for report in reports]
+        print(json.dumps({"archives": [one, *others]} if others else one, indent=2))
+    else:
+        print("\n\n".join(map(summary, reports)))
+    return max(report.exit_code for report in reports)
+
+
+def _archives(given: Sequence[str]) -> list[str]:
+    """The archives that are meant, without partitions of which no run has made one yet: they hold no video."""
+    from malmm.pipeline.archive.catalog import entries_of, names_several
+    from malmm.pipeline.archive.location import open_dataset
+    from malmm.pipeline.archive.partitions import partitions_named
+
+    if not names_several(given):
+        return list(given)
+    found = [entry.uri for entry in entries_of(given)]
+    if partitions_named(given) is None:
+        return found
+    return [uri for uri in found if open_dataset(uri, "recipes") is not None] or found
 
 
 def summary(report: ForgetReport) -> str:

@@ -24,11 +24,11 @@ from malmm.pipeline.archive.table_writer import TableWriter
 from malmm.pipeline.archive.tombstones import Tombstones, forgotten_videos
 from malmm.pipeline.archive.video_selection import one_video
 from malmm.pipeline.archive.writer import Archive
-from malmm.pipeline.schema.errors import ConfigError
+from malmm.pipeline.schema.errors import ArchiveError, ConfigError
 from malmm.pipeline.schema.exit_codes import EXIT_FAILED, EXIT_OK
 from malmm.pipeline.schema.ids import video_id
 
-__all__ = ["ForgetConfig", "ForgetReport", "allow_again", "forget", "purge_forgotten"]
+__all__ = ["ForgetConfig", "ForgetReport", "allow_again", "forget", "forget_in", "purge_forgotten"]
 
 _PLACE = "malmm.place:"
 _MOST_PICTURES, _MOST_TEXTS = 16, 64
@@ -86,17 +86,37 @@ def forget(config: ForgetConfig, *, tell: Callable[[str], None] = lambda what: N
     call goes on. Raises ConfigError for a name that is no video of the archive, ArchiveError, and ArchiveBusy.
     """
     archive = Archive.open(config.archive)
-    ids = _ids(archive, config.videos)
+    return _forget(archive, _ids([archive], config.videos), config.now, tell)
+
+
+def forget_in(
+    archives: Sequence[str],
+    videos: Sequence[str],
+    *,
+    now: bool = False,
+    tell: Callable[[str], None] = lambda what: None,
+) -> list[ForgetReport]:
+    """Forget videos in several archives: in each that has them, and for the runs of all, as ``forget`` does in one.
+
+    An archive that never had a video keeps its id, too. Raises ConfigError for a name that is a video of none of them.
+    """
+    opened = [Archive.open(address) for address in archives]
+    ids = _ids(opened, videos)
+    return [_forget(archive, ids, now, tell) for archive in opened]
+
+
+def _forget(archive: Archive, ids: list[str], now: bool, tell: Callable[[str], None]) -> ForgetReport:
     report = ForgetReport(archive.root, ids)
     with archive.held():
         stones = _tombstones(archive)
+        begun = set(ids) & set(stones.unpurged())
         # First, so that a run which follows a killed one does not index them again.
         stones.raise_over(ids)
         addresses, names = _names(archive, ids, _STRINGS[:1]), _names(archive, ids, _STRINGS)
         # A talk has a thousand sentences, and each costs time in every file: the longest are the rarest.
         longest = sorted(names, key=len, reverse=True)[:_MOST_TEXTS]
         needles = {name.encode() for name in {*addresses, *longest}}
-        if config.now:
+        if now:
             needles |= _pictures(archive, ids)
         # While the rows are there, which say what to look for: if killed before, the next call finds it again.
         _scrub_runs(archive, names)
@@ -108,10 +128,22 @@ def forget(config: ForgetConfig, *, tell: Callable[[str], None] = lambda what: N
         tables, writer = _at_root(archive)
         if tables.has("reviews"):
             report.rows["reviews"] = writer.delete("reviews", "video_id", ids)
-        if config.now:
+        if now:
             report.purged = True
-            report.left = _purge(archive, stones, ids, needles, tell)
+            if begun or any(report.rows.values()) or _had(archive, ids):
+                report.left = _purge(archive, stones, ids, needles, tell)
+            else:
+                stones.mark_purged(ids)
     return report
+
+
+def _had(archive: Archive, ids: list[str]) -> bool:
+    """Whether any version of a table may hold rows of videos."""
+    try:
+        return any(versions_with(tables, ids) for tables, _ in _generations(archive))
+    except ArchiveError:
+        # Lance cannot search versions whose fragments do not say how many rows they have.
+        return True
 
 
 def purge_forgotten(archive: Archive, *, tell: Callable[[str], None] = lambda what: None) -> int:
@@ -126,15 +158,19 @@ def purge_forgotten(archive: Archive, *, tell: Callable[[str], None] = lambda wh
     return len(ids)
 
 
-def allow_again(config: ForgetConfig) -> int:
-    """Let the next run index forgotten videos again; returns how many of them had been forgotten.
+def allow_again(archives: Sequence[str], videos: Sequence[str]) -> int:
+    """Let the next runs of archives index forgotten videos again; returns how many videos had been forgotten.
 
-    They are named by ids or addresses: the archive does not know their file names any more.
+    They are named by ids or addresses: the archives do not know their file names any more.
     """
-    archive = Archive.open(config.archive)
-    with archive.held():
-        named = {key for name in config.videos for key in _possible_ids(name)}
-        return _tombstones(archive).lift(named & forgotten_videos(archive.root))
+    named = {key for name in videos for key in _possible_ids(name)}
+    lifted: set[str] = set()
+    for archive in [Archive.open(address) for address in archives]:
+        with archive.held():
+            gone = named & forgotten_videos(archive.root)
+            _tombstones(archive).lift(gone)
+            lifted |= gone
+    return len(lifted)
 
 
 def _purge(
@@ -160,15 +196,19 @@ def _purge(
     return left
 
 
-def _ids(archive: Archive, names: Sequence[str]) -> list[str]:
-    addresses = archive.addresses()
+def _ids(archives: Sequence[Archive], names: Sequence[str]) -> list[str]:
+    """Ids of the videos that names mean in any of the archives."""
+    addresses = {key: uri for archive in archives for key, uri in archive.addresses().items()}
     known = pa.table({"video_id": list(addresses), "uri": list(addresses.values())})
-    gone = forgotten_videos(archive.root)
+    gone = {key for archive in archives for key in forgotten_videos(archive.root)}
     found = []
     for name in names:
         before = [key for key in _possible_ids(name) if key in gone]
         # An unfinished video has segments and no address.
-        begun = [name] if len(name) == 24 and archive.tables.ids("segments", "video_id", _of(name)) else []
+        segments = (
+            archive.tables.ids("segments", "video_id", _of(name)) for archive in archives if len(name) == 24
+        )
+        begun = [name] if any(segments) else []
         found += before or begun or [one_video(known, name)["video_id"]]
     return list(dict.fromkeys(found))
 

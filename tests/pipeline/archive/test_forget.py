@@ -12,7 +12,16 @@ import pyarrow as pa
 import pytest
 from lance.query import MatchQuery
 from support.archive_contents import contents
-from support.archive_rows import RECIPE, annotation, annotation_table, commit_rows, rows, video, video_table
+from support.archive_rows import (
+    RECIPE,
+    VECTOR_SIZE,
+    annotation,
+    annotation_table,
+    commit_rows,
+    rows,
+    video,
+    video_table,
+)
 from support.processes import run_here
 
 from malmm.pipeline.archive import forget as module
@@ -181,6 +190,32 @@ def test_no_run_takes_it_in_again_until_it_may(two: Archive) -> None:
     )
     assert run_here("forget", URI, "other.mp4", "--archive", two.root, "--undo").returncode == 4
     assert to_index() == ([URI, "file:///videos/2.mp4"], 0)
+
+
+def test_of_several_archives_each_forgets_also_one_that_never_had_the_video(
+    two: Archive, tmp_path: Path
+) -> None:
+    other = Archive.create_or_open(str(tmp_path / "other"), RECIPE, VECTOR_SIZE)
+    commit_rows(other, 0, of_video=1)
+    other.put_videos(video_table(1))
+    before = contents(other)
+    catalog = tmp_path / "catalog.yaml"
+    catalog.write_text(json.dumps({"archives": [two.root, other.root]}))
+    assert run_here("forget", "talk.mp4", "--archive", catalog).returncode == 2
+    done = run_here("forget", "0.mp4", "--archive", catalog, "--now", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)["archives"]
+    assert [(each["rows"]["videos"], each["purged"], each["left"]) for each in told] == [
+        (1, True, []),
+        (0, True, []),
+    ]
+    assert held(two) == set()
+    assert contents(other) == before
+    for archive in (two, other):
+        assert forgotten_videos(archive.root) == {video(0)}
+    undone = run_here("forget", URI, "--archive", two.root, "--archive", other.root, "--undo")
+    assert undone.stdout == "1 videos may be indexed again\n"
+    assert forgotten_videos(two.root) | forgotten_videos(other.root) == set()
 
 
 def test_names_that_mean_no_video_change_nothing(two: Archive) -> None:
