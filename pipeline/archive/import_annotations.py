@@ -106,12 +106,18 @@ def import_annotations(config: ImportConfig) -> ImportReport:
     with archive.held():
         for place, label, text in _texts(config, known, origin):
             report.rows += 1
+            review: Review | None = None
+            if returned is not None and not isinstance(text, str):
+                try:
+                    review = _review(returned, label, text)
+                except ConfigError as error:
+                    text = str(error)
             if isinstance(text, str):
                 report.left_out += 1
                 if len(report.problems) < _MOST_SENTENCES:
                     report.problems.append(f"{config.file}, {place}: {text}")
                 continue
-            if returned is not None and (review := _review(returned, label, text)) is not None:
+            if returned is not None and review is not None:
                 report.reviews += 1
                 if returned.is_new(review):
                     reviews.append(review)
@@ -167,7 +173,7 @@ def _texts(
 def _review(
     returned: ReturnedReviews, label: dict[str, Any], text: tuple[str, Track, GivenText]
 ) -> Review | None:
-    """A label that came back as a review; None for a new one."""
+    """A label that came back as a review; None for a new one. Raises ConfigError for a correction that is not one."""
     video, track, given = text
     return returned.of(label, video, (given.start_s, given.end_s), given.text, track.origin)
 
@@ -237,6 +243,9 @@ def _span(values: dict[str, Any], video: _KnownVideo) -> tuple[float, float]:
     end_s = video.end_s if end in (None, "") else begin_s + _seconds("end", end)
     if start_s >= video.end_s:
         raise ConfigError(f"it begins at {start_s:g} s, and the video ends at {video.end_s:g} s")
+    if start_s < video.start_s and end_s <= video.start_s:
+        raise ConfigError(f"it ends at {end_s:g} s, and the video begins at {video.start_s:g} s")
+    start_s = max(start_s, video.start_s)
     if end_s < start_s:
         raise ConfigError(f"it ends at {end_s:g} s, before it begins at {start_s:g} s")
     # A video whose length is unknown has no end.

@@ -7,6 +7,7 @@ no lease, since appends do not conflict with each other: people review while a j
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,7 +24,7 @@ from malmm.pipeline.archive.predicates import is_in
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.table_reader import TableReader
 from malmm.pipeline.schema.errors import ConfigError
-from malmm.pipeline.schema.tables import REVIEWS
+from malmm.pipeline.schema.tables import MOMENT, RECORD, REVIEWS
 
 __all__ = ["LONGEST_CORRECTION", "VERDICTS", "Key", "Review", "add_reviews", "key_of", "newest_reviews"]
 
@@ -72,7 +73,11 @@ class Review:
 
     @classmethod
     def of(cls, row: Mapping[str, Any], verdict: str, correction: str | None, reviewer: str) -> Review:
-        """A review of a row of ``annotations``."""
+        """A review of a row of ``annotations``. Raises ConfigError, also for a correction of JSON by something else."""
+        if correction and row.get("task") in (RECORD, MOMENT) and not _is_json(correction):
+            raise ConfigError(
+                f"the correction of a typed answer is JSON, as the answer is: {row['text'][:200]}"
+            )
         names = (
             "annotation_id",
             "video_id",
@@ -102,6 +107,14 @@ def key_of(row: Mapping[str, Any]) -> Key:
     """What a text is known by, of a row of ``annotations`` or ``reviews``."""
     span = round(row["start_s"], 3), round(row["end_s"], 3)
     return row["video_id"], row["prompt_version"], *span, row["text"]
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def add_reviews(root: str, reviews: Sequence[Review]) -> None:

@@ -94,6 +94,7 @@ def test_a_corrected_row_takes_the_place_of_the_old_also_when_it_comes_in_parts(
         ({"start_s": "soon"}, "its start 'soon' is no number"),
         ({"start_s": "nan"}, "its start 'nan' is no number"),
         ({"start_s": 20}, "it begins at 20 s, and the video ends at 10 s"),
+        ({"start_s": -3, "end_s": -1}, "it ends at -1 s, and the video begins at 0 s"),
         ({"start_s": 3}, "it ends at 2 s, before it begins at 3 s"),
         ({"score": "high"}, "its score 'high' is no number"),
         ({"span": "from here"}, "its span 'from here' is no pair of times"),
@@ -120,6 +121,7 @@ def test_a_row_that_cannot_be_stored_is_named_and_the_others_go_in(
         ({"span": {"start_s": 1, "end_s": 2}}, (1.0, 2.0)),
         ({"start": "0:00:01", "end": 3}, (1.0, 3.0)),
         ({"start_s": 9, "end_s": 99}, (9.0, 10.0)),
+        ({"start_s": -4, "end_s": 2}, (0.0, 2.0)),
         ({}, (0.0, 10.0)),
     ],
 )

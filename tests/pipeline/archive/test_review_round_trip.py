@@ -22,6 +22,7 @@ from malmm.pipeline.archive.reviews import Review, add_reviews, newest_reviews
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema.config import ExportConfig
 from malmm.pipeline.schema.errors import ConfigError
+from malmm.pipeline.schema.tables import ANNOTATIONS
 
 
 @pytest.fixture
@@ -209,3 +210,33 @@ def test_broken_tasks_cost_a_sentence_each(place: str, tmp_path: Path) -> None:
         "its times are frames",
         "its ranges [{'start'",
     ]
+
+
+def test_a_correction_of_a_typed_answer_is_json(place: str, tmp_path: Path) -> None:
+    archive = Archive.open(place)
+    template = archive.tables.rows("annotations").slice(0, 1).to_pylist()[0]
+    typed = {name: template.get(name) for name in ANNOTATIONS.names} | {
+        "annotation_id": "e" * 24,
+        "task": "record",
+        "prompt_name": "event",
+        "prompt_version": "e" * 24,
+        "text": '{"kind":"goal"}',
+    }
+    archive.add_annotations(pa.Table.from_pylist([typed], schema=ANNOTATIONS))
+    label = {
+        "timestamps": [0.0, 1.0],
+        "attributes": {
+            "prompt": "event",
+            "annotation_id": typed["annotation_id"],
+            "video_id": typed["video_id"],
+        },
+    }
+    back = tmp_path / "labels.json"
+    said = [label | {"label": text} for text in ("a foul", '{"kind":"foul"}')]
+    back.write_text(json.dumps({"classes": None, "labels": {"0": said}}))
+    report = import_annotations(ImportConfig(place, str(back)))
+    assert (report.rows, report.reviews, report.left_out) == (2, 1, 1)
+    assert report.problems[0].startswith(
+        f"{back}, 0, label 1: the correction of a typed answer is JSON, as the answer is: {typed['text']}"
+    )
+    assert [review.correction for review in newest_reviews(archive).values()] == ['{"kind":"foul"}']
