@@ -1,19 +1,25 @@
-"""The tools for agents, through the SDK's own client: in this process, and over HTTP without a network."""
+"""The tools for agents, through the SDK's own client: in this process, over pipes, and over HTTP without a network."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import io
+import os
+import sys
+import threading
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import anyio
 import httpx2
 import numpy as np
 import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
+from mcp.server.stdio import stdio_server
 from PIL import Image
 from support.old_archive import unpacked
 
@@ -21,7 +27,7 @@ from malmm.pipeline.web.access import Access
 from malmm.pipeline.web.api.events import Event
 from malmm.pipeline.web.app import make_site
 from malmm.pipeline.web.mcp_tools import mcp_server
-from malmm.pipeline.web.mcp_transports import make_mcp_app
+from malmm.pipeline.web.mcp_transports import make_mcp_app, serve_mcp_on_stdio
 from malmm.pipeline.web.models import LocalModels
 from malmm.pipeline.web.settings import ServeConfig
 from malmm.pipeline.web.state.shared_state import Site
@@ -156,3 +162,42 @@ def test_over_http_with_the_pages_tokens(site: Site, tmp_path: Path) -> None:
     assert listed.structured_content["total"] == 3
     assert listed.structured_content["next"] == 1
     assert status == 401
+
+
+def test_over_standard_input_and_output(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an agent has it that starts the command: it ends with its input."""
+    config = ServeConfig(site.live.reader.root)
+    from_agent, to_server = (open(fd, mode) for fd, mode in zip(os.pipe(), "rw", strict=True))  # noqa: PTH123, SIM115
+    from_server, to_agent = (open(fd, mode) for fd, mode in zip(os.pipe(), "rw", strict=True))  # noqa: PTH123, SIM115
+    monkeypatch.setattr(sys, "stdin", from_agent)
+    monkeypatch.setattr(sys, "stdout", to_agent)
+    ended = threading.Event()
+
+    def serve() -> None:
+        with from_agent, to_agent:
+            serve_mcp_on_stdio(config)
+            ended.set()
+
+    @asynccontextmanager
+    async def pipes(reading: IO[str], writing: IO[str]) -> AsyncIterator[Any]:
+        with writing:
+            async with stdio_server(anyio.wrap_file(reading), anyio.wrap_file(writing)) as streams:
+                yield streams
+                writing.close()
+
+    async def call() -> list[Any]:
+        async with Client(pipes(from_server, to_server)) as client:
+            tools = (await client.list_tools()).tools
+            return [len(tools), await client.call_tool("list_videos", {"limit": 2})]
+
+    serving = threading.Thread(target=serve)
+    serving.start()
+    try:
+        count, listed = asyncio.run(call())
+    finally:
+        to_server.close()
+        serving.join()
+        from_server.close()
+    assert ended.is_set()
+    assert count == 4
+    assert (listed.structured_content["total"], len(listed.structured_content["videos"])) == (3, 2)
