@@ -188,11 +188,19 @@ def _pod(loaded: LoadedJob, name: str, resources: dict[str, Any]) -> dict[str, A
         "resources": {"requests": resources, "limits": resources},
         "volumeMounts": [{"name": "job", "mountPath": _MOUNT, "readOnly": True}],
     }
-    return {
-        "spec": {
-            "containers": [container],
-            "volumes": [{"name": "job", "configMap": {"name": _name(loaded)}}],
-        }
+    cluster = loaded.job.cluster
+    spec = {
+        "containers": [_with(container, cluster.container)],
+        "volumes": [{"name": "job", "configMap": {"name": _name(loaded)}}],
+    }
+    return {"spec": _with(spec, cluster.pod)}
+
+
+def _with(made: dict[str, Any], further: dict[str, Any]) -> dict[str, Any]:
+    """Fields that were made and further ones; lists that both have are joined."""
+    return made | {
+        name: [*made.get(name, []), *value] if isinstance(value, list) else value
+        for name, value in further.items()
     }
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from malmm.jobs.files.fields import KINDS, step_model
 from malmm.pipeline.schema.partition import Partition
@@ -75,6 +76,17 @@ class Step(BaseModel):
         return next(name for name in KINDS if getattr(self, name) is not None)
 
 
+def _without(*names: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Refuse fields of a pod or container that other keys of the job file fill."""
+
+    def checked(fields: dict[str, Any]) -> dict[str, Any]:
+        if taken := [name for name in names if name in fields]:
+            raise ValueError(f"{taken[0]} follows from the other keys of `cluster:`")
+        return fields
+
+    return checked
+
+
 class Schedule(BaseModel):
     """When `malmm schedule` runs the job."""
 
@@ -127,6 +139,15 @@ class Cluster(BaseModel):
     nodes: int = Field(0, ge=0, description="wait until the cluster has so many nodes with CPUs for tasks")
     labels: dict[str, str] = Field(
         default_factory=dict, description="use only nodes of the cluster with these Ray labels"
+    )
+    pod: Annotated[dict[str, Any], AfterValidator(_without("containers"))] = Field(
+        default_factory=dict,
+        description="further fields of each pod of Ray, by Kubernetes' own names: serviceAccountName, nodeSelector, "
+        "tolerations, volumes",
+    )
+    container: Annotated[dict[str, Any], AfterValidator(_without("name", "image", "resources"))] = Field(
+        default_factory=dict,
+        description="further fields of the container in each pod of Ray, by Kubernetes' own names: env, volumeMounts",
     )
     time_limit_s: int | None = Field(None, ge=1, description="stop the job after so many seconds")
     service_account: str = Field(

@@ -80,6 +80,48 @@ def test_a_rayjob_meets_the_published_schema(job: Path, capsys: pytest.CaptureFi
     }
 
 
+def test_pods_have_the_file_s_further_fields(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    further = """\
+  pod:
+    serviceAccountName: reads-films
+    nodeSelector: {team: video}
+    tolerations: [{key: nvidia.com/gpu, operator: Exists, effect: NoSchedule}]
+    volumes: [{name: models, persistentVolumeClaim: {claimName: models}}]
+  container:
+    env: [{name: HF_HOME, value: /models}]
+    volumeMounts: [{name: models, mountPath: /models}]
+"""
+    job.write_text(JOB + further)
+    _, made = yaml.safe_load_all(rendered(capsys, job, "kuberay"))
+    check_rayjob(made)
+    groups = made["spec"]["rayClusterSpec"]
+    for group in (groups["headGroupSpec"], *groups["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        assert (pod["serviceAccountName"], pod["nodeSelector"]) == ("reads-films", {"team": "video"})
+        assert pod["tolerations"][0]["key"] == "nvidia.com/gpu"
+        assert [each["name"] for each in pod["volumes"]] == ["job", "models"]
+        (container,) = pod["containers"]
+        assert [each["name"] for each in container["env"]] == ["BUCKET", "AWS_SECRET_ACCESS_KEY", "HF_HOME"]
+        assert [each["mountPath"] for each in container["volumeMounts"]] == ["/etc/malmm", "/models"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "taken"),
+    [
+        ("pod: {containers: []}", "containers"),
+        ("container: {image: other}", "image"),
+        ("container: {name: other}", "name"),
+        ("container: {resources: {}}", "resources"),
+    ],
+)
+def test_fields_of_pods_that_other_keys_fill_are_refused(
+    job: Path, capsys: pytest.CaptureFixture[str], fields: str, taken: str
+) -> None:
+    job.write_text(f"{JOB}  {fields}\n")
+    assert main(["render", str(job), "--target", "kuberay"]) == 2
+    assert f"{taken} follows from the other keys of `cluster:`" in capsys.readouterr().err
+
+
 def test_the_schema_would_notice(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, made = yaml.safe_load_all(rendered(capsys, job, "kuberay"))
     for break_it in (
