@@ -51,6 +51,7 @@ def submit(
         # Ray's client imports without them, and fails at its first call.
         import aiohttp  # noqa: F401
         import requests  # noqa: F401
+        from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
     followed: list[_Followed] = []
     with tempfile.TemporaryDirectory(prefix="malmm-submit-") as name:
@@ -77,6 +78,11 @@ def submit(
             for each in followed:
                 each.stop()
             raise
+        except AuthenticationError as error:
+            raise WorkerError(
+                f"cannot submit to {address}: it asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the "
+                "cluster's, which its head has as a variable or in ~/.ray/auth_token"
+            ) from error
         except Exception as error:
             # All of them: the client raises RuntimeError, ConnectionError and what requests has.
             reason = " ".join(str(error).split())[:400]

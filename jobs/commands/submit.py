@@ -34,6 +34,7 @@ def add_parser(commands: Commands) -> None:
         "same time.",
         epilog="examples:\n"
         "  malmm submit job.yaml --address http://127.0.0.1:8265\n"
+        "  malmm submit job.yaml --dry-run\n"
         "  malmm submit job.yaml --env AWS_PROFILE --set archive=s3://bucket/archive --no-wait\n\n"
         "exit codes: those of `malmm run`, or 1 when the cluster cannot be reached",
     )
@@ -57,6 +58,11 @@ def add_parser(commands: Commands) -> None:
         metavar="K",
         help="of a job with `partitions: N`, submit partition K alone (default: all, each with an Nth of the share)",
     )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say there what would be done, with the nodes' rights; change nothing",
+    )
     parser.add_argument("--no-wait", action="store_true", help="do not follow the log")
     parser.add_argument(
         "--json", action="store_true", help="have the job print its outcome as one JSON object"
@@ -77,6 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     if wheel is not None and not wheel.is_file():
         raise ConfigError(f"--wheel {wheel}: there is no such file")
     options = [option for each in arguments.set for option in ("--set", each)]
+    options += ["--dry-run"] if arguments.dry_run else []
     options += ["--json"] if arguments.json else []
     options += ["--log-format", arguments.log_format]
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.exceptions import AuthenticationError
 
+from malmm.jobs.cli import main
 from malmm.jobs.clusters import submitting
 from malmm.jobs.clusters.submitting import Submission, submit
 from malmm.jobs.commands import submit as command
@@ -131,6 +133,37 @@ def test_an_interruption_stops_those_that_go_on(send: Any) -> None:
 def test_a_server_that_goes_away_leaves_word_of_what_runs(send: Any) -> None:
     with pytest.raises(WorkerError, match=r"the head is gone \(job-0 run already\)"):
         send(Server([0, 0], refuses_from=1))
+
+
+def test_a_cluster_that_asks_for_a_token_says_where_it_goes(
+    send: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(**_: object) -> str:
+        raise AuthenticationError("Authentication required: Unauthorized. " * 20)
+
+    server = Server([0])
+    monkeypatch.setattr(server, "submit_job", refused)
+    with pytest.raises(
+        WorkerError, match=r"^cannot submit to http://head: it asks for a token: set RAY_AUTH_MODE"
+    ):
+        send(server)
+
+
+@pytest.mark.parametrize(("given", "run"), [([], []), (["--dry-run"], ["--dry-run"])])
+def test_a_dry_run_is_one_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], run: list[str]
+) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("archive: s3://index/films\nindex: {sources: v}\ncluster: {address: http://head:8265}\n")
+    sent: list[Submission] = []
+
+    def submit(job: Path, address: str, *, jobs: list[Submission], **_: object) -> tuple[list[str], int]:
+        sent.extend(jobs)
+        return [], 0
+
+    monkeypatch.setattr(submitting, "submit", submit)
+    assert main(["submit", str(path), "--set", "index.fps=2", *given]) == 0
+    assert [each.options for each in sent] == [["--set", "index.fps=2", *run, "--log-format", "text"]]
 
 
 def test_each_partition_is_a_job_with_its_part_of_the_share(tmp_path: Path) -> None:
