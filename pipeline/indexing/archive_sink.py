@@ -31,7 +31,7 @@ from malmm.pipeline.cluster.connection import connected
 from malmm.pipeline.indexing.background_listing import BackgroundListing
 from malmm.pipeline.indexing.block_stream import received
 from malmm.pipeline.indexing.cluster_plan import cluster_plan
-from malmm.pipeline.indexing.graph import Wiring, decoding, describing, writing
+from malmm.pipeline.indexing.graph import Wiring, decoding, describing, keep_to, writing
 from malmm.pipeline.indexing.index import make_recipe, vectors_length
 from malmm.pipeline.indexing.ledger import Ledger
 from malmm.pipeline.indexing.model_choice import chosen_model
@@ -134,7 +134,7 @@ class ArchiveSink:
         blocks = [
             rows_table(files[at : at + _FILES_A_BLOCK], FILES) for at in range(0, len(files), _FILES_A_BLOCK)
         ]
-        probed = _lasting(from_blocks(blocks or [FILES.empty_table()])).map_batches(
+        probed = self._lasting(blocks or [FILES.empty_table()]).map_batches(
             guarded("probe", PROBED, probe_files),
             fn_kwargs={
                 "min_segment_s": self.config.min_segment_s,
@@ -149,7 +149,7 @@ class ArchiveSink:
         self._commits.record_failures()
         self._segments = len(rows)
         tables = [rows_table([row.columns()], PLANNED) for row in rows]
-        planned = _lasting(from_blocks(tables or [PLANNED.empty_table()]))
+        planned = self._lasting(tables or [PLANNED.empty_table()])
         # A row is a segment, minutes of work, and must not wait for others.
         planned.context.target_max_block_size = 1
         return planned
@@ -202,6 +202,14 @@ class ArchiveSink:
     def _rewriting(self, archive: Archive, table: str) -> Rewrite:
         return rewriting_on_workers(archive.uri, table, labels=self.config.cluster.labels)
 
+    def _lasting(self, blocks: list[pa.Table]) -> Dataset:
+        """A dataset that neither a lost block nor a long silence ends, since the driver knows what it planned."""
+        dataset = from_blocks(blocks)
+        dataset.context.max_errored_blocks = -1
+        dataset.context.execution_no_progress_timeout_s = -1
+        keep_to(self.config.cluster, dataset)
+        return dataset
+
     def _planned(self, probed: pa.Table) -> list[Carried]:
         """Rows of the segments that are not stored. Plans of all, and failures of files, go to the ledger."""
 
@@ -224,10 +232,3 @@ class ArchiveSink:
                 note=note,
             )
         )
-
-
-def _lasting(dataset: Dataset) -> Dataset:
-    """Let a lost block or a long silence not end the dataset: the driver knows what it planned."""
-    dataset.context.max_errored_blocks = -1
-    dataset.context.execution_no_progress_timeout_s = -1
-    return dataset

@@ -50,6 +50,7 @@ __all__ = [
     "decoding",
     "describing",
     "indexing",
+    "keep_to",
     "planned_before",
     "replaying",
     "segments_a_block",
@@ -110,17 +111,23 @@ def _dataset(
     context.target_max_block_size = 1 if together == 1 else None
     context.max_errored_blocks = -1
     context.execution_no_progress_timeout_s = -1
-    if use.labels:
-        context.execution_options.label_selector = dict(use.labels)
-    if use.share < 1:
-        nodes = alive_nodes(use.labels)
-        context.execution_options.resource_limits = ExecutionResources(
-            cpu=use.share * sum(node.cpus for node in nodes),
-            gpu=use.share * sum(node.gpus for node in nodes),
-        )
+    keep_to(use, dataset)
     if not verbose:
         context.enable_progress_bars = context.enable_rich_progress_bars = False
     return dataset
+
+
+def keep_to(use: ClusterUse, dataset: Dataset) -> None:
+    """Have the dataset take no more than its part of the cluster, on the nodes that it may use."""
+    options = dataset.context.execution_options
+    if use.labels:
+        options.label_selector = dict(use.labels)
+    if use.share < 1:
+        nodes = alive_nodes(use.labels)
+        options.resource_limits = ExecutionResources(
+            cpu=use.share * sum(node.cpus for node in nodes),
+            gpu=use.share * sum(node.gpus for node in nodes),
+        )
 
 
 def surveying(

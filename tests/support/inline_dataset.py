@@ -19,7 +19,7 @@ class InlineDataset:
 
     def __init__(self, blocks: Callable[[], Iterator[pa.Table]]) -> None:
         self._blocks = blocks
-        self.context = SimpleNamespace()
+        self.context = SimpleNamespace(execution_options=SimpleNamespace())
 
     def map_batches(
         self,

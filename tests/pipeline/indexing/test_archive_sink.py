@@ -16,6 +16,7 @@ from malmm.pipeline.cluster.resources import Node, choose_resources
 from malmm.pipeline.indexing import archive_sink, graph
 from malmm.pipeline.indexing.archive_sink import ArchiveSink
 from malmm.pipeline.indexing.index import index
+from malmm.pipeline.schema.cluster_use import ClusterUse
 from malmm.pipeline.schema.config import IndexConfig
 from malmm.pipeline.schema.errors import ConfigError, RecipeMismatch
 
@@ -73,6 +74,12 @@ def contents(archive: Path) -> dict[str, Any]:
         ),
         "videos": sorted(reader.completed_videos()),
     }
+
+
+def test_its_datasets_keep_to_the_runs_part_of_a_cluster(videos: Path, tmp_path: Path) -> None:
+    use = ClusterUse(labels=(("zone", "a"),))
+    with ArchiveSink(config(videos, tmp_path / "archive", cluster=use), stages=STAGES) as sink:
+        assert sink.segments().context.execution_options.label_selector == {"zone": "a"}
 
 
 def test_rows_of_own_stages_are_stored_under_a_recipe_of_their_own(videos: Path, tmp_path: Path) -> None:
