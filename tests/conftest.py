@@ -8,6 +8,7 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,6 +32,12 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # And none reads every five seconds what each of Ray's processes takes.
 os.environ.setdefault("REPORTER_UPDATE_INTERVAL_MS", "600000")
+
+# Neither this process nor what tests start looks for garbage as often as Python does by itself.
+gc.set_threshold(50_000, 20, 20)
+_OWN = str(Path(__file__).parent / "support" / "every_process")
+if _OWN not in os.environ.get("PYTHONPATH", ""):
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_OWN, os.environ.get("PYTHONPATH")]))
 
 # Shells start jobs in the background with SIGINT ignored, and all that tests start would inherit it: Ctrl-C would do
 # nothing there.
