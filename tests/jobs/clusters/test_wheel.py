@@ -19,6 +19,7 @@ def test_the_wheel_is_what_runs_here_and_needs_nothing(tmp_path: Path) -> None:
         "install",
         "--quiet",
         "--no-index",
+        "--no-compile",
         "--target",
         str(target),
         str(wheel),

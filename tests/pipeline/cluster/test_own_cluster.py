@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import ray
 from ray._private.utils import write_ray_address
+from support.lean_ray import lean
 from support.waiting import until
 
 from malmm.pipeline.cluster import connection as cluster
@@ -51,7 +52,7 @@ def started() -> Iterator[Started]:
         assert record.read_text() == before
         assert cluster._KEPT_WORKERS["num_workers_soft_limit"] > KEPT
         patch.setattr(cluster, "_KEPT_WORKERS", {"num_workers_soft_limit": KEPT})
-        with cluster.connected(tell=lambda progress: notes.append(progress.note)):
+        with lean(), cluster.connected(tell=lambda progress: notes.append(progress.note)):
             yield Started(ray.get_runtime_context().gcs_address, before, record, notes)
 
 
