@@ -236,14 +236,14 @@ def test_each_task_may_have_a_model_of_its_own(
 ) -> None:
     save_tiny(tmp_path / "tiny", "smolvlm")
     models = (("scene", "demo"), ("genre", str(tmp_path / "tiny")))
-    config = config_of("lvu", world, tmp_path, models=models)
+    quick: dict[str, Any] = {"protocol": {"beams": 1, "returned": 1}}
+    config = config_of("lvu", world, tmp_path, models=models, **quick)
     report = evaluate(config, run=inline)
     assert (report.exit_code, report.questions) == (0, 2 * len(world.scenes))
     # Each is what an evaluation of the task alone gives, and the figure is their mean.
     for task, model in models:
-        alone = config_of(
-            "lvu", world, tmp_path, model=model, tasks=(task,), output=tmp_path / f"only-{task}"
-        )
+        options = quick | {"model": model, "tasks": (task,), "output": tmp_path / f"only-{task}"}
+        alone = config_of("lvu", world, tmp_path, **options)
         assert evaluate(alone, run=inline).ways[0].tasks == {task: report.ways[0].tasks[task]}
         assert json.loads((config.output / task / "report.json").read_text())["recipe"]["model"] == model
     shares = [figure.value for figure in report.ways[0].tasks.values()]
