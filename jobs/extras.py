@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, distribution
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from malmm.pipeline.schema.errors import ConfigError
 
-__all__ = ["EXTRAS", "needing"]
+__all__ = ["EXTRAS", "install_command", "need_speech", "needing"]
 
 #: The import names that each extra brings.
 EXTRAS = {
@@ -39,5 +44,26 @@ def needing(extra: str, what: str) -> Iterator[None]:
         if "ray[serve]" not in str(error) and not ours:
             raise
         raise ConfigError(
-            f"{what} needs {missing}, which is not installed: pip install 'malmm-ray[{extra}]'"
+            f"{what} needs {missing}, which is not installed: {install_command(extra)}"
         ) from error
+
+
+def need_speech(what: str) -> None:
+    """Raise ConfigError unless what reads subtitle files is installed: child processes need it, hours into a run."""
+    with needing("speech", what):
+        import charset_normalizer  # noqa: F401
+        import pysubs2  # noqa: F401
+
+
+def install_command(extra: str) -> str:
+    """The shell command that installs an extra: from the folder that this was installed from, else by its name."""
+    try:
+        # By PEP 610 pip notes a folder as such.
+        noted = json.loads(distribution("malmm-ray").read_text("direct_url.json") or "{}")
+    except PackageNotFoundError:
+        noted = {}
+    url, folder = urlsplit(noted.get("url", "")), noted.get("dir_info")
+    if folder is None or url.scheme != "file":
+        return f"pip install 'malmm-ray[{extra}]'"
+    option = "--editable " if folder.get("editable") else ""
+    return f"pip install {option}{shlex.quote(f'{url2pathname(url.path)}[{extra}]')}"

@@ -20,7 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from malmm.jobs.extras import EXTRAS
+from malmm.jobs.extras import EXTRAS, install_command
 from malmm.jobs.own_version import own_version
 from malmm.jobs.terminal.text import size
 from malmm.pipeline.archive.location import check_writable, is_local, resolve
@@ -129,9 +129,7 @@ def _extra(name: str) -> Finding:
     lacking = [module for module in EXTRAS[name] if importlib.util.find_spec(module) is None]
     if not lacking:
         return Finding(f"extra {name}", "ok", "installed")
-    return Finding(
-        f"extra {name}", "missing", f"lacks {', '.join(lacking)}", f"pip install 'malmm-ray[{name}]'"
-    )
+    return Finding(f"extra {name}", "missing", f"lacks {', '.join(lacking)}", install_command(name))
 
 
 def _machine() -> Iterator[Finding]:

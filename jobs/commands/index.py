@@ -20,6 +20,7 @@ from malmm.jobs.commands.options import (
     text_settings,
 )
 from malmm.jobs.execution import perform_alone
+from malmm.jobs.extras import need_speech
 from malmm.jobs.terminal.text import about, clock, printable, size
 from malmm.pipeline.indexing.run_reports import IndexReport, Plan
 from malmm.pipeline.schema.config import MERGE_POLICIES, TOKENS, IndexConfig
@@ -191,8 +192,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def configure(arguments: argparse.Namespace) -> IndexConfig:
-    """Build the job's configuration from parsed options. Raises ConfigError."""
+    """Build the job's configuration from parsed options. Raises ConfigError, also where an extra lacks."""
     fps, sampling = _sampling(arguments)
+    if arguments.transcribe:
+        need_speech("--transcribe")
     archive, partition = partition_of(arguments)
     return IndexConfig(
         sources=tuple(arguments.sources),
@@ -226,9 +229,7 @@ def configure(arguments: argparse.Namespace) -> IndexConfig:
 
 
 def perform(config: IndexConfig, *, on_progress: OnProgress, verbose: bool) -> IndexReport:
-    """Do it. Raises ConfigError if the extra ``speech`` is wanted and not installed."""
-    if config.transcribe:
-        transcribe.check_subtitle_reader("--transcribe")
+    """Do it."""
     # Loading torch and Ray takes seconds that --help and a wrong option need not wait for.
     from malmm.pipeline.indexing.index import index
 

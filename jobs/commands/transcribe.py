@@ -16,7 +16,7 @@ from malmm.jobs.commands.options import (
     parse_resource,
 )
 from malmm.jobs.execution import perform_alone
-from malmm.jobs.extras import needing
+from malmm.jobs.extras import need_speech
 from malmm.jobs.terminal.text import clock, printable
 from malmm.pipeline.schema.progress import OnProgress
 from malmm.pipeline.schema.transcribe_config import GIVEN_KINDS, TranscribeConfig
@@ -24,7 +24,7 @@ from malmm.pipeline.schema.transcribe_config import GIVEN_KINDS, TranscribeConfi
 if TYPE_CHECKING:
     from malmm.pipeline.indexing.transcribe import TranscribeReport
 
-__all__ = ["add_fields", "add_parser", "check_subtitle_reader", "configure", "perform", "run", "summary"]
+__all__ = ["add_fields", "add_parser", "configure", "perform", "run", "summary"]
 
 _PROBLEMS_SHOWN = 20
 
@@ -95,10 +95,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def configure(arguments: argparse.Namespace) -> TranscribeConfig:
-    """Build the job's configuration from parsed options. Raises ConfigError."""
+    """Build the job's configuration from parsed options. Raises ConfigError, also without the extra ``speech``."""
+    given = tuple(kind for kind in GIVEN_KINDS if arguments.subtitles in (None, kind))
+    if "files" in given:
+        need_speech("`malmm transcribe`")
     return TranscribeConfig(
         archive=arguments.archive,
-        given=tuple(kind for kind in GIVEN_KINDS if arguments.subtitles in (None, kind)),
+        given=given,
         model=arguments.model,
         language=arguments.language,
         where=arguments.where,
@@ -110,18 +113,10 @@ def configure(arguments: argparse.Namespace) -> TranscribeConfig:
 
 
 def perform(config: TranscribeConfig, *, on_progress: OnProgress, verbose: bool) -> TranscribeReport:
-    """Do it. Raises ConfigError if the extra ``speech`` is not installed."""
-    if "files" in config.given:
-        check_subtitle_reader("`malmm transcribe`")
+    """Do it."""
     from malmm.pipeline.indexing.transcribe import transcribe
 
     return transcribe(config, on_progress=on_progress, verbose=verbose)
-
-
-def check_subtitle_reader(what: str) -> None:
-    """Raise ConfigError if what reads subtitle files, which ``what`` needs, is not installed."""
-    with needing("speech", what):
-        import pysubs2  # noqa: F401 - the child processes that read subtitles need it
 
 
 def summary(report: TranscribeReport) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import PackageNotFoundError, PathDistribution
 from pathlib import Path
 
 import pytest
 
-from malmm.jobs.extras import EXTRAS, needing
+from malmm.jobs import extras
+from malmm.jobs.cli import main
+from malmm.jobs.extras import EXTRAS, install_command, needing
 
 ROOT = Path(__file__).parents[2]
 # Runs the command line in a process where these cannot be imported, as if they were not installed.
@@ -58,8 +62,67 @@ def test_a_missing_extra_is_a_sentence_that_names_it(
     done = run_without(EXTRAS[extra], *(str(job) if each == "job.yaml" else each for each in arguments))
     assert done.stdout == ""
     assert done.stderr.startswith(f"error: {what} needs ")
-    assert done.stderr.endswith(f"which is not installed: pip install 'malmm-ray[{extra}]'\n")
+    assert done.stderr.endswith(f"which is not installed: {install_command(extra)}\n")
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["transcribe", "--archive", "a"], "`malmm transcribe`"),
+        (["transcribe", "--archive", "a", "--subtitles", "files", "--dry-run"], "`malmm transcribe`"),
+        (["index", "videos", "--archive", "a", "--transcribe", "subtitles"], "--transcribe"),
+        (["index", "videos", "--archive", "a", "--transcribe", "a/whisper", "--dry-run"], "--transcribe"),
+        (["run", "talks.yaml"], "talks.yaml:5:5: `malmm transcribe`"),
+        (["run", "talks.yaml", "--dry-run"], "talks.yaml:5:5: `malmm transcribe`"),
+    ],
+)
+def test_what_reads_subtitles_is_missed_before_anything_is_indexed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    what: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("talks.yaml").write_text(
+        "archive: a\nsteps:\n  - index:\n      sources: [videos]\n  - transcribe: {}\n"
+    )
+    monkeypatch.setitem(sys.modules, "pysubs2", None)
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert f"{what} needs pysubs2, which is not installed: {install_command('speech')}" in said
+    assert not Path("a").exists()
+
+
+FOLDER = {"url": "file:///home/ann/my%20clone", "dir_info": {}}
+
+
+@pytest.mark.parametrize(
+    ("noted", "command"),
+    [
+        (None, "pip install 'malmm-ray[speech]'"),
+        ({"url": "https://example.org/malmm.whl", "archive_info": {}}, "pip install 'malmm-ray[speech]'"),
+        ({"url": "file:///home/ann/malmm.whl", "archive_info": {}}, "pip install 'malmm-ray[speech]'"),
+        (FOLDER, "pip install '/home/ann/my clone[speech]'"),
+        (FOLDER | {"dir_info": {"editable": True}}, "pip install --editable '/home/ann/my clone[speech]'"),
+    ],
+)
+def test_the_command_names_the_folder_that_pip_installed_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noted: dict[str, object] | None, command: str
+) -> None:
+    if noted is not None:
+        (tmp_path / "direct_url.json").write_text(json.dumps(noted))
+    monkeypatch.setattr(extras, "distribution", lambda name: PathDistribution(tmp_path))
+    assert install_command("speech") == command
+
+
+def test_a_package_that_pip_does_not_know_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(extras, "distribution", missing)
+    assert install_command("serve") == "pip install 'malmm-ray[serve]'"
 
 
 def test_what_needs_no_extra_runs_without_any(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_a_report_for_a_bug_has_all_findings_and_no_credentials(
     assert all(each.advice for each in found.values() if each.state != "ok")
     assert all(each.state in ("ok", "missing", "wrong") for each in found.values())
     assert found["extra serve"].found == "lacks package_that_nobody_wrote"
-    assert found["extra serve"].advice == "pip install 'malmm-ray[serve]'"
+    assert found["extra serve"].advice == extras.install_command("serve")
     # Nothing is made where an archive is only thought of.
     assert list(tmp_path.iterdir()) == []
 

@@ -10,6 +10,7 @@ import pytest
 from support.drawn_lessons import draw_lessons
 from support.processes import Ended, run_here
 
+from malmm.jobs.extras import install_command
 from malmm.model.checkpoints.debug import save_debug_checkpoint
 
 
@@ -92,7 +93,7 @@ def test_a_missing_extra_is_named_before_anything_is_written(
     done = train(place, tmp_path / "none", *options)
     assert done.returncode == 2
     assert (
-        f"`malmm finetune` needs {package}, which is not installed: pip install 'malmm-ray[finetune]'"
+        f"`malmm finetune` needs {package}, which is not installed: {install_command('finetune')}"
         in done.stderr
     )
     assert list(tmp_path.iterdir()) == []

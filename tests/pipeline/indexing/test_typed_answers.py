@@ -197,4 +197,4 @@ def test_what_is_wrong_is_said_before_anything_runs(
     missing = run_here(*command)
     assert missing.returncode == 2
     assert "the schema of prompt 'x' needs llguidance, which is not installed: pip install" in missing.stderr
-    assert "malmm-ray[typed]" in missing.stderr
+    assert "[typed]" in missing.stderr
