@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import sys
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from malmm.jobs.commands.command_parser import Commands, add_command
 from malmm.jobs.commands.search import add_models
@@ -39,7 +42,8 @@ def add_parser(commands: Commands) -> None:
         epilog="examples:\n"
         "  malmm serve --archive archive\n"
         "  malmm serve --archive archive --media-root /mnt/films --media-root https://films.example.org/2026/\n"
-        '  MALMM_TOKEN="$(openssl rand -hex 24)" malmm serve --archive s3://films/archive --host 0.0.0.0\n'
+        "  openssl rand -hex 24 > token           # for others on the network, who sign in with what is in it\n"
+        "  malmm serve --archive archive --host 0.0.0.0 --token-file token\n"
         "  malmm serve --archive catalog.yaml     # several as one, each with media roots of its own\n"
         "  malmm serve --archive archive --ray    # on a Ray cluster, the models in replicas of their own\n\n"
         "The API's OpenAPI document is at /api/openapi.json; with a token send 'Authorization: Bearer TOKEN'.\n\n"
@@ -153,12 +157,35 @@ def ready_lines(config: ServeConfig, address: str) -> list[str]:
         f"Serving {printable(', '.join(config.archives))} at {address}",
         "Visitors have to know the token." if config.needs_token else "Only this machine can come in.",
     ]
+    if others := _for_others(address):
+        lines.insert(1, f"Others on this network open {others}")
     for name, roots in config.roots_by_archive().items():
         whose = f"{printable(name)}: " if names_several(config.archives) else ""
         lines.append(f"{whose}{_said_of_video(roots)}")
     if hint := empty_hint(open_archives(config.archives)):
         lines.append(f"Nothing to see yet: {printable(hint)}")
     return lines
+
+
+def _for_others(address: str) -> str:
+    """Where others open a page that listens on all addresses of this machine; empty for one of a single address."""
+    url = urlsplit(address)
+    try:
+        everywhere = ip_address(url.hostname or "").is_unspecified
+    except ValueError:
+        return ""
+    return f"http://{_own_name()}:{url.port}/" if everywhere else ""
+
+
+def _own_name() -> str:
+    """This machine's address on the network that it reaches others by; its name if it is on none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        try:
+            # An address for documentation. Nothing is sent: the system only chooses the way there.
+            asking.connect(("192.0.2.1", 9))
+            return str(asking.getsockname()[0])
+        except OSError:
+            return socket.gethostname()
 
 
 def _said_of_video(roots: tuple[str, ...]) -> str:

@@ -50,8 +50,8 @@ class ServeConfig:
             raise ConfigError(f"--port {self.port}: from 1 to 65535, or 0 for any that is free")
         if not self.needs_token and not is_loopback(self.host):
             raise ConfigError(
-                f"--host {self.host} can be reached from other machines, so the page needs a token: set "
-                'MALMM_TOKEN="$(openssl rand -hex 24)", or give --token'
+                f"--host {self.host} can be reached from other machines, so the page needs a token: make one with "
+                "`openssl rand -hex 24 > token`, and give --token-file token"
             )
         if self.token is not None:
             check_token(self.token)
