@@ -15,6 +15,7 @@ PAGES = {
     "talks.yaml": "archive-of-talks.md",
     "cameras.yaml": "camera-fleet.md",
     "training_data.yaml": "training-data.md",
+    "customers.yaml": "customers.md",
 }
 
 
@@ -34,7 +35,7 @@ def test_each_job_file_has_a_page() -> None:
 @pytest.mark.parametrize("file", PAGES)
 def test_a_job_file_is_right_as_it_lies_there(file: str) -> None:
     """With its own addresses and models, which the page replaces by stand-ins."""
-    job = load(str(EXAMPLES / file), environment={"DAY": "2026-11-29"})
+    job = load(str(EXAMPLES / file), environment={"DAY": "2026-11-29", "CUSTOMER": "acme"})
     assert job.archive.startswith("s3://")
     assert job.steps[0].kind == "index"
     assert "/" in job.steps[0].config.model
