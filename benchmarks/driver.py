@@ -107,7 +107,7 @@ def main() -> None:
         run = Run(config, recipe, open_models("debug"), 8, IndexReport(place, "debug"), lambda progress: None)
         videos = [_video(number) for number in range(count)]
         workers = Workers(archive, videos, recipe, options.segments_a_commit)
-        run_loop.RemoteFileQueue = FileQueue  # type: ignore[misc, assignment]
+        run_loop.RemoteFileQueue = lambda positions, actor: FileQueue(positions)  # type: ignore[misc, assignment, return-value]
         run_loop.surveying = lambda wiring, queue, *_: queue
         run_loop.indexing = lambda planned, *_, **__: planned
         run_loop.received = workers.blocks  # type: ignore[assignment]

@@ -29,6 +29,7 @@ from malmm.pipeline.indexing.missing_annotations import missing_annotations
 from malmm.pipeline.indexing.model_hosts import ModelHosts
 from malmm.pipeline.indexing.pending_work import PendingWork
 from malmm.pipeline.indexing.replay_commits import ReplayCommits
+from malmm.pipeline.indexing.run_actor import RunActor
 from malmm.pipeline.indexing.run_loop import RunLoop, Survey, committed_ids
 from malmm.pipeline.indexing.run_progress import RunProgress
 from malmm.pipeline.indexing.run_reports import IndexReport, Plan
@@ -135,7 +136,8 @@ class Run:
 
     def _survey(self, archive: Archive | None, work: PendingWork, resources: Resources) -> None:
         """Plan all files without indexing any."""
-        survey = Survey(work, self.ledger, on_video=lambda: None)
+        actor = RunActor()
+        survey = Survey(work, self.ledger, actor, on_video=lambda: None)
         self.progress.begin()
         queue, positions = survey.begin(admitted=True)
         wiring = Wiring(self.config, self.recipe, resources, verbose=self.verbose)
@@ -147,6 +149,7 @@ class Run:
             survey.lose_unplanned()
         finally:
             survey.end()
+            actor.end()
 
     def _index(self, work: PendingWork, resources: Resources, hosts: ModelHosts, stack: ExitStack) -> None:
         """Index. Creates the archive, if there is none, when the first video is planned."""

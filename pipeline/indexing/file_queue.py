@@ -14,10 +14,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import pyarrow as pa
-import ray
-from ray.exceptions import ActorUnavailableError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from malmm.pipeline.indexing.run_actor import RunActor, endless
 from malmm.pipeline.schema.rows import FILES
 
 __all__ = ["POSITIONS", "FileQueue", "FileQueueHandle", "RemoteFileQueue", "positions_for"]
@@ -26,6 +24,7 @@ __all__ = ["POSITIONS", "FileQueue", "FileQueueHandle", "RemoteFileQueue", "posi
 POSITIONS = 128
 _FIRST_FILES, _FIRST_WAIT_S, _GROWTH = 16, 0.2, 1.1
 _PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.5)
+_NAME = "file queue"
 
 
 def positions_for(files: int) -> int:
@@ -81,6 +80,7 @@ class FileQueue:
         self._plans: list[pa.Table] = []
         self._forgotten = 0
         self._admitted = False
+        self._ended = False
 
     def offer(self, files: pa.Table) -> None:
         """Add listed files."""
@@ -93,8 +93,9 @@ class FileQueue:
             self._closed = True
 
     def files_at(self, position: int) -> pa.Table | None:
-        """The files at a position; None if they are not ready yet."""
+        """The files at a position; None if they are not ready yet. Raises RuntimeError after ``end``."""
         with self._lock:
+            self._check()
             if position < len(self._given):
                 return self._given[position]
             if position > len(self._given):
@@ -135,24 +136,31 @@ class FileQueue:
             self._admitted = True
 
     def is_admitted(self) -> bool:
-        """Whether segments may be written."""
+        """Whether segments may be written. Raises RuntimeError after ``end``."""
         with self._lock:
+            self._check()
             return self._admitted
 
     def end(self) -> None:
-        """Do nothing: no call on this side waits."""
+        """Drop all there is, and fail those who still ask."""
+        with self._lock:
+            self._ended = True
+            self._given, self._left, self._plans = [], [], []
+
+    def _check(self) -> None:
+        if self._ended:
+            raise RuntimeError("the run takes no more files")
 
 
 class RemoteFileQueue:
-    """A file queue in an actor on the driver's machine. Can be pickled to workers.
+    """A file queue in a run's actor. Can be pickled to workers.
 
     Raises Ray's ActorDiedError once the actor is gone: then the run cannot go on.
     """
 
-    def __init__(self, positions: int) -> None:
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here}
-        self._actor: Any = ray.remote(**options)(FileQueue).remote(positions)
+    def __init__(self, positions: int, actor: RunActor) -> None:
+        self._actor = actor
+        actor.make(_NAME, FileQueue, positions)
 
     def offer(self, files: pa.Table) -> None:
         """As ``FileQueueHandle``."""
@@ -183,26 +191,16 @@ class RemoteFileQueue:
 
     def end(self) -> None:
         """As ``FileQueueHandle``."""
-        ray.kill(self._actor)
+        self._actor.tell(_NAME, "end")
 
     def _ask(self, method: str, *arguments: Any) -> Any:
-        """Call the actor, and call again while it cannot be reached. All calls may safely arrive twice."""
-        for pause_s in _endless():
-            try:
-                return ray.get(getattr(self._actor, method).remote(*arguments))
-            except ActorUnavailableError:
-                time.sleep(pause_s)
-        raise AssertionError("endless")
+        return self._actor.ask(_NAME, method, *arguments)
 
     @staticmethod
     def _until(answer: Callable[[], Any]) -> Any:
         """Poll until the answer is not None."""
-        for pause_s in _endless():
+        for pause_s in endless(_PAUSES_S):
             if (found := answer()) is not None:
                 return found
             time.sleep(pause_s)
         raise AssertionError("endless")
-
-
-def _endless() -> itertools.chain[float]:
-    return itertools.chain(_PAUSES_S, itertools.repeat(_PAUSES_S[-1]))

@@ -7,7 +7,6 @@ dies too, it is known what it died of. The desk never blocks: callers poll.
 
 from __future__ import annotations
 
-import itertools
 import secrets
 import threading
 import time
@@ -16,14 +15,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from malmm.pipeline.indexing.run_actor import RunActor, endless
 
 __all__ = ["BATCHES_A_HOST", "HostDesk", "RemoteHostDesk"]
 
 #: Batches that a host has at a time.
 BATCHES_A_HOST = 3
 _PAUSES_S = (0.005, 0.02, 0.05, 0.1, 0.2)
+_NAME = "host desk"
 # A task whose process died never returns its place; only the loss of a whole node is noticed. After so long its place
 # is given away: at worst a host has a batch more, which waits there.
 _FORGOTTEN_AFTER_S = 600.0
@@ -116,15 +116,14 @@ class HostDesk:
 
 
 class RemoteHostDesk:
-    """A desk in an actor on the driver's machine. Can be pickled to workers.
+    """A desk in a run's actor. Can be pickled to workers.
 
     Raises Ray's ActorDiedError once the actor is gone: then the run cannot go on.
     """
 
-    def __init__(self) -> None:
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here}
-        self._actor: Any = ray.remote(**options)(HostDesk).remote()
+    def __init__(self, actor: RunActor) -> None:
+        self._actor = actor
+        actor.make(_NAME, HostDesk)
 
     def add(self, key: str, group: str, host: Any) -> None:
         """As ``HostDesk``."""
@@ -142,7 +141,7 @@ class RemoteHostDesk:
     def taken(self, group: str, *, alone: bool = False) -> Iterator[tuple[str, Any]]:
         """Wait for a host of this group, and have it for a batch, or ``alone``: its key and itself."""
         holder = f"{ray.get_runtime_context().get_node_id()}/{secrets.token_hex(8)}"
-        for pause_s in _endless():
+        for pause_s in endless(_PAUSES_S):
             if (found := self._ask("take", group, holder, alone=alone)) is not None:
                 break
             time.sleep(pause_s)
@@ -152,23 +151,9 @@ class RemoteHostDesk:
         finally:
             self._ask("give_back", key, holder)
 
-    def end(self) -> None:
-        """End the actor: tasks that still wait fail."""
-        ray.kill(self._actor)
-
     def _ask(self, method: str, *arguments: Any, **options: Any) -> Any:
-        """Call the actor, and call again while it cannot be reached. All calls may safely arrive twice."""
-        for pause_s in _endless():
-            try:
-                return ray.get(getattr(self._actor, method).remote(*arguments, **options))
-            except ActorUnavailableError:
-                time.sleep(pause_s)
-        raise AssertionError("endless")
+        return self._actor.ask(_NAME, method, *arguments, **options)
 
 
 def _node_of(holder: str) -> str:
     return holder.partition("/")[0]
-
-
-def _endless() -> itertools.chain[float]:
-    return itertools.chain(_PAUSES_S, itertools.repeat(_PAUSES_S[-1]))

@@ -24,6 +24,7 @@ from malmm.pipeline.cluster.plan import ClusterPlan
 from malmm.pipeline.cluster.resources import Resources
 from malmm.pipeline.indexing.block_stream import worker_error
 from malmm.pipeline.indexing.host_desk import BATCHES_A_HOST, RemoteHostDesk
+from malmm.pipeline.indexing.run_actor import RunActor
 from malmm.pipeline.indexing.stage_sizes import StageSizes
 from malmm.pipeline.schema.errors import ConfigError
 from malmm.pipeline.schema.rows import carried, rows_table
@@ -183,6 +184,7 @@ class ModelHosts:
 
     The first work starts as many as it has use for, and ``want`` more; ``watched`` replaces those that die. With the
     run's ``plan`` it also uses nodes that come later: ``sizes`` are then what stages that run may grow to.
+    ``run_actor`` holds what the tasks of the run ask, and ends with the hosts.
     """
 
     def __init__(self, resources: Resources, plan: ClusterPlan | None = None) -> None:
@@ -190,6 +192,7 @@ class ModelHosts:
         self._labels = plan.use.labels if plan is not None else ()
         self._groups = groups_of(resources)
         self.sizes = StageSizes()
+        self.run_actor = RunActor()
         self._saw_nodes_s = time.monotonic()
         self._lost_nodes = 0
         self._desk: RemoteHostDesk | None = None
@@ -208,9 +211,8 @@ class ModelHosts:
         for host in self._hosts.values():
             ray.kill(host.actor)
         self._hosts.clear()
-        if self._desk is not None:
-            self._desk.end()
-            self._desk = None
+        self.run_actor.end()
+        self._desk = None
 
     @property
     def encoders(self) -> int:
@@ -238,7 +240,7 @@ class ModelHosts:
         Starts hosts for ``expected`` batches, if there are too few. Hosts that are there load what they lack.
         """
         if self._desk is None:
-            self._desk = RemoteHostDesk()
+            self._desk = RemoteHostDesk(self.run_actor)
         stops = []
         for group in self._groups:
             own = tuple(steps[group.steps])

@@ -22,6 +22,7 @@ from malmm.pipeline.indexing.graph import Wiring, indexing, planned_before, surv
 from malmm.pipeline.indexing.ledger import Ledger
 from malmm.pipeline.indexing.model_hosts import ModelHosts
 from malmm.pipeline.indexing.pending_work import PendingWork
+from malmm.pipeline.indexing.run_actor import RunActor
 from malmm.pipeline.indexing.run_progress import RunProgress
 from malmm.pipeline.indexing.segment_commits import SegmentCommits
 from malmm.pipeline.schema.errors import WorkerError
@@ -44,10 +45,12 @@ def committed_ids(archive: ArchiveReader | None) -> np.ndarray:
 
 @dataclass
 class Survey:
-    """Tracks files from the listing to their plans. Calls ``on_video`` when the first video is planned."""
+    """Tracks files from the listing to their plans, through a queue in the run's ``actor``. Calls ``on_video`` when the
+    first video is planned."""
 
     work: PendingWork
     ledger: Ledger
+    actor: RunActor
     on_video: Callable[[], None]
     stored: int = 0
     _queue: FileQueueHandle | None = None
@@ -66,7 +69,7 @@ class Survey:
         self.work.look()
         known = self.work.is_known
         positions = positions_for(len(self.work.files)) if known else POSITIONS
-        self._queue = RemoteFileQueue(positions)
+        self._queue = RemoteFileQueue(positions, self.actor)
         if admitted:
             self._any_video = True
             self._queue.admit()
@@ -191,7 +194,7 @@ class RunLoop:
 
     def _first(self) -> None:
         """First pass: list, plan and index at the same time."""
-        survey = Survey(self.work, self.ledger, on_video=self._open)
+        survey = Survey(self.work, self.ledger, self.hosts.run_actor, on_video=self._open)
         try:
             queue, positions = survey.begin(admitted=self.commits.archive is not None)
             self._tell(survey)

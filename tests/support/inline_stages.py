@@ -63,6 +63,8 @@ class NoHosts:
 
     encoders, gpus = 1, 0.0
 
+    run_actor = None
+
     def __init__(self, *_: Any) -> None:
         self._began = time.monotonic()
 
@@ -97,7 +99,7 @@ class InlineStages:
         """Have runs use this from now on."""
         names = ("surveying", "indexing", "planned_before", "replaying", "transcribing", "received")
         stand_ins: dict[str, Any] = {name: getattr(self, name) for name in names} | {
-            "RemoteFileQueue": FileQueue,
+            "RemoteFileQueue": lambda positions, actor: FileQueue(positions),
             "rewriting_on_workers": lambda uri, table, **_: None,
             "connected": lambda *_, **__: contextlib.nullcontext(choose_resources([Node(2)])),
             "ModelHosts": NoHosts,

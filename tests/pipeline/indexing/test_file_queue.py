@@ -4,6 +4,7 @@ import itertools
 
 import hypothesis.strategies as st
 import pyarrow as pa
+import pytest
 from hypothesis import given
 
 from malmm.pipeline.indexing.file_queue import POSITIONS, FileQueue, positions_for
@@ -104,3 +105,13 @@ def test_plans_wait_until_segments_may_be_written() -> None:
     assert [names(table) for table in queue.take(0)] == [[0], [1]]
     assert [names(table) for table in queue.take(1)] == [[1]]
     assert queue.take(2) == []
+
+
+def test_a_run_that_is_left_keeps_nobody_waiting() -> None:
+    queue = FileQueue(2)
+    queue.offer(files(range(1)))
+    queue.end()
+    assert queue.take(0) == []
+    for ask in (lambda: queue.files_at(0), queue.is_admitted):
+        with pytest.raises(RuntimeError, match="takes no more files"):
+            ask()

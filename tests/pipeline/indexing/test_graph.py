@@ -40,6 +40,7 @@ from malmm.pipeline.indexing.graph import (
 )
 from malmm.pipeline.indexing.index import make_recipe
 from malmm.pipeline.indexing.model_hosts import ModelHosts
+from malmm.pipeline.indexing.run_actor import RunActor
 from malmm.pipeline.indexing.run_loop import committed_ids
 from malmm.pipeline.indexing.stage_sizes import StageSizes
 from malmm.pipeline.indexing.worker_indexing import build_on_workers
@@ -161,11 +162,11 @@ def test_indexing_runs_on_gpus(together: int, resources: Resources, monkeypatch:
     wiring = Wiring(config, RECIPE, resources, together)
     files = [rows_table([{"uri": uri, "fingerprint": "f"}], FILES) for uri in LENGTHS]
     blocks: list[pa.Table] = []
-    queue = RemoteFileQueue(POSITIONS)
-    queue.admit()
-    queue.offer(files[0])
-    surveyed = surveying(wiring, queue, POSITIONS)
     with ModelHosts(resources) as hosts:
+        queue = RemoteFileQueue(POSITIONS, hosts.run_actor)
+        queue.admit()
+        queue.offer(files[0])
+        surveyed = surveying(wiring, queue, POSITIONS)
         made = indexing(surveyed, wiring, hosts, "none", pa.schema([]), expected=1)
         for block in hosts.watched(received(made)):
             if block is None or not block.num_rows:
@@ -174,7 +175,7 @@ def test_indexing_runs_on_gpus(together: int, resources: Resources, monkeypatch:
                 queue.offer(files[1])
                 queue.close()
             blocks.append(block)
-    plans = [plan for table in queue.take(0) for plan in plans_in(table)]
+        plans = [plan for table in queue.take(0) for plan in plans_in(table)]
     found = [row.segment for block in blocks for row in carried(block)]
     ids = {segment.segment_id for segment in found if segment is not None}
     assert len(ids) == len(found) == 11
@@ -273,10 +274,10 @@ def listing(tmp_path: Path, recipe: Recipe, *lengths_s: float) -> tuple[pa.Table
     return files, planned
 
 
-def survey_of(files: pa.Table, wiring: Wiring, archive: Archive) -> Dataset:
+def survey_of(files: pa.Table, wiring: Wiring, archive: Archive, actor: RunActor) -> Dataset:
     """The segments that are to be done, the files having been listed before."""
     positions = positions_for(files.num_rows)
-    queue = RemoteFileQueue(positions)
+    queue = RemoteFileQueue(positions, actor)
     queue.offer(files)
     queue.close()
     queue.admit()
@@ -285,8 +286,8 @@ def survey_of(files: pa.Table, wiring: Wiring, archive: Archive) -> Dataset:
 
 def blocks_of(files: pa.Table, wiring: Wiring, archive: Archive) -> list[pa.Table]:
     """The blocks that come out of the whole wiring."""
-    surveyed = survey_of(files, wiring, archive)
     with ModelHosts(wiring.resources) as hosts:
+        surveyed = survey_of(files, wiring, archive, hosts.run_actor)
         made = indexing(surveyed, wiring, hosts, archive.uri, archive.schema("memories"))
         return [block for block in hosts.watched(received(made)) if block is not None and block.num_rows]
 
@@ -384,8 +385,10 @@ def test_segments_that_go_together_are_stored_as_those_that_go_alone(tmp_path: P
     assert len(rows) == 13 * 4
     assert rows == rows_alone
     # What is stored is not done again.
-    left = survey_of(files, Wiring(config, recipe, RESOURCES, 4), Archive.open(str(tmp_path / "together")))
-    assert sum(block.num_rows for block in received(left) if block is not None) == 0
+    with ModelHosts(RESOURCES) as hosts:
+        opened = Archive.open(str(tmp_path / "together"))
+        left = survey_of(files, Wiring(config, recipe, RESOURCES, 4), opened, hosts.run_actor)
+        assert sum(block.num_rows for block in received(left) if block is not None) == 0
 
 
 @ON_RAY
