@@ -108,6 +108,8 @@ def summary(report: ForgetReport) -> str:
         lines += [f"  {printable(place)}" for place in report.left[:_LEFT_SHOWN]]
     elif report.purged:
         lines.append("Proved    no version and no file holds anything of them")
+    if report.kept:
+        lines.append(f"But       {printable(report.kept)}")
         lines.append("Servers that had the archive open may hold pictures in memory: restart them")
     else:
         lines.append(

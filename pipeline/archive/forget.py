@@ -19,6 +19,7 @@ from malmm.pipeline.archive.purge import (
     versions_with,
 )
 from malmm.pipeline.archive.run_history import RUNS_TABLE
+from malmm.pipeline.archive.store_check import deleted_is_kept
 from malmm.pipeline.archive.table_reader import TableReader
 from malmm.pipeline.archive.table_writer import TableWriter
 from malmm.pipeline.archive.tombstones import Tombstones, forgotten_videos
@@ -60,7 +61,8 @@ class ForgetConfig:
 class ForgetReport:
     """Result: the ids of the videos, the rows deleted by table, and whether files and old versions were ``purged`` too.
 
-    ``left`` are places in which something of them was found after that, which should be none.
+    ``left`` are places in which something of them was found after that, which should be none. ``kept`` is a sentence
+    where the store may keep what was deleted, which no search of the archive finds.
     """
 
     archive: str
@@ -68,6 +70,7 @@ class ForgetReport:
     rows: dict[str, int] = field(default_factory=dict)
     purged: bool = False
     left: list[str] = field(default_factory=list)
+    kept: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -130,6 +133,7 @@ def _forget(archive: Archive, ids: list[str], now: bool, tell: Callable[[str], N
             report.rows["reviews"] = writer.delete("reviews", "video_id", ids)
         if now:
             report.purged = True
+            report.kept = deleted_is_kept(archive.root)
             if begun or any(report.rows.values()) or _had(archive, ids):
                 report.left = _purge(archive, stones, ids, needles, tell)
             else:

@@ -23,7 +23,7 @@ from malmm.pipeline.archive.store_calls import steadily
 from malmm.pipeline.schema.errors import ArchiveError
 from malmm.pipeline.sources.backends import BackendFailure
 
-__all__ = ["check_store", "s3_filesystem", "store_name"]
+__all__ = ["check_store", "deleted_is_kept", "s3_filesystem", "store_name"]
 
 T = TypeVar("T")
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
@@ -62,6 +62,29 @@ def check_store(archive_uri: str) -> None:
         # Only S3 has imitations: the stores of other schemes are all alike.
         _check_condition(archive_uri)
         open_dataset(archive_uri, "recipes")
+
+
+def deleted_is_kept(archive_uri: str) -> str:
+    """A sentence if the bucket of an archive keeps deleted objects, or does not say whether it does; else empty.
+
+    A bucket with versioning keeps them, also one whose versioning was suspended since.
+    """
+    if not archive_uri.startswith("s3://"):
+        return ""
+    bucket = archive_uri.removeprefix("s3://").partition("/")[0]
+    try:
+        answer = _called(lambda: s3_filesystem().call_s3("get_bucket_versioning", Bucket=bucket))
+    except OSError as error:
+        return (
+            f"whether bucket {bucket} keeps deleted objects could not be seen ({error}): with versioning it does, "
+            "until a lifecycle rule expires noncurrent versions"
+        )
+    if not answer.get("Status"):
+        return ""
+    return (
+        f"bucket {bucket} has versioning ({answer['Status'].lower()}) and keeps deleted objects: let a lifecycle rule "
+        "expire noncurrent versions"
+    )
 
 
 def _check_links(folder: Path) -> None:

@@ -218,6 +218,15 @@ def test_of_several_archives_each_forgets_also_one_that_never_had_the_video(
     assert forgotten_videos(two.root) | forgotten_videos(other.root) == set()
 
 
+def test_what_the_store_keeps_is_said_beside_the_proof(two: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "deleted_is_kept", lambda root: f"the store of {root} keeps it")
+    later = run_here("forget", "0.mp4", "--archive", two.root)
+    assert "But  " not in later.stdout
+    done = run_here("forget", URI, "--archive", two.root, "--now")
+    assert f"\nBut       the store of {two.root} keeps it\n" in done.stdout
+    assert done.returncode == 0
+
+
 def test_names_that_mean_no_video_change_nothing(two: Archive) -> None:
     with pytest.raises(ConfigError, match=r"no video 'talk\.mp4'"):
         forget(ForgetConfig(two.root, (URI, "talk.mp4"), now=True))

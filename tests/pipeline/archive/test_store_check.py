@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import boto3
@@ -20,7 +22,7 @@ from malmm.pipeline.archive.partition_listings import PartitionListings
 from malmm.pipeline.archive.partitions import fix_partitions
 from malmm.pipeline.archive.receipts import write_rows
 from malmm.pipeline.archive.status import status
-from malmm.pipeline.archive.store_check import check_store, store_name
+from malmm.pipeline.archive.store_check import check_store, deleted_is_kept, store_name
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.schema.errors import ArchiveError
 from malmm.pipeline.schema.partition import all_partitions
@@ -87,6 +89,35 @@ def test_a_move_to_another_endpoint_is_noticed(
     monkeypatch.setenv(name, f"{store.endpoint}/")
     with pytest.raises(ArchiveError, match="ignores If-None-Match"):
         Lease.take(place)
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("none", r"^$"),
+        ("Enabled", r"^bucket kept-enabled has versioning \(enabled\) and keeps deleted objects"),
+        ("Suspended", r"^bucket kept-suspended has versioning \(suspended\) and keeps deleted objects"),
+        ("403", r"^whether bucket kept-403 keeps deleted objects could not be seen \(.*403"),
+    ],
+)
+def test_a_bucket_that_keeps_what_is_deleted_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, state: str, said: str
+) -> None:
+    # What the server holds outlives a test.
+    bucket = f"kept-{state.lower()}"
+    with running(bucket) as store:
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+        if state in ("Enabled", "Suspended"):
+            with closing(boto3.client("s3")) as client:
+                client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": state})
+        elif state == "403":
+            store.fault = lambda method, path: "403" if "versioning" in path else "ok"
+        assert re.search(said, deleted_is_kept(f"s3://{bucket}/archive"))
+
+
+def test_a_disk_keeps_nothing(tmp_path: Path) -> None:
+    assert deleted_is_kept(str(tmp_path)) == ""
 
 
 def test_the_check_goes_where_lance_goes_whatever_a_profile_says(
