@@ -26,6 +26,7 @@ __all__ = [
     "KIND",
     "MANY_SLOTS",
     "PROBES",
+    "PROBES_FOR_A_SHARE",
     "VECTORS_INDEX",
     "BuildPieces",
     "Part",
@@ -36,6 +37,7 @@ __all__ = [
     "partitions_of",
     "parts_of",
     "plan",
+    "probes_for_a_share_of",
     "probes_of",
 ]
 
@@ -49,6 +51,8 @@ GROWTH = 4
 """A part that has fewer than this many times the new rows is rebuilt together with them."""
 PROBES = 160
 """How many partitions of each part a search looks at, at least."""
+PROBES_FOR_A_SHARE = 128
+"""The same where several archives are searched as one: the nearest slots of all are among the very nearest of each."""
 MANY_SLOTS = 1_000_000
 """A part with at least this many rows is built in pieces, where there are workers for it."""
 
@@ -131,9 +135,18 @@ def partitions_for(vectors: int) -> int:
 
 def probes_of(dataset: lance.LanceDataset) -> int | None:
     """How many partitions of each part of a table's index a search looks at; None where there is no index."""
+    return _probes(dataset, PROBES)
+
+
+def probes_for_a_share_of(dataset: lance.LanceDataset) -> int | None:
+    """``probes_of`` where a table is asked for a share of the nearest slots, which are in several archives."""
+    return _probes(dataset, PROBES_FOR_A_SHARE)
+
+
+def _probes(dataset: lance.LanceDataset, least: int) -> int | None:
     if not any(found.name == VECTORS_INDEX for found in dataset.describe_indices()):
         return None
-    return max(PROBES, math.ceil(_LOOKED_AT_SHARE * max(partitions_of(dataset))))
+    return max(least, math.ceil(_LOOKED_AT_SHARE * max(partitions_of(dataset))))
 
 
 def parts_of(dataset: lance.LanceDataset, rows: Mapping[int, int]) -> tuple[list[Part], str | None]:

@@ -40,11 +40,17 @@ class Candidates:
     def __init__(self, archive: ArchiveReader) -> None:
         self._archive = archive
 
-    def slots(self, query: np.ndarray, count: int, within: Scope, *, exact: bool = False) -> list[Slot]:
-        """The slots of a scope nearest to unit vectors [V] or [Q, V], nearest first."""
+    def slots(
+        self, query: np.ndarray, count: int, within: Scope, *, exact: bool = False, is_share: bool = False
+    ) -> list[Slot]:
+        """The slots of a scope nearest to unit vectors [V] or [Q, V], nearest first.
+
+        With ``is_share`` these are part of what is wanted of several archives, so that those farther away matter less.
+        """
         tables = self._archive.tables
         dataset = tables.dataset("memories")
-        probes = None if exact else tables.of_version("memories", dataset, vector_index.probes_of)
+        probes_of = vector_index.probes_for_a_share_of if is_share else vector_index.probes_of
+        probes = None if exact else tables.of_version("memories", dataset, probes_of)
         approximate = probes is not None
         nearest: dict[str, Any] = {"column": "vectors", "q": query.astype(np.float32), "metric": "cosine"}
         # docs/retrieval.md has the measurements.

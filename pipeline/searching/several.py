@@ -57,7 +57,9 @@ class SeveralCandidates(Candidates):
             member.entry.uri: TextStatistics() for member in archive.members.all
         }
 
-    def slots(self, query: np.ndarray, count: int, within: Scope, *, exact: bool = False) -> list[Slot]:
+    def slots(
+        self, query: np.ndarray, count: int, within: Scope, *, exact: bool = False, is_share: bool = False
+    ) -> list[Slot]:
         """The slots nearest to unit vectors [V] or [Q, V] in all archives, nearest first."""
         members = self._members.now()
         first = min(count, max(_FEWEST, math.ceil(_SPARE * count / len(members))))
@@ -66,11 +68,10 @@ class SeveralCandidates(Candidates):
         def look(limit: int) -> Callable[[Member], None]:
             def of(member: Member) -> None:
                 chosen = _chosen(member, within)
-                slots = (
-                    []
-                    if chosen.is_empty
-                    else Candidates(member.reader).slots(query, limit, chosen, exact=exact)
-                )
+                slots: list[Slot] = []
+                if not chosen.is_empty:
+                    own, share = Candidates(member.reader), is_share or limit < count
+                    slots = own.slots(query, limit, chosen, exact=exact, is_share=share)
                 self._members.remember(member, (slot.segment_id for slot in slots))
                 found[member] = slots
 

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from malmm.pipeline.archive.vector_index import (
     build_piece,
     partitions_for,
     plan,
+    probes_for_a_share_of,
     probes_of,
 )
 from malmm.pipeline.schema.config import OptimizeConfig
@@ -177,20 +178,23 @@ def test_of_many_partitions_half_are_looked_at(tmp_path: Path, monkeypatch: pyte
     growing = Growing(str(tmp_path / "archive"), seed=3)
     tables = growing.archive.tables
 
-    def looked_at() -> int | None:
-        return tables.of_version("memories", tables.dataset("memories"), probes_of)
+    def looked_at(probes: Callable[[lance.LanceDataset], int | None] = probes_of) -> int | None:
+        return tables.of_version("memories", tables.dataset("memories"), probes)
 
     growing.add(FEW)
-    assert looked_at() is None
+    assert looked_at() is looked_at(probes_for_a_share_of) is None
     monkeypatch.setattr(vector_index, "PROBES", 4)
+    monkeypatch.setattr(vector_index, "PROBES_FOR_A_SHARE", 3)
     monkeypatch.setattr(vector_index, "partitions_for", lambda vectors: 13 if vectors > 200 else 5)
     growing.archive.update_indexes()
     growing.add(20)
     growing.archive.update_indexes(at_once=True)
     assert (sorted(vector_states(growing)[0].partitions), looked_at()) == ([5, 13], 7)
+    assert looked_at(probes_for_a_share_of) == 7
     monkeypatch.setattr(vector_index, "PROBES", 40)
+    monkeypatch.setattr(vector_index, "PROBES_FOR_A_SHARE", 30)
     growing.add(20)
-    assert looked_at() == 40
+    assert (looked_at(), looked_at(probes_for_a_share_of)) == (40, 30)
 
 
 def test_very_many_rows_are_indexed_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import lance
 import numpy as np
 import pytest
 from support.split_rows import Library, divided
 
+from malmm.pipeline.archive import vector_index
 from malmm.pipeline.archive.joined import members_of, open_archives
+from malmm.pipeline.archive.scope import Scope
 from malmm.pipeline.schema.errors import ArchiveError
 from malmm.pipeline.searching.fusion import Moment
 from malmm.pipeline.searching.query import SearchQuery
 from malmm.pipeline.searching.searcher import Searcher
+from malmm.pipeline.searching.several import candidates_of
 
 LIBRARY = Library()
 
@@ -56,6 +60,33 @@ def test_however_rows_are_divided_the_ranking_is_that_of_one_archive(
     addresses = {row["video_id"]: row["uri"] for row in LIBRARY.tables["videos"].to_pylist()}
     assert [each.uri for each in found] == [addresses[each.video_id] for each in found]
     assert all(each.thumbnail for each in found)
+
+
+def test_for_a_share_of_the_nearest_fewer_partitions_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And where one archive has them all, as many as if it were alone."""
+    places = [LIBRARY.put(str(tmp_path / str(part)), range(part, LIBRARY.videos, 4)) for part in range(4)]
+    slots = candidates_of(open_archives(places)).slots
+    looks: list[str] = []
+
+    def noting(name: str) -> Callable[[lance.LanceDataset], int | None]:
+        def of(dataset: lance.LanceDataset) -> int | None:
+            looks.append(name)
+            return None
+
+        return of
+
+    for name in ("probes_of", "probes_for_a_share_of"):
+        monkeypatch.setattr(vector_index, name, noting(name))
+    vector = LIBRARY.queries(1)[0][1]
+    # The first video of each fourth, all in one archive.
+    one = LIBRARY.tables["videos"]["video_id"].to_pylist()[0::4]
+    assert len(slots(vector, 40, Scope.of_videos(one))) == 40
+    assert looks == ["probes_for_a_share_of", "probes_of"]
+    # Ten are few enough to be asked of each archive. One of them knows by now.
+    assert len(slots(vector, 10, Scope())) == 10
+    assert looks[2:] == ["probes_of"] * 3
 
 
 def test_a_video_in_two_archives_counts_once(whole: Searcher, tmp_path: Path) -> None:
