@@ -1,11 +1,13 @@
 """Teach the demo model a shape and a kind of question that it does not know, and ask it before and after.
 
     python benchmarks/finetune.py WORK_DIR [--examples 200] [--epochs 18] [--language full] [--rate 1e-3]
+                                          [--question colour|moves|size]
 
-The shape is a ring, the question how big an object is. Draws videos of one or two scenes and a table of examples with
-their answers, trains on it with ``malmm finetune`` in this process, and asks both checkpoints about other videos: about
-rings, about sizes, and what the demo model knew already. An answer is right if it equals the truth to the letter.
-Prints a table in Markdown.
+The shape is a ring. The question is which colour appears first or last, of which the model knows the object; or what
+moves up, down, left or right, which turns a known question round; or how big an object is, in words that it never
+wrote. Draws videos and a table of examples with their answers, trains on it with ``malmm finetune`` in this process,
+and asks both checkpoints about other videos: about rings, the new question, and what the demo model knew already. An
+answer is right if it equals the truth to the letter. Prints a table in Markdown, and what a guess would be worth.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import csv
 import random
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +25,8 @@ import numpy as np
 from malmm.jobs.cli import main as malmm
 from malmm.model.checkpoints.resolve import NO_RETRIEVAL, open_models
 from malmm.model.demo.questions import Question, questions
-from malmm.model.demo.videos import draw_video, truth_path
-from malmm.model.demo.world import SHAPES, UNSEEN_SHAPE, Scene, plan_scenes
+from malmm.model.demo.videos import draw_video, read_truth, truth_path
+from malmm.model.demo.world import COLOURS, MOTIONS, SHAPES, SIZES, UNSEEN_SHAPE, Scene, plan_scenes
 from malmm.model.families.instructblip.encoder import Encoder
 from malmm.model.families.instructblip.language import LanguageModel
 from malmm.model.memory.settings import MemorySettings
@@ -35,8 +37,8 @@ from malmm.pipeline.finetuning.feed import PlannedFeed, sampled_here
 from malmm.pipeline.finetuning.plan import Plan
 
 BANK = 10
-SIZE_PROMPT = "How big is the {x}?"
-NEW_SHAPE, NEW_QUESTION, KNOWN = "rings", "how big", "known before"
+SIZE_PROMPT, MOVES_PROMPT = "How big is the {x}?", "What moves {x}?"
+NEW_SHAPE, NEW_QUESTION, KNOWN = "rings", "new question", "known before"
 GROUPS = (NEW_SHAPE, NEW_QUESTION, KNOWN)
 # Of five examples, so many are of each group.
 SHARES = {NEW_SHAPE: 2, NEW_QUESTION: 2, KNOWN: 1}
@@ -54,15 +56,16 @@ def main() -> None:
     parser.add_argument("--language", default="full")
     parser.add_argument("--rate", default="1e-3")
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--question", choices=NEW_QUESTIONS, default="colour")
     options = parser.parse_args()
     work: Path = options.work
     videos = work / "videos"
     videos.mkdir(parents=True, exist_ok=True)
     table = work / "lessons.csv"
     rows = [
-        *drawn(videos, "train", options.examples, 1),
-        *drawn(videos, "val", 20, 2),
-        *drawn(videos, "test", 120, 3),
+        *drawn(videos, "train", options.examples, 1, options.question),
+        *drawn(videos, "val", 20, 2, options.question),
+        *drawn(videos, "test", 120, 3, options.question),
     ]
     with table.open("w", newline="", encoding="utf-8") as file:
         written = csv.writer(file)
@@ -89,9 +92,10 @@ def main() -> None:
     for group in GROUPS:
         count = sum(row[4] == group for row in asked)
         print(f"| {group} | {count} | {before[group]:.0%} | {after[group]:.0%} |")
+    print(f"\nA guess at the new question: {guess(videos, asked):.0%}")
 
 
-def drawn(folder: Path, split: str, count: int, seed: int) -> list[Row]:
+def drawn(folder: Path, split: str, count: int, seed: int, question: str) -> list[Row]:
     """``count`` rows about videos of this split, drawn into ``folder``, up to four of a group from each video."""
     chance = random.Random(seed)
     rows: list[Row] = []
@@ -99,24 +103,21 @@ def drawn(folder: Path, split: str, count: int, seed: int) -> list[Row]:
     wanted = [group for group, share in SHARES.items() for _ in range(share)]
     while len(rows) < count:
         group = wanted[number % len(wanted)]
-        name = f"{split}{number}.mp4"
-        shapes = SHAPES if group == KNOWN else (*SHAPES, UNSEEN_SHAPE)
+        name = f"{split}{number}-{question}.mp4"
+        rings = group == NEW_SHAPE or (group, question) == (NEW_QUESTION, "size")
+        shapes = (*SHAPES, UNSEEN_SHAPE) if rings else SHAPES
         number += 1
-        scenes: list[Scene] = []
+        choose = {NEW_SHAPE: _about_rings, NEW_QUESTION: NEW_QUESTIONS[question], KNOWN: questions}[group]
+        asked: list[Question] = []
         drawing = 0
-        while not scenes or (group == NEW_SHAPE and not _about_rings(scenes)):
+        while not asked:
             seconds, own = chance.randint(4, 10), (seed, number, drawing)
             scenes = plan_scenes(seconds, own, shapes)
+            asked = choose(scenes)
             drawing += 1
         # A video that was drawn before is the same.
         if not truth_path(folder / name).exists():
             draw_video(folder / name, seconds=seconds, seed=own, shapes=shapes)
-        if group == NEW_QUESTION:
-            asked = _sizes(scenes)
-        elif group == NEW_SHAPE:
-            asked = _about_rings(scenes)
-        else:
-            asked = questions(scenes)
         for each in chance.sample(asked, min(4, len(asked))):
             rows.append((name, each.prompt, each.answer, split, group))
     return rows[:count]
@@ -136,6 +137,49 @@ def _sizes(scenes: Sequence[Scene]) -> list[Question]:
         for thing in things
         if names.count(thing.name) == 1
     ]
+
+
+def _moving(scenes: Sequence[Scene]) -> list[Question]:
+    """What moves each way, of videos of three objects and more, where one object does."""
+    things = [thing for scene in scenes for thing in scene.objects]
+    if len({thing.name for thing in things}) < 3:
+        return []
+    moving = {way: {thing.name for thing in things if thing.motion == way} for way in MOTIONS}
+    return [
+        Question("moves", MOVES_PROMPT.format(x=way), f"a {min(names)}")
+        for way, names in moving.items()
+        if way != "still" and len(names) == 1
+    ]
+
+
+def _ends(scenes: Sequence[Scene]) -> list[Question]:
+    """The colours of the first and the last object, of videos of three colours and more."""
+    if len({thing.colour for scene in scenes for thing in scene.objects}) < 3:
+        return []
+    return [
+        Question("ends", f"Which colour appears {place}?", scene.objects[0].colour)
+        for place, scene in (("first", scenes[0]), ("last", scenes[-1]))
+        if len(scene.objects) == 1
+    ]
+
+
+#: Kinds of question that the demo model was never asked, by the name of ``--question``.
+NEW_QUESTIONS: dict[str, Callable[[Sequence[Scene]], list[Question]]] = {
+    "colour": _ends,
+    "moves": _moving,
+    "size": _sizes,
+}
+
+
+def guess(videos: Path, asked: Sequence[Row]) -> float:
+    """The share of the new questions that is right if any size, or any object or colour of the video, is named."""
+    worth = []
+    for video, _, answer, _, group in asked:
+        if group == NEW_QUESTION:
+            things = [thing for scene in read_truth(videos / video) for thing in scene.objects]
+            of = {thing.colour if answer in COLOURS else thing.name for thing in things}
+            worth.append(1 / (len(SIZES) if answer in SIZES else len(of)))
+    return float(np.mean(worth))
 
 
 def scores(model: str, asked: Sequence[Row], videos: Path) -> dict[str, float]:
