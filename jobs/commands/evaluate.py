@@ -222,6 +222,11 @@ def summary(report: EvaluationReport, output: Path) -> str:
             f"{each.name:<11}{each.value:.1f}, 95 % from {each.low:.1f} to {each.high:.1f}{of}"
             for each in (way.figures if way is report.ways[0] else way.figures[:1])
         ]
+        if (less := way.less_first) is not None:
+            lines.append(
+                f"           {less.value:+.1f}, 95 % from {less.low:+.1f} to {less.high:+.1f} "
+                f"({way.way} less {report.ways[0].way})"
+            )
     lines += [
         f"Published  {each['value']:.1f} {each['figure']}: {each['of']} ({each['difference']:+.1f})"
         for each in report.published

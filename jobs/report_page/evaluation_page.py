@@ -33,7 +33,10 @@ def evaluation_page(report: EvaluationReport) -> str:
         section(first.name, intervals(compared, title=f"{first.name}, own and published")),
         section("Figures", table([(each.name, _interval(each)) for each in own.figures])),
         section("Tasks", intervals(tasks, title="top-1 by task")),
-        section("Ways of watching", intervals(ways, title=f"{first.name} by way of watching"))
+        section(
+            "Ways of watching",
+            intervals(ways, title=f"{first.name} by way of watching") + _differences(report),
+        )
         if several
         else "",
         section("Cost", bars(cost, title="Seconds to encode a clip and answer a question", unit="s"))
@@ -63,6 +66,17 @@ def _facts(report: EvaluationReport) -> list[tuple[str, str]]:
     if report.reservations:
         facts.append(("Not comparable", "; ".join(report.reservations)))
     return facts + [("Note", note) for note in report.notes]
+
+
+def _differences(report: EvaluationReport) -> str:
+    """The other ways' figures less the first one's: their intervals are narrower than those of the figures suggest."""
+    return table(
+        [
+            (f"{way.way} less {report.ways[0].way}", _interval(way.less_first))
+            for way in report.ways
+            if way.less_first is not None
+        ]
+    )
 
 
 def _interval(figure: Any) -> str:

@@ -12,7 +12,7 @@ from malmm.pipeline.evaluation.config import EvaluateConfig
 from malmm.pipeline.evaluation.formats.reading import Reading
 from malmm.pipeline.evaluation.metrics.resampling import Figure
 from malmm.pipeline.evaluation.questions import Clip, Question
-from malmm.pipeline.evaluation.scoring import Answered, Scores, score
+from malmm.pipeline.evaluation.scoring import Answered, Scores, difference, score
 from malmm.pipeline.schema.exit_codes import exit_code_of
 
 __all__ = ["EvaluationReport", "Part", "WayReport", "make_report", "markdown", "ways_table"]
@@ -23,7 +23,10 @@ _NAMED = 20
 
 @dataclass
 class WayReport:
-    """Figures of one way of watching and its costs: seconds and tokens a clip or question, on average."""
+    """Figures of one way of watching and its costs: seconds and tokens a clip or question, on average.
+
+    ``less_first`` is its first figure less that of the first way, on the same videos; None for the first way.
+    """
 
     way: str
     figures: list[Figure]
@@ -33,6 +36,7 @@ class WayReport:
     stored_bytes: float
     visual_tokens: float
     language_tokens: float
+    less_first: Figure | None = None
 
 
 @dataclass
@@ -136,7 +140,11 @@ def make_report(
         answered = [each for part in parts for each in part.answered(way)]
         scores = score(config.kind, answered, seed=config.seed)
         report.ways.append(_way(way, scores, [row["ways"][way] for row in told], len(answered)))
-        if first is None:
+        if first is not None:
+            report.ways[-1].less_first = difference(
+                config.kind, answered, scores.marks, first.marks, seed=config.seed
+            )
+        else:
             first = scores
             report.notes += scores.notes
             report.right, report.wrong = _examples(config, answered, scores)
@@ -290,6 +298,7 @@ def ways_table(ways: Sequence[WayReport]) -> Iterator[str]:
             "way",
             ways[0].figures[0].name,
             "95 % interval",
+            f"less {ways[0].way}",
             "visual tokens",
             "tokens in the language model",
             "encode, s a clip",
@@ -301,6 +310,9 @@ def ways_table(ways: Sequence[WayReport]) -> Iterator[str]:
                 each.way,
                 f"{each.figures[0].value:.1f}",
                 f"{each.figures[0].low:.1f} to {each.figures[0].high:.1f}",
+                ""
+                if (less := each.less_first) is None
+                else f"{less.value:+.1f} ({less.low:+.1f} to {less.high:+.1f})",
                 f"{each.visual_tokens:.0f}",
                 f"{each.language_tokens:.0f}",
                 f"{each.encode_s:.2f}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -16,7 +16,7 @@ from malmm.pipeline.evaluation.metrics.resampling import Figure, figure_of
 from malmm.pipeline.evaluation.metrics.words import words
 from malmm.pipeline.evaluation.questions import Question
 
-__all__ = ["Answered", "Scores", "score"]
+__all__ = ["Answered", "Scores", "difference", "score"]
 
 _TOP = 5
 
@@ -46,6 +46,30 @@ class Scores:
 def score(kind: Kind, answered: Sequence[Answered], *, seed: int = 0) -> Scores:
     """Score answers as the data set does. Raises ValueError without answers."""
     return _captions(answered, seed) if kind.scoring == "captions" else _matched(kind, answered, seed)
+
+
+def difference(
+    kind: Kind,
+    answered: Sequence[Answered],
+    marks: Mapping[str, float],
+    others: Mapping[str, float],
+    *,
+    seed: int = 0,
+) -> Figure:
+    """The data set's first figure by ``marks`` less that by ``others``, over the same questions.
+
+    The same videos are drawn for both, so that what makes a video hard for both is no part of the interval. Raises
+    ValueError without answers, KeyError for a question without both marks.
+    """
+    names = [each.question.question_id for each in answered]
+    return figure_of(
+        "difference",
+        _counted([marks[name] - others[name] for name in names]),
+        [each.question.group for each in answered],
+        _percent,
+        seed=seed,
+        strata=[each.question.task for each in answered] if kind.by_task else None,
+    )
 
 
 def _matched(kind: Kind, answered: Sequence[Answered], seed: int) -> Scores:

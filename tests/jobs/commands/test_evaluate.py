@@ -91,7 +91,10 @@ def test_figures_are_printed_and_written(arguments: list[str], tmp_path: Path) -
 def test_ways_are_named_and_compared(arguments: list[str], tmp_path: Path) -> None:
     done = run_here(*arguments, "--ways", "bank,uniform", "--bank-length", "2")
     assert any(line.endswith("(uniform)") for line in done.stdout.splitlines())
-    assert "Ways of watching" in (tmp_path / "scores" / "report.html").read_text()
+    assert any(line.endswith("(uniform less bank)") for line in done.stdout.splitlines())
+    page = (tmp_path / "scores" / "report.html").read_text()
+    assert "Ways of watching" in page
+    assert "uniform less bank" in page
 
 
 @pytest.mark.parametrize(

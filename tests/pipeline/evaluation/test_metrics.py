@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from malmm.pipeline.evaluation.catalogue import DATA_SETS
 from malmm.pipeline.evaluation.metrics.captions import bleu_of, bleu_parts, cider, rouge_l
 from malmm.pipeline.evaluation.metrics.matching import chosen, digits, matches
 from malmm.pipeline.evaluation.metrics.meteor import coco_words, meteor, missing_for_meteor
 from malmm.pipeline.evaluation.metrics.resampling import figure_of
 from malmm.pipeline.evaluation.metrics.words import words
+from malmm.pipeline.evaluation.questions import Clip, Question
+from malmm.pipeline.evaluation.scoring import Answered, difference, score
 
 RECORDED = json.loads((Path(__file__).parents[2] / "data/captions/recorded.json").read_text(encoding="utf-8"))
 
@@ -91,6 +94,33 @@ def test_an_interval_is_that_of_whole_videos() -> None:
     # Of ten draws at even odds, 95 % lie between two and eight.
     assert (figure.low, figure.high) == (0.2, 0.8)
     assert figure == figure_of("x", parts, groups, mean, seed=0)
+
+
+@pytest.mark.parametrize("name", ["own", "mlvu"])
+def test_a_difference_is_drawn_on_the_same_videos(name: str) -> None:
+    # Half of the videos are hard for both ways, and of each video's ten answers the first way has one more right.
+    kind = DATA_SETS[name]
+    questions = [
+        Question(f"{video}-{number}", Clip(str(video)), "?", ("yes",), task="ab"[number % 2])
+        for video in range(10)
+        for number in range(10)
+    ]
+
+    def told(right: tuple[int, int]) -> list[Answered]:
+        return [
+            Answered(
+                each, ("yes" if int(each.question_id[2:]) < right[int(each.question_id[0]) % 2] else "no",)
+            )
+            for each in questions
+        ]
+
+    first, other = (score(kind, told(right)) for right in ((9, 4), (8, 3)))
+    less = difference(kind, told((8, 3)), other.marks, first.marks)
+    assert less.value == pytest.approx(other.figures[0].value - first.figures[0].value) == pytest.approx(-10)
+    # Every video has the same difference, so no draw has another, although both figures' intervals are wide.
+    assert (less.low, less.high) == pytest.approx((-10, -10))
+    assert first.figures[0].high - first.figures[0].low > 20
+    assert (less.count, less.videos) == (100, 10)
 
 
 def test_a_mean_over_tasks_counts_each_task_once() -> None:

@@ -338,3 +338,9 @@ def test_ways_of_watching_are_compared(
     assert by_way["captions"].stored_bytes < bank.stored_bytes < by_way["all"].stored_bytes
     assert all(each.encode_s > 0 and each.answer_s > 0 for each in report.ways)
     assert "| captions+bank |" in (config.output / "report.md").read_text()
+    # One video: each difference is that of the figures, without an interval.
+    assert bank.less_first is None
+    for each in report.ways[1:]:
+        less = each.less_first
+        assert less is not None
+        assert less.value == less.low == less.high == each.figures[0].value - bank.figures[0].value
