@@ -13,7 +13,8 @@ from http.client import HTTPResponse
 from pathlib import Path
 
 from support.drawn_archive import Drawn
-from support.processes import Session, command
+from support.lean_ray import command
+from support.processes import Session
 from support.waiting import until
 
 

@@ -1,4 +1,4 @@
-"""A Ray head with its job server, as a cluster has it, started and ended by its own commands."""
+"""A Ray head with its job server, as a cluster has it, started by Ray's own command."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from support.lean_ray import head_with_jobs
 from support.waiting import until
 
 __all__ = ["JobServer", "serving"]
@@ -74,7 +75,7 @@ def serving(cpus: int = 2, agent: int | None = None) -> Iterator[JobServer]:
     said = folder / "said.txt"
     with said.open("w") as written:
         process = subprocess.Popen(
-            [f"{bin_folder}/ray", "start", *options],
+            head_with_jobs(*options),
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=written,
