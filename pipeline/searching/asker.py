@@ -20,11 +20,13 @@ from malmm.pipeline.schema.rows import TO_REPLAY, Carried, carried, rows_table
 from malmm.pipeline.searching.query import SearchQuery
 from malmm.pipeline.searching.searcher import Found, Searcher
 from malmm.pipeline.searching.several import of_one_model
-from malmm.pipeline.searching.speech import speech_of, with_speech
+from malmm.pipeline.searching.speech import has_words_of, speech_of, with_speech
 
 __all__ = ["Answer", "Asker", "Question", "Reply", "ask"]
 
 _LOOKED_AT = 20
+# A question may have words of several sentences: so much before and after a moment counts as said there.
+_AROUND_S = 30.0
 _MOST_ANSWERS = 100
 
 
@@ -50,7 +52,7 @@ class Reply:
     """Answers to a question, most relevant first; empty if nothing relevant was found.
 
     ``similarity`` is the best moment's, None if the archive has no vectors. ``threshold`` is the similarity that it had
-    to reach, None also if whole videos were asked.
+    to reach, None also if whole videos were asked. Where the question's words are said, no similarity is needed.
     """
 
     question: str
@@ -204,7 +206,10 @@ class Asker:
                     wanted = self.searcher.relevance_threshold(
                         question.text, question.video_ids, question.where
                     )
-            moments = [m for m in moments if m.similarity is not None and m.similarity >= wanted]
+            told = self._told(question, moments)
+            moments = [
+                m for m in moments if m in told or (m.similarity is not None and m.similarity >= wanted)
+            ]
         by_segment: dict[str, list[Found]] = {}
         for moment in moments:
             if moment.segment_id is not None:
@@ -231,6 +236,28 @@ class Asker:
             )
             subjects.append(_Subject(video, segment, (segment_id,), tuple(by_segment[segment_id])))
         return Reply(question.text, tuple(self._answers(question, subjects)), best, wanted)
+
+    def _told(self, question: Question, moments: Sequence[Found]) -> list[Found]:
+        """The moments around which the question's words are said, if the archive's model will read what is said.
+
+        A cosine that was asked for is the only thing that counts.
+        """
+        if question.threshold is not None:
+            return []
+        told = []
+        for moment in moments:
+            if "text" in moment.signals:
+                around = (moment.start_s - _AROUND_S, moment.end_s + _AROUND_S)
+                heard = speech_of(self.archive, moment.video_id, around, [moment.start_s])
+                if has_words_of(question.text, heard):
+                    told.append(moment)
+        return told if told and self._model_reads_text() else []
+
+    def _model_reads_text(self) -> bool:
+        from malmm.model.families.registry import row_of
+
+        with self._models:
+            return row_of(self.searcher.models().checkpoint).reads_slots
 
     def _found(self, query: SearchQuery) -> list[Found]:
         vector = None

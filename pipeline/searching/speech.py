@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from malmm.pipeline.archive.reader import ArchiveReader
+from malmm.pipeline.searching.text_scores import words_of
 
-__all__ = ["MOST_CHARACTERS", "speech_of", "with_speech"]
+__all__ = ["MOST_CHARACTERS", "has_words_of", "speech_of", "with_speech"]
 
 MOST_CHARACTERS = 2000
 """Longest context. What is said nearest to the cited moments is kept."""
+
+# What the index's stop words leave of the frame of a question.
+_OF_ANY_QUESTION = (
+    "does done could would shall may might must say tell told talk speak spoken mention explain happen any"
+)
 
 
 def speech_of(
@@ -37,6 +43,15 @@ def speech_of(
             break
         kept.append((at_s, text))
     return " ".join(" ".join(text.split()) for _, text in sorted(kept, key=lambda pair: pair[0]))
+
+
+def has_words_of(question: str, heard: str) -> bool:
+    """Whether two thirds of a question's words, without those that any question has, are in what is said.
+
+    Words are those of the index, so stems, and without English stop words.
+    """
+    asked = set(words_of(question, "text")) - set(words_of(_OF_ANY_QUESTION, "text"))
+    return bool(asked) and 3 * len(asked & set(words_of(heard, "text"))) >= 2 * len(asked)
 
 
 def with_speech(question: str, heard: str) -> str:
