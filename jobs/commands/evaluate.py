@@ -175,7 +175,7 @@ def configure(arguments: argparse.Namespace) -> EvaluateConfig:
 
 def _models(given: list[str], tasks: tuple[str, ...]) -> tuple[str, tuple[tuple[str, str], ...]]:
     """One checkpoint, or those of tasks. Raises ConfigError for several checkpoints of which one names no task."""
-    if len(given) == 1 and given[0].partition("=")[0] not in tasks:
+    if len(given) == 1 and not _names_a_task(given[0], tasks):
         return given[0], ()
     pairs = []
     for each in given:
@@ -184,6 +184,12 @@ def _models(given: list[str], tasks: tuple[str, ...]) -> tuple[str, tuple[tuple[
             raise ConfigError(f"--model {each}: one checkpoint, or one for each task as TASK=DIR")
         pairs.append((task, model))
     return "", tuple(pairs)
+
+
+def _names_a_task(given: str, tasks: tuple[str, ...]) -> bool:
+    """Whether a checkpoint is given as TASK=DIR: by a task of the data set, or by one that it lacks."""
+    task, equals, _ = given.partition("=")
+    return task in tasks or bool(tasks and equals and task.isidentifier() and not Path(given).exists())
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,13 @@ def read_lavis(path: Path) -> LavisFile:
 
 
 def _loaded(path: Path) -> Any:
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder: give the file in it, such as checkpoint_best.pth")
+    # The authors publish all their checkpoints as one archive.
+    if path.is_file() and tarfile.is_tarfile(path):
+        raise CheckpointError(
+            f"{path} is a tar archive: unpack it, and give a file of it, such as checkpoint_best.pth"
+        )
     try:
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)

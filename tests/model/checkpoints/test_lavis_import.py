@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -225,6 +226,17 @@ def test_files_that_are_not_checkpoints(checkpoint_directory, tmp_path, content,
     if content is not None:
         file.write_bytes(content)
     assert said in refused(file, opened(checkpoint_directory()), tmp_path / "imported")
+
+
+def test_an_archive_of_checkpoints_and_a_folder_say_the_way_out(checkpoint_directory, lavis, tmp_path):
+    base = opened(checkpoint_directory())
+    file, _ = lavis()
+    packed = tmp_path / "saved_model.tar"
+    for mode in ("w", "w:gz"):
+        with tarfile.open(packed, mode) as archive:
+            archive.add(file, "lvu/checkpoint_best.pth")
+        assert "is a tar archive: unpack it" in refused(packed, base, tmp_path / "imported")
+    assert "is a folder: give the file in it" in refused(file.parent, base, tmp_path / "imported")
 
 
 def test_a_file_cut_short_and_one_of_something_else(checkpoint_directory, lavis, tmp_path):
