@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -19,6 +20,7 @@ from support.task_pages import DOCS, blocks_of, continued, walk
 
 from malmm.jobs.cli import make_parser
 from malmm.jobs.files.loading import load
+from malmm.pipeline import Searcher
 from malmm.pipeline.evaluation import run as evaluation
 from malmm.pipeline.web.app import make_app
 from malmm.pipeline.web.settings import ServeConfig
@@ -34,6 +36,7 @@ ELSEWHERE = (
     *("jobs.md", "clusters.md", "talks.md", "finetune.md", "improve.md"),
     *("serving.md", "own-pipeline.md", "mcp.md", "authors-checkpoints.md"),
 )
+_RETRIEVERS = {"langchain_core": "langchain-core", "llama_index": "llama-index-core"}
 _ROOT = DOCS.parent
 _FENCED = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?:^ {4}[^\n]*\n)+", re.MULTILINE)
@@ -129,3 +132,21 @@ def test_the_retrievers_of_other_libraries_compile() -> None:
     for block in blocks:
         compile(block.text, str(block.title), "exec")
     assert len(blocks) == 2
+
+
+@pytest.mark.parametrize("library", ["langchain_core", "llama_index"])
+def test_a_retriever_of_another_library_finds_the_moments_of_a_search(drawn: Drawn, library: str) -> None:
+    pytest.importorskip(
+        library, reason=f"{library} is not among the tested versions: `pip install {_RETRIEVERS[library]}`"
+    )
+    [block] = [block for block in blocks_of("mcp.md") if block.language == "python" and library in block.text]
+    made: dict[str, Any] = {"__name__": "retrievers"}
+    exec(block.text, made)  # noqa: S102
+    retriever = made["MomentRetriever"](archive=drawn.place, k=3)
+    expected = [(m.uri, m.start_s, m.end_s) for m in Searcher(drawn.place).search("a red circle", k=3)]
+    if library == "langchain_core":
+        about = [found.metadata for found in retriever.invoke("a red circle")]
+    else:
+        about = [found.node.metadata for found in retriever.retrieve("a red circle")]
+    assert [(each["uri"], each["start_s"], each["end_s"]) for each in about] == expected
+    assert len(expected) == 3
