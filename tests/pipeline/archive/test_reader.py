@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from support.archive_rows import RECIPE, VECTOR_SIZE, rows, segment, tokens, video, video_table
+from support.task_pages import blocks_of
 
 from malmm.pipeline.archive import table_reader
 from malmm.pipeline.archive.reader import ArchiveReader
@@ -152,6 +155,30 @@ def test_lancedb_alone_reads_it_and_reading_needs_neither_ray_nor_torch(drawn):
     assert read["nearest"][0][1] == pytest.approx(0, abs=1e-2)
     assert all(length > 100 for _, _, length in read["nearest"])
     assert len(read["texts"]) == len(drawn.scenes)
+
+
+PAGE = """
+import sys
+exec(compile(sys.stdin.read(), "archive.md", "exec"))
+assert not {"malmm", "ray", "torch"} & sys.modules.keys()
+"""
+
+
+def test_the_page_reads_an_archive_and_takes_all_of_it_out(drawn, tmp_path):
+    """The Python of docs/archive.md, as it is written there, in a process that never imports malmm-ray."""
+    shutil.copytree(drawn.reader.uri, tmp_path / "archive")
+    page = "\n".join(block.text for block in blocks_of("archive.md") if block.language == "python")
+    done = subprocess.run(
+        [sys.executable, "-c", PAGE], input=page, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("videos", "segments", "memories", "annotations", "failures"):
+        assert pq.read_table(tmp_path / f"{name}.parquet").num_rows == drawn.reader.count(name)
+    memories = pq.read_table(tmp_path / "memories.parquet").to_pylist()
+    first = drawn.reader.segments().to_pylist()[0]["segment_id"]
+    [(_, values, _)] = drawn.reader.memory_tokens([first])
+    stored = {row["slot"]: row["tokens"] for row in memories if row["segment_id"] == first}
+    assert [stored[slot] for slot in range(len(values))] == [slot.tobytes() for slot in values]
 
 
 @pytest.mark.parametrize("kept", [0, 50_000], ids=["looked up", "kept"])
