@@ -18,6 +18,7 @@ def test_each_step_does_what_the_page_says(
     assert [line.split()[1] for line, _ in walked.done] == [
         *("demo-videos", "index", "transcribe", "search", "search", "ask", "show", "export"),
         *("import-annotations", "search", "export"),
+        *("import-annotations", "search"),
         *("annotate", "search", "run", "run"),
         *("export", '\'s/"predictions"/"annotations"/\'', "import-annotations", "export"),
         "forget",
@@ -34,6 +35,8 @@ def test_each_step_does_what_the_page_says(
     assert "1: 1 new texts" in said("malmm import-annotations slides.csv")
     assert "HARBOUR TOUR 2026" in said('malmm search "tour 2026"')
     assert "HARBOUR TOUR 2026" in Path("back.csv").read_text()
+    assert "1: 1 new texts" in said("malmm import-annotations clips.jsonl")
+    assert "A lighthouse stands on a pier." in said('malmm search "lighthouse"')
     shapes = ("square", "circle", "triangle", "star", "cross")
     with Path("train.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
