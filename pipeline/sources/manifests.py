@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 import posixpath
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TextIO
@@ -133,10 +135,25 @@ def _rows(uri: str, handle: Any) -> Iterator[tuple[int, dict[str, Any] | SourceE
 
 
 def _csv_rows(uri: str, text: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
-    csv.field_size_limit(_LONGEST_FIELD)
     reader = csv.DictReader(text, restkey="", strict=True)
-    _check_columns(uri, list(reader.fieldnames or ()))
-    yield from enumerate(reader, 1)
+    with _long_fields():
+        _check_columns(uri, list(reader.fieldnames or ()))
+    for number in itertools.count(1):
+        with _long_fields():
+            row = next(reader, None)
+        if row is None:
+            return
+        yield number, row
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Long fields are read, in a program whose limit stays its own: Python has one for all of a process."""
+    before = csv.field_size_limit(_LONGEST_FIELD)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def _json_rows(uri: str, text: TextIO) -> Iterator[tuple[int, dict[str, Any] | SourceError]]:

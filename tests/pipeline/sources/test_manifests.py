@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import string
 from collections.abc import Callable
+from csv import field_size_limit
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,18 @@ WRITERS = (csv, parquet, jsonl)
 WORDS = st.text(string.ascii_letters + " ,;'\"éß", min_size=1, max_size=20).filter(
     lambda text: text.strip() == text
 )
+
+
+def test_a_long_description_is_read_and_the_programs_own_limit_for_csv_stays(tmp_path: Path) -> None:
+    rows = [{"uri": f"{number}.mp4", "title": "long " * 60_000} for number in range(2)]
+    limit = field_size_limit(1000)
+    try:
+        for found in read_manifest(str(csv(tmp_path / "list", rows))):
+            assert isinstance(found, Listed)
+            assert json.loads(found.metadata)["title"] == rows[0]["title"]
+            assert field_size_limit() == 1000
+    finally:
+        field_size_limit(limit)
 
 
 @given(
