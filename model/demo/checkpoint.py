@@ -75,7 +75,7 @@ LANGUAGE = {
 # Where as many of the objects that are in a segment lie below as of those that are not lie above: docs/retrieval.md.
 RELEVANCE_THRESHOLD = 0.35
 # By how many standard deviations the best of so many slots stands out from a background: as above.
-CONTRASTS = ((60, 1.8), (900, 3.055))
+CONTRASTS = ((60, 1.8), (900, 3.055), (2400, 3.18))
 BACKGROUND_SLOTS = 128
 _RETRIEVAL = _QFORMER | {"num_hidden_layers": 2, "use_qformer_text_input": True}
 _VECTOR = 64
