@@ -190,7 +190,7 @@ def test_of_many_partitions_half_are_looked_at(tmp_path: Path, monkeypatch: pyte
     growing.add(20)
     growing.archive.update_indexes(at_once=True)
     assert (sorted(vector_states(growing)[0].partitions), looked_at()) == ([5, 13], 7)
-    assert looked_at(probes_for_a_share_of) == 7
+    assert looked_at(probes_for_a_share_of) == 6
     monkeypatch.setattr(vector_index, "PROBES", 40)
     monkeypatch.setattr(vector_index, "PROBES_FOR_A_SHARE", 30)
     growing.add(20)
