@@ -58,9 +58,8 @@ SYSTEM = {
     "health_check_failure_threshold": 20,
     "num_workers_soft_limit": 4,
 }
-# A separate program, as starting a node forks: connections of a driver that did so may break, and Ray then takes its
-# processes for left by it. It obeys lines, ``join CPUS GPUS`` and ``lose NUMBER``, and answers each; it ends with its
-# input.
+# A separate program, as starting a node forks, which a process that has loaded Lance should not. It obeys lines,
+# ``join CPUS GPUS`` and ``lose NUMBER``, and answers each; it ends with its input.
 CLUSTER = """
 import json, os, sys
 
@@ -303,7 +302,11 @@ def main() -> None:
         "--within-s", type=float, default=60.0, help="that a GPU may stay empty (%(default)s)"
     )
     options = parser.parse_args()
-    with shared_cluster(random.Random(options.seed), within_s=options.within_s) as shared:
+    with (
+        # Ray prints the last words of nodes that are killed.
+        contextlib.redirect_stdout(sys.stderr),
+        shared_cluster(random.Random(options.seed), within_s=options.within_s) as shared,
+    ):
         # Interrupted, it says what was found so far.
         with contextlib.suppress(KeyboardInterrupt):
             for number in range(options.rounds):
