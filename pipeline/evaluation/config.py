@@ -47,8 +47,13 @@ class EvaluateConfig:
         named = [task for task, _ in self.models]
         unknown_task = next((task for task in named if task not in self.kind.tasks), None)
         if unknown_task is not None:
-            known = ", ".join(self.kind.tasks) or "none with models of their own"
-            raise ConfigError(f"--model {unknown_task}=: the tasks of {self.dataset} are {known}")
+            tasks = ", ".join(self.kind.tasks)
+            known = (
+                f"the tasks of {self.dataset} are {tasks}"
+                if tasks
+                else f"{self.dataset} has one model for all tasks"
+            )
+            raise ConfigError(f"--model {unknown_task}=: {known}")
         if len(set(named)) != len(named):
             raise ConfigError(f"--model {max(named, key=named.count)}=: one model a task")
         if self.models and self.tasks:

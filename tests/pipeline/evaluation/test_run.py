@@ -260,7 +260,7 @@ def test_each_task_may_have_a_model_of_its_own(
     ("name", "options", "said"),
     [
         ("lvu", {"models": (("plot", "a"),)}, "--model plot=: the tasks of lvu are director, genre"),
-        ("own", {"models": (("scene", "a"),)}, "--model scene=: the tasks of own are none with models of"),
+        ("own", {"models": (("scene", "a"),)}, "--model scene=: own has one model for all tasks"),
         (
             "lvu",
             {"models": (("year", "a"), ("scene", "b"), ("year", "c"))},
