@@ -75,7 +75,7 @@ def progress_line(progress: Progress) -> str:
         and not progress.so_far
     ):
         parts.append(f"{clock(round(progress.left_s))} left")
-    elif progress.stage == "indexing" and not progress.segments_done:
+    elif progress.stage == "indexing" and not progress.segments_done and not progress.note:
         parts.append("starting workers")
     if progress.failures:
         parts.append(f"{progress.failures} failed")

@@ -23,6 +23,7 @@ from malmm.pipeline.evaluation.leaks import leaked_videos
 from malmm.pipeline.evaluation.questions import Clip, Question, by_clip
 from malmm.pipeline.evaluation.report import EvaluationReport, Part, make_report, markdown
 from malmm.pipeline.evaluation.video_folder import VideoFolder
+from malmm.pipeline.indexing.model_loading import size_of_weights
 from malmm.pipeline.schema.errors import DataSetError
 from malmm.pipeline.schema.progress import OnProgress, Progress
 from malmm.pipeline.schema.records import Segment
@@ -102,6 +103,7 @@ class _Prepared:
     leaked: list[str]
     recipe: dict[str, Any]
     image_size: int
+    weights_bytes: int
 
     @property
     def missing(self) -> list[str]:
@@ -141,7 +143,9 @@ def _prepared(config: EvaluateConfig) -> _Prepared:
 
     checkpoint = open_models(config.model, NO_RETRIEVAL).checkpoint
     recipe = _recipe(config, reading, checkpoint.fingerprint())
-    return _Prepared(config, reading, clips, sources, leaked, recipe, image_size(checkpoint))
+    return _Prepared(
+        config, reading, clips, sources, leaked, recipe, image_size(checkpoint), checkpoint.half_bytes
+    )
 
 
 def _joined(recipes: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -213,6 +217,7 @@ def _ask(part: _Prepared, left: Mapping[Clip, str], told: AnswerFile, run: Run, 
     asked = {clip.clip_id: part.clips[clip] for clip in left}
     blocks = [_block(clip, source, part.clips[clip]) for clip, source in left.items()]
     stages.tell(Progress("starting"))
+    loading = f"a worker loads the model, {size_of_weights(part.weights_bytes)}, and answers its first clip"
     done = failed = 0
     for block in run(blocks, stages):
         if not isinstance(block, str):
@@ -228,7 +233,7 @@ def _ask(part: _Prepared, left: Mapping[Clip, str], told: AnswerFile, run: Run, 
                 videos_total=len(left),
                 failures=failed,
                 elapsed_s=time.monotonic() - began,
-                note=block if isinstance(block, str) else "",
+                note=(block if isinstance(block, str) else "") or ("" if done else loading),
             )
         )
 

@@ -13,6 +13,7 @@ from malmm.model.checkpoints.resolve import NO_RETRIEVAL, notice_of
 from malmm.pipeline.archive.partitions import partition_at
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.recipe_models import archive_models
+from malmm.pipeline.archive.run_history import read_runs
 from malmm.pipeline.archive.video_selection import select_videos
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.indexing.ledger import Ledger
@@ -31,7 +32,8 @@ __all__ = ["AnnotateReport", "annotate"]
 class AnnotateReport:
     """Result: the numbers of texts that were ``missing``, that were made (``texts``), and that existed (``there``).
 
-    ``still_missing`` texts failed (``failures`` has the reasons) or never came back from their workers.
+    ``still_missing`` texts failed (``failures`` has the reasons) or never came back from their workers. ``loaded_s``:
+    seconds from the start of the first worker until it had loaded the model.
     """
 
     archive: str
@@ -44,6 +46,7 @@ class AnnotateReport:
     dry_run: bool = False
     interrupted: bool = False
     elapsed_s: float = 0.0
+    loaded_s: float = 0.0
     notice: str | None = None
     failures: list[Failure] = field(default_factory=list)
 
@@ -117,11 +120,13 @@ def _run(
     from malmm.pipeline.cluster.starvation import RoomWatch
     from malmm.pipeline.indexing.graph import replaying
     from malmm.pipeline.indexing.model_hosts import ModelHosts
+    from malmm.pipeline.indexing.model_loading import ModelLoading, loaded_before_s
     from malmm.pipeline.indexing.replay_commits import ReplayCommits
 
     plan = ClusterPlan(config.resources, config.cluster, weights_bytes)
     ledger = Ledger()
     replay = ReplayCommits(archive, config.prompts, ledger, tell, archive.count("failures") > 0)
+    replay.loading = ModelLoading(weights_bytes, loaded_before_s(read_runs(config.archive), "annotate"))
     with archive.held():
         try:
             with (
@@ -135,6 +140,7 @@ def _run(
             report.interrupted = True
         finally:
             report.texts = replay.texts
+            report.loaded_s = (replay.hosts.loaded_s if replay.hosts is not None else None) or 0.0
             report.still_missing = report.missing - report.texts
             report.failures = ledger.standing()
             if ledger.failures:

@@ -27,6 +27,7 @@ from malmm.pipeline.indexing.ledger import Ledger
 from malmm.pipeline.indexing.metrics import RunMetrics
 from malmm.pipeline.indexing.missing_annotations import missing_annotations
 from malmm.pipeline.indexing.model_hosts import ModelHosts
+from malmm.pipeline.indexing.model_loading import ModelLoading, loaded_before_s
 from malmm.pipeline.indexing.pending_work import PendingWork
 from malmm.pipeline.indexing.replay_commits import ReplayCommits
 from malmm.pipeline.indexing.run_actor import RunActor
@@ -71,6 +72,8 @@ class Run:
         """Do the work and fill in missing annotations. Creates the archive once there is a video to store."""
         self.tell(Progress("starting"))
         verify_once(self.models)
+        before_s = loaded_before_s(read_runs(self.config.archive), "index") if archive is not None else None
+        loading = ModelLoading(self.models.checkpoint.half_bytes, before_s)
         with ExitStack() as stack:
             if archive is not None:
                 stack.enter_context(archive.held())
@@ -85,6 +88,7 @@ class Run:
                     self.report.encoders, self.report.gpus = hosts.encoders, hosts.gpus
                     self.progress.metrics = RunMetrics(self.config.archive)
                     self.progress.room = RoomWatch(resources, LIGHT_STAGES)
+                    self.progress.loading = partial(loading.note, hosts)
                     if self.config.compile and work.files:
                         check_compilers(resources, self.config.cluster.labels)
                     if archive is not None:

@@ -203,6 +203,8 @@ class ModelHosts:
         self._deaths = 0
         self._looked_s = 0.0
         self._encoder_s_of_dead = 0.0
+        self._began_s: float | None = None
+        self._loaded_s: float | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -228,6 +230,16 @@ class ModelHosts:
     def encoder_s(self) -> float:
         """Seconds of all hosts with an encoder, from when each had loaded it to its end, or up to now."""
         return self._encoder_s_of_dead + sum(host.encoder_s for host in self._hosts.values())
+
+    @property
+    def loading(self) -> int:
+        """Hosts that have been started and have not loaded their models yet."""
+        return sum(not host.has_joined for host in self._hosts.values())
+
+    @property
+    def loaded_s(self) -> float | None:
+        """Seconds from the start of the first host until every group had one that could begin; None before."""
+        return self._loaded_s
 
     @property
     def batches(self) -> int:
@@ -327,9 +339,16 @@ class ModelHosts:
             # One a machine: each uses all cores.
             options["scheduling_strategy"] = "SPREAD"
         options |= on_nodes_with(self._labels)
+        if self._began_s is None:
+            self._began_s = time.monotonic()
         actor: Any = ray.remote(**options)(ModelHost).remote()
         loading = actor.load.remote(self._steps[group.name])
         self._hosts[f"{group.name}-{next(self._numbers)}"] = _Host(group, actor, [loading], lost_nodes())
+
+    def _note_loaded(self) -> None:
+        ready = {host.group.name for host in self._hosts.values() if host.has_joined}
+        if self._loaded_s is None and self._began_s is not None and len(ready) == len(self._groups):
+            self._loaded_s = time.monotonic() - self._began_s
 
     def _look(self) -> None:
         calls = {call: key for key, host in self._hosts.items() for call in host.calls}
@@ -358,4 +377,5 @@ class ModelHosts:
                     host.joined_s, self._deaths = time.monotonic(), 0
                     self._desk.add(key, host.group.name, host.actor)
                     host.calls.append(host.actor.stay.remote())
+                    self._note_loaded()
         self.want(0)

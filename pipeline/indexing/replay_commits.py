@@ -17,6 +17,7 @@ from malmm.pipeline.indexing.block_stream import received
 from malmm.pipeline.indexing.fail_fast import FailFast
 from malmm.pipeline.indexing.ledger import Ledger
 from malmm.pipeline.indexing.model_hosts import ModelHosts
+from malmm.pipeline.indexing.model_loading import ModelLoading
 from malmm.pipeline.schema.config import Prompt
 from malmm.pipeline.schema.ids import REPLAY, failure_id
 from malmm.pipeline.schema.progress import OnProgress, Progress
@@ -33,7 +34,8 @@ _STAGES = ("replay", "generate")
 class ReplayCommits:
     """Receives the rows of ``malmm.pipeline.indexing.graph.replaying`` and commits their texts every few seconds.
 
-    ``texts`` counts new texts. Failures go to the ledger. ``room`` says what the workers wait for.
+    ``texts`` counts new texts. Failures go to the ledger. ``room`` says what the workers wait for, and ``loading`` what
+    they load before the first text.
     """
 
     archive: Archive
@@ -43,6 +45,7 @@ class ReplayCommits:
     clear_failures: bool
     hosts: ModelHosts | None = None
     room: RoomWatch | None = None
+    loading: ModelLoading | None = None
     texts: int = 0
     _alike: FailFast = field(default_factory=FailFast)
     _waiting: list[dict[str, Any]] = field(default_factory=list)
@@ -70,11 +73,17 @@ class ReplayCommits:
                         videos_total=total,
                         failures=len(self.ledger.standing()),
                         elapsed_s=time.monotonic() - began,
-                        note=self.room.note(done) if self.room is not None else "",
+                        note=self._note(done),
                     )
                 )
         finally:
             self._commit()
+
+    def _note(self, done: int) -> str:
+        note = self.room.note(done) if self.room is not None else ""
+        if note or done or self.hosts is None or self.loading is None:
+            return note
+        return self.loading.note(self.hosts)
 
     def _take(self, block: pa.Table) -> None:
         for index, row in enumerate(carried(block)):

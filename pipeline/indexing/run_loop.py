@@ -188,6 +188,7 @@ class RunLoop:
         finally:
             report.indexing_s = time.monotonic() - began
             report.encoder_s = self.hosts.encoder_s - encoder_s
+            report.loaded_s = self.hosts.loaded_s or 0.0
             # Nodes may have joined.
             report.encoders = max(report.encoders, self.hosts.encoders)
             report.gpus = max(report.gpus, self.hosts.gpus)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from malmm.pipeline.cluster.starvation import RoomWatch
@@ -21,7 +22,8 @@ _TELL_EVERY_S = 0.1
 class RunProgress:
     """Makes a ``Progress`` from the ledger and calls ``tell`` with it.
 
-    ``metrics`` and ``room`` are set while Ray is connected.
+    ``metrics``, ``room`` and ``loading``, which says what workers load before the first segment is done, are set while
+    Ray is connected.
     """
 
     tell: OnProgress
@@ -29,6 +31,7 @@ class RunProgress:
     report: IndexReport
     metrics: RunMetrics | None = None
     room: RoomWatch | None = None
+    loading: Callable[[], str] | None = None
     _began: float = 0.0
     _told: float = 0.0
     _warm: tuple[float, float] | None = None
@@ -79,12 +82,15 @@ class RunProgress:
             warm_s=warm_s,
             warm_video_s=warm_video_s,
             # A pause between two passes is no lack of room.
-            note=self._room_note(-files_unread) if stage == "indexing" else "",
+            note=(self._room_note(-files_unread) or self._loading_note()) if stage == "indexing" else "",
             so_far=so_far,
         )
         self.tell(progress)
         if self.metrics is not None:
             self.metrics.note(progress, self.report.frames, Counter(failure.kind for failure in standing))
+
+    def _loading_note(self) -> str:
+        return self.loading() if self.loading is not None and not self.ledger.segments_done else ""
 
     def _room_note(self, files: int) -> str:
         done = self.ledger.segments_done + len(self.ledger.failures) + files

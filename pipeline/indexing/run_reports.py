@@ -50,6 +50,7 @@ class IndexReport:
     videos the new recipe still lacks. ``transcripts``: what was stored of what is said, if that was asked for.
     ``choice``: why this model, if none was named. ``encoders`` and ``gpus``: how many of them the run had room for at
     once, at most. ``encoder_s``: seconds of all encoders of the indexing stage, each from when it had loaded its model.
+    ``loaded_s``: seconds from the start of the first worker with a model until it had loaded it.
     """
 
     archive: str
@@ -78,6 +79,7 @@ class IndexReport:
     encoders: int = 0
     gpus: float = 0.0
     encoder_s: float = 0.0
+    loaded_s: float = 0.0
     interrupted: bool = False
     choice: str = ""
     notice: str | None = None

@@ -12,6 +12,7 @@ from malmm.model.checkpoints.checkpoint import Checkpoint
 from malmm.model.speech.checkpoints import open_whisper
 from malmm.pipeline.archive.given_texts import Added
 from malmm.pipeline.archive.passes import Pass, finished
+from malmm.pipeline.archive.run_history import read_runs
 from malmm.pipeline.archive.video_selection import select_videos
 from malmm.pipeline.archive.writer import Archive
 from malmm.pipeline.indexing.speech_pass import SpeechCommits, speech_passes, speech_work
@@ -47,6 +48,7 @@ class TranscribeReport:
     dry_run: bool = False
     interrupted: bool = False
     elapsed_s: float = 0.0
+    loaded_s: float = 0.0
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -123,7 +125,9 @@ def _recognise(
     from malmm.pipeline.indexing.block_stream import received
     from malmm.pipeline.indexing.graph import transcribing
     from malmm.pipeline.indexing.model_hosts import ModelHosts
+    from malmm.pipeline.indexing.model_loading import ModelLoading, loaded_before_s
 
+    loading = ModelLoading(checkpoint.half_bytes, loaded_before_s(read_runs(config.archive), "transcribe"))
     began = time.monotonic()
     plan = ClusterPlan(config.resources, config.cluster, checkpoint.half_bytes, one_model=True)
     with (
@@ -140,7 +144,7 @@ def _recognise(
                     videos_total=len(spans),
                     failures=failed,
                     elapsed_s=time.monotonic() - began,
-                    note=room.note(done),
+                    note=room.note(done) or ("" if done else loading.note(hosts)),
                 )
             )
 
@@ -149,6 +153,7 @@ def _recognise(
         try:
             commits.go(hosts.watched(received(recognised)))
         finally:
+            report.loaded_s = hosts.loaded_s or 0.0
             added = commits.added
             report.done += commits.done
             report.transcripts += commits.done

@@ -64,6 +64,7 @@ class NoHosts:
     encoders, gpus = 1, 0.0
 
     run_actor = None
+    loading, loaded_s = 0, 0.0
 
     def __init__(self, *_: Any) -> None:
         self._began = time.monotonic()

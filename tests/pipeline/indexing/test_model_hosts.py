@@ -138,7 +138,10 @@ def indexed(hosts: ModelHosts, rows: list[Carried], together: int = 1) -> list[C
 
 def test_a_retry_of_one_segment_and_descriptions_load_no_model_again(log: Path) -> None:
     with ModelHosts(RESOURCES) as hosts:
+        assert (hosts.loading, hosts.loaded_s) == (0, None)
         assert len(indexed(hosts, ROWS[:1])) == 1
+        assert hosts.loaded_s is not None
+        assert hosts.loaded_s > 0
         # One segment needs one process, however many GPUs there are.
         [(_, process), (_, same)] = made(log)
         assert process == same
