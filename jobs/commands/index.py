@@ -162,6 +162,11 @@ def add_fields(parser: Taker) -> None:
         help="also store transcripts: the videos' subtitles, and speech recognised by this Whisper checkpoint; "
         "`subtitles` for the former alone. `malmm transcribe` does the same later",
     )
+    parser.add_argument(
+        "--skip-subtitled",
+        action="store_true",
+        help="with --transcribe MODEL: recognise no speech in videos that have subtitles, in whatever language",
+    )
     add_partitions(parser)
     parser.add_argument("--limit", type=int, metavar="N", help="begin at most N videos in this run")
     parser.add_argument(
@@ -224,6 +229,7 @@ def configure(arguments: argparse.Namespace) -> IndexConfig:
         dry_run=arguments.dry_run,
         reindex=arguments.reindex,
         transcribe=arguments.transcribe,
+        skip_subtitled=arguments.skip_subtitled,
         leave_out=arguments.leave_out,
     )
 

@@ -44,6 +44,7 @@ def add_parser(commands: Commands) -> None:
         "  malmm transcribe --archive archive\n"
         "  malmm transcribe --archive archive --subtitles files --encoding cp1250\n"
         "  malmm transcribe --archive archive --model openai/whisper-small --language de\n"
+        "  malmm transcribe --archive archive --model openai/whisper-small --skip-subtitled\n"
         "  malmm export --archive archive --format srt --prompt transcript --output subtitles/\n\n"
         "exit codes: 0 all went in, 3 something was left out, 1 all was or the archive cannot be written, 2 wrong "
         "usage, 130 interrupted",
@@ -69,6 +70,12 @@ def add_fields(parser: Taker) -> None:
         default="",
         metavar="CODE",
         help="what is spoken, such as de (default: the model finds it)",
+    )
+    parser.add_argument(
+        "--skip-subtitled",
+        action="store_true",
+        help="with --model: recognise no speech in videos that have subtitles, in whatever language, or an imported "
+        "transcript",
     )
     parser.add_argument(
         "--resource",
@@ -109,6 +116,7 @@ def configure(arguments: argparse.Namespace) -> TranscribeConfig:
         resources=tuple(parse_resource(option) for option in arguments.resource),
         cluster=cluster_use(arguments),
         dry_run=arguments.dry_run,
+        skip_subtitled=arguments.skip_subtitled,
     )
 
 
@@ -128,7 +136,7 @@ def summary(report: TranscribeReport) -> str:
         lines.append(f"Nothing was changed. {report.missing} files, videos and spans are to be read.")
     lines += [
         f"Archive   {printable(report.archive)}",
-        f"Videos    {report.videos}",
+        f"Videos    {report.videos}" + (f", {report.subtitled} with subtitles" if report.subtitled else ""),
         f"Read      {report.transcripts} transcripts: {report.new} new texts, {report.changed} changed, "
         f"{report.unchanged} stored before",
         f"Took      {clock(report.elapsed_s)}",

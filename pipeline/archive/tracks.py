@@ -56,6 +56,11 @@ class TrackReader:
         ]
         return sorted(found, key=lambda track: (track.language, track.origin, track.track_id))
 
+    def subtitled(self) -> set[str]:
+        """Ids of videos with something said in them that no model recognised: subtitles, and imported transcripts."""
+        given = f"task = '{TRANSCRIPT}' AND (source IS NULL OR source != 'model')"
+        return self._tables.ids("annotations", "video_id", [given])
+
     def texts(self, video_id: str, track_id: str) -> list[dict[str, Any]]:
         """The texts of a video's track in time order: start_s, end_s, task, text (in words, of a record), speaker."""
         columns = ["start_s", "end_s", "task", "text", "speaker"]

@@ -24,10 +24,10 @@ from malmm.pipeline.indexing.partition_run import partition_run
 from malmm.pipeline.indexing.pending_work import PendingWork
 from malmm.pipeline.indexing.run_reports import IndexReport
 from malmm.pipeline.indexing.typed_prompts import check_vocabulary
-from malmm.pipeline.schema.config import IndexConfig, Recipe
+from malmm.pipeline.schema.config import SUBTITLES_ONLY, IndexConfig, Recipe
 from malmm.pipeline.schema.errors import ConfigError, SourceError
 from malmm.pipeline.schema.progress import OnProgress, Progress
-from malmm.pipeline.schema.transcribe_config import SUBTITLES_ONLY, TranscribeConfig
+from malmm.pipeline.schema.transcribe_config import TranscribeConfig
 from malmm.pipeline.sources.indexed_roots import remember_roots, roots_of
 from malmm.pipeline.sources.left_out import read_left_out
 
@@ -135,6 +135,7 @@ def index(
                 decode_limit_s=config.decode_limit_s,
                 resources=config.resources,
                 cluster=config.cluster,
+                skip_subtitled=config.skip_subtitled,
             ),
             on_progress=tell,
             verbose=verbose,

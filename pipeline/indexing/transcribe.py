@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -34,7 +34,10 @@ class TranscribeReport:
     """Result: the numbers of ``videos`` looked at, of pieces of work that were left to do (``missing``) and done, of
     transcripts read, and of texts that were new, changed a stored one, or were stored already.
 
-    ``problems`` are sentences about what was left out.
+    ``subtitled`` videos have subtitles, so that no speech is recognised in them; 0 unless that was asked for.
+
+    ``loaded_s``: seconds from the start of the first worker with a speech model until it had loaded it. ``problems``
+    are sentences about what was left out.
     """
 
     archive: str
@@ -45,6 +48,7 @@ class TranscribeReport:
     new: int = 0
     changed: int = 0
     unchanged: int = 0
+    subtitled: int = 0
     dry_run: bool = False
     interrupted: bool = False
     elapsed_s: float = 0.0
@@ -87,17 +91,21 @@ def transcribe(
         checkpoint = open_whisper(config.model)
         spans = speech_passes(videos, checkpoint.fingerprint(), config.language, done)
     report = TranscribeReport(
-        archive.root,
-        videos=len(videos),
-        missing=len(work) + len(spans),
-        dry_run=config.dry_run,
-        problems=[str(error) for error in refused],
+        archive.root, videos=len(videos), dry_run=config.dry_run, problems=[str(error) for error in refused]
     )
+    if config.skip_subtitled:
+        # Files are believed to hold texts until they are read; what a track holds is not known before.
+        beside = {each.video.video_id for each in work if each.sidecar is not None}
+        spans = _without_subtitles(archive, videos, spans, report, beside if config.dry_run else frozenset())
+    report.missing = len(work) + len(spans)
     if (work or spans) and not config.dry_run:
         with archive.held():
             try:
                 if work:
                     _store(archive, work, config.encoding, report, tell)
+                    if config.skip_subtitled:
+                        spans = _without_subtitles(archive, videos, spans, report)
+                        report.missing = len(work) + len(spans)
                 if checkpoint is not None and spans:
                     _recognise(archive, config, checkpoint, spans, report, tell, verbose=verbose)
                 archive.update_indexes(tell=lambda what: tell(Progress("building indexes")))
@@ -105,6 +113,19 @@ def transcribe(
                 report.interrupted = True
     report.elapsed_s = time.monotonic() - began
     return report
+
+
+def _without_subtitles(
+    archive: Archive,
+    videos: Sequence[Video],
+    spans: dict[Pass, Carried],
+    report: TranscribeReport,
+    expected: Set[str] = frozenset(),
+) -> dict[Pass, Carried]:
+    """The spans of videos without subtitles. Counts the others, with those ``expected`` to have some."""
+    subtitled = archive.tracks.subtitled() | expected
+    report.subtitled = sum(video.video_id in subtitled for video in videos)
+    return {each: span for each, span in spans.items() if each.video_id not in subtitled}
 
 
 def _recognise(

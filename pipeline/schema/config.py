@@ -20,6 +20,7 @@ __all__ = [
     "RESOURCES",
     "SAMPLINGS",
     "SCOPES",
+    "SUBTITLES_ONLY",
     "TOKENS",
     "AnnotateConfig",
     "ExportConfig",
@@ -123,6 +124,8 @@ RESOURCES = (
 SCOPES = ("segment", "video")
 TOKENS = ("float16", "int8")
 SAMPLINGS = ("rate", "keyframes", "count")
+SUBTITLES_ONLY = "subtitles"
+"""In place of a Whisper checkpoint's name: recognise no speech."""
 EXPORT_FORMATS = (
     "jsonl",
     "csv",
@@ -149,8 +152,9 @@ class IndexConfig:
     up; ``dry_run`` reports what would be done and changes nothing; ``reindex`` indexes an archive again with another
     recipe, beside the rows it has. ``leave_out`` is a list of videos that are not indexed, whatever the sources list;
     with ``prune`` they are deleted. ``transcribe`` is a Whisper checkpoint with which what is said is stored too,
-    after the subtitles that videos come with, or ``subtitles`` for these alone. ``compile`` compiles the vision
-    encoder, which changes speed and rounding (as another device does) but not the recipe. ``texts`` are the settings
+    after the subtitles that videos come with, or ``subtitles`` for these alone; with ``skip_subtitled`` videos that
+    have subtitles are left to them. ``compile`` compiles the vision encoder, which changes speed and rounding (as
+    another device does) but not the recipe. ``texts`` are the settings
     of generation. ``partition`` is the share of the sources that the run indexes, into an archive of its own below the
     address of all partitions. ``resources`` are (name, value) pairs with names from ``RESOURCES``; they override what
     is chosen from the cluster's size. ``cluster`` is what the run may use of it.
@@ -182,6 +186,7 @@ class IndexConfig:
     dry_run: bool = False
     reindex: bool = False
     transcribe: str = ""
+    skip_subtitled: bool = False
     leave_out: str | None = None
     partition: Partition | None = None
 
@@ -242,6 +247,8 @@ class IndexConfig:
                 f"--min-new-tokens {self.texts.min_new_tokens}: at most --max-new-tokens, {self.max_new_tokens}"
             )
         check_resources(self.resources)
+        if self.skip_subtitled and self.transcribe in ("", SUBTITLES_ONLY):
+            raise ConfigError("--skip-subtitled needs --transcribe with a Whisper checkpoint")
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"--limit {self.limit}: at least 1 video")
         _check_names(self.all_prompts)

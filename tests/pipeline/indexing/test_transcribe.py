@@ -247,3 +247,34 @@ def test_other_weights_of_the_same_name_take_the_place_of_what_was_recognised(
         assert (report.exit_code, report.done) == (0, 3)
         rows.append(said(place, loud))
     assert rows[0] != rows[1] == rows[2]
+
+
+def test_only_videos_without_subtitles_are_recognised(
+    whisper: Path, loud: Path, talk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    InlineStages().install(monkeypatch)
+    # Subtitles beside the one, in the next, none in the third, and a file without a text beside the fourth.
+    beside, inside, silent, empty = (tmp_path / name for name in ("a.mp4", "b.mkv", "c.mp4", "d.mp4"))
+    for path, source in ((beside, loud), (inside, talk), (silent, loud), (empty, loud)):
+        path.symlink_to(source)
+    (tmp_path / "a.de.srt").write_text(SRT.format("hallo"))
+    (tmp_path / "d.vtt").write_text("WEBVTT\n")
+    archive = knowing(tmp_path / "archive", beside, inside, silent, empty)
+    config = TranscribeConfig(archive.root, model=str(whisper), language="en", skip_subtitled=True)
+    # Nobody has read the tracks of the second one yet, nor the file of the fourth.
+    plan = transcribe(replace(config, dry_run=True))
+    assert (plan.subtitled, plan.missing) == (2, 2 + 4 + 2)
+    report = transcribe(config)
+    assert (report.videos, report.subtitled, report.missing) == (4, 2, 2 + 4 + 2)
+    by_model = {row["video_id"] for row in archive.annotations().to_pylist() if row["source"] == "model"}
+    assert by_model <= {video_id(str(silent)), video_id(str(empty))}
+    again = transcribe(config)
+    assert (again.subtitled, again.done) == (2, 0)
+    # Without the option, the others follow.
+    assert transcribe(replace(config, skip_subtitled=False, dry_run=True)).missing == again.missing + 2
+
+
+def test_skipping_subtitled_videos_needs_a_model(tmp_path: Path) -> None:
+    for command in (("transcribe",), ("index", str(tmp_path), "--transcribe", "subtitles")):
+        done = run_here(*command, "--archive", str(tmp_path / "archive"), "--skip-subtitled", "--quiet")
+        assert (done.returncode, "--skip-subtitled needs" in done.stderr) == (2, True)
