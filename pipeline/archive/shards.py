@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ __all__ = ["SAMPLES_A_SHARD", "export_shards"]
 
 SAMPLES_A_SHARD = 1000
 _MOST_PICTURES = 64
+_SHARD = re.compile(r"texts-\d{6,}\.tar")
 _KEPT = (
     "uri",
     "video_id",
@@ -40,18 +42,27 @@ def export_shards(
     reviews: Mapping[Key, Review],
     folder: Path,
 ) -> list[Path]:
-    """Write ``texts-000000.tar`` and on into a folder; their paths. Raises OSError."""
+    """Write ``texts-000000.tar`` and on into a folder; their paths. Raises OSError.
+
+    A shard appears when it is whole. Shards that an earlier, longer export left behind the last one are deleted: a
+    reader of the folder would take their texts for current ones.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for begin in range(0, len(texts), SAMPLES_A_SHARD):
         path = folder / f"texts-{begin // SAMPLES_A_SHARD:06d}.tar"
-        with tarfile.open(path, "w") as shard:
+        part = path.with_suffix(".part")
+        with tarfile.open(part, "w") as shard:
             for row in texts[begin : begin + SAMPLES_A_SHARD]:
                 for name, content in _sample(archive, row, reviews.get(key_of(row))):
                     member = tarfile.TarInfo(f"{row['annotation_id']}.{name}")
                     member.size = len(content)
                     shard.addfile(member, io.BytesIO(content))
+        part.replace(path)
         written.append(path)
+    for path in set(folder.glob("texts-*.tar")) - set(written):
+        if _SHARD.fullmatch(path.name):
+            path.unlink()
     return written
 
 

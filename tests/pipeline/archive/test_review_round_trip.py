@@ -171,6 +171,18 @@ def test_shards_hold_texts_and_pictures(place: str, tmp_path: Path) -> None:
             assert picture.read(2) == b"\xff\xd8"
 
 
+def test_shards_of_a_longer_export_are_not_left_beside_those_of_the_next(place: str, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for number in (0, 1, 7):
+        (shards / f"texts-{number:06d}.tar").write_bytes(b"of another export")
+    (shards / "texts-mine.tar").touch()
+    report = export(ExportConfig(place, "webdataset", str(shards), prompts=("caption",)))
+    assert [Path(path).name for path in report.files] == ["texts-000000.tar"]
+    assert sorted(path.name for path in shards.iterdir()) == ["texts-000000.tar", "texts-mine.tar"]
+    assert tarfile.is_tarfile(report.files[0])
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [("{", "is not JSON"), ("{}", "is neither an export of Label Studio"), ("3", "is neither an export")],
