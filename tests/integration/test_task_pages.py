@@ -28,7 +28,15 @@ from malmm.pipeline.web.settings import ServeConfig
 #: Pages that are run here. All continue getting-started.md, which is run first.
 PAGES = (
     *("annotating.md", "asking.md", "indexing.md", "searching.md"),
-    *("duplicates.md", "evaluation.md", "filters.md", "many-drivers.md", "review.md", "typed-answers.md"),
+    *(
+        "duplicates.md",
+        "evaluation.md",
+        "exporting.md",
+        "filters.md",
+        "many-drivers.md",
+        "review.md",
+        "typed-answers.md",
+    ),
 )
 #: Pages with tests of their own: jobs.md and clusters.md need a cluster, improve.md continues finetune.md, and more is
 #: checked of talks.md. Of the last four, tests below check what can be had without a server, a tool or the hub.
