@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from malmm.jobs.terminal.progress import ProgressDisplay, progress_line
 from malmm.pipeline.schema.progress import Progress
 
-START = {"videos_total": 4, "segments_total": 9}
+START = Progress("indexing", videos_total=4, segments_total=9)
 
 
 @pytest.mark.parametrize(
     ("progress", "line"),
     [
-        (Progress("indexing", **START), "Indexing, 0 of 4 videos, 0 of 9 segments, starting workers"),
+        (START, "Indexing, 0 of 4 videos, 0 of 9 segments, starting workers"),
         (
-            Progress("indexing", **START, note="a worker loads the model"),
+            replace(START, note="a worker loads the model"),
             "Indexing, 0 of 4 videos, 0 of 9 segments: a worker loads the model",
         ),
         (
