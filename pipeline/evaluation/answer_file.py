@@ -75,10 +75,18 @@ def _compare(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any])
     now = json.loads(json.dumps(wanted))
     for name in [*now, *(stored.keys() - now.keys())]:
         if stored.get(name) != now.get(name):
+            changed = _changed(name, stored.get(name), now.get(name))
             raise ConfigError(
-                f"--output {folder} holds answers by another recipe ({name}: {_short(stored.get(name))}, now "
-                f"{_short(now.get(name))}): choose another folder"
+                f"--output {folder} holds answers by another recipe ({changed}): choose another folder"
             )
+
+
+def _changed(name: str, before: Any, after: Any) -> str:
+    """What differs, setting by setting: ``frames: 100, now 50``."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        names = [each for each in {**before, **after} if before.get(each) != after.get(each)]
+        return "; ".join(_changed(each, before.get(each), after.get(each)) for each in names)
+    return f"{name}: {_short(before)}, now {_short(after)}"
 
 
 def _short(value: Any) -> str:

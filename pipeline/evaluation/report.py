@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from malmm.model.checkpoints.resolve import BUILT_IN
 from malmm.pipeline.evaluation.config import EvaluateConfig
 from malmm.pipeline.evaluation.formats.reading import Reading
 from malmm.pipeline.evaluation.metrics.resampling import Figure
@@ -213,6 +214,9 @@ def _reservations(config: EvaluateConfig, report: EvaluationReport) -> list[str]
     ]
     if changed:
         found.append(f"asked otherwise: {', '.join(changed)}")
+    built_in = sorted({config.model, *(model for _, model in config.models)} & set(BUILT_IN))
+    if built_in and kind.published:
+        found.append(f"the model {' and '.join(built_in)}, which knows drawn videos at most")
     if report.answered < report.questions:
         found.append(f"{report.questions - report.answered} of {report.questions} questions are not answered")
     if config.limit is not None:

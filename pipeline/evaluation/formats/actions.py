@@ -47,7 +47,7 @@ def read_breakfast(source: Source) -> Reading:
 def read_coin(source: Source) -> Reading:
     """The questions of COIN's videos of a subset whose frames were counted. Raises DataSetError."""
     file = AnnotationFile.find(source.annotations, "COIN.json", _COIN)
-    questions = []
+    questions, subsets = [], set()
     for entry in file.named():
         if entry.key == "database":
             raise file.wrong(
@@ -55,12 +55,16 @@ def read_coin(source: Source) -> Reading:
                 "repository: without it, ask a table of your own with --dataset own"
             )
         subset = entry.get("subset", str)
+        subsets.add(subset)
         if subset != source.split or entry.key in _NOT_COIN or "num_frames_actual" not in entry.values:
             continue
         prompt = "what is the activity in the video?"
         questions.append(_question(entry, source, prompt, "target", "num_frames_actual"))
     if not questions:
-        raise file.wrong(f"no video of the subset {source.split!r} has num_frames_actual")
+        raise file.wrong(
+            f"no video of the subset {source.split!r} has num_frames_actual; its subsets are "
+            f"{', '.join(sorted(subsets))} (--split)"
+        )
     return Reading(of_tasks(questions, source), (file.path,))
 
 

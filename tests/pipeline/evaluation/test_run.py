@@ -74,6 +74,9 @@ def test_a_stand_in_runs_end_to_end(
     assert [each["value"] for each in report.published] == [each.value for each in kind.published]
     # Frames and lengths are not the authors', and the report says so.
     assert report.reservations[0].startswith("asked otherwise: frames 8 in place of")
+    # Nor is the model.
+    unfit = "the model demo, which knows drawn videos at most"
+    assert (unfit in report.reservations) == bool(kind.published)
     stored = json.loads((config.output / "report.json").read_text())
     assert stored["ways"][0]["figures"][0]["value"] == report.ways[0].figures[0].value
     text = (config.output / "report.md").read_text()
@@ -299,6 +302,10 @@ def test_answers_by_another_recipe_are_not_mixed(
     assert evaluate(config, run=inline).questions == 1
     with pytest.raises(ConfigError, match=r"another recipe \(limit: 1, now 2\): choose another folder"):
         evaluate(dataclasses.replace(config, limit=2), run=inline)
+    # Of the protocol, only what differs is named.
+    protocol = dataclasses.replace(config.protocol, beams=3, returned=3)
+    with pytest.raises(ConfigError, match=r"another recipe \(beams: 5, now 3; returned: 5, now 3\): choose"):
+        evaluate(dataclasses.replace(config, protocol=protocol), run=inline)
 
 
 @pytest.mark.parametrize("family", ["demo", "smolvlm"])
