@@ -20,7 +20,7 @@ from torch import Tensor
 from malmm.model.checkpoints.checkpoint import Checkpoint, CheckpointError
 from malmm.model.families.registry import family_of
 
-__all__ = ["refuse_output", "write_derived"]
+__all__ = ["refuse_output", "refuse_taken", "write_derived"]
 
 _COPIED = (".json", ".txt", ".model", ".jinja")
 _INDEX = "model.safetensors.index.json"
@@ -28,10 +28,15 @@ _INDEX = "model.safetensors.index.json"
 _OWN = ("config.json", _INDEX, "model.safetensors")
 
 
-def refuse_output(output: Path, base: Checkpoint) -> None:
-    """Raise CheckpointError for an output directory that holds something, or lies in the base's."""
+def refuse_taken(output: Path) -> None:
+    """Raise CheckpointError for an output that is a file, or a directory that holds something."""
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise CheckpointError(f"{output} is there already: name a directory that is not")
+
+
+def refuse_output(output: Path, base: Checkpoint) -> None:
+    """Raise CheckpointError for an output directory that holds something, or lies in the base's."""
+    refuse_taken(output)
     if output.resolve().is_relative_to(base.directory.resolve()):
         raise CheckpointError(f"{output} lies in the base's own directory: name another")
 

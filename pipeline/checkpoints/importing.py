@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from malmm.model.checkpoints.checkpoint import CheckpointError
+from malmm.model.checkpoints.derived import refuse_taken
+from malmm.model.checkpoints.lavis import read_lavis
 from malmm.model.checkpoints.lavis_import import Imported, import_lavis
 from malmm.model.checkpoints.resolve import NO_RETRIEVAL, open_models
 from malmm.model.families.registry import row_of
@@ -17,6 +19,10 @@ def import_checkpoint(source: str, *, base: str, output: str) -> Imported:
 
     Raises CheckpointError as ``import_lavis`` does, and for a base of another family than InstructBLIP.
     """
+    file, place = Path(source).expanduser(), Path(output).expanduser()
+    # The base may be a download of 32 GB, which a wrong path or file need not wait for.
+    refuse_taken(place)
+    read_lavis(file)
     checkpoint = open_models(base, NO_RETRIEVAL).checkpoint
     row = row_of(checkpoint)
     if row.model_type != "instructblip":
@@ -24,4 +30,4 @@ def import_checkpoint(source: str, *, base: str, output: str) -> Imported:
             f"base {base!r} is a {row.name} checkpoint: the authors' code trains InstructBLIP, so give the one "
             "that the training began from"
         )
-    return import_lavis(Path(source).expanduser(), checkpoint, Path(output).expanduser())
+    return import_lavis(file, checkpoint, place)

@@ -56,3 +56,13 @@ def test_a_base_of_another_family_is_one_sentence(file: Path, tmp_path: Path) ->
     assert "SmolVLM2" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "imported").exists()
+
+
+def test_a_file_that_cannot_be_used_is_said_before_the_base_is_looked_for(file: Path, tmp_path: Path) -> None:
+    base = ("--base", tmp_path / "no base")
+    done = run_here("import-checkpoint", tmp_path / "gone.pth", *base, "--output", tmp_path / "imported")
+    assert (done.returncode, done.stderr) == (1, f"error: {tmp_path}/gone.pth: there is no such file\n")
+    done = run_here("import-checkpoint", file, *base, "--output", tmp_path)
+    assert "is there already" in done.stderr
+    done = run_here("import-checkpoint", file, *base, "--output", tmp_path / "imported")
+    assert "no base" in done.stderr
