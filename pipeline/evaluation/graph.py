@@ -105,7 +105,8 @@ def asking(clips: Sequence[pa.Table], stages: Stages) -> Iterator[pa.Table | str
             .map_batches(
                 guarded_actor("answer", TOLD, ANSWERER),
                 fn_constructor_kwargs=answerer_options(config),
-                batch_size=None,
+                # Ray refuses None beside GPUs.
+                batch_size=1,
                 num_cpus=resources.encode_cpus,
                 num_gpus=answer_gpus,
                 compute=ActorPoolStrategy(min_size=1, max_size=min(resources.encode_workers, len(clips))),
