@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from malmm.jobs.commands.command_parser import Commands, add_command
-from malmm.jobs.commands.options import add_output, parse_resource
+from malmm.jobs.commands.options import add_cluster_use, add_output, cluster_use, parse_resource
 from malmm.jobs.terminal.text import clock, printable
 from malmm.pipeline.schema.config import RESOURCES
 from malmm.pipeline.schema.errors import ConfigError
@@ -130,6 +130,7 @@ def add_parser(commands: Commands) -> None:
         metavar="NAME=N",
         help=f"workers of a stage, or what each reserves: {', '.join(RESOURCES)}",
     )
+    add_cluster_use(parser)
     add_output(parser)
 
 
@@ -170,6 +171,7 @@ def configure(arguments: argparse.Namespace) -> EvaluateConfig:
         allow_leak=arguments.allow_leak,
         decode_limit_s=arguments.decode_limit_s,
         resources=tuple(parse_resource(option) for option in arguments.resource),
+        cluster=cluster_use(arguments),
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from malmm.pipeline.evaluation.catalogue import DATA_SETS, Kind
 from malmm.pipeline.evaluation.protocol import Protocol
+from malmm.pipeline.schema.cluster_use import WHOLE_CLUSTER, ClusterUse
 from malmm.pipeline.schema.config import RESOURCES
 from malmm.pipeline.schema.errors import ConfigError
 from malmm.pipeline.schema.ways_of_watching import WATCHING, Way
@@ -21,6 +22,7 @@ class EvaluateConfig:
     ``ways`` are ways of watching; the figures are those of the first one. ``limit`` clips are drawn with ``seed``,
     which also draws the intervals. ``allow_leak`` scores videos although they are in the training split too. ``models``
     are checkpoints by task, in place of ``model`` and ``tasks``, for a data set whose authors trained one for each.
+    ``resources`` and ``cluster`` say where it runs, which no answer depends on.
     """
 
     dataset: str
@@ -40,6 +42,7 @@ class EvaluateConfig:
     allow_leak: bool = False
     decode_limit_s: float = 600.0
     resources: tuple[tuple[str, float], ...] = ()
+    cluster: ClusterUse = WHOLE_CLUSTER
 
     def __post_init__(self) -> None:
         if self.dataset not in DATA_SETS:

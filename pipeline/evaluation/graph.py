@@ -74,10 +74,11 @@ def asking(clips: Sequence[pa.Table], stages: Stages) -> Iterator[pa.Table | str
     from malmm.pipeline.cluster.plan import ClusterPlan
     from malmm.pipeline.cluster.starvation import RoomWatch
     from malmm.pipeline.indexing.block_stream import received
+    from malmm.pipeline.indexing.graph import keep_to
     from malmm.pipeline.schema.rows import PICKED, TOLD
 
     config = stages.config
-    plan = ClusterPlan(tuple(config.resources))
+    plan = ClusterPlan(config.resources, config.cluster)
     with connected(plan, verbose=stages.verbose, tell=stages.tell) as resources:
         answer_gpus = min(1.0, resources.encode_gpus + resources.generate_gpus)
         # Not from_arrow, which runs a task for each table before anything starts.
@@ -88,6 +89,8 @@ def asking(clips: Sequence[pa.Table], stages: Stages) -> Iterator[pa.Table | str
         context.target_max_block_size = 1
         context.max_errored_blocks = -1
         context.execution_no_progress_timeout_s = -1
+        answerer = ("answer", resources.encode_cpus, answer_gpus)
+        keep_to(config.cluster, dataset, [("pick", resources.decode_cpus, 0.0), answerer])
         if not stages.verbose:
             context.enable_progress_bars = context.enable_rich_progress_bars = False
         dataset = (
@@ -113,7 +116,7 @@ def asking(clips: Sequence[pa.Table], stages: Stages) -> Iterator[pa.Table | str
                 **_ROWS,
             )
         )
-        room, done = RoomWatch(resources, [("answer", resources.encode_cpus, answer_gpus)]), 0
+        room, done = RoomWatch(resources, [answerer]), 0
         for block in received(dataset):
             done += block is not None
             yield room.note(done) if block is None else block

@@ -22,7 +22,7 @@ from malmm.operators.model_host import ModelStep
 from malmm.operators.probe import probe_files
 from malmm.operators.write import write_segments
 from malmm.pipeline.archive.writer import Archive
-from malmm.pipeline.cluster.placement import alive_nodes
+from malmm.pipeline.cluster.placement import Want, alive_nodes
 from malmm.pipeline.cluster.resources import Resources
 from malmm.pipeline.indexing.file_queue import FileQueueHandle
 from malmm.pipeline.indexing.model_hosts import ModelHosts, through_hosts
@@ -117,16 +117,19 @@ def _dataset(
     return dataset
 
 
-def keep_to(use: ClusterUse, dataset: Dataset) -> None:
-    """Have the dataset take no more than its part of the cluster, on the nodes that it may use."""
+def keep_to(use: ClusterUse, dataset: Dataset, least: Sequence[Want] = ()) -> None:
+    """Have the dataset take no more than its part of the cluster, on the nodes that it may use.
+
+    A part that is too small for one of each of the ``least`` workers is as large as they are.
+    """
     options = dataset.context.execution_options
     if use.labels:
         options.label_selector = dict(use.labels)
     if use.share < 1:
         nodes = alive_nodes(use.labels)
         options.resource_limits = ExecutionResources(
-            cpu=use.share * sum(node.cpus for node in nodes),
-            gpu=use.share * sum(node.gpus for node in nodes),
+            cpu=max(use.share * sum(node.cpus for node in nodes), sum(cpus for _, cpus, _ in least)),
+            gpu=max(use.share * sum(node.gpus for node in nodes), sum(gpus for _, _, gpus in least)),
         )
 
 

@@ -6,6 +6,7 @@ import csv
 import html
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.inline_evaluation import InlineEvaluation
@@ -16,6 +17,8 @@ from malmm.model.demo.questions import questions
 from malmm.model.demo.videos import draw_video
 from malmm.pipeline.evaluation import run
 from malmm.pipeline.evaluation.catalogue import DATA_SETS
+from malmm.pipeline.evaluation.graph import Stages
+from malmm.pipeline.schema.cluster_use import ClusterUse
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +91,24 @@ def test_figures_are_printed_and_written(arguments: list[str], tmp_path: Path) -
     assert said["right"] or said["wrong"]
 
 
+def test_another_part_of_the_cluster_goes_on_with_the_same_answers(
+    arguments: list[str], inline: InlineEvaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = ("--share", "0.5", "--nodes", "2", "--label", "zone=a", "--label", "kind=gpu")
+    uses: list[ClusterUse] = []
+
+    def noting(clips: Any, stages: Stages) -> Any:
+        uses.append(stages.config.cluster)
+        return inline(clips, stages)
+
+    monkeypatch.setattr(run, "asking", noting)
+    first = json.loads(run_here(*arguments, *part, "--json").stdout)
+    assert uses == [ClusterUse(0.5, 2, (("zone", "a"), ("kind", "gpu")))]
+    asked = inline.asked
+    assert json.loads(run_here(*arguments, "--json").stdout)["recipe"] == first["recipe"]
+    assert inline.asked == asked
+
+
 def test_ways_are_named_and_compared(arguments: list[str], tmp_path: Path) -> None:
     done = run_here(*arguments, "--ways", "bank,uniform", "--bank-length", "2")
     assert any(line.endswith("(uniform)") for line in done.stdout.splitlines())
@@ -115,6 +136,8 @@ def test_ways_are_named_and_compared(arguments: list[str], tmp_path: Path) -> No
             "--model relation=: the tasks of lvu are director, genre,",
         ),
         (("--resource", "luck=1"), "--resource luck: one of"),
+        (("--share", "0"), "--share 0: above 0 and at most 1"),
+        (("--label", "zone"), "--label zone=: write NAME=VALUE"),
         (("--dataset", "imagenet"), "invalid choice: 'imagenet'"),
     ],
 )
