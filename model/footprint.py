@@ -36,6 +36,7 @@ __all__ = [
     "main",
     "plain_footprints",
     "slot_bytes",
+    "token_bytes",
     "work_of",
 ]
 
@@ -127,11 +128,16 @@ def slot_bytes(models: Models, vector_size: int, *, tokens_as: str = "float16") 
     The thumbnail's size is a guess, since it depends on what it shows.
     """
     shape = token_shape(models.checkpoint)
-    numbers = math.prod(shape)
-    token_bytes = 2 * numbers if tokens_as == "float16" else numbers + 2 * math.prod(shape[:-1])
     queries = int(models.retrieval.config.get("num_query_tokens", 32)) if models.retrieval else 0
     thumbnail = round(_THUMBNAIL_BYTES_A_PIXEL * image_size(models.checkpoint) ** 2)
-    return token_bytes + 2 * queries * vector_size + 4 * shape[0] + thumbnail
+    return token_bytes(models.checkpoint, tokens_as) + 2 * queries * vector_size + 4 * shape[0] + thumbnail
+
+
+def token_bytes(checkpoint: Checkpoint, tokens_as: str = "float16") -> int:
+    """Bytes of the tokens of one stored memory slot, ``tokens_as`` in ``slot_bytes``."""
+    shape = token_shape(checkpoint)
+    numbers = math.prod(shape)
+    return 2 * numbers if tokens_as == "float16" else numbers + 2 * math.prod(shape[:-1])
 
 
 def plain_footprints(

@@ -18,7 +18,7 @@ from malmm.jobs.commands.options import (
     prompts_of,
 )
 from malmm.jobs.execution import perform_alone
-from malmm.jobs.terminal.text import about, clock, printable
+from malmm.jobs.terminal.text import about, clock, printable, size, time_told
 from malmm.pipeline.schema.config import SCOPES, AnnotateConfig, Prompt
 from malmm.pipeline.schema.errors import ConfigError
 from malmm.pipeline.schema.progress import OnProgress
@@ -155,8 +155,15 @@ def summary(report: AnnotateReport) -> str:
     lines += [
         f"Archive   {printable(report.archive)}",
         f"Texts     {made}, {report.there} there before, of {report.videos} videos",
-        f"Took      {clock(report.elapsed_s)}",
     ]
+    if (plan := report.plan) is not None:
+        lines += [
+            f"Reads     {size(plan.bytes_read)} of stored memory at most",
+            f"Storage   about {size(plan.bytes_written)}",
+            f"Time      {time_told(plan.hours, plan.gpu_hours, plan.basis)}",
+        ]
+    else:
+        lines.append(f"Took      {clock(report.elapsed_s)}")
     if report.notice:
         lines += ["", f"Note: {report.notice}"]
     if report.still_missing:

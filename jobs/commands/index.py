@@ -21,7 +21,7 @@ from malmm.jobs.commands.options import (
 )
 from malmm.jobs.execution import perform_alone
 from malmm.jobs.extras import need_speech
-from malmm.jobs.terminal.text import about, clock, printable, size
+from malmm.jobs.terminal.text import about, clock, printable, size, time_told
 from malmm.pipeline.indexing.run_reports import IndexReport, Plan
 from malmm.pipeline.schema.config import MERGE_POLICIES, TOKENS, IndexConfig
 from malmm.pipeline.schema.errors import ConfigError
@@ -353,20 +353,12 @@ def _planned(report: IndexReport, plan: Plan) -> list[str]:
         f"Rows      {plan.memory_slots} memory slots at most, {plan.texts} texts",
         f"Reads     {size(plan.bytes_read)} of files",
         f"Storage   about {size(plan.storage_bytes)}",
-        f"Time      {_time_of(plan)}",
+        f"Time      {time_told(plan.hours, plan.gpu_hours, plan.basis)}",
     ]
     if plan.pruned:
         lines.append(f"Removed   {len(plan.pruned)} videos, their files being gone")
         lines += [f"  {printable(uri)}" for uri in plan.pruned[:_FAILURES_SHOWN]]
     return lines
-
-
-def _time_of(plan: Plan) -> str:
-    if plan.hours is None:
-        return f"not known: {plan.basis}"
-    hours = clock(round(3600 * plan.hours))
-    gpu_hours = f", {plan.gpu_hours:.2g} GPU hours" if plan.gpu_hours is not None else ""
-    return f"about {hours}{gpu_hours}, by {plan.basis}"
 
 
 def _grouped(failures: Sequence[Failure]) -> list[str]:

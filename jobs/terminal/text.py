@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from malmm.pipeline.schema.errors import ConfigError
 
-__all__ = ["about", "clock", "printable", "seconds_of", "shortened", "size", "span"]
+__all__ = ["about", "clock", "printable", "seconds_of", "shortened", "size", "span", "time_told"]
 
 
 def printable(text: str) -> str:
@@ -49,6 +49,14 @@ def size(count_bytes: float) -> str:
             return f"{count_bytes:.0f} {unit}" if unit == "B" else f"{count_bytes:.1f} {unit}"
         count_bytes /= 1000
     return f"{count_bytes:.1f} TB"
+
+
+def time_told(hours: float | None, gpu_hours: float | None, basis: str) -> str:
+    """Format the estimated time of a run, with what it was estimated from."""
+    if hours is None:
+        return f"not known: {basis}"
+    of_gpus = f", {gpu_hours:.2g} GPU hours" if gpu_hours is not None else ""
+    return f"about {clock(round(3600 * hours))}{of_gpus}, by {basis}"
 
 
 def seconds_of(option: str, text: str) -> float:

@@ -1,14 +1,15 @@
 """Annotate: answer prompts from stored memory and add the missing texts, without reading a video.
 
-Loads Ray only if a text is missing.
+Loads Ray only if a text is missing: a dry run too, since the time depends on the cluster.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from malmm.model.checkpoints.checkpoint import Checkpoint
 from malmm.model.checkpoints.resolve import NO_RETRIEVAL, notice_of
 from malmm.pipeline.archive.partitions import partition_at
 from malmm.pipeline.archive.reader import ArchiveReader
@@ -16,6 +17,13 @@ from malmm.pipeline.archive.recipe_models import archive_models
 from malmm.pipeline.archive.run_history import read_runs
 from malmm.pipeline.archive.video_selection import select_videos
 from malmm.pipeline.archive.writer import Archive
+from malmm.pipeline.indexing.annotation_plan import (
+    AnnotationPlan,
+    bytes_a_text,
+    gpu_s_a_text,
+    slots_read,
+    time_of_texts,
+)
 from malmm.pipeline.indexing.ledger import Ledger
 from malmm.pipeline.indexing.missing_annotations import missing_annotations
 from malmm.pipeline.indexing.typed_prompts import check_vocabulary
@@ -25,6 +33,9 @@ from malmm.pipeline.schema.exit_codes import exit_code_of
 from malmm.pipeline.schema.progress import OnProgress, Progress
 from malmm.pipeline.schema.records import Failure
 
+if TYPE_CHECKING:
+    from malmm.pipeline.cluster.plan import ClusterPlan
+
 __all__ = ["AnnotateReport", "annotate"]
 
 
@@ -33,7 +44,9 @@ class AnnotateReport:
     """Result: the numbers of texts that were ``missing``, that were made (``texts``), and that existed (``there``).
 
     ``still_missing`` texts failed (``failures`` has the reasons) or never came back from their workers. ``loaded_s``:
-    seconds from the start of the first worker until it had loaded the model.
+    seconds from the start of the first worker until it had loaded the model. ``gpus``: how many the run had room for at
+    once; ``generator_s``: seconds of all language models, each from when it was loaded. A dry run has a ``plan``
+    instead.
     """
 
     archive: str
@@ -43,7 +56,10 @@ class AnnotateReport:
     there: int = 0
     texts: int = 0
     still_missing: int = 0
+    gpus: float = 0.0
+    generator_s: float = 0.0
     dry_run: bool = False
+    plan: AnnotationPlan | None = None
     interrupted: bool = False
     elapsed_s: float = 0.0
     loaded_s: float = 0.0
@@ -93,12 +109,20 @@ def annotate(
     if "segment" in config.scopes:
         subjects += sum(video in chosen for video in archive.segments()["video_id"].to_pylist())
     report.there = max(0, subjects * len(config.prompts) - report.missing)
-    if work and not config.dry_run:
+    if work:
         # Texts need no retrieval model, so it may be missing.
         models = archive_models(replace(recipe, retrieval_model=NO_RETRIEVAL), config.model)
         check_vocabulary(models.checkpoint, config.prompts)
-        half_bytes = models.checkpoint.half_bytes
-        _run(config, archive, work, report, tell, weights_bytes=half_bytes, verbose=verbose)
+        # Loads Ray.
+        from malmm.pipeline.cluster.plan import ClusterPlan
+
+        plan = ClusterPlan(config.resources, config.cluster, models.checkpoint.half_bytes)
+        if config.dry_run:
+            report.plan = _preview(
+                config, archive, work, report, tell, plan, models.checkpoint, verbose=verbose
+            )
+        else:
+            _run(config, archive, work, report, tell, plan, verbose=verbose)
     report.elapsed_s = time.monotonic() - began
     return report
 
@@ -109,24 +133,22 @@ def _run(
     work: list[Any],
     report: AnnotateReport,
     tell: OnProgress,
+    plan: ClusterPlan,
     *,
-    weights_bytes: int,
     verbose: bool,
 ) -> None:
     tell(Progress("starting"))
     # Ray takes seconds to load, which a run without work need not wait for.
     from malmm.pipeline.cluster.connection import connected
-    from malmm.pipeline.cluster.plan import ClusterPlan
     from malmm.pipeline.cluster.starvation import RoomWatch
     from malmm.pipeline.indexing.graph import replaying
     from malmm.pipeline.indexing.model_hosts import ModelHosts
     from malmm.pipeline.indexing.model_loading import ModelLoading, loaded_before_s
     from malmm.pipeline.indexing.replay_commits import ReplayCommits
 
-    plan = ClusterPlan(config.resources, config.cluster, weights_bytes)
     ledger = Ledger()
     replay = ReplayCommits(archive, config.prompts, ledger, tell, archive.count("failures") > 0)
-    replay.loading = ModelLoading(weights_bytes, loaded_before_s(read_runs(config.archive), "annotate"))
+    replay.loading = ModelLoading(plan.weights_bytes, loaded_before_s(read_runs(config.archive), "annotate"))
     with archive.held():
         try:
             with (
@@ -134,7 +156,10 @@ def _run(
                 ModelHosts(resources, plan) as replay.hosts,
             ):
                 replay.room = RoomWatch(resources)
-                replay.go(replaying(work, config, archive, replay.hosts, verbose=verbose), of=work)
+                try:
+                    replay.go(replaying(work, config, archive, replay.hosts, verbose=verbose), of=work)
+                finally:
+                    report.gpus, report.generator_s = replay.hosts.gpus, replay.hosts.generator_s
             archive.update_indexes(tell=lambda what: tell(Progress("building indexes")))
         except KeyboardInterrupt:
             report.interrupted = True
@@ -145,6 +170,45 @@ def _run(
             report.failures = ledger.standing()
             if ledger.failures:
                 archive.record_failures(ledger.failures)
+
+
+def _preview(
+    config: AnnotateConfig,
+    archive: Archive,
+    work: list[Any],
+    report: AnnotateReport,
+    tell: OnProgress,
+    plan: ClusterPlan,
+    checkpoint: Checkpoint,
+    *,
+    verbose: bool,
+) -> AnnotationPlan:
+    """What a run would read and write, and how long it would take on the cluster that is there. Writes nothing."""
+    # Loads torch and Ray.
+    from malmm.model.footprint import token_bytes
+    from malmm.pipeline.cluster.connection import connected
+
+    recipe = archive.recipe
+    with connected(plan, verbose=verbose, tell=tell) as resources:
+        # No more workers start than there are segments and videos with something to do.
+        workers = min(resources.generate_workers, sum(block.num_rows for block in work))
+        on_gpus = resources.generate_gpus > 0
+    gpu_s = gpu_s_a_text(
+        checkpoint,
+        bank_length=recipe.bank_length,
+        max_new_tokens=config.max_new_tokens,
+        together=config.batch_segments,
+    )
+    estimate = time_of_texts(
+        report.missing, gpu_s, workers=workers, on_gpus=on_gpus, runs=read_runs(config.archive)
+    )
+    return AnnotationPlan(
+        bytes_read=slots_read(archive, work) * token_bytes(checkpoint, recipe.tokens),
+        bytes_written=round(report.missing * bytes_a_text(archive, config.max_new_tokens)),
+        hours=estimate.hours,
+        gpu_hours=estimate.gpu_hours,
+        basis=estimate.basis,
+    )
 
 
 def _check_versions(archive: ArchiveReader, prompts: tuple[Prompt, ...]) -> None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from malmm.pipeline.archive.run_history import RunRecord
 
-__all__ = ["Estimate", "estimated"]
+__all__ = ["A100_FLOPS", "Estimate", "basis_of", "estimated"]
 
-# NVIDIA's data sheet: dense bfloat16 of an A100. Encoders usually reach 40 % of it (docs/cost.md).
-_A100_FLOPS = 0.4 * 312e12
+#: NVIDIA's data sheet: dense bfloat16 of an A100. Encoders usually reach 40 % of it (docs/cost.md).
+A100_FLOPS = 0.4 * 312e12
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ def estimated(
     which they had their models.
     Otherwise the image encoder's operations at the speed of an A100, which says nothing about workers without a GPU.
     """
-    worker_s = frames_before = count = 0.0
+    count = 0
+    worker_s = frames_before = 0.0
     for run in runs:
         counts = run.counts
         # Reports of several steps are summed: those of other recipes go at other speeds.
@@ -46,10 +47,14 @@ def estimated(
             count += 1
     if count:
         hours = frames * worker_s / frames_before / max(1, encoders) / 3600
-        basis = f"what {count:.0f} earlier {'run' if count == 1 else 'runs'} of this archive took"
-        return Estimate(hours, hours * encoders if on_gpus else None, basis)
+        return Estimate(hours, hours * encoders if on_gpus else None, basis_of(count))
     if not on_gpus:
         return Estimate(None, None, "no earlier run of this archive on such workers is recorded")
-    gpu_hours = frames * frame_flop / _A100_FLOPS / 3600
+    gpu_hours = frames * frame_flop / A100_FLOPS / 3600
     basis = "the image encoder's operations on A100s, as no earlier run of this archive is recorded"
     return Estimate(gpu_hours / max(1, encoders), gpu_hours, basis)
+
+
+def basis_of(runs: int) -> str:
+    """What an estimate by so many earlier runs is from, in a few words."""
+    return f"what {runs} earlier {'run' if runs == 1 else 'runs'} of this archive took"

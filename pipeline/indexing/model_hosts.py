@@ -164,10 +164,9 @@ class _Host:
         """Whether it has loaded its models."""
         return self.joined_s is not None
 
-    @property
-    def encoder_s(self) -> float:
-        """Seconds for which it has had an encoder, up to now."""
-        if self.joined_s is None or self.group.steps.start != 0:
+    def seconds_with(self, step: int) -> float:
+        """Seconds for which it has had the model of a step, up to now: 0 for the first, 1 for the second."""
+        if self.joined_s is None or not self.group.steps.start <= step < self.group.steps.stop:
             return 0.0
         return time.monotonic() - self.joined_s
 
@@ -202,7 +201,7 @@ class ModelHosts:
         self._numbers = itertools.count(1)
         self._deaths = 0
         self._looked_s = 0.0
-        self._encoder_s_of_dead = 0.0
+        self._seconds_of_dead = [0.0, 0.0]
         self._began_s: float | None = None
         self._loaded_s: float | None = None
 
@@ -229,7 +228,15 @@ class ModelHosts:
     @property
     def encoder_s(self) -> float:
         """Seconds of all hosts with an encoder, from when each had loaded it to its end, or up to now."""
-        return self._encoder_s_of_dead + sum(host.encoder_s for host in self._hosts.values())
+        return self._seconds_with(0)
+
+    @property
+    def generator_s(self) -> float:
+        """Seconds of all hosts with a generator, counted as ``encoder_s`` is."""
+        return self._seconds_with(1)
+
+    def _seconds_with(self, step: int) -> float:
+        return self._seconds_of_dead[step] + sum(host.seconds_with(step) for host in self._hosts.values())
 
     @property
     def loading(self) -> int:
@@ -327,6 +334,10 @@ class ModelHosts:
                 ray.kill(host.actor)
                 del self._hosts[key]
 
+    def _bury(self, host: _Host) -> None:
+        for step in range(len(self._seconds_of_dead)):
+            self._seconds_of_dead[step] += host.seconds_with(step)
+
     def _start(self, group: HostGroup) -> None:
         options: dict[str, Any] = {
             "num_cpus": group.cpus,
@@ -365,7 +376,7 @@ class ModelHosts:
                 ray.get(call)
             except (RayActorError, OutOfMemoryError) as error:
                 self._desk.remove(key)
-                self._encoder_s_of_dead += self._hosts.pop(key).encoder_s
+                self._bury(self._hosts.pop(key))
                 # One that went away with its node says nothing of the model.
                 self._deaths += not host.has_joined and lost_nodes() == host.lost_nodes
                 if self._deaths >= _MOST_DEATHS_AT_LOADING:

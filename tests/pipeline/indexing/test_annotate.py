@@ -68,7 +68,8 @@ def test_labels_have_scores_that_sum_to_one(
         assert row["score"] == pytest.approx(scores[row["text"]])
 
 
-def test_a_dry_run_counts_and_writes_nothing(drawn: Drawn) -> None:
+def test_a_dry_run_counts_and_writes_nothing(drawn: Drawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    InlineStages().install(monkeypatch)
     before = versions(drawn.reader)
     report = annotate(AnnotateConfig(drawn.place, (FIRST, CAPTION), dry_run=True))
     segments = drawn.reader.count("segments")
@@ -81,7 +82,8 @@ def test_a_dry_run_counts_and_writes_nothing(drawn: Drawn) -> None:
     assert versions(drawn.reader) == before
 
 
-def test_another_text_under_a_name_has_to_be_meant(drawn: Drawn) -> None:
+def test_another_text_under_a_name_has_to_be_meant(drawn: Drawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    InlineStages().install(monkeypatch)
     other = Prompt("caption", "Say what there is.", task="caption")
     with pytest.raises(ConfigError, match=r"'caption' has another text in the archive .*--new-version"):
         annotate(AnnotateConfig(drawn.place, (other,), dry_run=True))
