@@ -86,6 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
             else f" (the nearest is {reply.similarity:.2f} similar, not {reply.threshold:.2f})"
         )
         print(f"Nothing relevant was found{near}.")
+        if near and not arguments.video:
+            print("A question that names nothing to be seen is put to one video: --video NAME")
     else:
         for answer in reply.answers:
             print(printable(answer.text) or "(no words)")

@@ -89,6 +89,7 @@ def test_questions_are_answered_or_said_not_to_be(drawn: Drawn, capsys: pytest.C
     code, out, _ = said(capsys, "ask", question, "--archive", drawn.place, "--min-similarity", "1.01")
     assert code == 4
     assert out.startswith("Nothing relevant was found (the nearest is ")
+    assert out.endswith("is put to one video: --video NAME\n")
     code, out, _ = said(capsys, "ask", question, "--archive", drawn.place, "--video", "*.mp4", "--json")
     assert len(json.loads(out)["answers"]) == 3
 
