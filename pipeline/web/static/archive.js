@@ -5,6 +5,8 @@ import { bytes, clock, counted, h, number, svg, when } from "./dom.js";
 import { failure, leftOut, panelsComing, state } from "./states.js";
 
 const EVERY_MS = 4000;
+// Counts of a run that say how it ran, not what it did.
+const HOW = /_s$|^encoders$|^gpus$|real_time$/;
 const TAGS = { done: "done", running: "running", some_failed: "warn", failed: "failed", refused: "failed", interrupted: "warn", lost: "failed" };
 
 /** The page. */
@@ -88,8 +90,8 @@ function chart(points) {
 function jobs(runs) {
   const rows = runs.map((run) => {
     const took = (Date.parse(run.ended ?? new Date()) - Date.parse(run.started)) / 1000;
-    const counts = Object.entries(run.counts).filter(([, count]) => count).map(([name, count]) => `${number(count, 1)} ${name.replaceAll("_", " ")}`).join(", ");
-    return [run.job, h("span", { class: `tag ${TAGS[run.status] ?? ""}` }, run.status.replaceAll("_", " ")), when(run.started), cell(clock(took)), counts];
+    const counts = Object.entries(run.counts).filter(([name, count]) => count && !HOW.test(name)).map(([name, count]) => `${number(count, 1)} ${name.replaceAll("_", " ")}`).join(", ");
+    return [h("span", { class: "job" }, run.job), h("span", { class: `tag ${TAGS[run.status] ?? ""}` }, run.status.replaceAll("_", " ")), when(run.started), cell(clock(took)), counts];
   });
   return h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Jobs" }, table(["Job", "State", "Started", "Took", "Done"], rows));
 }
