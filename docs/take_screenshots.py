@@ -1,4 +1,4 @@
-"""Take the pictures in docs/screenshots/: `make screenshots`. Needs Chromium, and a minute.
+"""Take the pictures in docs/screenshots/: `make screenshots`. Needs Chromium, and some minutes.
 
 Draws videos, indexes them with the demo model, serves them as ``malmm serve`` does, and opens each state of the page.
 Pictures have a palette of 256 colours, so that they stay small.
@@ -29,11 +29,12 @@ _QUERY = "#/?q=a+red+circle+moving+right"
 def main() -> None:
     """Take all of them."""
     expect.set_options(timeout=60_000)
-    with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright:
-        folder = Path(place)
+    with _drawn() as folder, sync_playwright() as playwright:
         _malmm(folder, "demo-videos", "videos", "--count", "3", "--minutes", "1")
         first = ("--model", "demo", "--prompt", "first=What appears first?")
-        _malmm(folder, "index", "videos", "--archive", "archive", *first)
+        # Twice, so that the archive has grown.
+        for limit in (("--limit", "1"), ()):
+            _malmm(folder, "index", "videos", "--archive", "archive", *first, *limit)
         # An archive without videos: those of a copy are forgotten.
         shutil.copytree(folder / "archive", folder / "new")
         for number in range(3):
@@ -96,7 +97,7 @@ def _of_an_archive(browser: Browser, address: str) -> None:
     _take(browser, address, "video-phone", f"{video}?t=40", played, size=(390, 1300))
     _take(browser, address, "ask", "#/ask", asked)
     _take(browser, address, "review", "#/review?prompt=caption", lambda page: page.locator(".reviews li"))
-    _take(browser, address, "archive", "#/archive", measured)
+    _take(browser, address, "archive", "#/archive", measured, size=HIGH)
     _take(
         browser,
         address,
@@ -138,6 +139,17 @@ def _take(
     taken = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     taken.quantize(256, dither=Image.Dither.NONE).save(INTO / f"{name}.png", optimize=True)
     context.close()
+
+
+@contextlib.contextmanager
+def _drawn() -> Iterator[Path]:
+    """A folder of always the same name, since pictures show it."""
+    folder = Path(tempfile.gettempdir()) / "drawn"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 @contextlib.contextmanager
