@@ -67,9 +67,11 @@ class InstructBlipFamily:
         """Image encoder and Q-Former, without the language model. Raises CheckpointError and CompileError."""
         return Encoder.load(checkpoint, device=device, with_vision=with_vision, compile_vision=compile_vision)
 
-    def load_language(self, checkpoint: Checkpoint, *, device: torch.device | str = "cpu") -> LanguageModel:
+    def load_language(
+        self, checkpoint: Checkpoint, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    ) -> LanguageModel:
         """The language model and its projection. Raises CheckpointError."""
-        return LanguageModel.load(checkpoint, device=device)
+        return LanguageModel.load(checkpoint, device=device, dtype=dtype)
 
 
 FAMILY = InstructBlipFamily()

@@ -116,6 +116,13 @@ class LanguageModel(nn.Module):
         outputs_1QD, prompts = _outputs_and_prompts([asked])
         return outputs_1QD.shape[1] + len(self.prompt_ids(prompts)[0])
 
+    @torch.inference_mode()
+    def prompt_embeddings(self, asked: Asked) -> Tensor:
+        """Input embeddings [P, E] of a request: its queries, projected, and its prompt. Raises ValueError as
+        ``prompt_tokens``."""
+        outputs_1QD, prompts = _outputs_and_prompts([asked])
+        return self._prefix(outputs_1QD, self.prompt_ids(prompts))[0][0]
+
     def _prefix(self, query_BQD: Tensor, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Input embeddings [B, Q+L, E] and their mask [B, Q+L]: queries, then the prompt's token ids.
 

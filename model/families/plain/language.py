@@ -84,6 +84,26 @@ class PlainLanguage(nn.Module):
         return len(self.ids(asked))
 
     @torch.inference_mode()
+    def prompt_embeddings(self, asked: Asked) -> Tensor:
+        """Input embeddings [P, E] of a request: those of its ids, with the slots' tokens in their places.
+
+        For models that are given nothing else: not those with tensors for later layers, or positions on three axes.
+        Raises ValueError as ``ids``, and if the visual tokens have not as many places.
+        """
+        ids_L = torch.tensor(self.ids(asked), device=self.model.device)
+        if asked.slots is None:
+            raise ValueError("this family answers from slots")
+        tokens = asked.slots.tokens.to(self.model.device, self.model.dtype)
+        [seen] = self.wording.inputs(self.model, tokens, ids_L[None])["mm_encoder_outputs"].values()
+        features_NE = torch.cat(list(seen.pooler_output))
+        embeds_LE: Tensor = self.model.get_input_embeddings()(ids_L)
+        places_L = ids_L == self.tokenizer.convert_tokens_to_ids(self.wording.token)
+        if int(places_L.sum()) != len(features_NE):
+            raise ValueError(f"{len(features_NE)} visual tokens, and {int(places_L.sum())} places for them")
+        embeds_LE[places_L] = features_NE.to(embeds_LE.dtype)
+        return embeds_LE
+
+    @torch.inference_mode()
     def generate_texts(
         self,
         asked: Sequence[Asked],
