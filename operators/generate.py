@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,11 +18,14 @@ from malmm.model.families.family import Asked, Slots
 from malmm.model.families.registry import family_of
 from malmm.model.generation.engine import Choice, Engine, Request
 from malmm.model.generation.transformers_engine import TransformersEngine
+from malmm.model.generation.vllm_engine import EmbedsPrompts, VllmEngine
+from malmm.model.generation.vllm_server import VllmServer, served_name
 from malmm.operators.device import choose_device
 from malmm.operators.metering import IdleMeter, told_to_ray
 from malmm.operators.typed_answers import finished, grammar_for
 from malmm.pipeline.schema.config import Prompt
 from malmm.pipeline.schema.decoding import TextSettings
+from malmm.pipeline.schema.engines import OWN_ENGINE, server_of
 from malmm.pipeline.schema.rows import ANSWERED, Carried, array_at, carried, rows_table
 from malmm.pipeline.schema.stored_tokens import tokens_at
 
@@ -45,8 +48,9 @@ class GenerateTexts:
         max_new_tokens: int,
         decoding: str = "",
         device: str | None = None,
+        engine: str = OWN_ENGINE,
     ) -> None:
-        """``decoding`` is the recipe's: settings of generation, empty for greedy."""
+        """``decoding`` is the recipe's: settings of generation, empty for greedy. ``engine`` is as ``--engine``."""
         checkpoint = open_models(model, NO_RETRIEVAL).checkpoint
         chosen = choose_device(device)
         self.language = family_of(checkpoint).load_language(checkpoint, device=chosen)
@@ -55,6 +59,12 @@ class GenerateTexts:
         self.decoding, self.system = _decoding(settings, max_new_tokens), settings.system or None
         self.on_words: Callable[[str], None] | None = None
         self.engine: Engine = TransformersEngine(self.language, chosen)
+        server = server_of(engine)
+        if server:
+            # A server that is away fails texts, which are tried again, and not the worker.
+            self.engine = VllmEngine(
+                cast(EmbedsPrompts, self.language), chosen, VllmServer(server, served_name(checkpoint))
+            )
         self._meter = IdleMeter(told_to_ray("generate"))
 
     @property

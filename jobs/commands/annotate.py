@@ -111,6 +111,7 @@ def configure(arguments: argparse.Namespace) -> AnnotateConfig:
         model=arguments.model,
         batch_segments=arguments.batch_segments,
         max_new_tokens=arguments.max_new_tokens,
+        engine=arguments.engine,
         resources=tuple(parse_resource(option) for option in arguments.resource),
         cluster=cluster_use(arguments),
         dry_run=arguments.dry_run,

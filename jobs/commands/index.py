@@ -219,6 +219,7 @@ def configure(arguments: argparse.Namespace) -> IndexConfig:
         decoder=arguments.decoder,
         batch_segments=arguments.batch_segments,
         max_new_tokens=arguments.max_new_tokens,
+        engine=arguments.engine,
         texts=text_settings(arguments),
         decode_limit_s=arguments.decode_limit_s,
         compile=arguments.compile,

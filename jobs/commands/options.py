@@ -9,6 +9,7 @@ from malmm.jobs.terminal.log_lines import LOG_FORMATS
 from malmm.pipeline.schema.cluster_use import WHOLE_CLUSTER, ClusterUse
 from malmm.pipeline.schema.config import RESOURCES, Prompt
 from malmm.pipeline.schema.decoding import TextSettings
+from malmm.pipeline.schema.engines import OWN_ENGINE
 from malmm.pipeline.schema.errors import ConfigError
 
 __all__ = [
@@ -116,6 +117,13 @@ def add_batching(parser: Taker, *, max_new_tokens: int, batch_segments: int, bat
         default=max_new_tokens,
         metavar="N",
         help="longest text, in tokens (%(default)s)",
+    )
+    parser.add_argument(
+        "--engine",
+        default=OWN_ENGINE,
+        metavar="NAME",
+        help="what writes texts: transformers in the workers, or vllm=http://HOST:PORT, a server of yours for greedy "
+        "texts, docs/vllm.md (%(default)s)",
     )
     parser.add_argument(
         "--batch-segments",

@@ -86,11 +86,18 @@ class VllmServer:
         }
         answered = self._answer("/v1/completions", asked, limit_s)
         try:
-            return [int(token) for token in answered["choices"][0]["token_ids"]]
+            ids = [int(token) for token in answered["choices"][0]["token_ids"]]
         except (KeyError, TypeError, IndexError):
             raise ServerError(
                 f"the server at {self.address} returns no token ids: it needs vLLM 0.32 or newer"
             ) from None
+        # vLLM writes less, without a word, where prompt and text are longer than its context.
+        if len(ids) < most and ids[-1:] not in [[token] for token in end]:
+            raise ServerError(
+                f"the vLLM server at {self.address} has no room for {most} tokens after a prompt of {len(embeds_PE)}: "
+                "give it a larger --max-model-len, or the run a smaller --max-new-tokens"
+            )
+        return ids
 
     def _answer(self, path: str, asked: Mapping[str, Any] | None, limit_s: float) -> Any:
         request = urllib.request.Request(self.address + path)  # noqa: S310 - an address that a person gave

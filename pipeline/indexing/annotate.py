@@ -26,8 +26,10 @@ from malmm.pipeline.indexing.annotation_plan import (
 )
 from malmm.pipeline.indexing.ledger import Ledger
 from malmm.pipeline.indexing.missing_annotations import missing_annotations
+from malmm.pipeline.indexing.served_engine import check_engine
 from malmm.pipeline.indexing.typed_prompts import check_vocabulary
 from malmm.pipeline.schema.config import AnnotateConfig, Prompt
+from malmm.pipeline.schema.engines import OWN_ENGINE
 from malmm.pipeline.schema.errors import ArchiveError, ConfigError
 from malmm.pipeline.schema.exit_codes import exit_code_of
 from malmm.pipeline.schema.progress import OnProgress, Progress
@@ -43,14 +45,15 @@ __all__ = ["AnnotateReport", "annotate"]
 class AnnotateReport:
     """Result: the numbers of texts that were ``missing``, that were made (``texts``), and that existed (``there``).
 
-    ``still_missing`` texts failed (``failures`` has the reasons) or never came back from their workers. ``loaded_s``:
-    seconds from the start of the first worker until it had loaded the model. ``gpus``: how many the run had room for at
-    once; ``generator_s``: seconds of all language models, each from when it was loaded. A dry run has a ``plan``
-    instead.
+    ``engine`` wrote them. ``still_missing`` texts failed (``failures`` has the reasons) or never came back from their
+    workers. ``loaded_s``: seconds from the start of the first worker until it had loaded the model. ``gpus``: how many
+    the run had room for at once; ``generator_s``: seconds of all language models, each from when it was loaded. A dry
+    run has a ``plan`` instead.
     """
 
     archive: str
     model: str
+    engine: str = OWN_ENGINE
     videos: int = 0
     missing: int = 0
     there: int = 0
@@ -98,7 +101,7 @@ def annotate(
     recipe = archive.recipe
     config = replace(config, model=config.model or recipe.model)
     report = AnnotateReport(
-        archive.root, config.model, dry_run=config.dry_run, notice=notice_of(recipe.model)
+        archive.root, config.model, config.engine, dry_run=config.dry_run, notice=notice_of(recipe.model)
     )
     chosen = set(select_videos(archive, condition=config.where)["video_id"].to_pylist())
     report.videos = len(chosen)
@@ -122,6 +125,7 @@ def annotate(
                 config, archive, work, report, tell, plan, models.checkpoint, verbose=verbose
             )
         else:
+            check_engine(config.engine, models.checkpoint, recipe.decoding)
             _run(config, archive, work, report, tell, plan, verbose=verbose)
     report.elapsed_s = time.monotonic() - began
     return report

@@ -39,6 +39,7 @@ from malmm.pipeline.indexing.model_hosts import ModelHosts
 from malmm.pipeline.indexing.pending_work import PendingWork
 from malmm.pipeline.indexing.run_reports import IndexReport
 from malmm.pipeline.indexing.segment_commits import SegmentCommits
+from malmm.pipeline.indexing.served_engine import check_engine
 from malmm.pipeline.indexing.worker_compaction import rewriting_on_workers
 from malmm.pipeline.indexing.worker_indexing import build_on_workers
 from malmm.pipeline.schema.config import IndexConfig
@@ -83,7 +84,7 @@ class ArchiveSink:
         if given:
             raise ConfigError(f"a sink does not take {', '.join(given)}: `malmm.pipeline.index` does")
         self.config, self._stages = config, stages
-        self.report = IndexReport(archive=config.archive, model=config.model)
+        self.report = IndexReport(archive=config.archive, model=config.model, engine=config.engine)
         self._ledger = Ledger()
         self._commits = SegmentCommits(self._ledger, self.report, self._rewriting)
         self._stack = ExitStack()
@@ -105,6 +106,8 @@ class ArchiveSink:
             listing.wait(lambda: False)
             self._work = PendingWork(config, self.recipe, self.archive, listing)
             self._work.look()
+            if self._work.files:
+                check_engine(config.engine, models.checkpoint, self.recipe.decoding)
             self.report.videos_listed, self.report.videos_unchanged = self._work.listed, self._work.unchanged
             self._commits.archive = self.archive
             self._commits.had_failures = self.archive.count("failures") > 0

@@ -35,6 +35,7 @@ from malmm.pipeline.indexing.run_loop import RunLoop, Survey, committed_ids
 from malmm.pipeline.indexing.run_progress import RunProgress
 from malmm.pipeline.indexing.run_reports import IndexReport, Plan
 from malmm.pipeline.indexing.segment_commits import SegmentCommits
+from malmm.pipeline.indexing.served_engine import check_engine
 from malmm.pipeline.indexing.worker_compaction import rewriting_on_workers
 from malmm.pipeline.indexing.worker_indexing import build_on_workers
 from malmm.pipeline.schema.config import IndexConfig, Recipe
@@ -72,6 +73,7 @@ class Run:
         """Do the work and fill in missing annotations. Creates the archive once there is a video to store."""
         self.tell(Progress("starting"))
         verify_once(self.models)
+        check_engine(self.config.engine, self.models.checkpoint, self.recipe.decoding)
         before_s = loaded_before_s(read_runs(self.config.archive), "index") if archive is not None else None
         loading = ModelLoading(self.models.checkpoint.half_bytes, before_s)
         with ExitStack() as stack:

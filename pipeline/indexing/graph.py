@@ -392,5 +392,6 @@ def _generator(config: IndexConfig | AnnotateConfig, recipe: Recipe) -> ModelSte
         "prompts": config.all_prompts,
         "max_new_tokens": config.max_new_tokens,
         "decoding": recipe.decoding,
+        "engine": config.engine,
     }
     return ModelStep("generate", ANSWERED, GENERATOR, options, _GENERATED_TOGETHER, gathers=True)

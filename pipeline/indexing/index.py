@@ -75,7 +75,7 @@ def index(
     """
     began = time.monotonic()
     tell = on_progress or (lambda progress: None)
-    report = IndexReport(archive=config.archive, model=config.model)
+    report = IndexReport(archive=config.archive, model=config.model, engine=config.engine)
     if config.transcribe not in ("", SUBTITLES_ONLY):
         # Hours pass before it is needed.
         open_whisper(config.transcribe)

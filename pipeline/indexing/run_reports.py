@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from malmm.pipeline.schema.engines import OWN_ENGINE
 from malmm.pipeline.schema.exit_codes import exit_code_of
 from malmm.pipeline.schema.partition import Partition
 from malmm.pipeline.schema.records import Failure
@@ -49,12 +50,14 @@ class IndexReport:
     theirs. ``switched``: the rows of a new recipe replaced those of the old one; ``videos_not_reindexed``: how many
     videos the new recipe still lacks. ``transcripts``: what was stored of what is said, if that was asked for.
     ``choice``: why this model, if none was named. ``encoders`` and ``gpus``: how many of them the run had room for at
-    once, at most. ``encoder_s``: seconds of all encoders of the indexing stage, each from when it had loaded its model.
-    ``loaded_s``: seconds from the start of the first worker with a model until it had loaded it.
+    once, at most. ``engine`` wrote the texts. ``encoder_s``: seconds of all encoders of the indexing stage, each from
+    when it had loaded its model. ``loaded_s``: seconds from the start of the first worker with a model until it had
+    loaded it.
     """
 
     archive: str
     model: str
+    engine: str = OWN_ENGINE
     videos_listed: int = 0
     videos_unchanged: int = 0
     videos_left: int = 0

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 
 from malmm.pipeline.schema.cluster_use import WHOLE_CLUSTER, ClusterUse
 from malmm.pipeline.schema.decoding import TextSettings
+from malmm.pipeline.schema.engines import OWN_ENGINE, server_of
 from malmm.pipeline.schema.errors import ConfigError
 from malmm.pipeline.schema.partition import Partition
 from malmm.pipeline.schema.prompts import CAPTION, Prompt
@@ -154,9 +155,10 @@ class IndexConfig:
     with ``prune`` they are deleted. ``transcribe`` is a Whisper checkpoint with which what is said is stored too,
     after the subtitles that videos come with, or ``subtitles`` for these alone; with ``skip_subtitled`` videos that
     have subtitles are left to them. ``compile`` compiles the vision encoder, which changes speed and rounding (as
-    another device does) but not the recipe. ``texts`` are the settings
-    of generation. ``partition`` is the share of the sources that the run indexes, into an archive of its own below the
-    address of all partitions. ``resources`` are (name, value) pairs with names from ``RESOURCES``; they override what
+    another device does) but not the recipe. ``texts`` are the settings of generation, and ``engine`` is what writes
+    them: ``transformers``, or ``vllm=http://HOST:PORT``. ``partition`` is the share of the sources that the run
+    indexes, into an archive of its own below the address of all partitions. ``resources`` are (name, value) pairs with
+    names from ``RESOURCES``; they override what
     is chosen from the cluster's size. ``cluster`` is what the run may use of it.
     """
 
@@ -177,6 +179,7 @@ class IndexConfig:
     batch_segments: int = 4
     max_new_tokens: int = 128
     texts: TextSettings = field(default_factory=TextSettings)
+    engine: str = OWN_ENGINE
     compile: bool = False
     resources: tuple[tuple[str, float], ...] = ()
     cluster: ClusterUse = WHOLE_CLUSTER
@@ -246,6 +249,7 @@ class IndexConfig:
             raise ConfigError(
                 f"--min-new-tokens {self.texts.min_new_tokens}: at most --max-new-tokens, {self.max_new_tokens}"
             )
+        server_of(self.engine)
         check_resources(self.resources)
         if self.skip_subtitled and self.transcribe in ("", SUBTITLES_ONLY):
             raise ConfigError("--skip-subtitled needs --transcribe with a Whisper checkpoint")
@@ -267,7 +271,7 @@ class AnnotateConfig:
 
     ``scopes`` chooses what gets a text: each segment, each whole video, or both. ``where`` is a SQL condition over the
     columns of ``videos``. ``new_versions`` allows prompts whose name has another text in the archive. ``model`` is the
-    path or id of the archive's model, if not the recorded one.
+    path or id of the archive's model, if not the recorded one. ``engine`` is as that of ``IndexConfig``.
     """
 
     archive: str
@@ -278,6 +282,7 @@ class AnnotateConfig:
     model: str = ""
     batch_segments: int = 4
     max_new_tokens: int = 128
+    engine: str = OWN_ENGINE
     resources: tuple[tuple[str, float], ...] = ()
     cluster: ClusterUse = WHOLE_CLUSTER
     dry_run: bool = False
@@ -297,6 +302,7 @@ class AnnotateConfig:
             raise ConfigError(f"--batch-segments {self.batch_segments}: at least 1")
         if self.max_new_tokens < 1:
             raise ConfigError(f"--max-new-tokens {self.max_new_tokens}: at least 1")
+        server_of(self.engine)
         check_resources(self.resources)
         _check_names(self.prompts)
 

@@ -250,6 +250,7 @@ class InlineStages:
             prompts=config.all_prompts,
             max_new_tokens=config.max_new_tokens,
             decoding=recipe.decoding,
+            engine=config.engine,
             device="cpu",
         )
 
