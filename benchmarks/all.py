@@ -50,6 +50,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "kills": [],
         "retrieval": [str(folder / "retrieval")],
         "demo_model": [str(folder / "scored")],
+        "demo_weak_spots": [str(folder / "scored")],
         "finetune": [str(folder / "taught")],
     }
 

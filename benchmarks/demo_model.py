@@ -38,10 +38,10 @@ def by_kind(bench: Bench) -> None:
         for clip in clips:
             score.add(clip.questions, bench.online(clip, clip.questions, MemorySettings(10))[0])
         columns.append(score)
-    rows = [["all questions", *(_percent(score.answers) for score in columns)]]
+    rows = [["all questions", *(percent(score.answers) for score in columns)]]
     for kind in KINDS:
         name = "whole description" if kind == DESCRIBE else kind
-        rows.append([name, *(_percent(score.of_kind(kind)) for score in columns)])
+        rows.append([name, *(percent(score.of_kind(kind)) for score in columns)])
     counts = [f"{len(score.results)} questions" for score in columns]
     table(
         f"1 and 2. Right to the letter, M = 10 ({', '.join(counts)})",
@@ -68,7 +68,7 @@ def ablations(bench: Bench) -> None:
         for clip in clips:
             asked = described_and(clip)
             score.add(asked, bench.online(clip, asked, settings)[0])
-        rows.append([name, *map(_percent, (score.answers, score.early(2), score.descriptions))])
+        rows.append([name, *map(percent, (score.answers, score.early(2), score.descriptions))])
         print("  " + "  ".join(rows[-1]), flush=True)
     table(
         "3. Same weights, same questions; M = 10 unless said",
@@ -98,9 +98,9 @@ def lengths(bench: Bench) -> None:
             [
                 f"{minutes}",
                 f"{statistics.mean(scenes):.0f}",
-                _percent(score.answers),
-                _percent(score.of_kind("exists")),
-                _percent(score.share(lambda q: q.kind in ("first", "last"))),
+                percent(score.answers),
+                percent(score.of_kind("exists")),
+                percent(score.share(lambda q: q.kind in ("first", "last"))),
                 f"{slots} slots, {size:.0f} KiB",
                 f"{1000 * took / frames:.0f} ms",
             ]
@@ -127,9 +127,9 @@ def merged(bench: Bench) -> None:
         same += sum(a == b for a, b in zip(one, other, strict=True))
         total += len(asked)
     rows = [
-        ["one pass over 300 frames", _percent(whole.answers)],
-        ["three segments of 100 s, merged and replayed", _percent(parts.answers)],
-        ["the same answer", _percent(same / total)],
+        ["one pass over 300 frames", percent(whole.answers)],
+        ["three segments of 100 s, merged and replayed", percent(parts.answers)],
+        ["the same answer", percent(same / total)],
     ]
     table(f"5. Videos of 5 minutes, M = 20 ({total} questions)", ["", "questions"], rows)
 
@@ -151,8 +151,8 @@ def replays(bench: Bench) -> None:
         rows.append(
             [
                 f"{length}",
-                *map(_percent, (online.answers, replayed.answers, same / total)),
-                *map(_percent, (online.descriptions, replayed.descriptions)),
+                *map(percent, (online.answers, replayed.answers, same / total)),
+                *map(percent, (online.descriptions, replayed.descriptions)),
             ]
         )
     table(
@@ -213,8 +213,8 @@ def _recall(
         overlaps.append(float(hits[0]))
     return [
         f"{len(phrases)}",
-        _percent(statistics.mean(first)),
-        _percent(statistics.mean(five)),
+        percent(statistics.mean(first)),
+        percent(statistics.mean(five)),
         f"{statistics.mean(overlaps):.2f}",
     ]
 
@@ -232,7 +232,8 @@ def _mean(vectors_SQV: Tensor) -> Tensor:
     return torch.nn.functional.normalize(vectors_SQV.mean(1, keepdim=True), dim=-1)
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share as tables print it."""
     return "none asked" if math.isnan(share) else f"{100 * share:.1f} %"
 
 
