@@ -2,7 +2,8 @@
 
 Operators turn expected errors, such as a damaged file, into failures themselves. The guard around each of them catches
 all others, above all programming errors: Ray Data would retry the task and then drop its rows silently. A panic of a
-library in Rust counts too, though pyo3 does not make it an Exception. What ends a process or a task passes through.
+library in Rust counts too, though pyo3 does not make it an Exception. What ends a process, a task or the run passes
+through.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, NoReturn
 
 import pyarrow as pa
 
+from malmm.pipeline.schema.errors import RunLost
 from malmm.pipeline.schema.ids import video_id
 from malmm.pipeline.schema.records import Failure
 from malmm.pipeline.schema.rows import FILES, Carried, carried, rows_table
@@ -28,7 +30,7 @@ from malmm.pipeline.schema.rows import FILES, Carried, carried, rows_table
 __all__ = ["end_process", "guarded", "guarded_actor"]
 
 _MESSAGE_CHARS, _TRACE_CHARS = 500, 1500
-_ENDS = (KeyboardInterrupt, SystemExit, GeneratorExit, CancelledError)
+_ENDS = (KeyboardInterrupt, SystemExit, GeneratorExit, CancelledError, RunLost)
 
 _Work = Callable[..., pa.Table | Iterator[pa.Table]]
 

@@ -155,7 +155,7 @@ class FileQueue:
 class RemoteFileQueue:
     """A file queue in a run's actor. Can be pickled to workers.
 
-    Raises Ray's ActorDiedError once the actor is gone: then the run cannot go on.
+    Raises RunLost once the actor is gone: then the run cannot go on.
     """
 
     def __init__(self, positions: int, actor: RunActor) -> None:

@@ -118,7 +118,7 @@ class HostDesk:
 class RemoteHostDesk:
     """A desk in a run's actor. Can be pickled to workers.
 
-    Raises Ray's ActorDiedError once the actor is gone: then the run cannot go on.
+    Raises RunLost once the actor is gone: then the run cannot go on.
     """
 
     def __init__(self, actor: RunActor) -> None:

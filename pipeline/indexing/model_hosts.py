@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -281,16 +281,25 @@ class ModelHosts:
     def watched(self, blocks: _Blocks) -> _Blocks:
         """Yield the blocks, and look after the hosts meanwhile.
 
-        Raises WorkerError if a model cannot be loaded, or hosts die again and again before they have loaded it.
+        Raises WorkerError if a model cannot be loaded, or hosts die again and again before they have loaded it, and
+        RunLost if the actor is gone that the run's tasks ask.
         """
-        for block in blocks:
-            if time.monotonic() - self._looked_s >= _LOOK_EVERY_S:
-                self._look()
-                self._looked_s = time.monotonic()
-            if time.monotonic() - self._saw_nodes_s >= NODES_EVERY_S:
-                self._see_nodes()
-                self._saw_nodes_s = time.monotonic()
-            yield block
+        try:
+            for block in blocks:
+                if time.monotonic() - self._looked_s >= _LOOK_EVERY_S:
+                    self.run_actor.check()
+                    self._look()
+                    self._looked_s = time.monotonic()
+                if time.monotonic() - self._saw_nodes_s >= NODES_EVERY_S:
+                    self._see_nodes()
+                    self._saw_nodes_s = time.monotonic()
+                yield block
+        finally:
+            # An exception keeps this frame, and with it a dataset that would still run when Ray is shut down.
+            if isinstance(blocks, Generator):
+                blocks.close()
+        # Without it all that was left was lost, however fast.
+        self.run_actor.check()
 
     def _see_nodes(self) -> None:
         """Take note of nodes that have joined or left."""

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError
+from ray.exceptions import ActorUnavailableError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from malmm.pipeline.schema.errors import RunLost
 
 __all__ = ["Held", "RunActor", "endless"]
 
@@ -30,6 +32,9 @@ class Held:
         if name not in self._objects:
             self._objects[name] = kind(*arguments)
 
+    def here(self) -> None:
+        """Answer that the actor is there."""
+
     def ask(self, name: str, method: str, *arguments: Any, **options: Any) -> Any:
         """Call a method of an object. Raises what that raises."""
         return getattr(self._objects[name], method)(*arguments, **options)
@@ -38,7 +43,8 @@ class Held:
 class RunActor:
     """The actor of a run, on the driver's machine, started with the first object. Can be pickled to workers after that.
 
-    Raises Ray's ActorDiedError once the actor is gone: then the run cannot go on.
+    Raises RunLost once the actor is gone, on workers too: then the run cannot go on. What waits in the queue could be
+    listed again, but the files at a position could not: tasks that Ray runs again must get the same ones.
     """
 
     def __init__(self) -> None:
@@ -57,6 +63,11 @@ class RunActor:
         """Call a method of an object in the actor. All calls may safely arrive twice."""
         return self._called("ask", name, method, *arguments, **options)
 
+    def check(self) -> None:
+        """Raise RunLost if the actor is gone."""
+        if self._actor is not None:
+            self._called("here")
+
     def tell(self, name: str, method: str) -> None:
         """Call a method of an object in the actor, and wait for nothing."""
         self._actor.ask.remote(name, method)
@@ -74,6 +85,11 @@ class RunActor:
                 return ray.get(getattr(self._actor, what).remote(*arguments, **options))
             except ActorUnavailableError:
                 time.sleep(pause_s)
+            except RayActorError as error:
+                raise RunLost(
+                    "the actor that hands files and models to the workers is gone, with what it held; what was "
+                    f"committed stays: run again to go on ({' '.join(str(error).split())})"
+                ) from error
         raise AssertionError("endless")
 
 

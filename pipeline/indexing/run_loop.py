@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-from ray.exceptions import RayActorError
 
 from malmm.pipeline.archive.reader import ArchiveReader
 from malmm.pipeline.archive.writer import Archive
@@ -25,7 +24,6 @@ from malmm.pipeline.indexing.pending_work import PendingWork
 from malmm.pipeline.indexing.run_actor import RunActor
 from malmm.pipeline.indexing.run_progress import RunProgress
 from malmm.pipeline.indexing.segment_commits import SegmentCommits
-from malmm.pipeline.schema.errors import WorkerError
 from malmm.pipeline.schema.ids import video_id
 from malmm.pipeline.schema.records import Failure
 from malmm.pipeline.schema.rows import FILES, Carried, carried, rows_table
@@ -79,18 +77,11 @@ class Survey:
     def step(self) -> None:
         """Hand over the files listed since the last call, and take the plans that have arrived.
 
-        Raises WorkerError if the queue's actor died.
+        Raises RunLost if the queue's actor died.
         """
-        if self._queue is None:
-            return
-        try:
+        if self._queue is not None:
             self._hand_over(self._queue)
             self._take_plans(self._queue)
-        except RayActorError as error:
-            raise WorkerError(
-                "the actor that hands listed files to the workers is gone, with what it held; run again to go on: "
-                + " ".join(str(error).split())
-            ) from error
 
     def end(self) -> None:
         """End the queue: a dataset that was left early may still wait for files."""

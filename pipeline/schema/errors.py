@@ -11,6 +11,7 @@
     │   ├── ArchiveBusy      another writer holds the archive
     │   └── RecipeMismatch   the archive was made with another recipe
     └── WorkerError          workers cannot start, or the cluster is gone
+        └── RunLost          what the run's tasks ask is gone
 
 All survive pickling with their attributes, since they cross Ray's process boundaries.
 """
@@ -28,6 +29,7 @@ __all__ = [
     "MediaError",
     "MediaKind",
     "RecipeMismatch",
+    "RunLost",
     "SourceError",
     "WorkerError",
 ]
@@ -125,3 +127,7 @@ class RecipeMismatch(ArchiveError):  # noqa: N818 - it says what it is
 
 class WorkerError(MalmmError):
     """Workers cannot start, or the cluster is gone: the run ended, and what was committed stays."""
+
+
+class RunLost(WorkerError):  # noqa: N818 - it says what it is
+    """The actor that hands files and models to a run's tasks is gone. No row is to blame: guards let it pass."""

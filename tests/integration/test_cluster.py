@@ -96,6 +96,33 @@ def test_workers_that_are_killed_again_and_again_cost_no_row(
 
 
 @pytest.mark.usefixtures("_environment")
+def test_a_run_whose_queue_is_killed_says_so_and_the_same_command_finishes_it(
+    cluster: Cluster, folder: Path, clean: dict[str, Any], tmp_path: Path
+) -> None:
+    """The actor that hands out files and models is gone: what was on its way is made again, and is no failure."""
+    place, gate = tmp_path / "archive", Gate(tmp_path)
+    gate.allow(2)
+    session = start(folder, place, gate=gate)
+    until_more_is_committed(session, place)
+    os.kill(cluster.worker("Held"), signal.SIGKILL)
+    gate.open()
+    assert session.wait() == 1
+    assert session.end() == []
+    errors = session.errors.read_text()
+    assert "Traceback" not in errors
+    [said] = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert "run again to go on" in said
+    archive = ArchiveReader.open(str(place))
+    assert archive.failures().num_rows == 0
+    stored = contents(archive)
+    assert 0 < len(stored["segments"]) < SEGMENTS
+    assert stored["segments"].items() <= clean["segments"].items()
+    report = report_of(start(folder, place))
+    assert (report["segments_resumed"], report["failures"]) == (len(stored["segments"]), [])
+    assert contents(archive) == clean
+
+
+@pytest.mark.usefixtures("_environment")
 def test_a_worker_and_then_a_node_that_are_killed_cost_no_row(
     cluster: Cluster, folder: Path, clean: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -43,13 +43,15 @@ class Cluster:
 
     def __init__(self, process: subprocess.Popen[str], environment: dict[str, str]) -> None:
         self.process, self.environment = process, environment
+        self.head = 0
         self.nodes: list[int] = []
 
     def worker(self, title: str) -> int:
         """A process that runs a task, or holds an actor, with ``title`` in its name, once there is one."""
 
         def found() -> int:
-            children = [child for child, parent in _parents().items() if parent in self.nodes]
+            nodes = (self.head, *self.nodes)
+            children = [child for child, parent in _parents().items() if parent in nodes]
             return next((pid for pid in children if title in _read(pid, "cmdline")), 0)
 
         return until(found)
@@ -122,7 +124,7 @@ def running(*, nodes: int, cpus: int) -> Iterator[Cluster]:
         answer = process.stdout.readline()
         assert answer, errors.read_text()
         told: dict[str, Any] = json.loads(answer)
-        cluster.nodes = told["nodes"]
+        cluster.head, cluster.nodes = told["head"], told["nodes"]
         cluster.environment["RAY_ADDRESS"] = told["address"]
         yield cluster
     finally:
@@ -169,8 +171,10 @@ def _serve(nodes: int, cpus: int) -> None:
     with lean():
         cluster = ray.cluster_utils.Cluster(initialize_head=True, head_node_args=head)
         started = [cluster.add_node(num_cpus=cpus, object_store_memory=_STORE_BYTES) for _ in range(nodes)]
-    raylets = [node.all_processes["raylet"][0].process.pid for node in started]
-    print(json.dumps({"address": cluster.address, "nodes": raylets}), flush=True)
+    head_raylet, *raylets = [
+        node.all_processes["raylet"][0].process.pid for node in (cluster.head_node, *started)
+    ]
+    print(json.dumps({"address": cluster.address, "head": head_raylet, "nodes": raylets}), flush=True)
     signal.pause()
 
 

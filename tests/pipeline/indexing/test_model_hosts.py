@@ -29,7 +29,7 @@ from malmm.pipeline.indexing.block_stream import received
 from malmm.pipeline.indexing.graph import Wiring, indexing, planned_before, replaying, transcribing
 from malmm.pipeline.indexing.model_hosts import ModelHosts
 from malmm.pipeline.schema.config import IndexConfig, Recipe
-from malmm.pipeline.schema.errors import WorkerError
+from malmm.pipeline.schema.errors import RunLost, WorkerError
 from malmm.pipeline.schema.rows import (
     ANSWERED,
     AUDIBLE,
@@ -256,3 +256,22 @@ def test_a_model_that_cannot_be_loaded_ends_the_run_with_the_reason(monkeypatch:
     monkeypatch.setattr(graph, "GENERATOR", Broken)
     with ModelHosts(RESOURCES) as hosts, pytest.raises(WorkerError, match="those of another model"):
         indexed(hosts, ROWS[:2])
+
+
+def test_no_row_fails_of_the_end_of_the_actor_that_hands_out_hosts(log: Path) -> None:
+    """Rows that wait for a host, or are in one, are lost and not failed: another run makes them."""
+    (log / "hold encode").touch()
+    found: list[Carried] = []
+
+    def go_on_until_it_is_gone(hosts: ModelHosts) -> None:
+        rows = planned_before(ROWS)
+        dataset = indexing(rows, Wiring(CONFIG, RECIPE, RESOURCES), hosts, "none", pa.schema([]), expected=8)
+        for block in hosts.watched(received(dataset, every_s=0.05)):
+            found.extend(carried(block) if block is not None else [])
+            if (log / "hold encode").exists() and list(log.glob("holds encode *")):
+                ray.kill(hosts.run_actor._actor)
+                (log / "hold encode").unlink()
+
+    with ModelHosts(RESOURCES) as hosts, pytest.raises(RunLost, match="run again to go on"):
+        go_on_until_it_is_gone(hosts)
+    assert [row.failure for row in found if row.failure] == []

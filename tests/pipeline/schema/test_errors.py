@@ -15,6 +15,7 @@ EXAMPLES = [
     errors.ArchiveError("no archive at /archive", uri="/archive"),
     errors.ArchiveBusy("/archive is being written by process 7 on a since noon", uri="/archive"),
     errors.WorkerError("a worker failed: no GPU"),
+    errors.RunLost("the actor is gone: run again"),
     errors.RecipeMismatch("other options", uri="/archive", differences=[("fps", "1.0", "2.0")]),
 ]
 
