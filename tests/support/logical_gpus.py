@@ -10,6 +10,8 @@ from contextlib import contextmanager
 
 import pytest
 import ray
+from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
+from ray._raylet import Config
 from ray.cluster_utils import Cluster
 
 from support.lean_ray import lean
@@ -58,6 +60,11 @@ def cluster_with_two_gpus() -> Iterator[Cluster]:
     ):
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setenv("RAY_TMPDIR", folder)
+        # As a cluster that ray.init starts. Once Ray has wanted a token in a process, it wants one of every later
+        # cluster too, whatever the environment says: nodes without one could not answer.
+        patch.setenv("RAY_AUTH_MODE", "token")
+        Config.initialize("")
+        ensure_token_if_auth_enabled()
         head = {"num_cpus": 4, "num_gpus": 2, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
         cluster = Cluster(initialize_head=True, head_node_args=head | {"_system_config": _KEPT})
         try:
