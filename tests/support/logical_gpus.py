@@ -10,8 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 import ray
-from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
-from ray._raylet import Config
+from ray._private.authentication import authentication_token_setup as tokens
 from ray.cluster_utils import Cluster
 
 from support.lean_ray import lean
@@ -63,8 +62,8 @@ def cluster_with_two_gpus() -> Iterator[Cluster]:
         # As a cluster that ray.init starts. Once Ray has wanted a token in a process, it wants one of every later
         # cluster too, whatever the environment says: nodes without one could not answer.
         patch.setenv("RAY_AUTH_MODE", "token")
-        Config.initialize("")
-        ensure_token_if_auth_enabled()
+        tokens._enable_token_auth()
+        tokens.ensure_token_if_auth_enabled()
         head = {"num_cpus": 4, "num_gpus": 2, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
         cluster = Cluster(initialize_head=True, head_node_args=head | {"_system_config": _KEPT})
         try:
