@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import multiprocessing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,12 +27,14 @@ from malmm.model.memory.slots import Memory
 from malmm.model.towers.blip2 import RetrievalModel
 from malmm.operators.media.reader import SpanRequest, decode_span
 
-__all__ = ["QUESTIONS_A_PASS", "Bench", "Clip", "Score", "described_and"]
+__all__ = ["QUESTIONS_A_PASS", "Bench", "Clip", "Score", "chosen", "described_and"]
 
 #: Prompts that share a pass.
 QUESTIONS_A_PASS = 16
 _SEED = 90_000
 _LONGEST_TEXT = 160
+
+Part = TypeVar("Part", int, str)
 
 
 @dataclass(frozen=True)
@@ -174,3 +178,20 @@ def _parts(asked: Sequence[Question]) -> Iterable[Sequence[Question]]:
 def _draw(path: Path, seconds: float, seed: tuple[int, int]) -> None:
     if not truth_path(path).exists():
         draw_video(path, seconds=seconds, seed=seed)
+
+
+def chosen(description: str | None, option: str, parts: Mapping[Part, object]) -> tuple[Bench, list[Part]]:
+    """Read the command line of a program that measures ``parts``: the bench, and those that ``option`` names."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("work", type=Path, metavar="WORK_DIR")
+    parser.add_argument(
+        "--model", default="demo", metavar="ID|DIR", help="a checkpoint (default: the one that ships)"
+    )
+    every = list(parts)
+    parser.add_argument(option, dest="parts", type=type(every[0]), nargs="+", default=every, choices=every)
+    parser.add_argument("--videos", type=int, default=50)
+    parser.add_argument("--processes", type=int, default=2)
+    options = parser.parse_args()
+    return Bench(options.work, options.model, options.videos, options.processes), options.parts

@@ -9,15 +9,13 @@ tables in Markdown.
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
-from demo_bench import QUESTIONS_A_PASS, Bench, Clip, Score, described_and
+from demo_bench import QUESTIONS_A_PASS, Bench, Clip, Score, chosen, described_and
 from torch import Tensor
 
 from malmm.model.demo.questions import DESCRIBE, KINDS, describe_object, sampled
@@ -252,19 +250,8 @@ TABLES = {1: by_kind, 3: ablations, 4: lengths, 5: merged, 6: replays, 7: retrie
 
 def main() -> None:
     """Measure and print the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("work", type=Path, metavar="WORK_DIR")
-    parser.add_argument(
-        "--model", default="demo", metavar="ID|DIR", help="a checkpoint (default: the one that ships)"
-    )
-    parser.add_argument("--tables", type=int, nargs="+", default=list(TABLES), choices=list(TABLES))
-    parser.add_argument("--videos", type=int, default=50)
-    parser.add_argument("--processes", type=int, default=2)
-    options = parser.parse_args()
-    bench = Bench(options.work, options.model, options.videos, options.processes)
-    for number in options.tables:
+    bench, numbers = chosen(__doc__, "--tables", TABLES)
+    for number in numbers:
         TABLES[number](bench)
 
 

@@ -7,17 +7,15 @@ On the videos of ``demo_model.py``'s tables 2, 3 and 7, in the same WORK_DIR. Pr
 
 from __future__ import annotations
 
-import argparse
 import random
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from demo_bench import Bench, Clip
+from demo_bench import Bench, Clip, chosen
 from demo_model import percent, table
 from torch import Tensor
 
@@ -238,20 +236,9 @@ SPOTS = {"counting": counting, "marks": marks, "matching": matching, "query-bank
 
 def main() -> None:
     """Measure and print the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("work", type=Path, metavar="WORK_DIR")
-    parser.add_argument(
-        "--model", default="demo", metavar="ID|DIR", help="a checkpoint (default: the one that ships)"
-    )
-    parser.add_argument("--spots", nargs="+", default=list(SPOTS), choices=list(SPOTS))
-    parser.add_argument("--videos", type=int, default=50)
-    parser.add_argument("--processes", type=int, default=2)
-    options = parser.parse_args()
-    bench = Bench(options.work, options.model, options.videos, options.processes)
+    bench, spots = chosen(__doc__, "--spots", SPOTS)
     clips = bench.clips("several", 60, bench.videos, lambda scenes: 4 <= scenes <= 6)
-    for spot in options.spots:
+    for spot in spots:
         SPOTS[spot](clips, bench)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from malmm.pipeline.archive.run_history import RunRecord
-from malmm.pipeline.indexing.estimate import A100_FLOPS, Estimate, basis_of
+from malmm.pipeline.indexing.estimate import A100_FLOPS, Estimate, by_pace
 
 if TYPE_CHECKING:
     from malmm.model.checkpoints.checkpoint import Checkpoint
@@ -29,8 +29,7 @@ _LETTERS_A_TOKEN, _ROW_BYTES = 4, 300
 class AnnotationPlan:
     """What a run would read of stored memory, and write as texts. ``bytes_written`` is an estimate.
 
-    ``hours`` and ``gpu_hours`` are None where they cannot be estimated, and ``basis`` says what they were estimated
-    from.
+    ``hours`` and ``gpu_hours`` are None where they cannot be estimated. ``basis`` names what they were estimated from.
     """
 
     bytes_read: int
@@ -84,21 +83,11 @@ def time_of_texts(
     workers for each text, those in which they had their models. Otherwise ``gpu_s`` seconds of an A100 for each, which
     says nothing about workers without a GPU.
     """
-    count = 0
-    worker_s = texts_before = 0.0
-    for run in runs:
-        counts = run.counts
-        # Reports of several steps are summed, and an export counts its texts too.
-        alone = run.kinds.count("annotate") == 1 and "export" not in run.kinds
-        if not alone or not counts.get("texts") or not counts.get("generator_s"):
-            continue
-        if (counts.get("gpus", 0) > 0) == on_gpus:
-            worker_s += counts["generator_s"]
-            texts_before += counts["texts"]
-            count += 1
-    if count:
-        hours = texts * worker_s / texts_before / max(1, workers) / 3600
-        return Estimate(hours, hours * workers if on_gpus else None, basis_of(count))
+    # Reports of several steps are summed, and an export counts its texts too.
+    alone = (run for run in runs if run.kinds.count("annotate") == 1 and "export" not in run.kinds)
+    known = by_pace(texts, "texts", "generator_s", workers=workers, on_gpus=on_gpus, runs=alone)
+    if known is not None:
+        return known
     if not on_gpus:
         said = "no earlier run of this archive that put prompts to memory on such workers is recorded"
         return Estimate(None, None, said)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from malmm.pipeline.archive.run_history import RunRecord
 
-__all__ = ["A100_FLOPS", "Estimate", "basis_of", "estimated"]
+__all__ = ["A100_FLOPS", "Estimate", "by_pace", "estimated"]
 
 #: NVIDIA's data sheet: dense bfloat16 of an A100. Encoders usually reach 40 % of it (docs/cost.md).
 A100_FLOPS = 0.4 * 312e12
@@ -34,20 +34,11 @@ def estimated(
     which they had their models.
     Otherwise the image encoder's operations at the speed of an A100, which says nothing about workers without a GPU.
     """
-    count = 0
-    worker_s = frames_before = 0.0
-    for run in runs:
-        counts = run.counts
-        # Reports of several steps are summed: those of other recipes go at other speeds.
-        if run.kinds.count("index") != 1 or not counts.get("frames") or not counts.get("encoder_s"):
-            continue
-        if (counts.get("gpus", 0) > 0) == on_gpus:
-            worker_s += counts["encoder_s"]
-            frames_before += counts["frames"]
-            count += 1
-    if count:
-        hours = frames * worker_s / frames_before / max(1, encoders) / 3600
-        return Estimate(hours, hours * encoders if on_gpus else None, basis_of(count))
+    # Reports of several steps are summed: those of other recipes go at other speeds.
+    alone = (run for run in runs if run.kinds.count("index") == 1)
+    known = by_pace(frames, "frames", "encoder_s", workers=encoders, on_gpus=on_gpus, runs=alone)
+    if known is not None:
+        return known
     if not on_gpus:
         return Estimate(None, None, "no earlier run of this archive on such workers is recorded")
     gpu_hours = frames * frame_flop / A100_FLOPS / 3600
@@ -55,6 +46,22 @@ def estimated(
     return Estimate(gpu_hours / max(1, encoders), gpu_hours, basis)
 
 
-def basis_of(runs: int) -> str:
-    """What an estimate by so many earlier runs is from, in a few words."""
-    return f"what {runs} earlier {'run' if runs == 1 else 'runs'} of this archive took"
+def by_pace(
+    many: int, unit: str, seconds: str, *, workers: int, on_gpus: bool, runs: Iterable[RunRecord]
+) -> Estimate | None:
+    """Estimate the time of so many at the pace of earlier ``runs``; None if none went on such workers.
+
+    ``unit`` and ``seconds`` name the counts of a run's report: how many it made, and the time of all its workers for
+    them.
+    """
+    used = [
+        run.counts
+        for run in runs
+        if run.counts.get(unit) and run.counts.get(seconds) and (run.counts.get("gpus", 0) > 0) == on_gpus
+    ]
+    if not used:
+        return None
+    pace_s = sum(counts[seconds] for counts in used) / sum(counts[unit] for counts in used)
+    hours = many * pace_s / max(1, workers) / 3600
+    basis = f"what {len(used)} earlier {'run' if len(used) == 1 else 'runs'} of this archive took"
+    return Estimate(hours, hours * workers if on_gpus else None, basis)

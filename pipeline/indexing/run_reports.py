@@ -21,8 +21,8 @@ __all__ = ["IndexReport", "Plan"]
 class Plan:
     """Plan of a dry run: what a real run would do. ``storage_bytes`` is the size of the memory slots, without texts.
 
-    ``bytes_read`` is the size of the files. ``hours`` and ``gpu_hours`` are None where they cannot be estimated, and
-    ``basis`` says what they were estimated from.
+    ``bytes_read`` is the size of the files. ``hours`` and ``gpu_hours`` are None where they cannot be estimated.
+    ``basis`` names what they were estimated from.
     """
 
     videos: int
