@@ -20,11 +20,18 @@ from malmm.model.demo.training.pool import ABSENT, IGNORED
 from malmm.model.demo.training.progress import Progress
 from malmm.model.demo.world import plan_scenes
 
-__all__ = ["Speaker", "TimeLine", "answer_loss", "train_speaker"]
+__all__ = ["Speaker", "TimeLine", "answer_loss", "edges", "train_speaker"]
 
 _PREFIX = -2
 # Films become longer whenever so many answers are right: thrown at long ones at once, it learns little.
 _GOOD = 0.75
+
+
+def edges(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether a scene begins, and whether one ends, in each window; scenes fill them by ``weights`` [windows, S]."""
+    scene = weights.argmax(1)
+    other = scene[1:] != scene[:-1]
+    return F.pad(other, (1, 0), value=True), F.pad(other, (0, 1), value=True)
 
 
 class TimeLine(nn.Module):
@@ -47,11 +54,9 @@ class TimeLine(nn.Module):
 
         Left or only object first; ``ABSENT`` stands for no second one.
         """
-        scene = weights.argmax(1)
-        begins = F.pad(scene[1:] != scene[:-1], (1, 0), value=True).long()
-        ends = F.pad(scene[1:] != scene[:-1], (0, 1), value=True).long()
-        flat = attributes[scene].flatten(-2)
-        total = self.places.weight + self.edges(2 * begins + ends)
+        begins, ends = edges(weights)
+        flat = attributes[weights.argmax(1)].flatten(-2)
+        total = self.places.weight + self.edges(2 * begins.long() + ends.long())
         for index, table in enumerate(self.tables):
             total = total + table(flat[..., index])
         return F.layer_norm(total, (self.size,))
