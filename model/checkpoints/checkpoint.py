@@ -11,10 +11,10 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -299,21 +299,15 @@ class Checkpoint:
         Weights are sampled at evenly spaced places, since a 7-billion model has 14 GB. Any further training changes all
         weights, so samples are enough.
         """
-        digest = hashlib.blake2b(digest_size=12)
         described = sorted(
             p for p in self.directory.rglob("*") if p.suffix in (".json", ".jinja", ".txt", ".model")
         )
-        for path in described:
-            if path.is_file() and "retrieval" not in path.relative_to(self.directory).parts[:-1]:
-                digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-        for path in sorted(set(self.files.values())):
-            size = path.stat().st_size
-            digest.update(f"{path.name} {size}".encode())
-            with path.open("rb") as file:
-                for sample in range(_SAMPLES_PER_FILE):
-                    file.seek(max(0, (size - _SAMPLE_BYTES) * sample // (_SAMPLES_PER_FILE - 1)))
-                    digest.update(file.read(_SAMPLE_BYTES))
-        return digest.hexdigest()
+        read_whole = [
+            path
+            for path in described
+            if path.is_file() and "retrieval" not in path.relative_to(self.directory).parts[:-1]
+        ]
+        return _hash_of(_as_they_are(read_whole), _as_they_are(sorted(set(self.files.values()))))
 
     def refuse(self, missing: list[str], unexpected: list[str], sizes: list[str]) -> None:
         """Raise CheckpointError that names missing, unexpected and wrongly sized tensors, if there are any."""
@@ -350,6 +344,29 @@ def _renamed(key: str, pairs: tuple[tuple[str, str], ...]) -> str:
         if count:
             break
     return key
+
+
+def _as_they_are(paths: Iterable[Path]) -> tuple[tuple[Path, int, int, int], ...]:
+    """Files with size, time of change in ns and inode: the same as long as nobody writes or replaces them."""
+    stats = [(path, path.stat()) for path in paths]
+    return tuple((path, stat.st_size, stat.st_mtime_ns, stat.st_ino) for path, stat in stats)
+
+
+# A run asks for it several times, and each time it would read megabytes.
+@lru_cache(maxsize=32)
+def _hash_of(
+    described: tuple[tuple[Path, int, int, int], ...], weights: tuple[tuple[Path, int, int, int], ...]
+) -> str:
+    digest = hashlib.blake2b(digest_size=12)
+    for path, *_ in described:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for path, size, *_ in weights:
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            for sample in range(_SAMPLES_PER_FILE):
+                file.seek(max(0, (size - _SAMPLE_BYTES) * sample // (_SAMPLES_PER_FILE - 1)))
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
 
 
 def _some(names: list[str], limit: int = 5) -> str:

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -163,6 +164,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "malmm"
 
 
+@lru_cache(maxsize=1)
 def library_releases() -> str:
     """Of the libraries that models are built with, without loading them."""
     return "-".join(version(name).split("+")[0] for name in ("torch", "transformers"))
