@@ -44,6 +44,7 @@ from malmm.pipeline.schema.rows import (
     rows_table,
 )
 from malmm.pipeline.schema.transcribe_config import TranscribeConfig
+from support.kept_models import keep_models
 
 # As ``malmm.pipeline.indexing.graph`` guards them.
 _probe: Any = guarded("probe", PROBED, probe_files)
@@ -100,6 +101,7 @@ class InlineStages:
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Have runs use this from now on."""
+        keep_models(monkeypatch)
         names = ("surveying", "indexing", "planned_before", "replaying", "transcribing", "received")
         stand_ins: dict[str, Any] = {name: getattr(self, name) for name in names} | {
             "RemoteFileQueue": lambda positions, actor: FileQueue(positions),
