@@ -35,6 +35,7 @@ from malmm.model.demo.checkpoint import (
 from malmm.model.demo.training.films import Reel
 from malmm.model.demo.training.lessons import Tokens
 from malmm.model.demo.training.matching import background, train_matching
+from malmm.model.demo.training.matching_head import train_matching_head
 from malmm.model.demo.training.pool import Pool
 from malmm.model.demo.training.seeing import new_vision, train_vision
 from malmm.model.demo.training.speaking import Speaker, TimeLine, train_speaker
@@ -158,6 +159,21 @@ class Stages:
                 say=say,
             )
             self.work.keep("matching", model.state_dict())
+        if not self.work.done("matching-head", model):
+            torch.manual_seed(10)
+            reel = Reel(pool, tokens, random.Random(11))  # noqa: S311 - training, not secrets
+            train_matching_head(
+                model,
+                reel,
+                self.positions,
+                steps=self.work.count(1500),
+                films=8,
+                texts=64,
+                rate=1e-3,
+                seed=12,
+                say=say,
+            )
+            self.work.keep("matching-head", model.state_dict())
         return model
 
     def _save(

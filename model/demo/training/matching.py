@@ -23,10 +23,23 @@ from malmm.model.demo.world import Object, Scene
 from malmm.model.memory.positions import TimePositions
 from malmm.model.towers.blip2 import RetrievalModel
 
-__all__ = ["Phrase", "background", "train_matching"]
+__all__ = [
+    "About",
+    "Phrase",
+    "background",
+    "match_logits",
+    "phrase_of",
+    "slots_of",
+    "train_matching",
+    "truth",
+    "vectors_of_slots",
+    "vectors_of_words",
+]
 
 # A phrase: what it says of colour, shape and motion, None where it says nothing.
 Phrase = tuple[str | None, str | None, str | None]
+# What a slot is about: the scene in its middle, and all scenes that any position of it covers.
+About = tuple[Scene, list[Scene]]
 _TEMPERATURE = 0.05
 # People ask as well as they search.
 _QUESTIONS = 0.3
@@ -72,9 +85,7 @@ def is_true(phrase: Phrase, scene: Scene) -> bool:
     )
 
 
-def slots_of(
-    film: Film, positions: TimePositions, length: int
-) -> tuple[Tensor, list[tuple[Scene, list[Scene]]]]:
+def slots_of(film: Film, positions: TimePositions, length: int) -> tuple[Tensor, list[About]]:
     """Slots [S, N, C] of a film's memory, and for each its scene and all that any position of it covers."""
     memory = stored_memory(film, positions, length, 1)
     scene_at = np.searchsorted(film.begins, np.arange(len(film)), side="right") - 1
@@ -126,7 +137,7 @@ def train_matching(
         said = [
             phrase_of(chance.choice(scene.objects), chance) for scene, _ in chance.choices(about, k=texts)
         ]
-        true, unsure = _truth(said, about)
+        true, unsure = truth(said, about)
         loss, first, matched = _losses(model, slots, [text for text, _ in said], true, unsure)
         optimiser.step(loss)
         seen.append((loss.item(), first, matched))
@@ -138,9 +149,10 @@ def train_matching(
             )
 
 
-def _truth(
-    said: Sequence[tuple[str, Phrase]], about: Sequence[tuple[Scene, list[Scene]]]
-) -> tuple[Tensor, Tensor]:
+def truth(said: Sequence[tuple[str, Phrase]], about: Sequence[About]) -> tuple[Tensor, Tensor]:
+    """Whether each phrase is true of each slot's scene [S, B], and whether it is true only of another scene that the
+    slot covers.
+    """
     true = torch.tensor([[is_true(phrase, scene) for _, phrase in said] for scene, _ in about])
     touched = torch.tensor(
         [[any(is_true(phrase, other) for other in covered) for _, phrase in said] for _, covered in about]
@@ -148,18 +160,40 @@ def _truth(
     return true, touched & ~true
 
 
-def _losses(
-    model: RetrievalModel, slots: Tensor, texts: list[str], true: Tensor, unsure: Tensor
-) -> tuple[Tensor, float, float]:
+def vectors_of_slots(model: RetrievalModel, slots: Tensor) -> Tensor:
+    """Unit vectors [S, Q, V] of slots [S, N, C], with gradients."""
     queries = model.query_tokens.expand(len(slots), -1, -1)
     seen = model.qformer(query_embeds=queries, encoder_hidden_states=slots).last_hidden_state
-    vectors_SQV = F.normalize(model.vision_projection(seen), dim=-1)
-    batch = model.tokenizer(texts, padding=True, return_tensors="pt")
-    ids, mask = batch["input_ids"], batch["attention_mask"]
+    return F.normalize(model.vision_projection(seen), dim=-1)
+
+
+def vectors_of_words(model: RetrievalModel, ids: Tensor, mask: Tensor) -> Tensor:
+    """Unit vectors [B, V] of texts, with gradients."""
     read = model.qformer(
         query_embeds=model.embeddings(input_ids=ids), query_length=0, attention_mask=mask
     ).last_hidden_state
-    words_BV = F.normalize(model.text_projection(read[:, 0]), dim=-1)
+    return F.normalize(model.text_projection(read[:, 0]), dim=-1)
+
+
+def match_logits(model: RetrievalModel, slots: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    """The matching head's logits [B, 2] of pairs of a slot and a text, with gradients."""
+    queries = model.query_tokens.expand(len(slots), -1, -1)
+    count = queries.shape[1]
+    both = model.qformer(
+        query_embeds=model.embeddings(input_ids=ids, query_embeds=queries),
+        query_length=count,
+        attention_mask=torch.cat([mask.new_ones(len(slots), count), mask], dim=1),
+        encoder_hidden_states=slots,
+    ).last_hidden_state[:, :count]
+    return model.itm_head(both).mean(1)
+
+
+def _losses(
+    model: RetrievalModel, slots: Tensor, texts: list[str], true: Tensor, unsure: Tensor
+) -> tuple[Tensor, float, float]:
+    batch = model.tokenizer(texts, padding=True, return_tensors="pt")
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    vectors_SQV, words_BV = vectors_of_slots(model, slots), vectors_of_words(model, ids, mask)
     score_SB = torch.einsum("sqv,bv->sqb", vectors_SQV, words_BV).amax(1)
     logits_SB = (score_SB / _TEMPERATURE).masked_fill(unsure, -torch.inf)
     hit_SB = logits_SB.masked_fill(~true, -torch.inf)
@@ -172,15 +206,6 @@ def _losses(
         right_SB = true.float() / true.sum(0)
         chosen = torch.cat([torch.multinomial(right_SB.T, 1)[:, 0], torch.multinomial(wrong_SB.T, 1)[:, 0]])
     answer = torch.cat([torch.ones(len(texts)), torch.zeros(len(texts))]).long()
-    pair_ids, pair_mask = ids.repeat(2, 1), mask.repeat(2, 1)
-    pair_queries = model.query_tokens.expand(len(chosen), -1, -1)
-    count = pair_queries.shape[1]
-    both = model.qformer(
-        query_embeds=model.embeddings(input_ids=pair_ids, query_embeds=pair_queries),
-        query_length=count,
-        attention_mask=torch.cat([pair_mask.new_ones(len(chosen), count), pair_mask], dim=1),
-        encoder_hidden_states=slots[chosen],
-    ).last_hidden_state[:, :count]
-    match = model.itm_head(both).mean(1)
+    match = match_logits(model, slots[chosen], ids.repeat(2, 1), mask.repeat(2, 1))
     loss = by_text + by_slot + F.cross_entropy(match, answer)
     return loss, first, (match.argmax(-1) == answer).float().mean().item()

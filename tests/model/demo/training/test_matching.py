@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import random
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from malmm.model.demo.training.matching import is_true, phrase_of
+from malmm.model.demo.training.matching_head import wrong_slots
 from malmm.model.demo.world import plan_scenes
 
 
@@ -26,3 +28,23 @@ def test_a_phrase_must_be_true_of_one_object_alone():
     assert is_true((left.colour, left.shape, left.motion), scene)
     crossed = (left.colour, right.shape, None)
     assert is_true(crossed, scene) == (left.colour == right.colour or left.shape == right.shape)
+
+
+@given(st.integers(0, 2**31), st.sampled_from([0.0, 0.25, 1.0]))
+def test_a_wrong_slot_is_one_that_its_phrase_is_surely_not_true_of(seed, hard):
+    torch.manual_seed(seed)
+    true, unsure = torch.rand(6, 20) < 0.3, torch.rand(6, 20) < 0.3
+    free = ~(true | unsure)
+    slots = wrong_slots(2 * torch.rand(6, 20) - 1, true, unsure, hard)
+    assert slots.shape == (20,)
+    assert (free.gather(0, slots[None])[0] | ~free.any(0)).all()
+
+
+def test_wrong_slots_that_look_right_are_chosen_when_told():
+    score = torch.tensor([0.9, 0.8, -0.5])[:, None].expand(3, 400)
+    true = torch.tensor([True, False, False])[:, None].expand(3, 400)
+    none = torch.zeros(3, 400, dtype=torch.bool)
+    torch.manual_seed(0)
+    assert (wrong_slots(score, true, none, 1.0) == 1).all()
+    share = (wrong_slots(score, true, none, 0.0) == 1).float().mean()
+    assert 0.4 < share < 0.6
