@@ -66,10 +66,8 @@ def train_matching_head(
     hard, began = 0.0, time.monotonic()
     for step in range(steps):
         dealt = chance.sample(kept, films)
-        slots, about = (
-            torch.cat([part for part, _ in dealt]),
-            [each for _, scenes in dealt for each in scenes],
-        )
+        slots = torch.cat([part for part, _ in dealt])
+        about = [each for _, scenes in dealt for each in scenes]
         seen.append(_learned(model, held, optimiser, slots, about, chance, texts, hard))
         if step % 100 == 99:
             loss_, moved, right = np.mean(seen[-100:], axis=0)
