@@ -12,8 +12,8 @@ import itertools
 import json
 import math
 import posixpath
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TextIO
@@ -134,26 +134,44 @@ def _rows(uri: str, handle: Any) -> Iterator[tuple[int, dict[str, Any] | SourceE
         text.detach()
 
 
+class _LongFields:
+    """A block in which long fields are read, in a program whose limit stays its own.
+
+    Python has one limit for all of a process. Threads that read at the same time share the raised one, and the last of
+    them gives the program its own back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._before = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._readers:
+                self._before = csv.field_size_limit(_LONGEST_FIELD)
+            self._readers += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._readers -= 1
+            if not self._readers:
+                csv.field_size_limit(self._before)
+
+
+_LONG_FIELDS = _LongFields()
+
+
 def _csv_rows(uri: str, text: TextIO) -> Iterator[tuple[int, dict[str, Any]]]:
     reader = csv.DictReader(text, restkey="", strict=True)
-    with _long_fields():
+    with _LONG_FIELDS:
         _check_columns(uri, list(reader.fieldnames or ()))
     for number in itertools.count(1):
-        with _long_fields():
+        with _LONG_FIELDS:
             row = next(reader, None)
         if row is None:
             return
         yield number, row
-
-
-@contextmanager
-def _long_fields() -> Iterator[None]:
-    """Long fields are read, in a program whose limit stays its own: Python has one for all of a process."""
-    before = csv.field_size_limit(_LONGEST_FIELD)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
 
 
 def _json_rows(uri: str, text: TextIO) -> Iterator[tuple[int, dict[str, Any] | SourceError]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import string
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from csv import field_size_limit
 from datetime import date
 from pathlib import Path
@@ -52,6 +54,20 @@ def test_a_long_description_is_read_and_the_programs_own_limit_for_csv_stays(tmp
             assert json.loads(found.metadata)["title"] == rows[0]["title"]
             assert field_size_limit() == 1000
     finally:
+        field_size_limit(limit)
+
+
+def test_manifests_that_are_read_at_once_leave_the_programs_own_limit_too(tmp_path: Path) -> None:
+    """Threads that take turns at each step: what one found, another may have set."""
+    path = str(csv(tmp_path / "list", [{"uri": f"{number}.mp4", "title": "a"} for number in range(300)]))
+    limit, interval = field_size_limit(1000), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            assert set(threads.map(lambda each: len(list(read_manifest(each))), [path] * 32)) == {300}
+        assert field_size_limit() == 1000
+    finally:
+        sys.setswitchinterval(interval)
         field_size_limit(limit)
 
 
