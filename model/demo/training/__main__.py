@@ -128,7 +128,7 @@ class Stages:
         both = nn.ModuleDict({"qformer": qformer, "speaker": speaker})
         # Each part's own seeds, so that a run that goes on does what an unbroken one does.
         for number, part in enumerate(PARTS):
-            name = f"watching-{number + 1}"
+            name = f"watching-{part.name}"
             if self.work.done(name, both):
                 continue
             chance = random.Random(100 + number)  # noqa: S311 - training, not secrets

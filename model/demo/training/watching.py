@@ -55,12 +55,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the stage. ``marks`` is what the error of the marks counts.
+    """A part of the stage. ``name`` is its result's, and ``marks`` what the error of the marks counts.
 
     Lessons with query banks cost much more to make than to learn from, so those are taken ``practice`` times.
     With no ``spoken`` answers the Q-Former learns the time line alone, which is several times cheaper.
     """
 
+    name: str
     cases: tuple[Case, ...]
     steps: int
     rate: float
@@ -71,9 +72,10 @@ class Part:
 
 PARTS = (
     # From single scenes to nine of them, with the visual bank alone: most videos for the time.
-    Part((Case("visual", 0.8, 24, 1), Case("stored", 0.2, 16, 1)), 1200, 2e-3, 0.0, spoken=False),
+    Part("visual", (Case("visual", 0.8, 24, 1), Case("stored", 0.2, 16, 1)), 1200, 2e-3, 0.0, spoken=False),
     # The query banks alone, which is where reading them is learned: with the visual bank there, nothing asks for it.
     Part(
+        "query",
         (Case("query", 0.65, 16, 1), Case("visual", 0.25, 24), Case("stored", 0.1, 16)),
         1700,
         1.2e-3,
@@ -82,6 +84,7 @@ PARTS = (
         spoken=False,
     ),
     Part(
+        "every",
         (
             Case("both", 0.3, 16),
             Case("query", 0.3, 16),

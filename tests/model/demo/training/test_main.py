@@ -30,7 +30,7 @@ def test_training_ends_in_a_checkpoint_and_goes_on_where_it_was(tmp_path, capsys
     assert retrieval.slot_vectors(encoded.memory.tokens).shape[0] == 3
 
     before = load_file(directory / "model.safetensors")
-    for name in ("watching-3", "matching-head"):
+    for name in ("watching-every", "matching-head"):
         (tmp_path / "work" / f"{name}.safetensors").unlink()
     capsys.readouterr()
     Stages(tmp_path, 0.001).run()
